@@ -1,0 +1,76 @@
+"""Everything that Tilewise raises on purpose, and the exit code that it ends a command with.
+
+::
+
+    TilewiseError                        2
+    ├── JobError          (ValueError)   2   the job, an option or an argument is wrong
+    ├── SourceError       (OSError)      2   an image cannot be opened or read as asked
+    ├── SegmenterError    (ValueError)   2   a segmenter raised, or returned what no labels can be
+    ├── OutputError       (OSError)      2   the output exists, is in use, or cannot be written
+    ├── ClusterError      (RuntimeError) 2   no worker can do what the job asks, or the scheduler is gone
+    ├── ScratchError      (OSError)      2   what lies in the scratch store is damaged
+    ├── ResumeError       (RuntimeError) 3   a run was begun with another job, source or version
+    └── Interrupted       (RuntimeError) 130 stopped by the user; the same command goes on
+
+Each message names the subject, the value got, the values allowed and what to do. They carry nothing but the message, so that they
+pickle between processes. This module lies below all others (DESIGN names it beside ``frame`` and ``grid``, which raise it).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TilewiseError(Exception):
+    """The root: anything that Tilewise refuses or reports, with the exit code of a command that ends with it."""
+
+    exit_code = 2
+
+
+class JobError(TilewiseError, ValueError):
+    """The job, an option or an argument is wrong."""
+
+
+class SourceError(TilewiseError, OSError):
+    """An image cannot be opened, or not read as asked."""
+
+
+class SegmenterError(TilewiseError, ValueError):
+    """A segmenter raised, or returned what cannot be labels."""
+
+
+class OutputError(TilewiseError, OSError):
+    """The output exists already, is in use by another run, or cannot be written."""
+
+
+class ClusterError(TilewiseError, RuntimeError):
+    """No worker can do what the job asks for, or the scheduler cannot be reached any more."""
+
+
+class ScratchError(TilewiseError, OSError):
+    """A file of the scratch store is missing, cut short or altered."""
+
+
+class ResumeError(TilewiseError, RuntimeError):
+    """The run in the scratch store was begun with another job, source, segmenter or version."""
+
+    exit_code = 3
+
+
+class Interrupted(TilewiseError, RuntimeError):
+    """The user stopped the run; it can be resumed."""
+
+    exit_code = 130
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """The words allowed, and the one most like ``word``: the tail of an error about a misspelt name.
+
+    >>> nearest("treshold", ["watershed", "threshold"])
+    "allowed: threshold, watershed; did you mean 'threshold'?"
+    """
+    words = sorted(allowed)
+    close = difflib.get_close_matches(word, words, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"allowed: {', '.join(words) or 'none'}{hint}"

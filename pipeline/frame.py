@@ -1,0 +1,93 @@
+"""What an image is: its shape, bands, type and place in the world. Knows nothing of tiles or files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The description of an image, without its pixels."""
+
+    shape: tuple[int, ...]
+    """(row, column), or (plane, row, column)."""
+
+    bands: tuple[str, ...] = ("1",)
+    """A name for each band, in the order in which they are read."""
+
+    dtype: str = "uint8"
+    """NumPy's name of the pixels' type."""
+
+    nodata: float | None = None
+    """The value that means "not measured", besides NaN and infinity."""
+
+    transform: tuple[float, float, float, float, float, float] | None = None
+    """(a, b, c, d, e, f): x = a·column + b·row + c, y = d·column + e·row + f, at a pixel's upper left corner."""
+
+    crs: str | None = None
+    """The coordinate reference system, as WKT."""
+
+    pixel_size: tuple[float, ...] = ()
+    """The extent of a pixel along each axis, in ``unit``; ones where the image does not say."""
+
+    unit: str = "pixel"
+    """The unit of ``pixel_size``: pixel, metre, degree, micrometer, …"""
+
+    chunks: tuple[int, ...] = field(default=(), compare=False)
+    """The blocks in which the image is stored, along each axis of ``shape``; the shape itself where it is not blocked."""
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (2, 3) or min(self.shape) < 1:
+            raise ValueError(f"an image has 2 or 3 axes of at least one pixel, not the shape {self.shape}")
+        if not self.bands:
+            raise ValueError("an image has at least one band")
+        if np.dtype(self.dtype).kind not in "biuf":
+            raise ValueError(f"pixels are integers or floats, not {self.dtype}")
+        object.__setattr__(self, "pixel_size", self.pixel_size or (1.0,) * len(self.shape))
+        object.__setattr__(self, "chunks", self.chunks or self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of ``shape``: 2 or 3."""
+        return len(self.shape)
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels of one band."""
+        return math.prod(self.shape)
+
+    def valid(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+        """Where a block was measured.
+
+        A pixel is invalid where any band is NaN or infinite, or where every band has the nodata value: one band of a colour image
+        may well be 0 where the others are not.
+
+        Parameters
+        ----------
+        block
+            Pixels (band, row, column) or (band, plane, row, column).
+
+        Returns
+        -------
+        array of bool, of the block's shape without its first axis
+        """
+        missing = np.zeros(block.shape[1:], bool)
+        if block.dtype.kind == "f":
+            missing |= ~np.isfinite(block).all(axis=0)
+        if self.nodata is not None and not math.isnan(self.nodata):
+            missing |= (block == self.nodata).all(axis=0)
+        return ~missing
+
+    def place(self, row: npt.ArrayLike, column: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Pixel positions as coordinates x, y of the CRS; (0, 0) is the upper left corner of the first pixel.
+
+        >>> Frame((4, 4), transform=(2.0, 0.0, 10.0, 0.0, -2.0, 50.0)).place(1, 3)
+        (array(16.), array(48.))
+        """
+        a, b, c, d, e, f = self.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        rows, columns = np.asarray(row, np.float64), np.asarray(column, np.float64)
+        return np.asarray(a * columns + b * rows + c), np.asarray(d * columns + e * rows + f)

@@ -1,0 +1,156 @@
+"""What a segmenter is, and how one is called.
+
+A segmenter is any callable from a block of pixels, (band, row, column) or (band, plane, row, column), to labels, (row, column) or
+(plane, row, column): integers, 0 is background. A parameter named ``valid`` receives the mask of measured pixels. A segmenter knows
+nothing of tiles, Dask or files, and keeps no state between calls.
+
+It may state more about itself by attributes, all of them optional; `Contract` lists them with their defaults. And it may offer:
+
+``classify(block, valid) -> classes``
+    for ``identity = "connected"``: the class of every pixel, 0 for background. The pipeline then labels connected pieces itself,
+    once, after cutting off the pixels that the window's edge may have altered. Without it, the labels serve as classes.
+``foreground(block, valid) -> bool``
+    for ``identity = "object"``: the support, cheaply. The pipeline then finds the window that an object needs before it draws.
+    Without it, the support is where there are labels.
+``feature(block, valid) -> array`` and ``fit(histogram) -> segmenter``
+    for a segmenter with global statistics: the histogram of its feature over the whole image is handed to ``fit``, which returns
+    the segmenter to run. It is called where the attribute ``unfitted`` is true.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, SegmenterError, TilewiseError
+
+Segmenter: TypeAlias = Callable[..., Any]
+Identity = Literal["connected", "object"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a segmenter states about itself; each field is an attribute of the segmenter, with the default used in its absence."""
+
+    identity: Identity = "object"
+    """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` – what was drawn in one piece of support."""
+
+    reach: int = 0
+    """How many pixels away (along each axis) a pixel can be and still change the class or the support of a pixel."""
+
+    connectivity: int | None = None
+    """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None: those with a common face."""
+
+    device: str = "cpu"
+    """``cpu``, or ``gpu``: its tiles go only to workers that offer the resource GPU."""
+
+    min_area: int = 0
+    """Objects of fewer pixels are removed, once the parts of each are known."""
+
+    fill_holes: bool = False
+    """For ``connected``: background that an object encloses becomes part of it, as `scipy.ndimage.binary_fill_holes` does."""
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> Contract:
+        """Read and check the attributes of a segmenter; JobError if it is not callable or states what cannot be."""
+        if not callable(segmenter):
+            raise JobError(f"a segmenter is a function from a block to labels, not {segmenter!r}")
+        stated = {name: getattr(segmenter, name) for name in cls.__dataclass_fields__ if hasattr(segmenter, name)}
+        contract = cls(**stated)
+        for name, holds, allowed in (
+            ("identity", contract.identity in ("connected", "object"), "'connected' or 'object'"),
+            ("reach", _whole(contract.reach), "a number of pixels, 0 or more"),
+            ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
+            ("device", contract.device in ("cpu", "gpu"), "'cpu' or 'gpu'"),
+            ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
+            (
+                "fill_holes",
+                not contract.fill_holes or contract.identity == "connected",
+                "True only where identity is 'connected'",
+            ),
+        ):
+            if not holds:
+                raise JobError(f"{name_of(segmenter)}: {name} = {getattr(contract, name)!r}; allowed: {allowed}")
+        return contract
+
+    def neighbours(self, ndim: int) -> int:
+        """The connectivity for an image of this many dimensions: 4, 8, 6 or 26; JobError if it is one for other dimensions."""
+        allowed = (4, 8) if ndim == 2 else (6, 26)
+        if self.connectivity not in (None, *allowed):
+            raise JobError(f"connectivity {self.connectivity} in {ndim} dimensions; allowed: {allowed[0]} or {allowed[1]}")
+        return self.connectivity or allowed[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What a segmenter drew in a window, checked."""
+
+    labels: npt.NDArray[np.int32]
+    """One number per object, 0 for background; 0 where the image is not valid."""
+
+    support: npt.NDArray[np.bool_]
+    """The foreground within whose connected pieces the objects were drawn; at least where there are labels."""
+
+
+def draw(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Drawing:
+    """Call a segmenter on a block and check what it returns; SegmenterError says what was wrong."""
+    labels = _checked(segmenter, _call(segmenter, block, valid), valid).astype(np.int32, copy=False)
+    if not hasattr(segmenter, "foreground"):
+        return Drawing(labels, labels > 0)
+    return Drawing(labels, foreground(segmenter, block, valid) | (labels > 0))
+
+
+def foreground(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The support of a segmenter that offers ``foreground``."""
+    return _checked(segmenter, _call(segmenter.foreground, block, valid), valid) > 0
+
+
+def classes(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """The class of every pixel, 0 for background, of a segmenter whose identity is ``connected``."""
+    return _checked(segmenter, _call(getattr(segmenter, "classify", segmenter), block, valid), valid)
+
+
+def name_of(segmenter: Segmenter) -> str:
+    """How messages call a segmenter: its class's or function's name."""
+    return str(getattr(segmenter, "__name__", type(segmenter).__name__))
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= 0
+
+
+def _call(function: Callable[..., Any], block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> object:
+    try:
+        takes_valid = "valid" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables written in C tell nothing of their parameters
+        takes_valid = False
+    try:
+        return function(block, valid=valid) if takes_valid else function(block)
+    except (TilewiseError, MemoryError):
+        raise
+    except Exception as error:
+        raise SegmenterError(f"the segmenter {name_of(function)} raised {type(error).__name__}: {error}") from error
+
+
+def _checked(segmenter: Segmenter, drawn: object, valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Refuse what no labels can be, and clear the pixels that are not valid."""
+    name = name_of(segmenter)
+    labels = np.asarray(drawn)
+    if labels.shape != valid.shape:
+        raise SegmenterError(f"the segmenter {name} returned the shape {labels.shape}; a block of {valid.shape} needs labels of that shape")
+    if labels.dtype.kind not in "biu":
+        raise SegmenterError(f"the segmenter {name} returned {labels.dtype}; labels are integers, 0 for background")
+    if labels.dtype.kind == "b" and Contract.of(segmenter).identity == "object" and not hasattr(segmenter, "foreground"):
+        raise SegmenterError(
+            f"the segmenter {name} returned a mask; number its objects (scipy.ndimage.label), or state identity = 'connected'"
+        )
+    if labels.size and labels.dtype.kind == "i" and labels.min() < 0:
+        raise SegmenterError(f"the segmenter {name} returned the label {labels.min()}; labels are 0 or more")
+    if labels.size and labels.dtype.itemsize > 3 and labels.max() > np.iinfo(np.int32).max:
+        raise SegmenterError(f"the segmenter {name} returned the label {labels.max()}; labels of one block fit in int32")
+    return labels if valid.all() else np.where(valid, labels, labels.dtype.type(0))
