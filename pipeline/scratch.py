@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import uuid
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -40,17 +41,16 @@ class Scratch:
         """Write a record: plain facts that JSON can hold, and arrays; OutputError where the disk refuses."""
         commit(self._path(key), _pack(meta, arrays or {}))
 
-    def load(self, key: str, *names: str) -> tuple[dict[str, Any], Arrays]:
-        """Read a record's facts and, of its arrays, those named; ScratchError if it is absent or damaged."""
+    def load(self, key: str, *names: str, whole: bool = False) -> tuple[dict[str, Any], Arrays]:
+        """Read a record's facts and, of its arrays, those named, or all; ScratchError if it is absent or damaged."""
+        path = self._path(key)
         try:
-            with self._path(key).open("rb") as file:
-                head = file.read(8)
-                if head[:4] != MAGIC:
-                    raise ScratchError(f"{self._path(key)} is damaged: it does not begin as a record of Tilewise")
-                header = json.loads(_checked(file.read(int.from_bytes(head[4:], "little")), None, key))
-                return header["meta"], {name: _unpack(file, header["arrays"][name], f"{self._path(key)} ({name})") for name in names}
+            with path.open("rb") as file:
+                header, start = _header(file, path)
+                entries = header["arrays"]
+                return header["meta"], {name: _unpack(file, start, entries[name], path) for name in (entries if whole else names)}
         except FileNotFoundError as error:
-            raise ScratchError(f"the record {self._path(key)} is missing") from error
+            raise ScratchError(f"the record {path} is missing") from error
 
     def has(self, key: str) -> bool:
         """Whether a record is there, hence complete."""
@@ -59,19 +59,10 @@ class Scratch:
     def sound(self, key: str) -> bool:
         """Whether a record is there and every part of it agrees with its checksum."""
         try:
-            names = self.load(key)[1] if not self.has(key) else self.names(key)
-            self.load(key, *names)
+            self.load(key, whole=True)
         except ScratchError:
             return False
         return True
-
-    def names(self, key: str) -> list[str]:
-        """The arrays in a record."""
-        with self._path(key).open("rb") as file:
-            head = file.read(8)
-            if head[:4] != MAGIC:
-                raise ScratchError(f"{self._path(key)} is damaged: it does not begin as a record of Tilewise")
-            return list(json.loads(_checked(file.read(int.from_bytes(head[4:], "little")), None, key))["arrays"])
 
     def forget(self, *keys: str) -> None:
         """Remove records or whole folders of them, where they are there."""
@@ -92,7 +83,9 @@ def commit(path: Path, data: bytes) -> None:
         os.replace(part, path)  # noqa: PTH105  the one commit point, named as tests name it
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}; make room or choose another place, then run the same command") from error
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}; make room or choose another place, then run the same command"
+        ) from error
 
 
 @contextmanager
@@ -104,7 +97,9 @@ def locked(path: Path, what: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise OutputError(f"another run is writing {what} ({file.read().strip()}); wait for it to end, or choose another output") from error
+            raise OutputError(
+                f"another run is writing {what} ({file.read().strip()}); wait for it to end, or choose another output"
+            ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -131,22 +126,24 @@ def _squeezed(array: npt.NDArray[Any]) -> bytes:
     return bytes(blosc.compress(np.ascontiguousarray(array), b"lz4", 5, blosc.SHUFFLE))
 
 
-def _unpack(file: Any, entry: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
-    file.seek(0)
-    start = 8 + int.from_bytes(file.read(8)[4:], "little")
+def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+    """A record's table of contents, and where its arrays begin."""
+    head = file.read(8)
+    length = int.from_bytes(head[4:], "little")
+    text = file.read(length)
+    if head[:4] != MAGIC or len(text) < length or zlib.crc32(text[4:]) != int.from_bytes(text[:4], "little"):
+        raise ScratchError(f"the record {path} is damaged: its header does not agree with its checksum")
+    return json.loads(text[4:]), 8 + length
+
+
+def _unpack(file: BinaryIO, start: int, entry: Mapping[str, Any], path: Path) -> npt.NDArray[Any]:
     file.seek(start + entry["at"])
-    data = _checked(file.read(entry["bytes"]), entry["crc"], name)
+    data = file.read(entry["bytes"])
+    if zlib.crc32(data) != entry["crc"]:
+        raise ScratchError(f"the record {path} is damaged: a part does not agree with its checksum")
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-    if np.prod(shape, dtype=np.int64) * dtype.itemsize >= WORTH_PACKING:
+    if math.prod(shape) * dtype.itemsize >= WORTH_PACKING:
         from numcodecs import blosc
 
         data = blosc.decompress(data)
     return np.frombuffer(data, dtype).reshape(shape)
-
-
-def _checked(data: bytes, crc: int | None, name: str) -> bytes:
-    """The data, if they agree with their checksum, which stands before them where it is not given."""
-    expected, rest = (int.from_bytes(data[:4], "little"), data[4:]) if crc is None else (crc, data)
-    if zlib.crc32(rest) != expected:
-        raise ScratchError(f"{name} is damaged: its checksum does not agree")
-    return rest

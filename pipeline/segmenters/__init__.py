@@ -10,8 +10,8 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     for ``identity = "connected"``: the class of every pixel, 0 for background. The pipeline then labels connected pieces itself,
     once, after cutting off the pixels that the window's edge may have altered. Without it, the labels serve as classes.
 ``foreground(block, valid) -> bool``
-    for ``identity = "object"``: the support, cheaply. The pipeline then finds the window that an object needs before it draws.
-    Without it, the support is where there are labels.
+    for ``identity = "object"``: where there will be labels (the support), cheaply. The pipeline then finds the window that holds a
+    piece of it whole before it draws there.
 ``feature(block, valid) -> array`` and ``fit(histogram) -> segmenter``
     for a segmenter with global statistics: the histogram of its feature over the whole image is handed to ``fit``, which returns
     the segmenter to run. It is called where the attribute ``unfitted`` is true.
@@ -86,28 +86,16 @@ class Contract:
         return self.connectivity or allowed[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """What a segmenter drew in a window, checked."""
-
-    labels: npt.NDArray[np.int32]
-    """One number per object, 0 for background; 0 where the image is not valid."""
-
-    support: npt.NDArray[np.bool_]
-    """The foreground within whose connected pieces the objects were drawn; at least where there are labels."""
+def draw(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Call a segmenter on a block: labels, 0 where the image is not valid. SegmenterError says what was wrong with them."""
+    return _checked(segmenter, _call(segmenter, block, valid), valid).astype(np.int32, copy=False)
 
 
-def draw(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Drawing:
-    """Call a segmenter on a block and check what it returns; SegmenterError says what was wrong."""
-    labels = _checked(segmenter, _call(segmenter, block, valid), valid).astype(np.int32, copy=False)
-    if not hasattr(segmenter, "foreground"):
-        return Drawing(labels, labels > 0)
-    return Drawing(labels, foreground(segmenter, block, valid) | (labels > 0))
-
-
-def foreground(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The support of a segmenter that offers ``foreground``."""
-    return _checked(segmenter, _call(segmenter.foreground, block, valid), valid) > 0
+def support(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Where a segmenter would draw objects, as cheaply as it can tell."""
+    if hasattr(segmenter, "foreground"):
+        return _checked(segmenter, _call(segmenter.foreground, block, valid), valid) > 0
+    return draw(segmenter, block, valid) > 0
 
 
 def classes(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
@@ -121,7 +109,7 @@ def name_of(segmenter: Segmenter) -> str:
 
 
 def _whole(number: object) -> bool:
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= 0
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 0)
 
 
 def _call(function: Callable[..., Any], block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> object:

@@ -106,8 +106,12 @@ class Watershed:
         fitted = self.fit(histogram(feature, valid)) if self.unfitted else self
         support = fitted._support(feature, valid)  # noqa: SLF001  it is this class's own
         height = self._height(feature, support)
-        markers = _markers(height, support, self.min_distance)
-        return np.asarray(watershed(-height, markers, mask=support, connectivity=support.ndim), np.int32)
+        piece = pieces(support)[0]
+        summits = _summits(height, support, piece, self.min_distance)
+        markers = np.zeros(support.shape, np.int32)
+        markers.ravel()[summits] = np.arange(1, len(summits) + 1)
+        surface = _without_ties(-height, summits, piece)
+        return np.asarray(watershed(surface, markers, mask=support, connectivity=support.ndim), np.int32)
 
     @property
     def _foreground(self) -> Foreground:
@@ -132,25 +136,45 @@ class Watershed:
         return np.asarray(ndimage.distance_transform_edt(support))
 
 
-def _markers(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], min_distance: int) -> npt.NDArray[np.int32]:
-    """Number the summits that stand alone within ``min_distance`` in their piece of support, each as one pixel.
+def _summits(
+    height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], piece: npt.NDArray[np.int32], min_distance: int
+) -> npt.NDArray[np.intp]:
+    """The summits that stand alone within ``min_distance`` in their piece of support, as flat indices that ascend.
 
     A summit is a connected set of equal pixels with nothing higher beside it; its first pixel stands for it. Of two summits of one
     piece that are no further apart than ``min_distance``, the higher one stays, and of equal ones the first in raster order.
     """
     from scipy import ndimage, spatial
 
-    summits = support & (height == ndimage.maximum_filter(height, size=3, mode="nearest"))
-    flat = np.flatnonzero(summits)
-    first = flat[np.unique(pieces(summits)[0].ravel()[flat], return_index=True)[1]]
+    tops = support & (height == ndimage.maximum_filter(height, size=3, mode="nearest"))
+    flat = np.flatnonzero(tops)
+    first = flat[np.unique(pieces(tops)[0].ravel()[flat], return_index=True)[1]]
     ranked = first[np.lexsort((first, -height.ravel()[first]))]
-    piece = pieces(support)[0].ravel()[ranked]
+    if not len(ranked):
+        return ranked
     places = np.stack(np.unravel_index(ranked, support.shape), axis=1)
-    near = spatial.KDTree(places).query_pairs(min_distance, output_type="ndarray") if len(places) else np.empty((0, 2), np.intp)
-    kept = _greedy(len(places), near[piece[near[:, 0]] == piece[near[:, 1]]])
-    markers = np.zeros(support.size, np.int32)
-    markers[np.sort(ranked[kept])] = np.arange(1, kept.sum() + 1)
-    return markers.reshape(support.shape)
+    near = spatial.KDTree(places).query_pairs(min_distance, output_type="ndarray")
+    own = piece.ravel()[ranked]
+    return np.sort(ranked[_greedy(len(ranked), near[own[near[:, 0]] == own[near[:, 1]]])])
+
+
+def _without_ties(surface: npt.NDArray[np.float64], markers: npt.NDArray[np.intp], piece: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Lower the markers of one piece that are equally low by a few units in the last place, so that the first is flooded first.
+
+    scikit-image takes equal markers in an order that depends on all the others in the image, hence on the tiling.
+    """
+    if not len(markers):
+        return surface
+    flat = surface.copy().ravel()
+    value, own = flat[markers], piece.ravel()[markers]
+    order = np.lexsort((markers, value, own))
+    new = (np.diff(value[order], prepend=np.nan) != 0) | (np.diff(own[order], prepend=-1) != 0)
+    ends = np.append(np.flatnonzero(new)[1:], len(order))
+    after = np.repeat(ends, np.diff(np.append(np.flatnonzero(new), len(order)))) - np.arange(len(order))
+    bits = value[order].view(np.int64)
+    steps = np.where(bits < 0, bits + after, bits - after)  # away from, or towards, zero: the integers order floats by magnitude
+    flat[markers[order]] = np.where(value[order] == 0, -np.finfo(np.float64).tiny * after, steps.view(np.float64))
+    return flat.reshape(surface.shape)
 
 
 def _greedy(number: int, rivals: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,104 @@
+"""The stages of a run. Each is a function of a `Run` and the number of a piece of work; it reads what earlier stages left, and writes
+what later ones need. Each can be run again at any time and writes the same bytes.
+
+The modules, in order: fit, route, segment, link, group, publish. They lie between `workflow`, which tells the story, and the floors
+below, which know nothing of tiles' files; DESIGN names the stages, and this package gives each a room of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.grid import Box, Grid
+from pipeline.scratch import Scratch
+from pipeline.segmenters import Contract, Segmenter
+from pipeline.sources import Source
+
+EMPTY, SKIPPED, FIRST = 0, 1, 2
+"""In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
+
+ALGORITHMS = 1
+"""Raised whenever a change alters any label, id, certificate or sum; a run begun under another number is not resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A segmenter as one run uses it."""
+
+    name: str
+    """Its name in the job."""
+
+    segmenter: Segmenter
+    contract: Contract
+
+    halo: int
+    """Pixels read beyond a core, more than the segmenter's reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that a task needs besides the number of its tile. Sent once to each worker."""
+
+    source: Source
+    grid: Grid
+    methods: tuple[Method, ...]
+    routes: npt.NDArray[np.int16]
+    """By tile: EMPTY, SKIPPED, or FIRST + the number of its method."""
+
+    depth: int
+    """Pixels on either side of a seam that both of its tiles label."""
+
+    max_halo: int
+    """How far beyond its core a tile may read to hold an object whole."""
+
+    memory: int
+    """Bytes that one task may use."""
+
+    scratch: Scratch
+    least_iou: float = 0.5
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """A rough bound of what segmenting one pixel of a window takes: its bands, their double, and a dozen 8-byte arrays."""
+        frame = self.source.frame
+        return len(frame.bands) * (np.dtype(frame.dtype).itemsize + 8) + 96
+
+    def method(self, tile: int) -> Method:
+        """The method that segments a tile, which is neither empty nor skipped."""
+        return self.methods[int(self.routes[tile]) - FIRST]
+
+    def segmented(self, tile: int) -> bool:
+        """Whether a tile has labels: it is neither empty nor skipped, and its record is there."""
+        return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
+
+    def overlap(self, tile: int, other: int) -> Box:
+        """Where two neighbouring tiles both keep their labels."""
+        return self.grid.window(tile, self.depth) & self.grid.window(other, self.depth)
+
+    def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Pixels (band, row, column) and which of them are valid."""
+        block = self.source.read(box)
+        return block, self.source.frame.valid(block)
+
+    def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
+        """The same run with fitted segmenters in place of those of the same name."""
+        return replace(self, methods=tuple(replace(m, segmenter=segmenters.get(m.name, m.segmenter)) for m in self.methods))
+
+
+def record_key(tile: int) -> str:
+    """Where a tile's sums, flags and facts lie. Written last: what has it is done."""
+    return f"tiles/{tile // 1000}/{tile}"
+
+
+def pixels_key(tile: int) -> str:
+    """Where a tile's labels lie."""
+    return f"pixels/{tile // 1000}/{tile}"
+
+
+def table_key(tile: int) -> str:
+    """Where the final ids of a tile's labels lie."""
+    return f"ids/{tile // 1000}/{tile}"

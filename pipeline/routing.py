@@ -1,0 +1,108 @@
+"""Which segmenter a tile goes to: rules over traits of its pixels, tried in order; the first that holds wins.
+
+Traits are measured on a glance at the core (every n-th pixel, or an overview), so they cost little, and are the same wherever they are
+measured. A rule's answer is a segmenter's name, or ``skip``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, nearest
+
+SKIP = "skip"
+GLANCE = 256
+"""Pixels along the longer side of what traits are measured on."""
+
+Pixels = npt.NDArray[np.float64]
+
+
+def _entropy(grey: Pixels) -> float:
+    """Shannon's entropy of 64 grey levels between the tile's least and largest value, in bits."""
+    counts = np.histogram(grey, 64)[0]
+    share = counts[counts > 0] / max(1, counts.sum())
+    return float(-(share * np.log2(share)).sum())
+
+
+def _edges(block: Pixels, valid: npt.NDArray[np.bool_]) -> float:
+    """The mean difference of neighbouring valid pixels, over the spread of all: 0 for a flat tile, about 1 for noise."""
+    grey, spread, steps = block.mean(axis=0), 0.0, []
+    spread = float(grey[valid].std()) if valid.any() else 0.0
+    for axis in range(grey.ndim):
+        both = np.delete(valid, 0, axis) & np.delete(valid, -1, axis)
+        steps.append(np.abs(np.diff(grey, axis=axis))[both])
+    change = np.concatenate(steps)
+    return float(change.mean() / spread) if change.size and spread else 0.0
+
+
+def _index(block: Pixels, valid: npt.NDArray[np.bool_], a: int, b: int) -> float:
+    """The mean of (a - b) / (a + b) over valid pixels."""
+    one, two = block[a - 1][valid], block[b - 1][valid]
+    total = one + two
+    return float(((one - two)[total != 0] / total[total != 0]).mean()) if (total != 0).any() else 0.0
+
+
+TRAITS: dict[str, Callable[[Pixels, npt.NDArray[np.bool_]], float]] = {
+    "valid": lambda _block, valid: float(valid.mean()),
+    "mean": lambda block, valid: float(block[:, valid].mean()) if valid.any() else 0.0,
+    "spread": lambda block, valid: float(block.mean(axis=0)[valid].std()) if valid.any() else 0.0,
+    "entropy": lambda block, valid: _entropy(block.mean(axis=0)[valid]) if valid.any() else 0.0,
+    "edges": _edges,
+}
+_OF_BAND = re.compile(r"mean_(\d+)$")
+_OF_BANDS = re.compile(r"index_(\d+)_(\d+)$")
+FORMS = (*TRAITS, "mean_BAND", "index_BAND_BAND")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values of a trait for which a rule holds, both ends included."""
+
+    min: float = -np.inf
+    max: float = np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Use a segmenter for the tiles whose traits lie in ranges; without ranges, for every tile."""
+
+    use: str
+    """A segmenter's name in the job, or ``skip``."""
+
+    when: Mapping[str, Range] = field(default_factory=dict)
+    """By trait: valid (share of measured pixels), mean, spread (standard deviation), entropy (bits), edges (0 flat, about 1 noise), mean_2 (of
+    the second band), index_4_3 (the mean normalised difference of two bands)."""
+
+    def __post_init__(self) -> None:
+        for trait in self.when:
+            if trait not in TRAITS and not _OF_BAND.match(trait) and not _OF_BANDS.match(trait):
+                raise JobError(f"the trait {trait!r} is not known; {nearest(trait, FORMS)}")
+
+    def holds(self, block: Pixels, valid: npt.NDArray[np.bool_]) -> bool:
+        """Whether every trait lies in its range."""
+        return all(span.min <= trait(name, block, valid) <= span.max for name, span in self.when.items())
+
+
+def trait(name: str, block: Pixels, valid: npt.NDArray[np.bool_]) -> float:
+    """A trait of a block of pixels, (band, row, column) or (band, plane, row, column); JobError if it names a band that is not there."""
+    if name in TRAITS:
+        return TRAITS[name](block, valid)
+    found = _OF_BAND.match(name) or _OF_BANDS.match(name)
+    bands = [int(number) for number in found.groups()] if found else []
+    if not bands or max(bands) > len(block) or min(bands) < 1:
+        raise JobError(f"the trait {name!r} of an image with {len(block)} bands; bands are counted from 1")
+    if len(bands) == 1:
+        return TRAITS["mean"](block[bands[0] - 1 : bands[0]], valid)
+    return _index(block, valid, *bands)
+
+
+def choose(rules: Sequence[Rule], block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> str:
+    """The name that the first rule which holds gives; ``skip`` where none does."""
+    pixels = np.where(valid, block, 0).astype(np.float64)
+    return next((rule.use for rule in rules if rule.holds(pixels, valid)), SKIP)

@@ -1,0 +1,171 @@
+"""Labels as a cloud-optimised GeoTIFF: tiles of 512, overviews of the nearest pixel, and a mask that tells background from "not measured".
+
+The labels go window by window into a temporary tiled GeoTIFF, from which GDAL's COG driver makes the file with its overviews. So memory is
+bounded by a window and GDAL's cache (``GDAL_CACHEMAX``), whatever the size of the image, and the disk holds the labels twice.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, OutputError
+from pipeline.frame import Frame
+from pipeline.grid import Box, Grid
+
+DTYPES = ("uint32", "uint64")
+TILE = 512
+WINDOW = 2048
+"""Rows and columns that are held at once; a multiple of TILE, so that no compressed tile is written twice."""
+CLASSIC = 4_000_000_000
+"""Bytes above which a TIFF takes 64-bit offsets; somewhat less than 2^32, since compression can make noise longer."""
+
+Read = Callable[[Box], npt.NDArray[Any]]
+
+
+def write_cog(path: str, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None = None) -> None:
+    """Write labels as a cloud-optimised GeoTIFF. The file appears when it is complete; nothing else is left behind.
+
+    Parameters
+    ----------
+    path
+        The file to be written, in a folder that exists.
+    frame
+        The image that the labels are of, 2-D; its CRS and transform are written where it has them.
+    dtype
+        The type of the ids, uint32 or uint64.
+    read_labels
+        Called with boxes in raster order; returns the labels there, (row, column), 0 = background, of a type that ``dtype`` holds.
+    read_valid
+        Likewise; returns bool. Where False, the pixel is masked as nodata. Where None, every pixel is valid, background too.
+
+    Raises
+    ------
+    JobError
+        Where the image is 3-D or the type is another.
+    ValueError
+        Where a callable returns another shape or type.
+    OutputError
+        Where the file cannot be written.
+    """
+    if frame.ndim != 2:
+        raise JobError(f"{path}: a GeoTIFF holds labels of 2 axes, not of the shape {frame.shape}; write 3-D labels as zarr")
+    if dtype not in DTYPES:
+        raise JobError(f"{path}: labels cannot be written as {dtype}; allowed: {', '.join(DTYPES)}")
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise OutputError(f"{path}: the folder {target.parent} is not there; make it first")
+    # GDAL lays its own temporary files beside what it writes: all go with the folder.
+    with tempfile.TemporaryDirectory(prefix=".cog-", dir=target.parent) as folder:
+        tiled, cloud = Path(folder, "tiled.tif"), Path(folder, "cloud.tif")
+        _write_tiled(tiled, frame, dtype, read_labels, read_valid)
+        _convert(tiled, cloud, frame, dtype)
+        for file in (tiled, cloud):
+            _verify(file)
+        cloud.replace(target)
+
+
+def _write_tiled(path: Path, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None) -> None:
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    windows = Grid(frame.shape, (WINDOW, WINDOW))
+    try:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), _create(path, frame, dtype) as file:
+            for box in map(windows.core, range(len(windows))):
+                window = rasterio.windows.Window.from_slices(*box.slices)
+                file.write(_checked(read_labels(box), box, dtype), 1, window=window)
+                if read_valid is not None:
+                    file.write_mask(_checked(read_valid(box), box, "bool"), window=window)
+    except RasterioError as error:
+        raise OutputError(f"{path}: the labels cannot be written ({error.__cause__ or error}); is the disk full?") from error
+
+
+def _create(path: Path, frame: Frame, dtype: str) -> Any:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    height, width = frame.shape
+    options = {"driver": "GTiff", "width": width, "height": height, "count": 1, "dtype": dtype, "crs": frame.crs}
+    layout = {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "ZSTD", "zstd_level": 1, "predictor": 2}
+    transform = None if frame.transform is None else rasterio.Affine(*frame.transform)
+    with warnings.catch_warnings():
+        # An image need not lie anywhere in the world.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, "w", transform=transform, bigtiff=_bigtiff(frame.shape, dtype), **options, **layout)
+
+
+def _convert(source: Path, target: Path, frame: Frame, dtype: str) -> None:
+    import rasterio
+    import rasterio.shutil
+
+    count = _overviews(frame.shape)
+    nearest = {"overview_resampling": "NEAREST"} | ({"overview_count": count} if count else {"overviews": "NONE"})
+    packing = {"compress": "DEFLATE", "predictor": "YES", "blocksize": TILE, "bigtiff": _bigtiff(frame.shape, dtype)}
+    try:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            rasterio.shutil.copy(source, target, driver="COG", num_threads="ALL_CPUS", **nearest, **packing)
+    except Exception as error:
+        # All that runs here is GDAL, and what rasterio raises for its errors has no public type.
+        raise OutputError(f"{target}: GDAL cannot write the cloud-optimised GeoTIFF ({error}); is the disk full?") from error
+
+
+def _verify(path: Path) -> None:
+    """Look up and decode every tile of every directory of the file: labels, overviews and their masks.
+
+    GDAL's threads lose errors of writing, and rasterio those that come up when the copy is closed: on a full disk both have been seen to
+    end without an error, in a file cut short.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                number = (1 + len(file.overviews(1))) * (1 + (rasterio.enums.MaskFlags.per_dataset in file.mask_flag_enums[0]))
+            for directory in range(1, number + 1):
+                with rasterio.open(f"GTIFF_DIR:{directory}:{path}") as file:
+                    _decode(file)
+    except RasterioError as error:
+        raise OutputError(f"{path}: the file is not whole ({error.__cause__ or error}); is the disk full?") from error
+
+
+def _decode(file: Any) -> None:
+    for (row, column), window in file.block_windows(1):
+        if file.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1) is None:
+            raise OutputError(f"{file.name}: the tile ({row}, {column}) was not written; is the disk full?")
+        file.read(1, window=window)
+
+
+def _checked(values: npt.NDArray[Any], box: Box, dtype: str) -> npt.NDArray[Any]:
+    """The values if they fill the box without loss; rasterio would stretch another shape and wrap larger ids around."""
+    if values.shape != box.shape or not np.can_cast(values.dtype, dtype, "safe"):
+        raise ValueError(f"{values.dtype} of shape {values.shape} was read for {box}; allowed: {dtype} of shape {box.shape}")
+    return values
+
+
+def _overviews(shape: tuple[int, ...]) -> int:
+    """How many overviews: until one fits into a tile, but none that a side of one pixel would have to share with the level before.
+
+    >>> [_overviews(shape) for shape in ((512, 512), (1025, 100), (1026, 100), (3, 9000), (1, 9000))]
+    [0, 1, 2, 1, 0]
+    """
+    short, long = sorted(shape)
+    return min((long // (TILE + 1)).bit_length(), short.bit_length() - 1)
+
+
+def _bigtiff(shape: tuple[int, ...], dtype: str) -> str:
+    """Whether the file needs 64-bit offsets. GDAL cannot foresee it for compressed files, so count as if nothing could be compressed.
+
+    >>> _bigtiff((10_000, 10_000), "uint32"), _bigtiff((30_000, 30_000), "uint32")
+    ('NO', 'YES')
+    """
+    pixels = len(Grid(shape, (TILE, TILE))) * TILE**2
+    return "YES" if pixels * (np.dtype(dtype).itemsize + 1) * 4 / 3 > CLASSIC else "NO"

@@ -1,0 +1,299 @@
+"""Labels as an OME-Zarr 0.5 pyramid (Zarr format 3), written by many processes, each chunk by one task.
+
+Level 0 is the labels; every further level takes each second row and column of the one before, so that an id is never averaged. A chunk
+ends in a CRC-32C of its bytes: without it most flipped bits in a compressed chunk read as other labels. A chunk that is *absent* reads
+as background, which is also how empty chunks are stored: whoever calls keeps the record of what is written.
+
+Measured on two cores with 2048 × 2048 labels of blobs 5 to 20 pixels wide, chunks of 512: plain zstd takes 6 to 25 ms to encode as uint32
+and 8 to 37 ms as uint64, 25 to 60 ms with checksums and files. Byte or bit shuffling before it, which Blosc offers, takes longer and makes
+chunks up to 2.5 times larger, since ids repeat as whole numbers; levels 1 to 3 differ little, but level 1 can double the size of uint64.
+
+References
+----------
+OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5/. The Zarr conventions proj and spatial (v0.1), https://github.com/zarr-conventions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, OutputError, ScratchError
+from pipeline.frame import Frame
+from pipeline.grid import Box, Grid
+
+if TYPE_CHECKING:
+    import zarr
+
+DTYPES = ("uint32", "uint64")
+LONGEST = 512
+"""The pyramid ends at the first level that is no longer than this."""
+ACROSS = 2048
+"""About how many rows and columns one task makes of a level."""
+
+_AXES = ("z", "y", "x")
+_PREFIXES = (
+    *("yocto", "zepto", "atto", "femto", "pico", "nano", "micro", "milli", "centi", "deci", ""),
+    *("hecto", "kilo", "mega", "giga", "tera", "peta", "exa", "zetta", "yotta"),
+)
+_UNITS = frozenset({f"{prefix}meter" for prefix in _PREFIXES} | {"angstrom", "foot", "inch", "mile", "parsec", "yard"})
+_CONVENTIONS = (
+    ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
+    ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """One Zarr array in which every chunk has one owner and a checksum."""
+
+    path: str
+    """Where the array lies, or will lie."""
+
+    shape: tuple[int, ...]
+    """The extent along each axis."""
+
+    chunk: tuple[int, ...]
+    """The extent of a chunk along each axis."""
+
+    dtype: str
+    """NumPy's name of the values' type."""
+
+    def create(self, attributes: dict[str, Any] | None = None, names: Sequence[str] | None = None) -> None:
+        """Write the array's metadata; an array that is there already keeps its chunks.
+
+        Parameters
+        ----------
+        attributes
+            What JSON can hold.
+        names
+            The name of each dimension.
+
+        Raises
+        ------
+        OutputError
+            Where the path holds an array of another shape, type, chunking or other attributes.
+        """
+        import zarr
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+        from zarr.errors import ContainsArrayError
+
+        shape, chunks = self.shape, tuple(map(min, self.chunk, self.shape))
+        options: dict[str, Any] = {"compressors": [ZstdCodec(level=3), Crc32cCodec()], "attributes": attributes or {}, "fill_value": 0}
+        try:
+            zarr.create_array(self.path, shape=shape, dtype=self.dtype, chunks=chunks, zarr_format=3, dimension_names=names, **options)
+        except ContainsArrayError:
+            there = zarr.open_array(self.path, mode="r", zarr_format=3)
+            if (there.shape, there.chunks, str(there.dtype), dict(there.attrs)) != (shape, chunks, self.dtype, options["attributes"]):
+                raise OutputError(f"{self.path} holds another array, {there}; give another path, or remove it") from None
+
+    def write(self, box: Box, values: npt.NDArray[Any]) -> None:
+        """Write whole chunks.
+
+        Parameters
+        ----------
+        box
+            Where; it starts and ends on chunks' borders, or at the array's end.
+        values
+            Of the box's shape, of a type that the array's holds without loss.
+
+        Raises
+        ------
+        ValueError
+            Where the box cuts a chunk or leaves the array, and where ``values`` do not fit it.
+        """
+        edges = zip(box.start, box.stop, self.chunk, self.shape, strict=True)
+        if box not in Box.whole(self.shape) or any(a % c or (b % c and b != n) for a, b, c, n in edges):
+            raise ValueError(f"{self.path}: {box} does not cover whole chunks of {self.chunk} in {self.shape}; a chunk has one owner")
+        if values.shape != box.shape or not np.can_cast(values.dtype, self.dtype, "safe"):
+            raise ValueError(f"{self.path}: {values.dtype} of shape {values.shape} cannot fill {box}; allowed: {self.dtype} of {box.shape}")
+        _open(self)[box.slices] = values
+
+    def read(self, box: Box, step: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """The values in a box, each ``step``-th along each axis.
+
+        Raises
+        ------
+        ScratchError
+            Where a chunk's bytes are not those that were written.
+        ValueError
+            Where the box leaves the array.
+        """
+        strides = step or (1,) * len(self.shape)
+        places = zip(box.within(Box.whole(self.shape)), strides, strict=True)
+        array = _open(self)
+        try:
+            return np.asarray(array[tuple(slice(at.start, at.stop, stride) for at, stride in places)])
+        except (ValueError, RuntimeError) as error:
+            raise ScratchError(f"{self.path}: a chunk in {box} is damaged ({error}); write it again") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _open(array: _Array) -> zarr.Array[Any]:
+    """The array, opened once per process: a task writes one tile, and reading the metadata takes as long as reading a chunk."""
+    import zarr
+
+    return zarr.open_array(array.path, mode="r+", zarr_format=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Mask(_Array):
+    """Which pixels are valid, stored beside the labels while a result is made.
+
+    ``create``, ``write`` and ``read`` are those of an array of bool; a chunk that nobody wrote is False.
+    """
+
+    dtype: str = field(default="bool", init=False)
+    """Always bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """The labels of an image at full and at lower resolutions.
+
+    ``create`` comes first and once; then any process may write level 0. A level can be made by ``reduce`` when the one before is whole.
+    """
+
+    path: str
+    """The group's folder."""
+
+    frame: Frame
+    """The image that the labels are of."""
+
+    chunk: tuple[int, ...]
+    """The extent of a chunk, (row, column) or (plane, row, column)."""
+
+    dtype: str
+    """The type of the ids, uint32 or uint64."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise JobError(f"labels cannot be written as {self.dtype}; allowed: {', '.join(DTYPES)}")
+        if len(self.chunk) != self.frame.ndim or min(self.chunk) < 1:
+            raise JobError(f"chunks of {self.chunk} do not fit an image of {self.frame.shape}; give one positive extent per axis")
+
+    @property
+    def levels(self) -> int:
+        """How many levels there are: rows and columns are halved until neither is longer than LONGEST; planes stay."""
+        return 1 + (-(-max(self.frame.shape[-2:]) // LONGEST) - 1).bit_length()
+
+    def shape(self, level: int) -> tuple[int, ...]:
+        """The extent of a level in its own pixels."""
+        return (*self.frame.shape[:-2], *((n + 2**level - 1) >> level for n in self.frame.shape[-2:]))
+
+    def create(self) -> None:
+        """Write the groups', arrays' and image's metadata, no labels; again, it keeps what is written.
+
+        Raises
+        ------
+        OutputError
+            Where the path holds the arrays of another image.
+        """
+        import zarr
+
+        group = zarr.open_group(self.path, mode="a", zarr_format=3)
+        group.update_attributes({**_ome(self.frame, self.levels), **_spatial(self.frame, 0)})
+        for level in range(self.levels):
+            self._level(level).create(_spatial(self.frame, level), _AXES[-self.frame.ndim :])
+
+    def write(self, box: Box, labels: npt.NDArray[Any]) -> None:
+        """Write labels of full resolution, (row, column) or (plane, row, column), in whole chunks.
+
+        Raises
+        ------
+        ValueError
+            Where the box cuts a chunk or leaves the image, or ``labels`` are not of its shape or not safely of the pyramid's type.
+        """
+        self._level(0).write(box, labels)
+
+    def blocks(self, level: int) -> list[Box]:
+        """Boxes of whole chunks, some ACROSS pixels across, that cover the level once: what one task each should ``reduce``."""
+        whole = tuple(max(1, ACROSS // size) * size for size in self.chunk[-2:])
+        grid = Grid(self.shape(level), (*self.chunk[:-2], *whole))
+        return [grid.core(tile) for tile in range(len(grid))]
+
+    def reduce(self, level: int, box: Box) -> None:
+        """Make a box of a level, given in its own pixels and of whole chunks, from the level before, which must be whole there.
+
+        Raises
+        ------
+        ValueError
+            Where ``level`` is 0 or the box is not of whole chunks of the level.
+        ScratchError
+            Where what is read is damaged.
+        """
+        if not 1 <= level < self.levels:
+            raise ValueError(f"level {level} cannot be made; allowed: 1 to {self.levels - 1}, the levels below full resolution")
+        fine = Box((*box.start[:-2], *(2 * a for a in box.start[-2:])), (*box.stop[:-2], *(2 * b for b in box.stop[-2:])))
+        within = fine & Box.whole(self.shape(level - 1))
+        self._level(level).write(box, self._level(level - 1).read(within, (*(1 for _ in self.chunk[:-2]), 2, 2)))
+
+    def read(self, box: Box, level: int = 0) -> npt.NDArray[Any]:
+        """The labels in a box of a level, in its own pixels.
+
+        Raises
+        ------
+        ValueError
+            Where the box leaves the level.
+        ScratchError
+            Where a chunk's bytes are not those that were written.
+        """
+        return self._level(level).read(box)
+
+    def _level(self, level: int) -> _Array:
+        return _Array(f"{self.path}/{level}", self.shape(level), self.chunk, self.dtype)
+
+
+def _ome(frame: Frame, levels: int) -> dict[str, Any]:
+    """The image's metadata as OME-Zarr 0.5 has it."""
+    unit = frame.unit.lower().replace("metre", "meter")
+    known = {"unit": unit} if unit in _UNITS else {}
+    axes = [{"name": name, "type": "space", **known} for name in _AXES[-frame.ndim :]]
+    image = {"name": "labels", "type": "nearest", "axes": axes, "datasets": [_dataset(frame, level) for level in range(levels)]}
+    return {"ome": {"version": "0.5", "multiscales": [image], "image-label": {"version": "0.5"}}}
+
+
+def _dataset(frame: Frame, level: int) -> dict[str, Any]:
+    scale = [size * factor for size, factor in zip(frame.pixel_size, (*(1 for _ in frame.shape[:-2]), 2**level, 2**level), strict=True)]
+    # OME-Zarr's coordinates are those of pixels' centres. Pixel i of a level is pixel 2^level · i of the image, so its centre is there:
+    # nothing is shifted. (A mean of 2 × 2 pixels would lie half a pixel further.)
+    moves = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0.0] * frame.ndim}]
+    return {"path": str(level), "coordinateTransformations": moves}
+
+
+def _spatial(frame: Frame, level: int) -> dict[str, Any]:
+    """Where a level lies in the world, by the Zarr conventions proj and spatial; nothing where the image does not say."""
+    if frame.transform is None:
+        return {}
+    a, b, c, d, e, f = frame.transform
+    factor = 2**level
+    # The transform is of pixels' corners. A pixel of this level has the centre of the pixel that it was taken from, so that its corner is
+    # (factor - 1) / 2 pixels of the image before that pixel's.
+    c, f = c - (a + b) * (factor - 1) / 2, f - (d + e) * (factor - 1) / 2
+    attributes: dict[str, Any] = {
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform": [a * factor, b * factor, c, d * factor, e * factor, f],
+        "spatial:shape": [(n + factor - 1) // factor for n in frame.shape[-2:]],
+    }
+    if frame.crs is not None:
+        attributes["proj:wkt2"] = _wkt2(frame.crs)
+    named = [_convention(*one) for one in _CONVENTIONS if any(key.startswith(f"{one[0]}:") for key in attributes)]
+    return {"zarr_conventions": named, **attributes}
+
+
+def _convention(name: str, uuid: str, description: str) -> dict[str, str]:
+    schema = f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json"
+    spec = f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md"
+    return {"schema_url": schema, "spec_url": spec, "uuid": uuid, "name": name, "description": description}
+
+
+def _wkt2(wkt: str) -> str:
+    """The reference system in WKT 2, whichever version it came in."""
+    from rasterio.crs import CRS
+
+    return str(CRS.from_wkt(wkt).to_wkt(version="WKT2_2019"))

@@ -1,0 +1,206 @@
+"""Once for the image: which labels are one object, what it is called, and what is known of it.
+
+Holds the labels that meet seams, and one slab of tiles (a row of them, or in 3-D a plane) at a time; nothing is dense over all ids.
+Leaves a table of ids for each tile, and for each slab the sums of the objects that begin in it and meet a seam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.measurement import Exact, Sums, concatenate, empty
+from pipeline.scratch import Arrays
+from pipeline.stages import FIRST, Run, record_key, table_key
+from pipeline.stages.link import link_key
+from pipeline.stitching import (
+    AGREED,
+    DISPUTED,
+    PROVED,
+    Groups,
+    Integers,
+    Nodes,
+    holes,
+    join,
+    join_by_evidence,
+    number_anchors,
+    settle,
+)
+
+SUMS = ("area", "anchor", "low", "high", "place", "minimum", "maximum", "values", "squares")
+
+
+def slab_key(slab: int) -> str:
+    """Where the sums of the objects that begin in a slab and meet a seam lie."""
+    return f"slabs/{slab}"
+
+
+def load_sums(run: Run, key: str) -> Sums:
+    """The sums in a record."""
+    meta, found = run.scratch.load(key, *SUMS)
+    value, square = Exact(found.pop("values"), meta["value"]), Exact(found.pop("squares"), meta["square"])
+    return Sums(**found, value=value, square=square)
+
+
+def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
+    """Sums as a record's facts and arrays."""
+    plain = {field.name: getattr(sums, field.name) for field in fields(sums) if field.name not in ("value", "square")}
+    exponents = {"value": sums.value.exponent, "square": sums.square.exponent}
+    return exponents, {**plain, "values": sums.value.limbs, "squares": sums.square.limbs}
+
+
+def group(run: Run) -> int:
+    """Group the labels of all tiles, and write their ids; the number of objects."""
+    tiles = np.flatnonzero(run.routes >= FIRST)
+    seams = _seams(run, tiles)
+    everyone, joined, filled = _joined(run, tiles, seams)
+    groups = settle(everyone.nodes, joined, filled)
+    return _name(run, everyone, groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Nodes, with their keys (sorted) and sums."""
+
+    nodes: Nodes
+    keys: Integers
+    sums: Sums
+
+    def find(self, tile: int, labels: npt.NDArray[np.integer]) -> Integers:
+        """The nodes of some labels of a tile, all of which are nodes."""
+        return np.searchsorted(self.keys, _keys(tile, labels))
+
+    def of(self, tile: int) -> slice:
+        """Where a tile's nodes stand."""
+        return slice(*np.searchsorted(self.keys, [tile << 32, (tile + 1) << 32]).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class _Seams:
+    """The nodes of all tiles, and what their seams say of them."""
+
+    members: _Members
+    same: Integers
+    alike: Integers
+    iou: npt.NDArray[np.float64]
+
+
+def _keys(tile: int, labels: npt.NDArray[np.integer]) -> Integers:
+    return (np.int64(tile) << 32) | labels.astype(np.int64)
+
+
+def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
+    members = _members(run, [(int(tile), run.scratch.load(record_key(int(tile)), "on_seams")[1]["on_seams"]) for tile in tiles])
+    pairs: dict[str, list[npt.NDArray[np.generic]]] = {"same": [], "alike": [], "iou": []}
+    status, unknown = members.nodes.status, members.nodes.open
+    for tile in range(len(run.grid)):
+        if not run.scratch.has(link_key(tile)):
+            continue
+        others = run.scratch.load(link_key(tile))[0]["others"]
+        found = run.scratch.load(link_key(tile), whole=True)[1]
+        for other in others:
+            for kind in ("same", "alike"):
+                links = found[f"{kind} {other}"]
+                pairs[kind].append(np.stack([members.find(tile, links[:, 0]), members.find(other, links[:, 1])], axis=1))
+            pairs["iou"].append(found[f"iou {other}"])
+            for side, owner in (("a", tile), ("b", other)):
+                doubt = found[f"doubt_{side} {other}"]
+                np.maximum.at(status, members.find(owner, doubt[:, 0]), doubt[:, 1])
+                unknown[members.find(owner, found[f"open_{side} {other}"])] = True
+    same, alike = (np.concatenate([np.zeros((0, 2), np.int64), *pairs[kind]]) for kind in ("same", "alike"))
+    return _Seams(members, same, alike, np.concatenate([np.zeros(0), *pairs["iou"]]))
+
+
+def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> _Members:
+    """The nodes of some labels of some tiles; tiles and labels ascend."""
+    tile_of, flags, sums = [], [], []
+    for tile, labels in wanted:
+        mine = run.scratch.load(record_key(tile), "whole", "hole", "outside")[1]
+        tile_of.append(_keys(tile, labels))
+        flags.append(np.stack([mine[name][labels] for name in ("whole", "hole", "outside")]))
+        sums.append(load_sums(run, record_key(tile)).take(labels - 1))
+    keys = np.concatenate([np.zeros(0, np.int64), *tile_of])
+    whole, hole, outside = np.concatenate([np.zeros((3, 0), bool), *flags], axis=1)
+    total = concatenate(sums) if sums else empty(0, len(run.grid.shape), len(run.source.frame.bands))
+    status = np.where(whole, PROVED, AGREED).astype(np.int64)
+    nodes = Nodes(keys >> 32, keys & 0xFFFFFFFF, total.area, total.anchor, status, hole, outside, np.zeros(len(keys), bool))
+    return _Members(nodes, keys, total)
+
+
+def _joined(run: Run, tiles: npt.NDArray[np.intp], seams: _Seams) -> tuple[_Members, Integers, npt.NDArray[np.bool_]]:
+    """The nodes with those that open holes add, the group of each, and which of them are holes to be filled."""
+    members = seams.members
+    group, refused = join_by_evidence(join(len(members.nodes), seams.same), members.nodes.tile, seams.alike, seams.iou, run.least_iou)
+    members.nodes.status[seams.alike[refused].ravel()] = DISPUTED
+    filled, unknown = holes(members.nodes, group)
+    if not (filled | unknown).any():
+        return members, group, filled
+    beside = [(tile, pairs) for tile, pairs in _beside(run, tiles) if len(pairs)]
+    beside = [(tile, pairs[(filled | unknown)[members.find(tile, pairs[:, 0])]]) for tile, pairs in beside]
+    everyone = _with_neighbours(run, members, beside)
+    moved = np.searchsorted(everyone.keys, members.keys)
+    wide = np.arange(len(everyone.nodes)) + group.max(initial=-1) + 1
+    wide[moved] = group
+    fill, doubt = np.zeros((2, len(everyone.nodes)), bool)
+    fill[moved], doubt[moved] = filled, unknown
+    pairs = np.concatenate(
+        [np.stack([everyone.find(tile, p[:, 0]), everyone.find(tile, p[:, 1])], axis=1) for tile, p in beside]
+        or [np.zeros((0, 2), np.int64)]
+    )
+    everyone.nodes.status[pairs[doubt[pairs[:, 0]], 1]] = DISPUTED
+    touching = wide[pairs[fill[pairs[:, 0]]]]
+    return everyone, join(int(wide.max()) + 1, touching)[wide], fill
+
+
+def _beside(run: Run, tiles: npt.NDArray[np.intp]) -> Iterator[tuple[int, Integers]]:
+    for tile in tiles.tolist():
+        yield tile, run.scratch.load(record_key(tile), "beside")[1]["beside"]
+
+
+def _with_neighbours(run: Run, members: _Members, beside: list[tuple[int, Integers]]) -> _Members:
+    """The nodes and, besides them, the labels that touch a hole and meet no seam."""
+    new = [(tile, labels[~np.isin(_keys(tile, labels), members.keys)]) for tile, labels in ((t, np.unique(p[:, 1])) for t, p in beside)]
+    more = _members(run, [(tile, labels) for tile, labels in new if len(labels)])
+    keys = np.concatenate([members.keys, more.keys])
+    order = np.argsort(keys)
+    nodes = Nodes(*(np.concatenate([getattr(members.nodes, f.name), getattr(more.nodes, f.name)])[order] for f in fields(Nodes)))
+    return _Members(nodes, keys[order], concatenate([members.sums, more.sums]).take(order))
+
+
+def _name(run: Run, members: _Members, groups: Groups) -> int:
+    """Number the objects in raster order of their anchors, slab by slab; how many there are."""
+    least = np.array([0] * FIRST + [method.contract.min_area for method in run.methods])
+    kept = groups.area >= least[run.routes[groups.home]]
+    ids = np.zeros(len(groups.area) + 1, np.int64)  # the last is the id of a node of no group: 0
+    sums = members.sums.merge(groups.of, len(groups.area))
+    number = 0
+    for slab, tiles in enumerate(run.grid.slabs()):
+        here = np.flatnonzero(kept & (groups.home >= tiles.start) & (groups.home < tiles.stop))
+        own = [_alone(run, members, tile, least) for tile in tiles if run.routes[tile] >= FIRST]
+        numbered = number_anchors([groups.anchor[here], *(anchors for _, anchors in own)], number)
+        number += int(sum((named > 0).sum() for named in numbered))
+        ids[here] = numbered[0]
+        for (tile, _), named in zip(own, numbered[1:], strict=True):
+            _write_table(run, members, groups, tile, np.concatenate([[0], named]), ids)
+        facts, arrays = save_sums(sums.take(here))
+        about = {"ids": ids[here], "status": groups.status[here], "tiles": groups.tiles[here], "home": groups.home[here]}
+        run.scratch.save(slab_key(slab), facts, {**arrays, **about})
+    return number
+
+
+def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[int, Integers]:
+    """The anchors of a tile's labels that meet no seam; -1 for the others, and for those that are too small."""
+    found = run.scratch.load(record_key(tile), "area", "anchor", "hole")[1]
+    alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]]))
+    alone[members.nodes.label[members.of(tile)] - 1] = False
+    return tile, np.where(alone, found["anchor"], -1)
+
+
+def _write_table(run: Run, members: _Members, groups: Groups, tile: int, table: Integers, ids: Integers) -> None:
+    nodes = members.of(tile)
+    alone = table > 0
+    table[members.nodes.label[nodes]] = ids[groups.of[nodes]]
+    run.scratch.save(table_key(tile), {}, {"ids": table, "alone": np.flatnonzero(alone)})

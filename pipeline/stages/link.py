@@ -1,0 +1,60 @@
+"""One tile's seams with the neighbours that come after it: which labels are one object, or may be.
+
+Two tiles that were segmented by one method prove what they can; a neighbour of another route, or one without labels, is compared by its
+pixels (none, where it has no labels): an object that goes on into it is in doubt.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.scratch import Arrays
+from pipeline.stages import Run, pixels_key, record_key
+from pipeline.stitching import Seam, View, compare
+
+
+def link_key(tile: int) -> str:
+    """Where what is known of a tile's seams lies."""
+    return f"links/{tile // 1000}/{tile}"
+
+
+def link(run: Run, tile: int) -> int:
+    """Compare a tile with each neighbour that comes after it, and write what came out; the number of seams."""
+    mine = _Flags.of(run, tile)
+    found: Arrays = {}
+    others = [other for other in run.grid.neighbours(tile, forward=True) if mine.segmented or run.segmented(other)]
+    for other in others:
+        one_method = bool(run.routes[tile] == run.routes[other]) and mine.segmented and run.segmented(other)
+        seam = compare(_view(run, tile, other, mine), _view(run, other, tile, _Flags.of(run, other)), one_method=one_method)
+        found |= {f"{field} {other}": getattr(seam, field) for field in Seam.__dataclass_fields__}
+    run.scratch.save(link_key(tile), {"others": others}, found)
+    return len(others)
+
+
+def _view(run: Run, tile: int, other: int, flags: _Flags) -> View:
+    overlap = run.overlap(tile, other)
+    theirs = (overlap & run.grid.core(other)).within(overlap)
+    return View(flags.seam(run, tile, other), theirs, flags.whole, flags.owned, flags.hole)
+
+
+class _Flags:
+    """What a tile's record says of its labels; nothing where it has none."""
+
+    def __init__(self, segmented: bool, arrays: Arrays) -> None:
+        self.segmented = segmented
+        self.whole: npt.NDArray[np.bool_] = arrays["whole"]
+        self.hole: npt.NDArray[np.bool_] = arrays["hole"]
+        self.owned: npt.NDArray[np.bool_] = np.concatenate([[False], arrays["area"] > 0])
+
+    @classmethod
+    def of(cls, run: Run, tile: int) -> _Flags:
+        if run.segmented(tile):
+            return cls(True, run.scratch.load(record_key(tile), "whole", "hole", "area")[1])
+        return cls(False, {"whole": np.ones(1, bool), "hole": np.zeros(1, bool), "area": np.zeros(0)})
+
+    def seam(self, run: Run, tile: int, other: int) -> npt.NDArray[np.int32]:
+        if not self.segmented:
+            return np.zeros(run.overlap(tile, other).shape, np.int32)
+        name = f"seam {other}"
+        return run.scratch.load(pixels_key(tile), name)[1][name]

@@ -1,0 +1,64 @@
+"""The object table, slab by slab: the sums of each object that begins in a slab, its route and its certificate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.measurement import Sums, concatenate, means
+from pipeline.sinks.table import write_part
+from pipeline.stages import FIRST, Run, record_key, table_key
+from pipeline.stages.group import load_sums, slab_key
+from pipeline.stitching import AGREED, CERTIFICATES, PROVED, Integers
+
+
+def part_path(run: Run, slab: int) -> str:
+    """Where a slab's part of the table lies until all parts are joined."""
+    return f"{run.scratch.root}/objects/{slab}.parquet"
+
+
+def measure(run: Run, slab: int) -> list[int]:
+    """Write a slab's part of the object table; the number of objects with each certificate."""
+    tiles = [tile for tile in list(run.grid.slabs())[slab] if run.routes[tile] >= FIRST]
+    sums, about = _objects(run, slab, tiles)
+    order = np.argsort(about["id"])
+    sums, about = sums.take(order), {name: column[order] for name, column in about.items()}
+    names = np.array(["empty", "skip", *(method.name for method in run.methods)])
+    columns = _columns(run, sums) | {
+        "id": about["id"].astype(np.uint64),
+        "route": names[run.routes[about["home"]]],
+        "certificate": np.array(CERTIFICATES)[about["status"]],
+        "tiles": about["tiles"].astype(np.int32),
+    }
+    write_part(part_path(run, slab), run.source.frame, columns)
+    return np.bincount(about["status"], minlength=len(CERTIFICATES)).tolist()
+
+
+def _objects(run: Run, slab: int, tiles: list[int]) -> tuple[Sums, dict[str, Integers]]:
+    """The objects that begin in a slab: those that meet a seam, then those of each tile that do not."""
+    met = run.scratch.load(slab_key(slab), "ids", "status", "tiles", "home")[1]
+    sums = [load_sums(run, slab_key(slab))]
+    about = [{"id": met["ids"], "status": met["status"], "tiles": met["tiles"], "home": met["home"]}]
+    for tile in tiles:
+        table = run.scratch.load(table_key(tile), "ids", "alone")[1]
+        labels, ids = table["alone"], table["ids"][table["alone"]]
+        whole = run.scratch.load(record_key(tile), "whole")[1]["whole"][labels]
+        sums.append(load_sums(run, record_key(tile)).take(labels - 1))
+        status = np.where(whole, PROVED, AGREED)
+        about.append({"id": ids, "status": status, "tiles": np.ones(len(labels), np.int64), "home": np.full(len(labels), tile)})
+    return concatenate(sums), {name: np.concatenate([part[name] for part in about]) for name in about[0]}
+
+
+def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
+    axes = ("plane", "row", "column")[-len(run.grid.shape) :]
+    columns: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]] = {"area": sums.area}
+    mean, deviation = means(sums)
+    for k, axis in enumerate(axes):
+        columns |= {f"{axis}_min": sums.low[:, k], f"{axis}_max": sums.high[:, k], axis: sums.place[:, k] / sums.area}
+    for k, band in enumerate(run.source.frame.bands):
+        columns |= {
+            f"mean_{band}": mean[:, k],
+            f"min_{band}": sums.minimum[:, k],
+            f"max_{band}": sums.maximum[:, k],
+            f"std_{band}": deviation[:, k],
+        }
+    return columns

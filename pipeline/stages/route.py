@@ -1,0 +1,60 @@
+"""Where each tile goes: to a segmenter, nowhere because it has no valid pixel, or nowhere because a rule says so.
+
+Decided before anything is submitted, since a task's resources must be known by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.routing import GLANCE, SKIP, Rule, choose
+from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The run and the rules by which its tiles are routed."""
+
+    run: Run
+    rules: tuple[Rule, ...]
+    batches: tuple[range, ...]
+
+    def number(self, use: str) -> int:
+        """A route's number in `Run.routes`, from the name that a rule gives."""
+        names = [method.name for method in self.run.methods]
+        return SKIPPED if use == SKIP else FIRST + names.index(use)
+
+
+def needed(run: Run, rules: Sequence[Rule]) -> bool:
+    """Whether tiles must be looked at: some may be empty, or a rule asks for a trait."""
+    frame = run.source.frame
+    return frame.nodata is not None or np.dtype(frame.dtype).kind == "f" or any(rule.when for rule in rules)
+
+
+def routes(plan: Plan, batch: int) -> list[int]:
+    """The routes of a batch of tiles, as in `Run.routes`."""
+    return [_route(plan, tile) for tile in plan.batches[batch]]
+
+
+def all_alike(plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
+    """The routes of all tiles where none needs to be looked at."""
+    use = plan.rules[0].use if plan.rules else SKIP
+    return np.full(len(plan.run.grid), plan.number(use), np.int16)
+
+
+def tally(run: Run) -> Mapping[str, int]:
+    """How many tiles take each route."""
+    names = ["empty", SKIP, *(method.name for method in run.methods)]
+    return dict(zip(names, np.bincount(run.routes, minlength=len(names)).tolist(), strict=True))
+
+
+def _route(plan: Plan, tile: int) -> int:
+    core, source = plan.run.grid.core(tile), plan.run.source
+    glance = source.glance(core, max(1, -(-max(core.shape) // GLANCE)))
+    valid = source.frame.valid(glance)
+    if not valid.any() and not plan.run.read(core)[1].any():
+        return EMPTY
+    return plan.number(choose(plan.rules, glance, valid))
