@@ -1,3 +1,53 @@
-"""Tilewise."""
+"""Tilewise: segment images too large to hold, with the same labels however they are tiled.
+
+>>> import pipeline
+>>> result = pipeline.segment("scene.tif", pipeline.Threshold(method="otsu"), "out/scene")  # doctest: +SKIP
+>>> result.labels, result.objects, result.record  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Job": "pipeline.job",
+    "Result": "pipeline.reporting",
+    "Threshold": "pipeline.segmenters.threshold",
+    "TilewiseError": "pipeline.errors",
+    "Watershed": "pipeline.segmenters.region",
+    "cluster": "pipeline.engine",
+    "from_yaml": "pipeline.job",
+    "local": "pipeline.engine",
+    "on": "pipeline.engine",
+    "run": "pipeline.workflow",
+    "segment": "pipeline.workflow",
+}
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604  names, all of them
+
+if TYPE_CHECKING:
+    from pipeline.engine import cluster as cluster
+    from pipeline.engine import local as local
+    from pipeline.engine import on as on
+    from pipeline.errors import TilewiseError as TilewiseError
+    from pipeline.job import Job as Job
+    from pipeline.job import from_yaml as from_yaml
+    from pipeline.reporting import Result as Result
+    from pipeline.segmenters.region import Watershed as Watershed
+    from pipeline.segmenters.threshold import Threshold as Threshold
+    from pipeline.workflow import run as run
+    from pipeline.workflow import segment as segment
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first used: importing everything takes seconds."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

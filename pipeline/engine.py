@@ -13,6 +13,7 @@ restart; a task carries nothing but the plugin's name and the items' numbers.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -44,7 +45,7 @@ ALOFT = 3  # batches in flight for each task that can run at once: one runs, two
 AIM = 0.5  # seconds a batch is meant to take; one that has taken twice as long comes back unfinished
 LARGEST = 256  # items in a batch
 AHEAD = 16_384  # items read before they are sent, so that one kind of item does not keep another waiting
-SINGLY = 2  # times an item that was near a death is tried among others, before it is tried alone
+SINGLY = 1  # times an item that was near a death is tried by itself among others, before it is tried alone
 TICK = 0.2  # seconds between two looks at what is not an answer: Ctrl-C, a scheduler that is gone
 REFRESH = 2.0  # seconds for which what is known of the workers holds
 CONNECT = 10.0  # seconds to connect to a scheduler
@@ -156,7 +157,7 @@ def on(client: Client | str, *, security: Any = None, deadline: float | None = N
         Seconds that an item may take. One that takes longer ends its worker process, and counts as having killed it. Workers without a
         nanny do not come back.
     wait
-        Seconds to wait for a first worker, or for another when all have gone.
+        Seconds to wait for a worker that has what an item needs: the first one, or another when all have gone.
 
     Raises
     ------
@@ -208,11 +209,12 @@ def cluster(workers: int | None = None, *, resources: Sequence[Needs] | None = N
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewise-", ignore_cleanup_errors=True))
         try:
             own = stack.enter_context(_start(offers, folder))
+            stack.callback(own.sync, _stop, own)
         except Exception as error:
             hint = "in a script, start a cluster under: if __name__ == '__main__':"
             raise ClusterError(f"{len(offers)} worker(s) did not start: {_root(error)}; {hint}") from error
         client = stack.enter_context(_connect(own.scheduler_address, own.security))
-        return _Dask(client, stack.pop_all(), deadline=deadline)
+        return _Dask(client, stack.pop_all(), deadline=deadline, complete=True)
 
 
 def _offers(workers: int | None, resources: Sequence[Needs] | None) -> list[Needs]:
@@ -258,6 +260,7 @@ def _start(offers: Sequence[Needs], folder: str) -> Any:
         "memory_limit": int(0.9 * _machine_memory() / len(offers)),
         "local_directory": folder,
         "preload": [__name__],
+        "silence_logs": logging.CRITICAL,
         "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING}}}),
     }
     # A task that dies comes back to us at once, and alone: no other waits on the same worker (saturation 1).
@@ -269,11 +272,16 @@ def _start(offers: Sequence[Needs], folder: str) -> Any:
         "allowed_failures": 0,
         "worker_ttl": SILENCE,
     }
-    with dask.config.set({"distributed.scheduler.worker-saturation": 1.0}):
+    with dask.config.set({"distributed.scheduler.worker-saturation": 1.0, "temporary-directory": folder}):
         return SpecCluster(  # type: ignore[no-untyped-call]
             scheduler={"cls": Scheduler, "options": scheduler},
             workers={n: {"cls": Nanny, "options": {**worker, "resources": dict(offer)}} for n, offer in enumerate(offers)},
         )
+
+
+async def _stop(own: Any) -> None:
+    """End the workers without waiting long for what they do: Dask would give each five seconds."""
+    await asyncio.gather(*(nanny.close(timeout=1) for nanny in own.workers.values()))
 
 
 def dask_setup(_worker: Worker) -> None:
@@ -403,18 +411,24 @@ class _Local(_Closing):
 class _Dask(_Closing):
     """See :func:`on` and :func:`cluster`."""
 
-    def __init__(self, client: Any, held: contextlib.ExitStack, *, deadline: float | None, wait: float = 30.0) -> None:
+    def __init__(
+        self, client: Any, held: contextlib.ExitStack, *, deadline: float | None, wait: float = 30.0, complete: bool = False
+    ) -> None:
         self._client, self._held, self._deadline, self._wait = client, held, deadline, wait
+        self._complete = complete
 
     @property
     def workers(self) -> int:
         """The threads of all workers."""
-        return _Crew(self._client, self._wait).slots({})
+        return self._crew().slots({})
 
     @property
     def memory(self) -> int:
         """The memory limit of the smallest worker, for each of its threads."""
-        return _Crew(self._client, self._wait).memory()
+        return self._crew().memory()
+
+    def _crew(self) -> _Crew:
+        return _Crew(self._client, self._wait, complete=self._complete)
 
     def close(self) -> None:
         """Close what this engine opened."""
@@ -431,7 +445,7 @@ class _Dask(_Closing):
     ) -> Iterator[Outcome[T]]:
         """See :meth:`Engine.run`."""
         errand = _Errand(function, context, self._deadline)
-        crew, waiting = _Crew(self._client, self._wait), _Queue(items, needs)
+        crew, waiting = self._crew(), _Queue(items, needs)
         with _graceful() as stop, _lent(self._client, errand) as token, _Flights(self._client, token, label) as flights:
             while True:
                 if not stop.is_set():
@@ -481,6 +495,12 @@ def _lent(client: Any, errand: _Errand) -> Iterator[str]:
     vars(plugin)["errand"] = errand  # a class of our own would have to be defined where distributed is already imported
     try:
         _ask(client, lambda: client.register_plugin(plugin, name=token))
+    except TilewiseError:
+        raise
+    except Exception as error:  # pickling runs anybody's code, here and on the workers
+        hint = "what is not part of tilewise must be installed there too"
+        raise ClusterError(f"the function or its context cannot be sent to the workers ({_root(error)}); {hint}") from error
+    try:
         yield token
     finally:
         # The scheduler may be what failed, and its workers forget with it; a recall has unregistered the errand already.
@@ -577,20 +597,20 @@ class _Flights:
         except KilledWorker:
             answer = _Lost("its worker died (a signal, the limit of memory or the deadline)", killed=True)
         except (Exception, CancelledError) as error:  # noqa: BLE001 - an item's own failure is an outcome: this is Dask's
-            answer = _Lost(f"Dask lost it ({type(error).__name__}: {error})", killed=False)
+            answer = _Lost(f"Dask lost it ({_root(error)})", killed=False)
         self._landings.put((future, batch, answer))
 
     def landed(self) -> Iterator[tuple[_Batch, _Done | _Lost]]:
         """The batches that have landed since the last call, with what they brought; none if none did within a moment."""
-        if self._client.status != "running":
-            raise _gone(f"the connection is {self._client.status}")
         with contextlib.suppress(queue.Empty):
             landing = self._landings.get(timeout=TICK)
-            while True:
+            while self._client.status == "running":
                 future, batch, answer = landing
                 self.aloft.discard(future)
                 yield batch, answer
                 landing = self._landings.get_nowait()
+        if self._client.status != "running":
+            raise _gone(f"the connection is {self._client.status}")
 
     def recall(self) -> None:
         """Let tasks end after the item that they are at: without the errand the others end as soon as they begin."""
@@ -601,8 +621,10 @@ class _Flights:
 class _Crew:
     """What the workers offer, asked again from time to time."""
 
-    def __init__(self, client: Any, wait: float) -> None:
+    def __init__(self, client: Any, wait: float, *, complete: bool) -> None:
         self._client, self._wait = client, wait
+        # What nobody offers when everybody is there from the start, will not be offered.
+        self._begun = -math.inf if complete else time.monotonic()
         self._asked, self._workers = -math.inf, list[Mapping[str, Any]]()
         self._last: dict[tuple[tuple[str, float], ...], float] = {}
 
@@ -612,14 +634,14 @@ class _Crew:
         Raises
         ------
         ClusterError
-            No worker has ever offered this, or none has for too long.
+            No worker has offered this for too long.
         """
         self._muster()
         count = sum(_slots(worker, needs) for worker in self._workers)
         kind, now = tuple(sorted(needs.items())), time.monotonic()
         if count:
             self._last[kind] = now
-        elif now - self._last.get(kind, -math.inf) > self._wait:
+        elif now - self._last.get(kind, self._begun) > self._wait:
             raise ClusterError(f"no worker offers {dict(needs) or 'anything'}; start one with: {self._remedy(needs)}")
         return count
 

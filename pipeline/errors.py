@@ -9,6 +9,7 @@
     ├── OutputError       (OSError)      2   the output exists, is in use, or cannot be written
     ├── ClusterError      (RuntimeError) 2   no worker can do what the job asks, or the scheduler is gone
     ├── ScratchError      (OSError)      2   what lies in the scratch store is damaged
+    ├── TilesError        (RuntimeError) 1   some tiles have no result; the others have, and need not be done again
     ├── ResumeError       (RuntimeError) 3   a run was begun with another job, source or version
     └── Interrupted       (RuntimeError) 130 stopped by the user; the same command goes on
 
@@ -50,6 +51,12 @@ class ClusterError(TilewiseError, RuntimeError):
 
 class ScratchError(TilewiseError, OSError):
     """A file of the scratch store is missing, cut short or altered."""
+
+
+class TilesError(TilewiseError, RuntimeError):
+    """Some tiles have no result, so nothing is published; the run can be resumed."""
+
+    exit_code = 1
 
 
 class ResumeError(TilewiseError, RuntimeError):

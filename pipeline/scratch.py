@@ -74,6 +74,27 @@ class Scratch:
         return Path(self.root, key + ".rec")
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """What is not the same in two nested mappings: a line for each key.
+
+    >>> differences({"tiles": {"size": 512}, "route": []}, {"tiles": {"size": 256}, "route": []})
+    ['tiles.size: 512 before, 256 now']
+    """
+    lines = []
+    for key in sorted({*before, *now}):
+        a, b, name = before.get(key), now.get(key), f"{path}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{name}.")
+        elif a != b:
+            lines.append(f"{name}: {_short(a)} before, {_short(b)} now")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
 def commit(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all; OutputError, and nothing left behind, where the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)

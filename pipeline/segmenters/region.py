@@ -61,8 +61,9 @@ class Watershed:
     min_area: int = 0
     """Objects of fewer pixels are removed."""
 
-    fill: bool = True
-    """Holes of the foreground are filled before markers are looked for."""
+    max_hole: int = 0
+    """Holes of the foreground of up to this many pixels are filled first. It adds as much to the reach: whether a piece of background is
+    larger must be seen inside the window. (A hole of any size may be the whole tile, and nothing in it could be proved.)"""
 
     identity: ClassVar[Identity] = "object"
 
@@ -71,12 +72,14 @@ class Watershed:
             raise JobError(f"markers: {self.markers!r}; allowed: 'distance' or 'intensity'")
         if isinstance(self.min_distance, bool) or not isinstance(self.min_distance, int) or self.min_distance < 1:
             raise JobError(f"min_distance: {self.min_distance!r}; allowed: a whole number of pixels, from 1")
+        if isinstance(self.max_hole, bool) or not isinstance(self.max_hole, int) or self.max_hole < 0:
+            raise JobError(f"max_hole: {self.max_hole!r}; allowed: a whole number of pixels, 0 for none")
         self._foreground  # noqa: B018  refuses what cannot be
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius in pixels."""
-        return self._foreground.feature.reach
+        """The smoothing's radius and the extent of the largest hole to be filled, in pixels."""
+        return self._foreground.feature.reach + self.max_hole
 
     @property
     def unfitted(self) -> bool:
@@ -93,7 +96,7 @@ class Watershed:
         return self if fitted is None else replace(self, threshold=fitted)
 
     def foreground(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """The support: the thresholded pixels, holes filled if asked; of the shape of ``valid``."""
+        """The support: the thresholded pixels, small holes filled; of the shape of ``valid``."""
         return self._support(self.feature(block, valid), valid)
 
     def __call__(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int32]:
@@ -119,10 +122,12 @@ class Watershed:
         return Foreground(Feature(self.band, self.index, self.sigma), dark=self.dark, **by)  # type: ignore[arg-type]
 
     def _support(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        from scipy import ndimage
-
         mask = self._foreground(feature, valid)
-        return np.asarray(ndimage.binary_fill_holes(mask) & valid) if self.fill else mask
+        if not self.max_hole:
+            return mask
+        ground, _ = pieces(~mask, 2 * mask.ndim)
+        small = np.bincount(ground.ravel()) <= self.max_hole
+        return np.asarray((mask | small[ground]) & valid)
 
     def _height(self, feature: npt.NDArray[Any], support: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """What the markers are the summits of."""

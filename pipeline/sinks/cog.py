@@ -65,9 +65,9 @@ def write_cog(path: str, frame: Frame, dtype: str, read_labels: Read, read_valid
     with tempfile.TemporaryDirectory(prefix=".cog-", dir=target.parent) as folder:
         tiled, cloud = Path(folder, "tiled.tif"), Path(folder, "cloud.tif")
         _write_tiled(tiled, frame, dtype, read_labels, read_valid)
+        _verify(tiled)
         _convert(tiled, cloud, frame, dtype)
-        for file in (tiled, cloud):
-            _verify(file)
+        _verify(cloud)
         cloud.replace(target)
 
 

@@ -5,8 +5,8 @@ ends in a CRC-32C of its bytes: without it most flipped bits in a compressed chu
 as background, which is also how empty chunks are stored: whoever calls keeps the record of what is written.
 
 Measured on two cores with 2048 × 2048 labels of blobs 5 to 20 pixels wide, chunks of 512: plain zstd takes 6 to 25 ms to encode as uint32
-and 8 to 37 ms as uint64, 25 to 60 ms with checksums and files. Byte or bit shuffling before it, which Blosc offers, takes longer and makes
-chunks up to 2.5 times larger, since ids repeat as whole numbers; levels 1 to 3 differ little, but level 1 can double the size of uint64.
+and 8 to 37 ms as uint64; a whole write, with checksums and 16 files, 40 to 120 ms. Byte or bit shuffling before it, which Blosc offers,
+takes longer and makes chunks up to 2.5 times larger, since ids repeat as whole numbers. Level 3 is as fast as 1, which can double uint64.
 
 References
 ----------
@@ -135,7 +135,7 @@ class _Array:
 
 @functools.lru_cache(maxsize=64)
 def _open(array: _Array) -> zarr.Array[Any]:
-    """The array, opened once per process: a task writes one tile, and reading the metadata takes as long as reading a chunk."""
+    """The array, opened once per process, though each task writes but one tile of it."""
     import zarr
 
     return zarr.open_array(array.path, mode="r+", zarr_format=3)
@@ -187,7 +187,7 @@ class Pyramid:
         return (*self.frame.shape[:-2], *((n + 2**level - 1) >> level for n in self.frame.shape[-2:]))
 
     def create(self) -> None:
-        """Write the groups', arrays' and image's metadata, no labels; again, it keeps what is written.
+        """Write the metadata of the group and of every level, no labels. Called again, it keeps the labels that are there.
 
         Raises
         ------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def write_part(path: str, frame: Frame, columns: Mapping[str, npt.NDArray[Any]])
 def join_parts(parts: Iterable[str], target: str, frame: Frame) -> int:
     """Write one file with the rows of all parts, in the order of the parts, a row group for each part that has rows.
 
-    Only one part is held at a time.
+    Only one part is held at a time, and the file appears when it is complete.
 
     Parameters
     ----------
@@ -98,17 +99,13 @@ def join_parts(parts: Iterable[str], target: str, frame: Frame) -> int:
     OutputError
         Where a part is of another image's columns.
     """
-    import pyarrow.parquet as pq
-
-    layout, rows = schema(frame), 0
-    with pq.ParquetWriter(target, layout, compression="zstd", write_page_checksum=True) as writer:
-        for part in parts:
-            table = _read(part)
-            if not table.schema.equals(layout, check_metadata=True):
-                raise OutputError(f"{part} has the columns of another image, {table.schema.names}; allowed: {layout.names}; write it again")
-            if table.num_rows:
-                writer.write_table(table, row_group_size=table.num_rows)
-            rows += table.num_rows
+    # A table of some parts only reads like a whole one, so it must not lie at its place.
+    partial = Path(f"{target}.partial")
+    try:
+        rows = _append(parts, partial, schema(frame))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
     return rows
 
 
@@ -127,6 +124,21 @@ def names(bands: Iterable[str]) -> list[str]:
         taken.add(name.casefold())
         result.append(name)
     return result
+
+
+def _append(parts: Iterable[str], path: Path, layout: pa.Schema) -> int:
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with pq.ParquetWriter(path, layout, compression="zstd", write_page_checksum=True) as writer:
+        for part in parts:
+            table = _read(part)
+            if not table.schema.equals(layout, check_metadata=True):
+                raise OutputError(f"{part} has the columns of another image, {table.schema.names}; allowed: {layout.names}; write it again")
+            if table.num_rows:
+                writer.write_table(table, row_group_size=table.num_rows)
+            rows += table.num_rows
+    return rows
 
 
 def _read(part: str) -> pa.Table:

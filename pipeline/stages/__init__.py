@@ -36,7 +36,7 @@ class Method:
     contract: Contract
 
     halo: int
-    """Pixels read beyond a core, more than the segmenter's reach."""
+    """Pixels read beyond a core: the depth to which neighbours are compared, and the segmenter's reach on top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,10 @@ class Run:
         """The method that segments a tile, which is neither empty nor skipped."""
         return self.methods[int(self.routes[tile]) - FIRST]
 
+    def needs(self, tile: int) -> dict[str, float]:
+        """The resources that segmenting a tile takes, as Dask names them."""
+        return {"GPU": 1} if self.method(tile).contract.device == "gpu" else {}
+
     def segmented(self, tile: int) -> bool:
         """Whether a tile has labels: it is neither empty nor skipped, and its record is there."""
         return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
@@ -102,3 +106,8 @@ def pixels_key(tile: int) -> str:
 def table_key(tile: int) -> str:
     """Where the final ids of a tile's labels lie."""
     return f"ids/{tile // 1000}/{tile}"
+
+
+def sound(run: Run, tile: int) -> bool:
+    """Whether what a tile left is there and undamaged."""
+    return run.scratch.sound(record_key(tile)) and run.scratch.sound(pixels_key(tile))

@@ -7,7 +7,7 @@ counts in bins that are fixed by it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from pipeline.errors import SegmenterError
 from pipeline.features import measured
 from pipeline.segmenters import Segmenter
 from pipeline.stages import Method, Run
-from pipeline.thresholds import Bins, Histogram
+from pipeline.thresholds import Bins
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +75,23 @@ def common_bins(found: Iterable[Mapping[str, tuple[float, float, str]]]) -> dict
     return spans
 
 
-def fit(methods: Sequence[Method], bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, Segmenter]:
-    """The fitted segmenters by name; SegmenterError where an image has nothing to fit to."""
+def save(run: Run, bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, Any]]]) -> None:
+    """Add up the counts of all batches, and keep the histograms."""
     total = {name: np.zeros(span.number, np.int64) for name, span in bins.items()}
     for batch in counted:
         for name, (where, count) in batch.items():
             total[name][where] += count
+    run.scratch.save("fitted", {name: asdict(span) for name, span in bins.items()}, total)
+
+
+def load(run: Run) -> dict[str, Segmenter]:
+    """The fitted segmenters by name; SegmenterError where the image has nothing to fit to."""
+    bins, total = run.scratch.load("fitted", whole=True)
     fitted: dict[str, Segmenter] = {}
-    for method in unfitted(methods):
+    for method in unfitted(run.methods):
         if method.name not in bins:
             raise SegmenterError(f"{method.name}: no statistics can be fitted, since the image has no valid pixel")
-        histogram: Histogram = bins[method.name].histogram(total[method.name])
-        fitted[method.name] = method.segmenter.fit(histogram)  # type: ignore[attr-defined]
+        fitted[method.name] = method.segmenter.fit(Bins(**bins[method.name]).histogram(total[method.name]))  # type: ignore[attr-defined]
     return fitted
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from pipeline.measurement import Sums, concatenate, means
-from pipeline.sinks.table import write_part
+from pipeline.sinks.table import names, write_part
 from pipeline.stages import FIRST, Run, record_key, table_key
 from pipeline.stages.group import load_sums, slab_key
 from pipeline.stitching import AGREED, CERTIFICATES, PROVED, Integers
 
 
-def part_path(run: Run, slab: int) -> str:
+def part_path(run: Run, slab: int) -> Path:
     """Where a slab's part of the table lies until all parts are joined."""
-    return f"{run.scratch.root}/objects/{slab}.parquet"
+    return Path(run.scratch.root, "objects", f"{slab}.parquet")
 
 
 def measure(run: Run, slab: int) -> list[int]:
@@ -22,14 +24,16 @@ def measure(run: Run, slab: int) -> list[int]:
     sums, about = _objects(run, slab, tiles)
     order = np.argsort(about["id"])
     sums, about = sums.take(order), {name: column[order] for name, column in about.items()}
-    names = np.array(["empty", "skip", *(method.name for method in run.methods)])
+    routes = np.array(["empty", "skip", *(method.name for method in run.methods)])
     columns = _columns(run, sums) | {
         "id": about["id"].astype(np.uint64),
-        "route": names[run.routes[about["home"]]],
+        "route": routes[run.routes[about["home"]]],
         "certificate": np.array(CERTIFICATES)[about["status"]],
         "tiles": about["tiles"].astype(np.int32),
     }
-    write_part(part_path(run, slab), run.source.frame, columns)
+    path = part_path(run, slab)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_part(str(path), run.source.frame, columns)
     return np.bincount(about["status"], minlength=len(CERTIFICATES)).tolist()
 
 
@@ -54,7 +58,7 @@ def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[
     mean, deviation = means(sums)
     for k, axis in enumerate(axes):
         columns |= {f"{axis}_min": sums.low[:, k], f"{axis}_max": sums.high[:, k], axis: sums.place[:, k] / sums.area}
-    for k, band in enumerate(run.source.frame.bands):
+    for k, band in enumerate(names(run.source.frame.bands)):
         columns |= {
             f"mean_{band}": mean[:, k],
             f"min_{band}": sums.minimum[:, k],

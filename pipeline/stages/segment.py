@@ -148,11 +148,10 @@ def _steps(ndim: int, *, full: bool) -> Iterator[tuple[tuple[slice, ...], tuple[
 
 
 def _objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
-    method, outer, core = run.method(tile), run.grid.window(tile, run.depth), run.grid.core(tile)
-    window = run.grid.window(tile, method.halo)
-    sketch = _sketch(draw(method.segmenter, block, valid), window, run.grid.whole, method.contract.reach)
-    labels, whole = sketch.labels[outer.within(sketch.box)].copy(), sketch.whole()
-    enlarged = 0
+    method, core = run.method(tile), run.grid.core(tile)
+    window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
+    sketch = _sketch(draw(method.segmenter, block, valid)[outer.within(window)], outer, run.grid.whole)
+    labels, whole, enlarged = sketch.labels.copy(), sketch.whole(), 0
     for p in sketch.unfinished(core):
         mine = sketch.piece == p
         if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
@@ -161,11 +160,9 @@ def _objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Draw
         if (found := _hold(run, method, mine, sketch.box, core)) is not None:
             box, drawn = found
             shared = box & sketch.box
-            done = np.zeros(mine.shape, bool)
-            done[shared.within(sketch.box)] = drawn[shared.within(box)] > 0
-            sketch.piece[done] = 0
-            there = (box & outer).within(box)
-            np.copyto(labels[(box & outer).within(outer)], drawn[there] + (len(whole) - 1), where=drawn[there] > 0)
+            here, new = shared.within(sketch.box), drawn[shared.within(box)]
+            sketch.piece[here][new > 0] = 0
+            labels[here][new > 0] = new[new > 0] + (len(whole) - 1)
             whole = np.append(whole, np.ones(int(drawn.max(initial=0)), bool))
     return _compact(labels, whole, enlarged)
 
@@ -185,6 +182,7 @@ class Sketch:
     """What a window shows: labels, and the pieces of support that they were drawn in, where the window's edge cannot alter them."""
 
     box: Box
+    """The core and the rim around it that neighbours also label: the window less the segmenter's reach."""
     labels: Labels
     piece: npt.NDArray[np.uint32]
     cut: Flags
@@ -206,9 +204,8 @@ class Sketch:
         return np.flatnonzero(meets & self.cut).tolist()
 
 
-def _sketch(drawn: Labels, window: Box, image: Box, reach: int) -> Sketch:
-    box = trusted(window, image, reach)
-    labels = np.ascontiguousarray(drawn[box.within(window)])
+def _sketch(drawn: Labels, box: Box, image: Box) -> Sketch:
+    labels = np.ascontiguousarray(drawn)
     piece, number = pieces(labels > 0)
     cut = np.zeros(number + 1, bool)
     for side in sides(box, image):

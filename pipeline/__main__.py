@@ -1,0 +1,192 @@
+"""The command line. Everything heavy is imported when a command needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline import __version__
+from pipeline.errors import Interrupted, JobError, TilewiseError
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
+    from pipeline.job import Job
+
+app = typer.Typer(
+    help="Segment images too large to hold: the same labels, however the image is tiled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", metavar="ADDRESS", help="The Dask scheduler to run on, such as tcp://host:8786.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Processes of a local cluster; 0: in this process. [default: one per processor]")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", "--overwrite", help="Start anew, whatever the output holds.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command("run")
+def run_job(
+    job: Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job: tiles.size=512.")
+    ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run a job file. The same command again goes on where it was, or says that it is complete."""
+    from pipeline.job import from_yaml
+
+    with _errors(debug=debug):
+        what = from_yaml(job, dict(_assignment(change, "--set") for change in changes or []))
+        _carry_out(what, scheduler, workers, dry_run=dry_run, fresh=fresh, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def segment(
+    image: Annotated[str, typer.Argument(help="The image.", show_default=False)],
+    out: Annotated[str, typer.Argument(help="The folder for the result.", show_default=False)],
+    kind: Annotated[str, typer.Option("--with", metavar="KIND", help="The kind of segmenter; see `tilewise methods`.")],
+    options: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the segmenter.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2].")
+    ] = None,
+    tile: Annotated[int | None, typer.Option("--tile", help="The size of a tile in pixels. [default: auto]")] = None,
+    halo: Annotated[
+        int | None, typer.Option("--halo", help="Pixels on either side of a seam by which tiles are compared. [default: auto]")
+    ] = None,
+    cog: Annotated[bool, typer.Option("--cog", help="Write the labels as a cloud-optimised GeoTIFF too.")] = False,
+    picture: Annotated[bool, typer.Option("--picture", help="Write overview.png too.")] = False,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Segment one image with one method: a job without a file."""
+    from pipeline.job import Job
+
+    with _errors(debug=debug):
+        chosen = {"kind": kind, **dict(_assignment(option, "--option") for option in options or [])}
+        reader = dict(_assignment(option, "--source") for option in source or [])
+        tiles = {key: value for key, value in (("size", tile), ("halo", halo)) if value is not None}
+        output = {"path": out, "labels": ["zarr", "cog"] if cog else ["zarr"], "picture": picture}
+        what = Job(source={"path": image, **reader}, tiles=tiles, segmenters={kind: chosen}, output=output)
+        _carry_out(what, scheduler, workers, dry_run=False, fresh=fresh, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def plan(
+    job: Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)],
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job.")] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    debug: Debug = False,
+) -> None:
+    """Say what running a job file would do."""
+    run_job(job, changes, scheduler, workers, dry_run=True, debug=debug)
+
+
+@app.command()
+def methods() -> None:
+    """List the kinds of segmenters, with their options and defaults."""
+    from pipeline import plugins
+
+    for name in plugins.kinds():
+        kind = plugins.load(name)
+        typer.echo(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
+        for option, parameter in plugins.options(kind).items():
+            typer.echo(f"  {option} = {parameter.default!r}")
+
+
+@app.callback(invoke_without_command=True)
+def front(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Segment images too large to hold: the same labels, however the image is tiled."""
+    if version:
+        typer.echo(f"tilewise {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _carry_out(job: Job, scheduler: str | None, workers: int | None, *, dry_run: bool, fresh: bool, quiet: bool, as_json: bool) -> None:
+    import yaml
+
+    from pipeline.planning import plan as make_plan
+    from pipeline.progress import watching
+    from pipeline.workflow import run
+
+    with _engine(scheduler, workers) as engine:
+        if dry_run:
+            facts = make_plan(job, workers=engine.workers, memory=engine.memory).facts()
+            typer.echo(yaml.safe_dump(facts, sort_keys=False, default_flow_style=None))
+            return
+        with watching(quiet=quiet, as_json=as_json) as watch:
+            before = watch.begun
+            result = run(job, engine, fresh=fresh, watch=watch)
+        if not quiet and not as_json:
+            state = "complete already" if watch.begun == before else "complete"
+            typer.echo(f"{result.path}: {state}\n" + "\n".join(result.lines()))
+
+
+def _engine(scheduler: str | None, workers: int | None) -> Engine:
+    from pipeline import engine
+
+    if scheduler is not None and workers is not None:
+        raise JobError("--scheduler and --workers are both given; allowed: one of them")
+    if scheduler is not None:
+        return engine.on(scheduler)
+    return engine.local() if workers == 0 else engine.cluster(workers)
+
+
+def _assignment(text: str, option: str) -> tuple[str, Any]:
+    """``key=value``, the value as YAML reads it."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise JobError(f"{option} {text!r}; allowed: key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise JobError(f"{option} {text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def _errors(*, debug: bool) -> Iterator[None]:
+    """End the command with one message and the exit code of the error."""
+    try:
+        yield
+    except TilewiseError as error:
+        if debug:
+            raise
+        typer.echo(f"tilewise: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("tilewise: interrupted; the same command goes on", err=True)
+        sys.exit(Interrupted.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""A job: what is segmented, how, and where the result goes. The same in YAML and in Python; where it runs is not part of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline import plugins
+from pipeline.errors import JobError, nearest
+from pipeline.routing import SKIP, Range, Rule
+from pipeline.segmenters import Contract, Segmenter
+
+Pixels = Annotated[int, Field(ge=1, strict=True)]
+Size = Pixels | list[Pixels] | Literal["auto"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Tiles(_Part):
+    """How the image is cut."""
+
+    size: Size = "auto"
+    """The core of a tile along each axis, in pixels: a number, a list (row, column) or (plane, row, column), or ``auto``."""
+
+    halo: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
+    """Pixels on either side of a seam by which neighbours are compared; auto: 64 (16 in 3-D). What a segmenter's reach needs comes on top.
+    Connected pixels are joined exactly by one."""
+
+    max_halo: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
+    """How far beyond its core a tile may read to hold an object whole; auto: 1024 (128 in 3-D)."""
+
+
+class Stitch(_Part):
+    """How objects are joined where nothing is proved."""
+
+    iou: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
+    """The least intersection over union that is evidence."""
+
+
+class Output(_Part):
+    """Where the result goes, and as what."""
+
+    path: str
+    """A folder."""
+
+    labels: list[Literal["zarr", "cog"]] = ["zarr"]
+    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only)."""
+
+    table: Literal["parquet"] = "parquet"
+    """The table of objects."""
+
+    picture: Annotated[bool, Field(strict=True)] = False
+    """Whether to write overview.png, in which each object has its own colour."""
+
+    dtype: Literal["uint32", "uint64"] | None = None
+    """The type of the labels; None: the smaller that fits."""
+
+    scratch: str | None = None
+    """A folder for what lies between stages, which all workers reach; None: inside ``path``."""
+
+    keep_scratch: Annotated[bool, Field(strict=True)] = False
+    """Whether to keep it, so that `stitch` can be changed without segmenting again."""
+
+    @field_validator("path", "scratch", mode="before")
+    @classmethod
+    def _path(cls, path: object) -> object:
+        return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+class Job(_Part):
+    """What is segmented, how, and where the result goes.
+
+    ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options. ``segmenters`` maps names to mappings
+    (``kind`` and options) or to any callable. ``route`` may be left out where there is one segmenter.
+    """
+
+    source: Any
+    tiles: Tiles = Tiles()
+    segmenters: dict[str, Any]
+    route: list[Any] = []
+    stitch: Stitch = Stitch()
+    output: Output
+
+    def __init__(self, **parts: Any) -> None:
+        try:
+            super().__init__(**parts)
+        except ValidationError as error:
+            raise JobError("\n".join(_explained(fault, parts) for fault in error.errors())) from None
+
+    @field_validator("segmenters")
+    @classmethod
+    def _segmenters(cls, given: dict[str, Any]) -> dict[str, Segmenter]:
+        if not given:
+            raise JobError("segmenters: none given; name at least one, such as {land: {kind: threshold}}")
+        if SKIP in given:
+            raise JobError(f"segmenters.{SKIP}: this name means that a tile is left out; choose another")
+        return {name: _segmenter(name, what) for name, what in given.items()}
+
+    @model_validator(mode="after")
+    def _routes(self) -> Job:
+        names = list(self.segmenters)
+        if not self.route and len(names) > 1:
+            raise JobError(f"route: missing; with several segmenters ({', '.join(names)}) it says which tile goes where")
+        rules = [_rule(rule, number, names) for number, rule in enumerate(self.route)] or [Rule(names[0])]
+        object.__setattr__(self, "route", rules)
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
+        source = self.source if isinstance(self.source, (str, Mapping)) else f"{type(self.source).__module__}.{type(self.source).__name__}"
+        source = os.fspath(self.source) if isinstance(self.source, os.PathLike) else source
+        return {
+            "source": dict(source) if isinstance(source, Mapping) else source,
+            "tiles": self.tiles.model_dump(),
+            "segmenters": {name: plugins.describe(segmenter) for name, segmenter in self.segmenters.items()},
+            "route": [_plain(rule) for rule in self.route],
+            "stitch": self.stitch.model_dump(),
+            "output": self.output.model_dump(),
+        }
+
+
+def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Job:
+    """Read a job file.
+
+    Parameters
+    ----------
+    path
+        The file. Paths in it are taken from the folder in which the command runs.
+    changes
+        Values by dotted key, such as ``{"tiles.size": 512}``, that take the place of the file's.
+
+    Raises
+    ------
+    JobError
+        If the file is missing, is no YAML, or describes no job; the message names the key.
+    """
+    file = Path(path)
+    try:
+        parts = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"the job file {file.absolute()} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise JobError(f"the job file {file} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(parts, dict):
+        raise JobError(f"the job file {file} holds {type(parts).__name__}, not the keys of a job; {nearest('', Job.model_fields)}")
+    for key, value in (changes or {}).items():
+        _change(parts, key, value)
+    return Job(**{str(key): value for key, value in parts.items()})
+
+
+def _change(parts: dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for name in above:
+        below = parts.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise JobError(f"{key}: {name} is {below!r}, which has no keys of its own")
+        parts = below
+    parts[last] = value
+
+
+def _segmenter(name: str, what: Any) -> Segmenter:
+    where = f"segmenters.{name}"
+    if isinstance(what, Mapping):
+        return plugins.build(what, where)
+    if isinstance(what, str):
+        return plugins.build({"kind": what}, where)
+    if not callable(what):
+        raise JobError(f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: threshold}}, or in Python any callable")
+    Contract.of(what)
+    return what  # type: ignore[no-any-return]
+
+
+def _rule(given: Any, number: int, names: list[str]) -> Rule:
+    where = f"route[{number}]"
+    if isinstance(given, str):
+        given = {"use": given}
+    if isinstance(given, Mapping):
+        if unknown := next((key for key in given if key not in ("use", "when")), None):
+            raise JobError(f"{where}.{unknown}: there is no such key; {nearest(unknown, ('use', 'when'))}")
+        given = Rule(given.get("use", ""), {str(t): _range(span, f"{where}.when.{t}") for t, span in (given.get("when") or {}).items()})
+    if not isinstance(given, Rule):
+        raise JobError(f"{where}: {given!r}; allowed: a rule such as {{use: {names[0]}, when: {{valid: {{min: 0.5}}}}}}")
+    if given.use not in (*names, SKIP):
+        raise JobError(f"{where}.use: {given.use!r}; {nearest(given.use, (*names, SKIP))}")
+    return given
+
+
+def _range(given: Any, where: str) -> Range:
+    if (
+        not isinstance(given, Mapping)
+        or not given
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given.values())
+    ):
+        raise JobError(f"{where}: {given!r}; allowed: {{min: number}}, {{max: number}} or both")
+    if unknown := next((key for key in given if key not in ("min", "max")), None):
+        raise JobError(f"{where}.{unknown}: there is no such key; {nearest(str(unknown), ('min', 'max'))}")
+    return Range(**given)
+
+
+def _plain(rule: Rule) -> dict[str, Any]:
+    spans = {
+        name: {end: getattr(span, end) for end in ("min", "max") if abs(getattr(span, end)) < float("inf")}
+        for name, span in rule.when.items()
+    }
+    return {"use": rule.use} | ({"when": spans} if spans else {})
+
+
+def _explained(fault: Any, parts: Mapping[str, Any]) -> str:
+    """One fault that pydantic found, as a sentence: the key's path, the value, what is allowed."""
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    steps = [str(step) for step in fault["loc"] if not str(step).startswith(("literal[", "list[", "constrained-", "function-"))]
+    steps = [step for step in steps if step not in ("int", "str", "float", "bool")]
+    where = ".".join(steps)
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: there is no such key; {nearest(steps[-1], _keys(steps[:-1]))}"
+    return f"{where}: {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _keys(steps: list[str]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {"": Job, "tiles": Tiles, "stitch": Stitch, "output": Output}
+    return list(parts[steps[0] if steps else ""].model_fields)

@@ -1,0 +1,196 @@
+"""What a run will do, decided before anything is read: the grid, the halo, the methods; and what will be refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import __version__, plugins
+from pipeline.errors import JobError
+from pipeline.grid import Grid
+from pipeline.job import Job
+from pipeline.scratch import Scratch
+from pipeline.segmenters import Contract
+from pipeline.sources import Source, open_source
+from pipeline.stages import ALGORITHMS, FIRST, Method, Run
+
+HALO = {2: 64, 3: 16}
+MAX_HALO = {2: 1024, 3: 128}
+SIZES = {2: (4096, 2048, 1024, 512, 256), 3: (256, 128, 64, 32)}
+CHUNK = {2: 1024, 3: 128}
+ENOUGH = 4
+"""Tiles per worker that `size: auto` wants at least, so that no worker idles for long at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run as it will be, before routes and statistics are known."""
+
+    job: Job
+    source: Source
+    run: Run
+    chunk: tuple[int, ...]
+    """The chunk of the labels along each axis; a core is a whole number of them."""
+
+    fingerprint: Mapping[str, Any]
+    """What tells the image from any other."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the result goes."""
+        return Path(self.job.output.path).absolute()
+
+    @property
+    def staging(self) -> Path:
+        """Where the result lies until it is whole."""
+        return self.folder / ".tilewise" / "staging"
+
+    def identity(self) -> dict[str, Any]:
+        """All that the labels of tiles depend on: a run begun with another identity is not resumed."""
+        job, frame = self.job.plain(), self.source.frame
+        return {
+            "algorithms": ALGORITHMS,
+            "source": {
+                "fingerprint": dict(self.fingerprint),
+                "shape": list(frame.shape),
+                "bands": list(frame.bands),
+                "nodata": frame.nodata,
+            },
+            "tiles": {"size": list(self.run.grid.tile), "depth": self.run.depth, "max_halo": self.run.max_halo, "memory": self.run.memory},
+            "segmenters": job["segmenters"],
+            "route": job["route"],
+        }
+
+    def terms(self) -> dict[str, Any]:
+        """The identity, and what only the stages after segmenting depend on."""
+        output = self.job.output.model_dump(exclude={"path", "scratch", "keep_scratch"})
+        return {"identity": self.identity(), "stitch": self.job.stitch.model_dump(), "output": output}
+
+    def facts(self) -> dict[str, Any]:
+        """The plan in plain words and numbers."""
+        run, frame = self.run, self.source.frame
+        per_tile = max(run.grid.window(0, method.halo).size for method in run.methods) * run.bytes_per_pixel
+        return {
+            "tilewise": __version__,
+            "frame": asdict(frame),
+            "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.chunk)},
+            "halo": {method.name: method.halo for method in run.methods},
+            "max_halo": run.max_halo,
+            "bytes_per_task": per_tile,
+            "bytes_allowed": run.memory,
+        }
+
+
+def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None = None) -> Plan:
+    """Open the source and settle what is left to choose.
+
+    Parameters
+    ----------
+    job
+        What to do.
+    workers
+        How many tasks run at once.
+    memory
+        Bytes that one task may use.
+    begun
+        The ``tiles`` of the identity of a run that is being resumed: what depended on its workers then is not chosen anew.
+
+    Raises
+    ------
+    SourceError
+        If the image cannot be opened.
+    JobError
+        If a tile cannot fit into the memory, or keys do not fit the image.
+    """
+    begun = begun or {}
+    memory = begun.get("memory", memory)
+    source = _source(job)
+    shape = source.frame.shape
+    contracts = {name: Contract.of(segmenter) for name, segmenter in job.segmenters.items()}
+    for name, contract in contracts.items():
+        try:
+            contract.neighbours(len(shape))
+        except JobError as error:
+            raise JobError(f"segmenters.{name}: {error}") from error
+    depth = _depth(job, contracts, len(shape))
+    methods = tuple(Method(name, job.segmenters[name], c, c.reach + depth) for name, c in contracts.items())
+    most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
+    draft = Run(source, Grid(shape, shape), methods, np.zeros(0, np.int16), depth, max(most, depth), memory, Scratch(""), job.stitch.iou)
+    tile = tuple(begun["size"]) if begun and job.tiles.size == "auto" else _tile(job, draft, workers)
+    grid = Grid(shape, tile)
+    run = Run(source, grid, methods, np.full(len(grid), FIRST, np.int16), depth, draft.max_halo, memory, scratch(job), job.stitch.iou)
+    _refuse_too_large(run)
+    return Plan(job, source, run, tuple(map(_chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint())
+
+
+def _source(job: Job) -> Source:
+    if not isinstance(job.source, Mapping):
+        return job.source if hasattr(job.source, "fingerprint") else open_source(job.source)
+    options = dict(job.source)
+    if "path" not in options:
+        raise JobError("source.path is missing; it names the image")
+    try:
+        return open_source(options.pop("path"), **options)
+    except JobError as error:
+        raise JobError(f"source: {error}") from error
+
+
+def scratch(job: Job) -> Scratch:
+    """Where the run's records lie: inside the output, or in a folder of its own name elsewhere."""
+    folder = Path(job.output.path).absolute()
+    if job.output.scratch is None:
+        return Scratch(str(folder / ".tilewise"))
+    return Scratch(str(Path(job.output.scratch).absolute() / "__".join(folder.parts[1:])))
+
+
+def _depth(job: Job, contracts: Mapping[str, Contract], ndim: int) -> int:
+    """One shared pixel proves all that there is to prove of connected pixels; evidence wants as many as the job says."""
+    if len(contracts) == 1 and all(contract.identity == "connected" for contract in contracts.values()):
+        return 1
+    return max(1, HALO[ndim] if job.tiles.halo == "auto" else job.tiles.halo)
+
+
+def _tile(job: Job, draft: Run, workers: int) -> tuple[int, ...]:
+    shape, asked = draft.grid.shape, job.tiles.size
+    if isinstance(asked, list):
+        if len(asked) != len(shape):
+            raise JobError(f"tiles.size: {asked}; allowed: one number, or {len(shape)} for an image of {shape}")
+        return tuple(map(min, asked, (_up(n) for n in shape)))
+    if asked != "auto":
+        return tuple(min(asked, _up(n)) for n in shape)
+    sizes = SIZES[len(shape)]
+    fitting = [s for s in sizes if _bytes(draft, s) <= draft.memory / 2] or [sizes[-1]]
+    busy = [s for s in fitting if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers and s >= sizes[2]]
+    size = max(busy, default=min(fitting[0], sizes[2]))
+    return tuple(min(size, _up(n)) for n in shape)
+
+
+def _up(extent: int) -> int:
+    """An image's extent as a tile's: a tile is no larger than the image."""
+    return max(1, extent)
+
+
+def _bytes(run: Run, size: int) -> int:
+    halo = max(method.halo for method in run.methods)
+    return int(np.prod([min(n, size + 2 * halo) for n in run.grid.shape], dtype=np.int64)) * run.bytes_per_pixel
+
+
+def _refuse_too_large(run: Run) -> None:
+    needed = _bytes(run, max(run.grid.tile))
+    if needed > run.memory:
+        raise JobError(
+            f"tiles.size: a window of {' x '.join(map(str, run.grid.window(0, run.methods[0].halo).shape))} pixels takes about "
+            f"{needed / 1e6:.0f} MB, and a task may use {run.memory / 1e6:.0f}; allowed: smaller tiles, a smaller halo, or workers with more memory"
+        )
+
+
+def _chunk(tile: int, extent: int, most: int) -> int:
+    """The largest divisor of a tile's extent that is no more than ``most``; the tile itself where that is less than a quarter of it."""
+    if tile >= extent:
+        return min(tile, most)
+    best = max(d for d in range(1, min(tile, most) + 1) if tile % d == 0)
+    return best if 4 * best >= min(tile, most) else tile

@@ -1,0 +1,160 @@
+"""What a run says while it goes on, and the result that it leaves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pipeline.errors import OutputError
+from pipeline.frame import Frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """How far a stage has come."""
+
+    stage: str
+    """Its name."""
+    done: int
+    """Pieces of work done, failed ones included."""
+    total: int
+    failed: int = 0
+    empty: int = 0
+    """Tiles that need no work: they have no valid pixel, or a rule leaves them out."""
+    objects: int = 0
+    """Labels drawn so far; an object that meets a seam counts once for each of its tiles."""
+    pixels: int = 0
+    """Pixels segmented in this run."""
+    fault: str = ""
+    """What failed last, if this event tells of a failure."""
+    at: float = field(default_factory=time.monotonic, compare=False)
+
+    def after(self, value: Mapping[str, int] | None, name: str, error: str | None) -> Event:
+        """The event that follows when one more tile is done."""
+        step = replace(self, done=self.done + 1, at=time.monotonic(), fault="")
+        if error is not None or value is None:
+            return replace(step, failed=self.failed + 1, fault=f"{name}: {error}")
+        return replace(step, objects=self.objects + value["labels"], pixels=self.pixels + value["pixels"])
+
+
+Watch: TypeAlias = Callable[[Event], None]
+
+
+def silent(_event: Event) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What lies in the output folder of a complete run."""
+
+    path: str
+    """The folder."""
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` says: the job, the plan, the number of objects, their certificates, the fingerprint of the image."""
+        file = Path(self.path, "run.json")
+        if not file.exists():
+            raise OutputError(f"{self.path} holds no complete result: there is no run.json")
+        return dict(json.loads(file.read_text()))
+
+    @cached_property
+    def labels(self) -> xr.DataArray:
+        """The labels, lazily: dims (y, x) or (z, y, x), coordinates of pixel centres, and ``spatial_ref`` where the image has a CRS."""
+        import dask.array as da
+        import xarray as xr
+
+        frame = self._frame()
+        lazy = da.from_zarr(str(Path(self.path, "labels.zarr", "0")))
+        dims = ("z", "y", "x")[-frame.ndim :]
+        array = xr.DataArray(
+            lazy, dims=dims, coords=_coordinates(frame, dims), name="labels", attrs={"long_name": "object id, 0 = background"}
+        )
+        if frame.crs:
+            place = " ".join(map(str, _geotransform(frame)))
+            array = array.assign_coords(
+                spatial_ref=xr.Variable((), 0, {"crs_wkt": frame.crs, "spatial_ref": frame.crs, "GeoTransform": place})
+            )
+            array.attrs["grid_mapping"] = "spatial_ref"
+        return array
+
+    @cached_property
+    def objects(self) -> pd.DataFrame:
+        """The table of objects, one row each, by ascending id."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(str(Path(self.path, "objects.parquet"))).to_pandas()
+
+    def _frame(self) -> Frame:
+        return Frame(**{key: tuple(value) if isinstance(value, list) else value for key, value in self.record["plan"]["frame"].items()})
+
+    def lines(self) -> list[str]:
+        """The result in a few lines of text."""
+        counts = self.record["certificates"]
+        share = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+        return [
+            f"{self.record['objects']:,} objects in {' x '.join(map(str, self._frame().shape))} pixels: {share}",
+            *(f"  {name:16} {what}" for name, what in self.files().items()),
+        ]
+
+    def files(self) -> dict[str, str]:
+        """What was made, and what opens it."""
+        known = {
+            "labels.zarr": "OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
+            "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
+            "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
+            "overview.png": "a picture: each object has its own colour",
+            "run.json": "the record of the run: job, certificates, fingerprint",
+        }
+        return {name: what for name, what in known.items() if Path(self.path, name).exists()}
+
+    def _repr_html_(self) -> str:
+        """The result as Jupyter shows it: counts, files, a picture."""
+        import base64
+
+        from pipeline.sinks.picture import colours, to_png
+        from pipeline.sinks.pyramid import Pyramid
+        from pipeline.stages.finish import thumbnail
+
+        frame, record = self._frame(), self.record
+        pyramid = Pyramid(str(Path(self.path, "labels.zarr")), frame, tuple(record["plan"]["tiles"]["chunk"]), str(self.labels.dtype))
+        picture = base64.b64encode(to_png(colours(thumbnail(pyramid, 512)[0]))).decode()
+        rows = {"objects": f"{record['objects']:,}", **{name: f"{n:,}" for name, n in record["certificates"].items()}}
+        rows |= {"image": f"{' × '.join(map(str, frame.shape))}, {frame.dtype}", "folder": self.path}
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
+        )
+        return f"<div style='display:flex;gap:1em'><img alt='labels' src='data:image/png;base64,{picture}'/><table>{cells}</table></div>"
+
+
+def _coordinates(frame: Frame, dims: tuple[str, ...]) -> dict[str, Any]:
+    """Coordinates of pixel centres; none along rows and columns of a rotated image."""
+    import numpy as np
+
+    a, b, c, d, e, f = frame.transform or (frame.pixel_size[-1], 0.0, 0.0, 0.0, frame.pixel_size[-2], 0.0)
+    if b or d:
+        return {}
+    steps = {"x": (a, c), "y": (e, f), "z": (frame.pixel_size[0], 0.0)}
+    return {dim: steps[dim][1] + steps[dim][0] * (np.arange(n) + 0.5) for dim, n in zip(dims, frame.shape, strict=True)}
+
+
+def _geotransform(frame: Frame) -> tuple[float, ...]:
+    """In GDAL's order."""
+    a, b, c, d, e, f = frame.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    return (c, a, b, f, d, e)
+
+
+def as_json(event: Event) -> str:
+    """An event as one line of JSON."""
+    return json.dumps({key: value for key, value in asdict(event).items() if key != "at"})

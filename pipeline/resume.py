@@ -1,0 +1,93 @@
+"""What lies in the output already: nothing, a finished result, or a run to go on with. Between planning and the workflow.
+
+A finished result is known by its ``run.json``, an unfinished run by the record ``begun`` in its scratch store. Each holds the identity of
+its run: all that its labels depend on. Another identity is refused, with what is different, unless the user asks to start anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import OutputError, ResumeError
+from pipeline.job import Job
+from pipeline.planning import Plan, scratch
+from pipeline.scratch import differences, locked
+from pipeline.stages import finish
+
+AFTER_SEGMENTING = ("grouped", "ids", "slabs", "objects")
+"""Records that a change of ``stitch`` or ``output`` makes stale; the links do not depend on them."""
+
+
+def begun(job: Job) -> dict[str, Any]:
+    """The identity of the result or run that lies in the output; empty where there is none."""
+    record = finish.read_record(Path(job.output.path).absolute())
+    if record and record["complete"]:
+        return dict(record["identity"])
+    store = scratch(job)
+    return dict(store.load("begun")[0]["identity"]) if store.has("begun") else {}
+
+
+def finished(draft: Plan) -> bool:
+    """Whether the output is the result of this very job; OutputError if it is another's, or nobody's."""
+    record = finish.read_record(draft.folder)
+    if record and record["complete"]:
+        if changed := differences({key: record.get(key) for key in draft.terms()}, draft.terms()):
+            raise OutputError(
+                f"{draft.folder} holds the result of another job ({'; '.join(changed)}); "
+                "choose another output, or replace it (--fresh, --overwrite)"
+            )
+        return True
+    if not record and not draft.run.scratch.has("begun") and (draft.folder / finish.LABELS).exists():
+        raise OutputError(
+            f"{draft.folder} holds {finish.LABELS} without the record of a run; choose another output, or replace it (--fresh)"
+        )
+    return False
+
+
+@contextlib.contextmanager
+def opened(draft: Plan, *, fresh: bool) -> Iterator[None]:
+    """Hold the output while a run is begun or gone on with; ResumeError where it was begun otherwise. Cleared when all is published."""
+    hidden = draft.folder / ".tilewise"
+    with locked(hidden / "lock", str(draft.folder)):
+        if fresh:
+            _clear(draft)
+        _begin(draft)
+        yield
+        if not draft.job.output.keep_scratch:
+            _clear(draft)
+            finish.discard(hidden)
+
+
+def same_image(draft: Plan) -> None:
+    """ResumeError if the image is no longer the one that the run began with."""
+    before, now = dict(draft.fingerprint), draft.source.fingerprint()
+    if changed := differences(before, now):
+        raise ResumeError(f"the image changed while it was read ({'; '.join(changed)}); nothing is published; start anew (--fresh)")
+
+
+def _begin(draft: Plan) -> None:
+    store, terms = draft.run.scratch, draft.terms()
+    if store.has("begun"):
+        before = store.load("begun")[0]
+        if changed := differences(before["identity"], terms["identity"]):
+            raise ResumeError(
+                f"{draft.folder} holds a run that was begun otherwise, and cannot go on: {'; '.join(changed)}; "
+                "give the job as it was, or start anew (--fresh)"
+            )
+        if before == terms:
+            return
+        store.forget(*AFTER_SEGMENTING)
+        finish.discard(draft.staging)
+    store.save("begun", terms)
+
+
+def _clear(draft: Plan) -> None:
+    """Remove everything of a run but the lock."""
+    finish.discard(draft.staging)
+    store = Path(draft.run.scratch.root)
+    for path in store.iterdir() if store.exists() else ():
+        if path.name != "lock":
+            finish.discard(path)

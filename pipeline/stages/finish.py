@@ -1,0 +1,111 @@
+"""The end of a run: what was staged becomes the result, in one move each, and the run's record is written last.
+
+A result without its record is not complete. Every step can be done again: what has been moved is no longer staged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.grid import Box
+from pipeline.scratch import commit
+from pipeline.sinks.cog import write_cog
+from pipeline.sinks.picture import overview
+from pipeline.sinks.pyramid import Pyramid
+from pipeline.sinks.table import join_parts
+from pipeline.stages import Run
+from pipeline.stages.measure import part_path
+from pipeline.stages.publish import Publication
+
+LABELS, COG, TABLE, PICTURE, RECORD = "labels.zarr", "labels.tif", "objects.parquet", "overview.png", "run.json"
+PICTURE_SIZE = 2048
+"""Pixels along the longer side of the picture, at most."""
+
+
+def write_table(run: Run, staging: Path) -> None:
+    """Join the slabs' parts of the object table."""
+    slabs = range(run.grid.counts[0])
+    join_parts([str(part_path(run, slab)) for slab in slabs], str(staging / TABLE), run.source.frame)
+
+
+def write_geotiff(work: Publication, staging: Path) -> None:
+    """Write the staged labels as a cloud-optimised GeoTIFF too."""
+    read_valid = work.mask.read if work.mask else None
+    write_cog(str(staging / COG), work.run.source.frame, work.pyramid.dtype, work.pyramid.read, read_valid)
+
+
+def write_picture(work: Publication, staging: Path) -> None:
+    """Draw the objects over the faded image; of a volume, its middle plane."""
+    labels, step = thumbnail(work.pyramid, PICTURE_SIZE)
+    overview(str(staging / PICTURE), labels, _backdrop(work.run, labels.shape, step))
+
+
+def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
+    """The largest level of the pyramid that is no longer than ``most``, (row, column), and its step; of a volume, the middle plane."""
+    level = next((k for k in range(pyramid.levels) if max(pyramid.shape(k)[-2:]) <= most), pyramid.levels - 1)
+    box = Box.whole(pyramid.shape(level))
+    if len(box.shape) == 3:
+        middle = box.shape[0] // 2
+        box = Box((middle, 0, 0), (middle + 1, *box.stop[1:]))
+    return pyramid.read(box, level).reshape(box.shape[-2:]), 2**level
+
+
+def publish_all(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
+    """Move everything staged into the result's folder, then write the record."""
+    (folder / RECORD).unlink(missing_ok=True)
+    for name in (LABELS, COG, TABLE, PICTURE):
+        if (staging / name).exists():
+            discard(folder / name)
+            os.replace(staging / name, folder / name)  # noqa: PTH105  the commit points, named as tests name them
+    write_record(folder, record)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json."""
+    commit(folder / RECORD, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What run.json says; None where there is none."""
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def missing(run: Run, failed: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The tiles without a result, for the record."""
+    return [{"tile": list(run.grid.position(tile)), "box": _plain(run.grid.core(tile)), "error": failed[tile]} for tile in sorted(failed)]
+
+
+def _plain(box: Box) -> list[Sequence[int]]:
+    return [list(box.start), list(box.stop)]
+
+
+def _backdrop(run: Run, shape: tuple[int, ...], step: int) -> npt.NDArray[np.uint8] | None:
+    """The image in grey at the picture's scale; None where it cannot be had at just that."""
+    whole = run.grid.whole
+    if len(whole.shape) == 3:
+        middle = whole.shape[0] // 2
+        whole = Box((middle, 0, 0), (middle + 1, *whole.stop[1:]))
+    seen = run.source.glance(whole, step)
+    grey = np.nan_to_num(seen.reshape(len(seen), *seen.shape[-2:]).mean(axis=0))
+    if grey.shape != shape:
+        return None
+    low, high = np.percentile(grey, (1, 99))
+    scaled = np.clip((grey - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
+    return np.repeat(scaled[..., None], 3, axis=2)

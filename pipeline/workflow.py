@@ -1,0 +1,222 @@
+"""The whole run: read `run` from top to bottom. Each step leaves its result in the scratch store, and is skipped where that lies there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline import engine as engines
+from pipeline import resume
+from pipeline.engine import Engine
+from pipeline.errors import OutputError, SegmenterError, TilesError
+from pipeline.job import Job
+from pipeline.planning import Plan, plan
+from pipeline.reporting import Event, Result, Watch, silent
+from pipeline.segmenters import name_of
+from pipeline.sinks.pyramid import Mask, Pyramid
+from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, publish, record_key, route, sound
+from pipeline.stages.segment import segment as segment_tile
+from pipeline.stitching import CERTIFICATES
+
+T = TypeVar("T")
+PATIENCE = 8
+"""When this many tiles have failed and none has succeeded, the segmenter is at fault and not the tiles."""
+
+
+def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: Watch = silent) -> Result:
+    """Segment an image, tile by tile, into one set of labels.
+
+    Parameters
+    ----------
+    job
+        What to segment, how, and where the result goes.
+    engine
+        Where it is computed; a local cluster of processes if not given.
+    fresh
+        Start anew, whatever lies in the output: a finished result is replaced when the new one is complete.
+    watch
+        Called with an `Event` whenever there is progress.
+
+    Returns
+    -------
+    Result
+        The labels, the table of objects and the record. Where the output holds the result of this very job, it is that.
+
+    Raises
+    ------
+    TilesError
+        Some tiles failed. Nothing is published but ``run.json``, which lists them; the same call tries them again.
+    ResumeError
+        The output holds a run of another job, or the image has changed.
+    TilewiseError
+        Whatever else is refused; see `pipeline.errors`.
+    """
+    with contextlib.ExitStack() as stack:
+        engine = engine or stack.enter_context(engines.cluster())
+        draft = plan(job, workers=engine.workers, memory=engine.memory, begun=None if fresh else resume.begun(job).get("tiles"))
+        if not fresh and resume.finished(draft):
+            return Result(str(draft.folder))
+        stack.enter_context(resume.opened(draft, fresh=fresh))
+        crew, started = _Crew(engine, watch), time.monotonic()
+
+        fitted = _fit(draft.run, crew)
+        routed = _route(fitted, job, crew)
+        _segment(routed, draft, crew)
+        resume.same_image(draft)
+        _link(routed, crew)
+        objects = _group(routed, job, crew)
+        certificates = _publish(routed, draft, objects, crew)
+
+        record = _record(routed, draft) | {"complete": True, "objects": objects, "certificates": certificates}
+        finish.publish_all(draft.folder, draft.staging, record | {"seconds": round(time.monotonic() - started, 3)})
+        return Result(str(draft.folder))
+
+
+def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: Engine | None = None, **parts: Any) -> Result:
+    """Segment an image with one segmenter: `run` for a job that needs no file.
+
+    Parameters
+    ----------
+    image
+        A path, a NumPy or Dask array ((row, column) or (band, row, column)), an xarray DataArray, or a mapping with the reader's options.
+    segmenter
+        Any callable from a block (band, row, column) to labels (row, column); or a kind's name, or a mapping with its options.
+    out
+        The folder for the result.
+    engine
+        Where it is computed; a local cluster of processes if not given.
+    **parts
+        ``tile``, ``halo`` and ``max_halo`` in pixels; ``fresh`` and ``watch`` as for `run`; and the keys of a job's ``output``.
+
+    Returns
+    -------
+    Result
+        The labels, the table of objects and the record.
+    """
+    how = {key: parts.pop(key) for key in ("fresh", "watch") if key in parts}
+    tiles = {key: parts.pop(name) for name, key in (("tile", "size"), ("halo", "halo"), ("max_halo", "max_halo")) if name in parts}
+    name = segmenter if isinstance(segmenter, str) else name_of(segmenter).lower()
+    return run(Job(source=image, tiles=tiles, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts}), engine, **how)
+
+
+class _Crew:
+    """An engine, and somebody who watches."""
+
+    def __init__(self, engine: Engine, watch: Watch) -> None:
+        self.engine, self.watch = engine, watch
+
+    def each(self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]) -> Iterator[tuple[int, T]]:
+        """Each item with the function's value; the first that fails ends the stage."""
+        work = list(items)
+        for done, outcome in enumerate(self.engine.run(function, context, work, label=stage), start=1):
+            if outcome.error is not None:
+                raise TilesError(f"{stage} {outcome.item}: {outcome.error}")
+            self.watch(Event(stage, done, len(work)))
+            yield outcome.item, outcome.value  # type: ignore[misc]
+
+    def all(self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]) -> dict[int, T]:
+        """The function's value by item, in order of the items."""
+        return dict(sorted(self.each(stage, function, context, items)))
+
+
+def _fit(run: Run, crew: _Crew) -> Run:
+    """Find the statistics of the whole image that segmenters ask for."""
+    if not fit.unfitted(run.methods):
+        return run
+    if not run.scratch.has("fitted"):
+        survey = fit.Survey(run, fit.batches(run, crew.engine.workers))
+        batches = range(len(survey.batches))
+        bins = fit.common_bins(found for _, found in crew.each("survey", fit.ranges, survey, batches))
+        fit.save(run, bins, (found for _, found in crew.each("fit", fit.counts, replace(survey, bins=bins), batches)))
+    return run.fitted(fit.load(run))
+
+
+def _route(run: Run, job: Job, crew: _Crew) -> Run:
+    """Decide where each tile goes."""
+    work = route.Plan(run, tuple(job.route), fit.batches(run, crew.engine.workers))
+    if not run.scratch.has("routes"):
+        if route.needed(run, job.route):
+            found = crew.all("route", route.routes, work, range(len(work.batches)))
+            routes = np.concatenate([np.array(batch, np.int16) for batch in found.values()])
+        else:
+            routes = route.all_alike(work)
+        run.scratch.save("routes", {}, {"routes": routes})
+    return replace(run, routes=run.scratch.load("routes", "routes")[1]["routes"])
+
+
+def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
+    """Segment every tile that is neither empty nor skipped; TilesError names those that fail."""
+    tiles = np.flatnonzero(run.routes >= FIRST).tolist()
+    there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
+    kept = {tile for tile, good in crew.each("check", sound, run, there) if good}
+    failed: dict[int, str] = {}
+    event = Event("segment", len(kept), len(tiles), empty=len(run.grid) - len(tiles))
+    for outcome in crew.engine.run(segment_tile, run, [t for t in tiles if t not in kept], needs=run.needs, label="segment"):
+        event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
+        crew.watch(event)
+        if outcome.error is not None:
+            failed[outcome.item] = outcome.error
+            if len(failed) == event.done and (event.done >= PATIENCE or event.done == len(tiles)):
+                raise SegmenterError(f"no tile succeeded: {run.grid.name(outcome.item)}: {outcome.error}")
+    if failed:
+        missing = finish.missing(run, failed)
+        finish.write_record(draft.folder, _record(run, draft) | {"complete": False, "missing": missing})
+        named = "; ".join(f"{run.grid.name(tile)}: {failed[tile]}" for tile in sorted(failed)[:3])
+        more = f"; and {len(failed) - 3} more, all in {finish.RECORD}" if len(failed) > 3 else ""
+        raise TilesError(
+            f"{len(failed)} of {len(tiles)} tiles failed, so nothing is published: {named}{more}. The same command tries them again."
+        )
+
+
+def _link(run: Run, crew: _Crew) -> None:
+    """Compare each tile with its neighbours."""
+    todo = [tile for tile in range(len(run.grid)) if not run.scratch.sound(link.link_key(tile))]
+    for _ in crew.each("link", link.link, run, todo):
+        pass
+
+
+def _group(run: Run, job: Job, crew: _Crew) -> int:
+    """Settle which labels are one object; the number of objects. OutputError if their ids do not fit the type asked for."""
+    if not run.scratch.has("grouped"):
+        crew.watch(Event("group", 0, 1))
+        run.scratch.save("grouped", {"objects": group.group(run)})
+        crew.watch(Event("group", 1, 1))
+    objects = int(run.scratch.load("grouped")[0]["objects"])
+    if job.output.dtype is not None and objects > np.iinfo(job.output.dtype).max:
+        raise OutputError(f"output.dtype: {objects} objects do not fit in {job.output.dtype}; allowed: uint64")
+    return objects
+
+
+def _publish(run: Run, draft: Plan, objects: int, crew: _Crew) -> dict[str, int]:
+    """Stage the labels, the pyramid, the table and what else is wanted; the number of objects with each certificate."""
+    frame, wanted, staging = draft.source.frame, draft.job.output, draft.staging
+    dtype = wanted.dtype or ("uint32" if objects <= np.iinfo(np.uint32).max else "uint64")
+    pyramid = Pyramid(str(staging / finish.LABELS), frame, draft.chunk, dtype)
+    masked = "cog" in wanted.labels and route.needed(run, ())
+    mask = Mask(str(staging / "valid.zarr"), frame.shape, draft.chunk) if masked else None
+    pyramid.create()
+    if mask:
+        mask.create()
+    work = publish.Publication(run, pyramid, mask)
+    crew.all("publish", publish.publish, work, publish.tiles(run, mask=masked))
+    for level in range(1, pyramid.levels):
+        blocks = tuple(pyramid.blocks(level))
+        crew.all(f"pyramid {level}", publish.reduce, replace(work, level=level, blocks=blocks), range(len(blocks)))
+    counts = np.array(list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())).sum(axis=0)
+    finish.write_table(run, staging)
+    if "cog" in wanted.labels:
+        finish.write_geotiff(work, staging)
+    if wanted.picture:
+        finish.write_picture(work, staging)
+    return dict(zip(CERTIFICATES, counts.tolist(), strict=True))
+
+
+def _record(run: Run, draft: Plan) -> dict[str, Any]:
+    """What run.json says of any run, complete or not."""
+    return {"job": draft.job.plain(), "plan": draft.facts(), "routes": route.tally(run), "missing": [], **draft.terms()}
