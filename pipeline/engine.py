@@ -485,6 +485,18 @@ class _Errand:
             watch.cancel()
 
 
+def _hand_out(client: Any, plugin: Any, token: str) -> None:
+    """Register a plugin, again where a worker has died of something else meanwhile: that one gets it when it comes back."""
+    for last in (False, False, True):
+        try:
+            return _ask(client, lambda: client.register_plugin(plugin, name=token))
+        except ClusterError:
+            if last or client.status != "running":
+                raise
+            threading.Event().wait(TICK)
+    return None
+
+
 @contextlib.contextmanager
 def _lent(client: Any, errand: _Errand) -> Iterator[str]:
     """Give the errand to all workers, those to come included, for as long as this lasts; they know it by the name yielded."""
@@ -494,7 +506,7 @@ def _lent(client: Any, errand: _Errand) -> Iterator[str]:
     plugin = WorkerPlugin()
     vars(plugin)["errand"] = errand  # a class of our own would have to be defined where distributed is already imported
     try:
-        _ask(client, lambda: client.register_plugin(plugin, name=token))
+        _hand_out(client, plugin, token)
     except TilewiseError:
         raise
     except Exception as error:  # pickling runs anybody's code, here and on the workers

@@ -283,6 +283,13 @@ def test_killed_worker(pool: Engine) -> None:
     assert len({outcome.value for outcome in outcomes}) > 1
 
 
+def test_begun_while_a_worker_dies(pool: Engine) -> None:
+    """A run that begins when a worker has just been killed is complete all the same."""
+    victim = next(pool.run(whereabouts, 0.0, range(1))).value
+    os.kill(victim, signal.SIGKILL)
+    assert by_item(pool.run(multiply, 3, range(50))) == by_item(local().run(multiply, 3, range(50)))
+
+
 def test_poison_is_the_only_one_lost(pool: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """An item that kills each worker that tries it is quarantined, and only that one; the log tells of each death."""
     with caplog.at_level(logging.WARNING, "pipeline"):

@@ -20,8 +20,7 @@ def part_path(run: Run, slab: int) -> Path:
 
 def measure(run: Run, slab: int) -> list[int]:
     """Write a slab's part of the object table; the number of objects with each certificate."""
-    tiles = [tile for tile in list(run.grid.slabs())[slab] if run.routes[tile] >= FIRST]
-    sums, about = _objects(run, slab, tiles)
+    sums, about = gather(run, slab)
     order = np.argsort(about["id"])
     sums, about = sums.take(order), {name: column[order] for name, column in about.items()}
     routes = np.array(["empty", "skip", *(method.name for method in run.methods)])
@@ -37,12 +36,12 @@ def measure(run: Run, slab: int) -> list[int]:
     return np.bincount(about["status"], minlength=len(CERTIFICATES)).tolist()
 
 
-def _objects(run: Run, slab: int, tiles: list[int]) -> tuple[Sums, dict[str, Integers]]:
+def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
     """The objects that begin in a slab: those that meet a seam, then those of each tile that do not."""
     met = run.scratch.load(slab_key(slab), "ids", "status", "tiles", "home")[1]
     sums = [load_sums(run, slab_key(slab))]
     about = [{"id": met["ids"], "status": met["status"], "tiles": met["tiles"], "home": met["home"]}]
-    for tile in tiles:
+    for tile in (tile for tile in list(run.grid.slabs())[slab] if run.routes[tile] >= FIRST):
         table = run.scratch.load(table_key(tile), "ids", "alone")[1]
         labels, ids = table["alone"], table["ids"][table["alone"]]
         whole = run.scratch.load(record_key(tile), "whole")[1]["whole"][labels]
