@@ -53,8 +53,8 @@ def pieces(classes: npt.NDArray[Any], neighbours: int | None = None) -> tuple[np
 
 
 @numba.njit(cache=True, nogil=True)
-def _label(classes, corners, labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    planes, rows, columns = classes.shape
+def _label(classes, corners, labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, C901
+    planes, rows, _columns = classes.shape
     first, start, stop, kind = _runs(classes)
     root = np.arange(len(start))
     for p in range(planes):

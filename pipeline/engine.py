@@ -330,24 +330,27 @@ def _same_environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _graceful() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second raises Interrupted wherever the program is."""
+    """An event that the first Ctrl-C sets; the second ends what happens within, with Interrupted."""
     stop = threading.Event()
 
     def heard(_signal: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            raise Interrupted("stopped at once; what was running is lost, what was recorded is not: the same command goes on from there")
+            raise KeyboardInterrupt  # which, unlike Interrupted, nobody's function takes for an error of its own
         stop.set()
 
     # Another handler is somebody's wish, and other threads cannot have any.
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not ours:
-        yield stop
-        return
-    signal.signal(signal.SIGINT, heard)
+    if ours:
+        signal.signal(signal.SIGINT, heard)
     try:
         yield stop
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped at once; what was running is lost, what is recorded is not: the same command goes on from there"
+        ) from None
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _interrupted() -> Interrupted:
@@ -486,15 +489,18 @@ class _Errand:
 
 
 def _hand_out(client: Any, plugin: Any, token: str) -> None:
-    """Register a plugin, again where a worker has died of something else meanwhile: that one gets it when it comes back."""
-    for last in (False, False, True):
+    """Register a plugin, again where a worker dies of something else meanwhile: that one gets it when it comes back.
+
+    The scheduler would try for 30 s to reach a worker that it does not yet know to be dead.
+    """
+    for within in (ANSWER / 6, ANSWER / 3, ANSWER):
         try:
-            return _ask(client, lambda: client.register_plugin(plugin, name=token))
+            _ask(client, lambda: client.register_plugin(plugin, name=token), within)
         except ClusterError:
-            if last or client.status != "running":
+            if within == ANSWER or client.status != "running":
                 raise
-            threading.Event().wait(TICK)
-    return None
+        else:
+            return
 
 
 @contextlib.contextmanager
@@ -555,7 +561,7 @@ def _perform(token: str, items: Sequence[int]) -> _Done:
     return _Done(outcomes, time.monotonic() - began)
 
 
-def _ask(client: Any, question: Callable[[], Awaitable[T]]) -> T:
+def _ask(client: Any, question: Callable[[], Awaitable[T]], within: float | None = None) -> T:
     """What the scheduler answers within a bounded time, whatever became of it."""
 
     async def ask() -> T:
@@ -563,7 +569,7 @@ def _ask(client: Any, question: Callable[[], Awaitable[T]]) -> T:
 
     try:
         if client.status == "running":
-            answer: T = client.sync(ask, callback_timeout=ANSWER)
+            answer: T = client.sync(ask, callback_timeout=within or ANSWER)
             return answer
     except (OSError, TimeoutError) as error:
         raise _gone(f"{type(error).__name__}: {error}") from error

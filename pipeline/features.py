@@ -49,9 +49,9 @@ class Feature:
         if wanted and max(wanted) > len(block):
             raise JobError(f"band {max(wanted)} is asked for, and the image has {len(block)}; allowed: 1 to {len(block)}")
         if self.index:
-            value = _normalised_difference(block[wanted[0] - 1], block[wanted[1] - 1])
+            value = _normalised_difference(block[self.index[0] - 1], block[self.index[1] - 1])
         else:
-            value = block.mean(axis=0, dtype=np.float64) if self.band == "mean" else block[wanted[0] - 1]
+            value = block.mean(axis=0, dtype=np.float64) if self.band == "mean" else block[int(self.band) - 1]
         return smooth(value, valid, self.sigma) if self.sigma else value
 
 

@@ -132,9 +132,9 @@ class Grid:
         at = self.position(tile)
         for step in itertools.product((-1, 0, 1), repeat=len(at)):
             there = tuple(a + s for a, s in zip(at, step, strict=True))
-            if step > (0,) * len(at) or (any(step) and not forward):
-                if all(0 <= a < n for a, n in zip(there, self.counts, strict=True)):
-                    yield self.number(there)
+            asked = step > (0,) * len(at) or (any(step) and not forward)
+            if asked and all(0 <= a < n for a, n in zip(there, self.counts, strict=True)):
+                yield self.number(there)
 
     def slabs(self) -> Iterator[range]:
         """The tiles of each layer along the first axis, in turn: a row of tiles, or in 3-D a plane of them."""

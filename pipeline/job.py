@@ -92,7 +92,7 @@ class Job(_Part):
         try:
             super().__init__(**parts)
         except ValidationError as error:
-            raise JobError("\n".join(_explained(fault, parts) for fault in error.errors())) from None
+            raise JobError("\n".join(_explained(fault) for fault in error.errors())) from None
 
     @field_validator("segmenters")
     @classmethod
@@ -212,7 +212,7 @@ def _plain(rule: Rule) -> dict[str, Any]:
     return {"use": rule.use} | ({"when": spans} if spans else {})
 
 
-def _explained(fault: Any, parts: Mapping[str, Any]) -> str:
+def _explained(fault: Any) -> str:
     """One fault that pydantic found, as a sentence: the key's path, the value, what is allowed."""
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import __version__, plugins
+from pipeline import __version__
 from pipeline.errors import JobError
 from pipeline.grid import Grid
 from pipeline.job import Job
@@ -183,8 +183,9 @@ def _refuse_too_large(run: Run) -> None:
     needed = _bytes(run, max(run.grid.tile))
     if needed > run.memory:
         raise JobError(
-            f"tiles.size: a window of {' x '.join(map(str, run.grid.window(0, run.methods[0].halo).shape))} pixels takes about "
-            f"{needed / 1e6:.0f} MB, and a task may use {run.memory / 1e6:.0f}; allowed: smaller tiles, a smaller halo, or workers with more memory"
+            f"tiles.size: a window of {' x '.join(map(str, run.grid.window(0, run.methods[0].halo).shape))} pixels takes "
+            f"about {needed / 1e6:.0f} MB, and a task may use {run.memory / 1e6:.0f}; "
+            "allowed: smaller tiles, a smaller halo, or workers with more memory"
         )
 
 

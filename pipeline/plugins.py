@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -52,7 +53,7 @@ def build(description: Mapping[str, Any], where: str) -> Segmenter:
             raise JobError(f"{where}.{key}: there is no such option; {nearest(key, allowed)}")
         given[key] = _typed(value, types.get(key, Any), f"{where}.{key}")
     try:
-        segmenter = typing.cast(Segmenter, kind(**given))
+        segmenter: Segmenter = kind(**given)
         Contract.of(segmenter)
     except (JobError, TypeError) as error:
         raise JobError(f"{where}: {error}") from error
@@ -61,9 +62,11 @@ def build(description: Mapping[str, Any], where: str) -> Segmenter:
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
     """A segmenter as `build` takes it, so far as it can be written down; a plain function by its name and a checksum of its code."""
-    if dataclasses.is_dataclass(segmenter) and not isinstance(segmenter, type):
-        named = next((name for name, point in kinds().items() if point.value == _path(type(segmenter))), _path(type(segmenter)))
-        return {"kind": named} | json.loads(json.dumps(dataclasses.asdict(segmenter), default=str))
+    what: Any = segmenter
+    if dataclasses.is_dataclass(what) and not isinstance(what, type):
+        named = next((name for name, point in kinds().items() if point.value == _path(type(what))), _path(type(what)))
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(what), default=str))
+        return {"kind": named} | plain
     return {"kind": f"python:{getattr(segmenter, '__qualname__', type(segmenter).__qualname__)}", "code": _checksum(segmenter)}
 
 
@@ -78,10 +81,8 @@ def _checksum(segmenter: Segmenter) -> str:
     import cloudpickle
 
     text = ""
-    try:
+    with contextlib.suppress(OSError, TypeError):  # written at a prompt, or in C
         text = inspect.getsource(segmenter)
-    except (OSError, TypeError):  # written at a prompt, or in C
-        pass
     return hashlib.sha256(cloudpickle.dumps(segmenter) + text.encode()).hexdigest()[:16]
 
 

@@ -20,7 +20,8 @@ class Watcher(Protocol):
     begun: bool
     """Whether any event has come."""
 
-    def __call__(self, event: Event) -> None: ...
+    def __call__(self, event: Event) -> None:
+        """Tell of an event."""
 
 
 @contextlib.contextmanager
@@ -40,7 +41,9 @@ def watching(*, quiet: bool, as_json: bool) -> Iterator[Watcher]:
 
 class _Bars:
     def __init__(self, bars: Any) -> None:
-        self.begun, self._bars, self._rows, self._starts = False, bars, {}, {}
+        self.begun, self._bars = False, bars
+        self._rows: dict[str, Any] = {}
+        self._starts: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         if event.stage not in self._rows:

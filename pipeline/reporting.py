@@ -76,7 +76,9 @@ class Result:
         import xarray as xr
 
         frame = self._frame()
-        lazy = da.from_zarr(str(Path(self.path, "labels.zarr", "0")))
+        lazy = da.from_zarr(  # type: ignore[no-untyped-call]
+            str(Path(self.path, "labels.zarr", "0"))
+        )
         dims = ("z", "y", "x")[-frame.ndim :]
         array = xr.DataArray(
             lazy, dims=dims, coords=_coordinates(frame, dims), name="labels", attrs={"long_name": "object id, 0 = background"}
@@ -94,10 +96,13 @@ class Result:
         """The table of objects, one row each, by ascending id."""
         import pyarrow.parquet as pq
 
-        return pq.read_table(str(Path(self.path, "objects.parquet"))).to_pandas()
+        table: pd.DataFrame = pq.read_table(str(Path(self.path, "objects.parquet"))).to_pandas()
+        return table
 
     def _frame(self) -> Frame:
-        return Frame(**{key: tuple(value) if isinstance(value, list) else value for key, value in self.record["plan"]["frame"].items()})
+        facts = self.record["plan"]["frame"]
+        known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+        return Frame(**known)
 
     def lines(self) -> list[str]:
         """The result in a few lines of text."""

@@ -76,8 +76,8 @@ class Rule:
     """A segmenter's name in the job, or ``skip``."""
 
     when: Mapping[str, Range] = field(default_factory=dict)
-    """By trait: valid (share of measured pixels), mean, spread (standard deviation), entropy (bits), edges (0 flat, about 1 noise), mean_2 (of
-    the second band), index_4_3 (the mean normalised difference of two bands)."""
+    """By trait: valid (share of measured pixels), mean, spread (standard deviation), entropy (bits), edges (0 flat, about 1 noise),
+    mean_2 (of the second band), index_4_3 (the mean normalised difference of two bands)."""
 
     def __post_init__(self) -> None:
         for trait in self.when:

@@ -97,8 +97,8 @@ def compare(a: View, b: View, *, one_method: bool) -> Seam:
         iou,
         _doubts(a, b, agreed_a, one_method=one_method),
         _doubts(b, a, agreed_b, one_method=one_method),
-        _open(a, b, one_method=one_method),
-        _open(b, a, one_method=one_method),
+        _open(a, one_method=one_method),
+        _open(b, one_method=one_method),
     )
 
 
@@ -143,7 +143,7 @@ def _doubts(mine: View, other: View, agreed: Booleans, *, one_method: bool) -> I
     return np.stack([doubted, np.where(agreed[doubted], AGREED, DISPUTED)], axis=1)
 
 
-def _open(mine: View, other: View, *, one_method: bool) -> Integers:
+def _open(mine: View, *, one_method: bool) -> Integers:
     """Holes that reach into pixels of a tile which was drawn in another way, hence says nothing of them."""
     if one_method:
         return np.zeros(0, np.int64)

@@ -5,7 +5,7 @@ The bins of a histogram are fixed for the whole image, so that the counts of til
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ def otsu(histogram: Histogram) -> float:
 class Foreground:
     """The pixels whose feature is above a threshold or in an interval, or those for which it is not."""
 
-    feature: Feature = Feature()
+    feature: Feature = field(default_factory=Feature)
     """What is compared."""
 
     value: float | None = None

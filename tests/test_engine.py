@@ -309,6 +309,7 @@ def test_deadline(pool: Engine) -> None:
     assert [outcome.item for outcome in outcomes if outcome.quarantined] == [3]
 
 
+@pytest.mark.heavy
 def test_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker process that stops answering is restarted, and its items are done by others; closing does not wait for it."""
     monkeypatch.setattr(engine, "SILENCE", 5.0)
@@ -387,7 +388,9 @@ def test_wrong_numbers(workers: int | None, resources: list[dict[str, float]] | 
 # Ends
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.heavy)]
+)
 def test_scheduler_gone(how: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose scheduler is gone, or does not answer, ends with an error in a bounded time."""
     monkeypatch.setattr(engine, "ANSWER", 3.0)

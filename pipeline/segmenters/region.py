@@ -119,7 +119,7 @@ class Watershed:
     @property
     def _foreground(self) -> Foreground:
         by = {"method": self.threshold} if isinstance(self.threshold, str) else {"value": self.threshold}
-        return Foreground(Feature(self.band, self.index, self.sigma), dark=self.dark, **by)  # type: ignore[arg-type]
+        return Foreground(Feature(self.band, self.index, self.sigma), dark=self.dark, **by)
 
     def _support(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         mask = self._foreground(feature, valid)

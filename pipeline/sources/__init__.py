@@ -1,0 +1,111 @@
+"""What can be read. A source is small and pickleable, opens its file where it is used, and knows nothing of tiles.
+
+Each kind of file is a class whose constructor takes the keys of a job's ``source``. What the classes share lies in `axes` (which axis is
+which) and `checksum` (what tells one file from another).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, SourceError, nearest
+from pipeline.frame import Frame
+from pipeline.grid import Box
+
+KINDS = {
+    "geotiff": "pipeline.sources.raster:GeoTiff",
+    "image": "pipeline.sources.raster:Picture",
+    "zarr": "pipeline.sources.zarrs:ZarrImage",
+}
+ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An image that can be read box by box."""
+
+    @property
+    def frame(self) -> Frame:
+        """What the image is, after the choice of bands, level, time and planes."""
+        ...
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """Read a box of the image, (band, row, column) or (band, plane, row, column); SourceError if it cannot be read."""
+        ...
+
+    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
+        """About every ``step``-th pixel of a box, as cheaply as may be; at least one along each axis."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What JSON can hold and is the same exactly when the image is the same, as far as a bounded look can tell; no times, no path."""
+        ...
+
+
+def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Source:
+    """Open an image.
+
+    Parameters
+    ----------
+    image
+        A path, a NumPy or Dask array, or an xarray DataArray.
+    kind
+        The kind of file: geotiff, image (PNG, JPEG) or zarr (arrays and OME-Zarr). None: told from the name, or from what lies there.
+    **options
+        The reader's own: see its class.
+
+    Raises
+    ------
+    SourceError
+        If there is no such file, or it cannot be opened.
+    JobError
+        If the kind or an option is not known, or does not fit the image.
+    """
+    if not isinstance(image, (str, os.PathLike)):
+        return _made("pipeline.sources.arrays:ArrayImage", "array", {"array": image, **options})
+    path = Path(image).expanduser().absolute()
+    if not path.exists():
+        raise SourceError(f"there is no image at {path}")
+    kind = kind or _guessed(path)
+    if kind not in KINDS:
+        raise JobError(f"kind: there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
+    return _made(KINDS[kind], kind, {"path": str(path), **options})
+
+
+def _guessed(path: Path) -> str:
+    if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+        return "zarr"
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder, and no Zarr array or group: it holds neither zarr.json nor .zarray nor .zgroup")
+    if path.suffix.lower() not in ENDINGS:
+        raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
+    return ENDINGS[path.suffix.lower()]
+
+
+def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
+    module, name = where.split(":")
+    made = getattr(import_module(module), name)
+    allowed = set(made.__dataclass_fields__)
+    if unknown := next((key for key in options if key not in allowed), None):
+        raise JobError(f"{unknown}: a source of kind {kind} has no such option; {nearest(unknown, allowed)}")
+    source: Source = made(**options)
+    source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
+    return source
+
+
+def every(block: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
+    """Every ``step``-th pixel of a block along all axes but the first: the glance of a source that knows no cheaper one."""
+    return block[(slice(None), *(slice(None, None, step),) * (block.ndim - 1))]
+
+
+def checked_numbers(dtype: np.dtype[Any], what: str) -> str:
+    """The name of a pixel's type; SourceError where it is no integer or float."""
+    if dtype.kind not in "biuf":
+        raise SourceError(f"{what} holds {dtype}; allowed: integers and floats")
+    return "uint8" if dtype.kind == "b" else dtype.newbyteorder("=").name

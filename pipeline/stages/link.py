@@ -41,7 +41,7 @@ def _view(run: Run, tile: int, other: int, flags: _Flags) -> View:
 class _Flags:
     """What a tile's record says of its labels; nothing where it has none."""
 
-    def __init__(self, segmented: bool, arrays: Arrays) -> None:
+    def __init__(self, *, segmented: bool, arrays: Arrays) -> None:
         self.segmented = segmented
         self.whole: npt.NDArray[np.bool_] = arrays["whole"]
         self.hole: npt.NDArray[np.bool_] = arrays["hole"]
@@ -50,8 +50,8 @@ class _Flags:
     @classmethod
     def of(cls, run: Run, tile: int) -> _Flags:
         if run.segmented(tile):
-            return cls(True, run.scratch.load(record_key(tile), "whole", "hole", "area")[1])
-        return cls(False, {"whole": np.ones(1, bool), "hole": np.zeros(1, bool), "area": np.zeros(0)})
+            return cls(segmented=True, arrays=run.scratch.load(record_key(tile), "whole", "hole", "area")[1])
+        return cls(segmented=False, arrays={"whole": np.ones(1, bool), "hole": np.zeros(1, bool), "area": np.zeros(0)})
 
     def seam(self, run: Run, tile: int, other: int) -> npt.NDArray[np.int32]:
         if not self.segmented:

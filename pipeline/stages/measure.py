@@ -33,7 +33,7 @@ def measure(run: Run, slab: int) -> list[int]:
     path = part_path(run, slab)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_part(str(path), run.source.frame, columns)
-    return np.bincount(about["status"], minlength=len(CERTIFICATES)).tolist()
+    return [int(n) for n in np.bincount(about["status"], minlength=len(CERTIFICATES))]
 
 
 def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:

@@ -105,7 +105,8 @@ def _connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dr
     neighbours = method.contract.neighbours(len(outer.shape))
     if not method.contract.fill_holes:
         labels, number = pieces(kinds, neighbours)
-        return Drawn(labels, np.ones(number + 1, bool), *np.zeros((2, number + 1), bool), np.zeros((0, 2), np.int64))
+        nothing = np.zeros(number + 1, bool)
+        return Drawn(labels, np.ones(number + 1, bool), nothing, nothing, np.zeros((0, 2), np.int64))
     return _with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid)
 
 
@@ -184,13 +185,13 @@ class Sketch:
     box: Box
     """The core and the rim around it that neighbours also label: the window less the segmenter's reach."""
     labels: Labels
-    piece: npt.NDArray[np.uint32]
+    piece: Labels
     cut: Flags
     """By piece: it goes on beyond the box."""
 
     def whole(self) -> Flags:
         """By label: it was drawn in one piece, which ends inside."""
-        of = np.zeros(int(self.labels.max(initial=0)) + 1, np.uint32)
+        of = np.zeros(int(self.labels.max(initial=0)) + 1, np.int32)
         of[self.labels] = self.piece
         whole = ~self.cut[of]
         if self.cut.any():  # otherwise the window is the whole image, or nothing goes on

@@ -1,0 +1,143 @@
+"""Which axis of a stored array is which: t time, c channel (band), z plane, y row, x column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError
+from pipeline.grid import Box
+
+MOST_BANDS = 64
+"""A first axis longer than this is not taken for bands unless the user says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How to take blocks (band, row, column) or (band, plane, row, column) out of a stored array."""
+
+    axes: str
+    """A letter for each axis of the array, such as ``tczyx``."""
+
+    bands: tuple[int, ...] = (0,)
+    """Indices along c, in the order wanted."""
+
+    fixed: tuple[tuple[str, int], ...] = ()
+    """The index along each axis that is not read as a whole: t, and z where one plane is chosen."""
+
+    @property
+    def space(self) -> str:
+        """The letters of the axes that a box has: ``yx`` or ``zyx``."""
+        chosen = dict(self.fixed)
+        return "".join(letter for letter in "zyx" if letter in self.axes and letter not in chosen)
+
+    def take(self, array: Any, box: Box, step: int = 1) -> Any:
+        """The box of the bands, every ``step``-th pixel along the space axes; of the array's own kind (lazy stays lazy)."""
+        spans = dict(zip(self.space, box.slices, strict=True))
+        fixed = dict(self.fixed)
+        low, high = min(self.bands), max(self.bands) + 1
+        index: list[Any] = []
+        for letter in self.axes:
+            if letter == "c":
+                index.append(slice(low, high))
+            else:
+                index.append(fixed[letter] if letter in fixed else slice(spans[letter].start, spans[letter].stop, step))
+        block = array[tuple(index)]
+        left = [letter for letter in self.axes if letter not in fixed]
+        wanted = [letter for letter in ("c", *self.space) if letter in left]
+        block = block.transpose([left.index(letter) for letter in wanted])
+        if "c" not in left:
+            return block[None]
+        picked = [band - low for band in self.bands]
+        return block if picked == list(range(high - low)) else block[picked]
+
+    def shape(self, stored: Sequence[int]) -> tuple[int, ...]:
+        """What belongs to the space axes of something that has an entry for each axis of the array."""
+        return tuple(int(stored[self.axes.index(letter)]) for letter in self.space)
+
+
+def layout(
+    axes: str,
+    shape: Sequence[int],
+    *,
+    bands: Sequence[int | str] | None = None,
+    names: Sequence[str] = (),
+    time: int | None = None,
+    planes: int | str | None = None,
+) -> tuple[Layout, tuple[str, ...]]:
+    """Settle what is read of an array, and what its bands are called; JobError where the options do not fit the axes.
+
+    ``bands`` are numbers from 1, or names; ``planes`` is "all", a plane's index from 0, or None for all where there are several.
+    """
+    if len(axes) != len(shape) or len(set(axes)) != len(axes) or not {"y", "x"} <= set(axes) <= set("tczyx"):
+        raise JobError(
+            f"axes: {axes!r} for the shape {tuple(shape)}; allowed: one letter of t, c, z, y, x for each axis, y and x among them"
+        )
+    length = dict(zip(axes, shape, strict=True))
+    fixed: Mapping[str, int] = _time(length, time) | _plane(length, planes)
+    known = tuple(names) if len(names) == length.get("c", 1) else tuple(str(k + 1) for k in range(length.get("c", 1)))
+    chosen = choose_bands(bands, known)
+    return Layout(axes, chosen, tuple(fixed.items())), tuple(known[k] for k in chosen)
+
+
+def choose_bands(bands: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...]:
+    """Indices from 0 of bands given by number from 1 or by name; all if none are given."""
+    if bands is None:
+        return tuple(range(len(names)))
+    chosen = []
+    for band in [bands] if isinstance(bands, (int, str)) else bands:
+        if isinstance(band, str) and band in names:
+            chosen.append(list(names).index(band))
+        elif isinstance(band, int) and not isinstance(band, bool) and 1 <= band <= len(names):
+            chosen.append(band - 1)
+        else:
+            raise JobError(f"bands: {band!r}; allowed: 1 to {len(names)}, or a name: {', '.join(names)}")
+    if not chosen:
+        raise JobError(f"bands: none; allowed: 1 to {len(names)}, or a name: {', '.join(names)}")
+    return tuple(chosen)
+
+
+def guessed(shape: Sequence[int], what: str) -> str:
+    """The axes of an array that does not name them: (row, column), (band, row, column) or (band, plane, row, column)."""
+    if len(shape) not in (2, 3, 4):
+        raise JobError(f"{what} has {len(shape)} axes, {tuple(shape)}; name them: axes: tczyx, a letter for each")
+    if len(shape) > 2 and shape[0] > MOST_BANDS:
+        raise JobError(f"{what} has the shape {tuple(shape)}, whose first axis is long for bands; name the axes: axes: yxc, or zyx")
+    return {2: "yx", 3: "cyx", 4: "czyx"}[len(shape)]
+
+
+def native(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The block in C order and the machine's byte order; bool as 0 and 1."""
+    if block.dtype.kind == "b":
+        return np.ascontiguousarray(block).view(np.uint8)
+    return np.ascontiguousarray(block, block.dtype.newbyteorder("="))
+
+
+def _time(length: Mapping[str, int], time: int | None) -> dict[str, int]:
+    if "t" not in length:
+        if time not in (None, 0):
+            raise JobError(f"time: {time}; the image has no time axis")
+        return {}
+    if time is None and length["t"] > 1:
+        raise JobError(f"time: missing; the image has {length['t']} times; allowed: 0 to {length['t'] - 1}")
+    if time is not None and not 0 <= time < length["t"]:
+        raise JobError(f"time: {time}; allowed: 0 to {length['t'] - 1}")
+    return {"t": time or 0}
+
+
+def _plane(length: Mapping[str, int], planes: int | str | None) -> dict[str, int]:
+    if "z" not in length:
+        if planes not in (None, "all"):
+            raise JobError(f"planes: {planes!r}; the image has no planes")
+        return {}
+    if planes is None:
+        return {"z": 0} if length["z"] == 1 else {}
+    if planes == "all":
+        return {}
+    if isinstance(planes, bool) or not isinstance(planes, int) or not 0 <= planes < length["z"]:
+        raise JobError(f"planes: {planes!r}; allowed: all, or one plane's index from 0 to {length['z'] - 1}")
+    return {"z": planes}
