@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
 from pipeline.errors import ClusterError, Interrupted, TilewiseError
 
@@ -48,7 +48,7 @@ AHEAD = 16_384  # items read before they are sent, so that one kind of item does
 SINGLY = 1  # times an item that was near a death is tried by itself among others, before it is tried alone
 TICK = 0.2  # seconds between two looks at what is not an answer: Ctrl-C, a scheduler that is gone
 REFRESH = 2.0  # seconds for which what is known of the workers holds
-CONNECT = 10.0  # seconds to connect to a scheduler
+CONNECT = 20.0  # seconds to connect to a scheduler
 ANSWER = 30.0  # seconds within which the scheduler answers
 SILENCE = 60.0  # seconds after which a worker of our own clusters that shows no life is restarted
 
@@ -206,6 +206,7 @@ def cluster(workers: int | None = None, *, resources: Sequence[Needs] | None = N
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(_same_environment())
+        stack.enter_context(_patience())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewise-", ignore_cleanup_errors=True))
         try:
             own = stack.enter_context(_start(offers, folder))
@@ -277,6 +278,13 @@ def _start(offers: Sequence[Needs], folder: str) -> Any:
             scheduler={"cls": Scheduler, "options": scheduler},
             workers={n: {"cls": Nanny, "options": {**worker, "resources": dict(offer)}} for n, offer in enumerate(offers)},
         )
+
+
+def _patience() -> contextlib.AbstractContextManager[Any]:
+    """Do not let Dask give up, after 15 s, a worker that is slow to come back on a busy machine: it would not start another."""
+    import dask
+
+    return cast(contextlib.AbstractContextManager[Any], dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
 
 
 async def _stop(own: Any) -> None:
@@ -449,6 +457,7 @@ class _Dask(_Closing):
         """See :meth:`Engine.run`."""
         errand = _Errand(function, context, self._deadline)
         crew, waiting = self._crew(), _Queue(items, needs)
+        crew.muster()
         with _graceful() as stop, _lent(self._client, errand) as token, _Flights(self._client, token, label) as flights:
             while True:
                 if not stop.is_set():
@@ -499,6 +508,9 @@ def _hand_out(client: Any, plugin: Any, token: str) -> None:
         except ClusterError:
             if within == ANSWER or client.status != "running":
                 raise
+        except Exception as error:  # pickling runs anybody's code, here and on the workers
+            hint = "what is not part of tilewise must be installed there too"
+            raise ClusterError(f"the function or its context cannot be sent to the workers ({_root(error)}); {hint}") from error
         else:
             return
 
@@ -513,15 +525,10 @@ def _lent(client: Any, errand: _Errand) -> Iterator[str]:
     vars(plugin)["errand"] = errand  # a class of our own would have to be defined where distributed is already imported
     try:
         _hand_out(client, plugin, token)
-    except TilewiseError:
-        raise
-    except Exception as error:  # pickling runs anybody's code, here and on the workers
-        hint = "what is not part of tilewise must be installed there too"
-        raise ClusterError(f"the function or its context cannot be sent to the workers ({_root(error)}); {hint}") from error
-    try:
         yield token
     finally:
-        # The scheduler may be what failed, and its workers forget with it; a recall has unregistered the errand already.
+        # The scheduler may be what failed, and its workers forget with it; a recall has unregistered the errand already; a worker
+        # that could not load the errand does not have it. But a scheduler that kept it would give it to each worker that comes.
         with contextlib.suppress(ClusterError, LookupError, ValueError):
             _ask(client, lambda: client.unregister_worker_plugin(token))
 
@@ -654,7 +661,7 @@ class _Crew:
         ClusterError
             No worker has offered this for too long.
         """
-        self._muster()
+        self.muster()
         count = sum(_slots(worker, needs) for worker in self._workers)
         kind, now = tuple(sorted(needs.items())), time.monotonic()
         if count:
@@ -665,10 +672,10 @@ class _Crew:
 
     def memory(self) -> int:
         """The least memory of a worker's thread, in bytes."""
-        self._muster()
+        self.muster()
         return min(int(worker["memory_limit"] or _machine_memory()) // int(worker["nthreads"]) for worker in self._workers)
 
-    def _muster(self) -> None:
+    def muster(self) -> None:
         """Ask who is there; the first time, wait until somebody is."""
         patience = time.monotonic() + self._wait
         while time.monotonic() - self._asked > REFRESH or not (self._workers or self._last):

@@ -58,6 +58,10 @@ class Watershed:
     min_distance: int = 5
     """Markers of one piece of foreground are further apart than this, in pixels; of two that are not, the higher one stays."""
 
+    min_depth: float | None = None
+    """A marker rises at least this far above the pass to a higher one, in pixels of distance or in units of the feature: the ridge of a
+    long object has many summits, which this takes for one. None: 0.75 for distances, 0 for intensities."""
+
     min_area: int = 0
     """Objects of fewer pixels are removed."""
 
@@ -72,6 +76,8 @@ class Watershed:
             raise JobError(f"markers: {self.markers!r}; allowed: 'distance' or 'intensity'")
         if isinstance(self.min_distance, bool) or not isinstance(self.min_distance, int) or self.min_distance < 1:
             raise JobError(f"min_distance: {self.min_distance!r}; allowed: a whole number of pixels, from 1")
+        if self.min_depth is not None and not self.min_depth >= 0:
+            raise JobError(f"min_depth: {self.min_depth!r}; allowed: 0 or more")
         if isinstance(self.max_hole, bool) or not isinstance(self.max_hole, int) or self.max_hole < 0:
             raise JobError(f"max_hole: {self.max_hole!r}; allowed: a whole number of pixels, 0 for none")
         self._foreground  # noqa: B018  refuses what cannot be
@@ -108,7 +114,7 @@ class Watershed:
         feature = self.feature(block, valid)
         fitted = self.fit(histogram(feature, valid)) if self.unfitted else self
         support = fitted._support(feature, valid)  # noqa: SLF001  it is this class's own
-        height = self._height(feature, support)
+        height = _levelled(self._height(feature, support), support, self._depth)
         piece = pieces(support)[0]
         summits = _summits(height, support, piece, self.min_distance)
         markers = np.zeros(support.shape, np.int32)
@@ -120,6 +126,10 @@ class Watershed:
     def _foreground(self) -> Foreground:
         by = {"method": self.threshold} if isinstance(self.threshold, str) else {"value": self.threshold}
         return Foreground(Feature(self.band, self.index, self.sigma), dark=self.dark, **by)
+
+    @property
+    def _depth(self) -> float:
+        return self.min_depth if self.min_depth is not None else 0.75 * (self.markers == "distance")
 
     def _support(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         mask = self._foreground(feature, valid)
@@ -141,6 +151,17 @@ class Watershed:
         return np.asarray(ndimage.distance_transform_edt(support))
 
 
+def _levelled(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], depth: float) -> npt.NDArray[np.float64]:
+    """The heights without the summits that rise less than ``depth`` above their pass (h-maxima), within each piece of support."""
+    from skimage.morphology import reconstruction
+
+    if not depth or not support.any():
+        return height
+    floor = height[support & np.isfinite(height)].min(initial=0) - depth
+    ground = np.where(support & np.isfinite(height), height, floor)
+    return np.asarray(reconstruction(np.maximum(ground - depth, floor), ground))
+
+
 def _summits(
     height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], piece: npt.NDArray[np.int32], min_distance: int
 ) -> npt.NDArray[np.intp]:
@@ -152,8 +173,12 @@ def _summits(
     from scipy import ndimage, spatial
 
     tops = support & (height == ndimage.maximum_filter(height, size=3, mode="nearest"))
-    flat = np.flatnonzero(tops)
-    first = flat[np.unique(pieces(tops)[0].ravel()[flat], return_index=True)[1]]
+    slopes = ndimage.maximum_filter(np.where(support & ~tops, height, -np.inf), size=3, mode="nearest")
+    plateau, flat = pieces(tops)[0].ravel(), np.flatnonzero(tops)
+    summit = np.ones(int(plateau.max(initial=0)) + 1, bool)
+    summit[plateau[flat[(slopes == height).ravel()[flat]]]] = False  # part of it goes on upwards
+    flat = flat[summit[plateau[flat]]]
+    first = flat[np.unique(plateau[flat], return_index=True)[1]]
     ranked = first[np.lexsort((first, -height.ravel()[first]))]
     if not len(ranked):
         return ranked
