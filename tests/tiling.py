@@ -45,7 +45,7 @@ def tiled(
     iou: float = 0.5,
 ) -> Tiled:
     """Segment (row, column), (band, row, column) or (band, plane, row, column) tile by tile, in any order of the tiles."""
-    source = open_source(image)
+    source = open_source(image, planes="all" if image.ndim == 4 else None)
     kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
     contracts = [Contract.of(kind) for kind in kinds]
     depth = 1 if len(kinds) == 1 and contracts[0].identity == "connected" else max(1, halo)
