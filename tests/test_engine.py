@@ -89,8 +89,8 @@ def address(pool: Engine) -> str:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Engine]:
-    with cluster(2) as engine:
-        yield engine
+    with cluster(resources=[{"disk": 2}, {}]) as started:
+        yield started
 
 
 @pytest.fixture
@@ -344,11 +344,10 @@ def test_missing_resource(pool: Engine) -> None:
         next(pool.run(multiply, 1, range(4), needs=lambda _: {"GPU": 1}))
 
 
-def test_own_resources() -> None:
+def test_own_resources(pool: Engine) -> None:
     """The workers of one's own cluster offer what they are told to, each its own."""
-    with cluster(resources=[{"GPU": 2}, {}]) as own:
-        assert own.workers == 2
-        pids = {outcome.value for outcome in own.run(whereabouts, 0.01, range(20), needs=lambda _: {"GPU": 2})}
+    assert pool.workers == 2
+    pids = {outcome.value for outcome in pool.run(whereabouts, 0.01, range(20), needs=lambda _: {"disk": 2})}
     assert len(pids) == 1
 
 
@@ -388,20 +387,20 @@ def test_wrong_numbers(workers: int | None, resources: list[dict[str, float]] | 
 # Ends
 
 
-@pytest.mark.parametrize(
-    "how", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.heavy)]
-)
-def test_scheduler_gone(how: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run whose scheduler is gone, or does not answer, ends with an error in a bounded time."""
-    monkeypatch.setattr(engine, "ANSWER", 3.0)
-    with Daemons(("--no-nanny",)) as daemons, on(daemons.address) as mine:
-        run = mine.run(whereabouts, 0.05, range(100_000))
-        next(run)
-        daemons.scheduler.send_signal(how)
-        began = time.monotonic()
-        with pytest.raises(ClusterError, match="scheduler cannot be reached"):
-            list(run)
-        assert time.monotonic() - began < 20
+def test_scheduler_gone(daemons: Daemons, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose scheduler does not answer, or is gone, ends with an error in a bounded time."""
+    # The last test that uses these processes: it leaves no scheduler.
+    for how in (signal.SIGSTOP, signal.SIGKILL):
+        with on(daemons.address) as mine, monkeypatch.context() as hurry:
+            run = mine.run(whereabouts, 0.05, range(100_000))
+            next(run)
+            hurry.setattr(engine, "ANSWER", 1.0)
+            daemons.scheduler.send_signal(how)
+            began = time.monotonic()
+            with pytest.raises(ClusterError, match="scheduler cannot be reached"):
+                list(run)
+            assert time.monotonic() - began < 20
+            daemons.scheduler.send_signal(signal.SIGCONT)
 
 
 def test_clients_stay_open(lone_scheduler: str) -> None:
