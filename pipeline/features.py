@@ -19,13 +19,16 @@ from pipeline.errors import JobError
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One number per pixel of a block: a band, the mean of all bands, or a normalised difference; smoothed if asked."""
+    """One number per pixel of a block: a band, the mean or a weighted sum of all, or a normalised difference; smoothed if asked."""
 
     band: int | str = 1
     """Which band, counted from 1 in the order in which the source gives them; ``mean``: the mean of all."""
 
     index: tuple[int, int] | None = None
     """Two bands (a, b), counted from 1: (a - b) / (a + b), in place of ``band``. NaN where a + b is 0."""
+
+    weights: tuple[float, ...] | None = None
+    """One number for each band: the sum of the bands times these, in place of ``band``."""
 
     sigma: float = 0.0
     """The standard deviation, in pixels, of a Gaussian cut off at four of them; 0: no smoothing."""
@@ -35,6 +38,10 @@ class Feature:
             raise JobError(f"band: {self.band!r}; allowed: a band's number, from 1, or 'mean'")
         if self.index is not None and not (len(self.index) == 2 and all(map(_is_band, self.index))):
             raise JobError(f"index: {self.index!r}; allowed: two bands' numbers, from 1, such as [4, 3]")
+        if self.weights is not None and not (self.weights and np.isfinite(self.weights).all()):
+            raise JobError(f"weights: {self.weights!r}; allowed: one finite number for each band, such as [0.3, 0.6, 0.1]")
+        if self.index is not None and self.weights is not None:
+            raise JobError("index and weights are both given; allowed: one of them")
         if not 0 <= self.sigma < 1000:
             raise JobError(f"sigma: {self.sigma!r}; allowed: 0 to 1000 pixels")
 
@@ -45,14 +52,22 @@ class Feature:
 
     def __call__(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """The feature, of the shape of ``valid``: the band's own type, or float64 where it is computed; JobError if a band is missing."""
-        wanted = self.index or (() if self.band == "mean" else (int(self.band),))
-        if wanted and max(wanted) > len(block):
-            raise JobError(f"band {max(wanted)} is asked for, and the image has {len(block)}; allowed: 1 to {len(block)}")
-        if self.index:
-            value = _normalised_difference(block[self.index[0] - 1], block[self.index[1] - 1])
-        else:
-            value = block.mean(axis=0, dtype=np.float64) if self.band == "mean" else block[int(self.band) - 1]
+        value = self._value(block)
         return smooth(value, valid, self.sigma) if self.sigma else value
+
+    def _value(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.weights is not None:
+            if len(self.weights) != len(block):
+                raise JobError(f"weights: {len(self.weights)} numbers for an image of {len(block)} bands; allowed: one for each")
+            # Band after band, since a matrix product may add in another order for another size of window.
+            return np.asarray(sum(weight * band.astype(np.float64) for weight, band in zip(self.weights, block, strict=True)))
+        if self.index is None and self.band == "mean":
+            return np.asarray(block.mean(axis=0, dtype=np.float64))
+        wanted = self.index or (int(self.band),)
+        if max(wanted) > len(block):
+            raise JobError(f"band {max(wanted)} is asked for, and the image has {len(block)}; allowed: 1 to {len(block)}")
+        bands = [block[number - 1] for number in wanted]
+        return _normalised_difference(*bands) if self.index else bands[0]
 
 
 def measured(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

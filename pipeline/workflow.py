@@ -73,8 +73,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         objects = _group(routed, job, crew)
         certificates = _publish(routed, draft, objects, crew)
 
-        record = _record(routed, draft) | {"complete": True, "objects": objects, "certificates": certificates}
-        finish.publish_all(draft.folder, draft.staging, record | {"seconds": round(time.monotonic() - started, 3)})
+        facts = {"complete": True, "objects": objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
+        finish.publish_all(draft.folder, draft.staging, facts | _record(routed, draft, missing=[]))
         return Result(str(draft.folder))
 
 
@@ -165,8 +165,7 @@ def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
             if len(failed) == event.done and (event.done >= PATIENCE or event.done == len(tiles)):
                 raise SegmenterError(f"no tile succeeded: {run.grid.name(outcome.item)}: {outcome.error}")
     if failed:
-        missing = finish.missing(run, failed)
-        finish.write_record(draft.folder, _record(run, draft) | {"complete": False, "missing": missing})
+        finish.write_record(draft.folder, {"complete": False, **_record(run, draft, missing=finish.missing(run, failed))})
         named = "; ".join(f"{run.grid.name(tile)}: {failed[tile]}" for tile in sorted(failed)[:3])
         more = f"; and {len(failed) - 3} more, all in {finish.RECORD}" if len(failed) > 3 else ""
         raise TilesError(
@@ -217,6 +216,6 @@ def _publish(run: Run, draft: Plan, objects: int, crew: _Crew) -> dict[str, int]
     return dict(zip(CERTIFICATES, counts.tolist(), strict=True))
 
 
-def _record(run: Run, draft: Plan) -> dict[str, Any]:
+def _record(run: Run, draft: Plan, missing: list[dict[str, Any]]) -> dict[str, Any]:
     """What run.json says of any run, complete or not."""
-    return {"job": draft.job.plain(), "plan": draft.facts(), "routes": route.tally(run), "missing": [], **draft.terms()}
+    return {"missing": missing, "routes": route.tally(run), "job": draft.job.plain(), "plan": draft.facts(), **draft.terms()}

@@ -93,6 +93,7 @@ def test_two_tilings_give_one_answer(shared, tmp_path, engine):
     assert Counter(first.objects["certificate"]) == {"proved": len(first.objects)}
 
 
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray's
 def test_float_scene_with_nodata_and_nan(shared, tmp_path, engine):
     """A Sentinel-1 scene of floats, its collar nodata and a few pixels NaN: labels equal the whole-image answer, in the scene's CRS."""
     import rioxarray  # noqa: F401  the accessor is the oracle here

@@ -49,6 +49,9 @@ class Watershed:
     index: tuple[int, int] | None = None
     """Bands (a, b), counted from 1, whose (a - b) / (a + b) is used in place of ``band``."""
 
+    weights: tuple[float, ...] | None = None
+    """One number for each band: their sum, so weighted, is used in place of ``band``."""
+
     sigma: float = 0.0
     """Gaussian smoothing of the feature before everything else, in pixels."""
 
@@ -125,7 +128,7 @@ class Watershed:
     @property
     def _foreground(self) -> Foreground:
         by = {"method": self.threshold} if isinstance(self.threshold, str) else {"value": self.threshold}
-        return Foreground(Feature(self.band, self.index, self.sigma), dark=self.dark, **by)
+        return Foreground(Feature(self.band, self.index, self.weights, self.sigma), dark=self.dark, **by)
 
     @property
     def _depth(self) -> float:

@@ -51,6 +51,9 @@ class Threshold:
     index: tuple[int, int] | None = None
     """Bands (a, b), counted from 1, whose (a - b) / (a + b) is thresholded, in place of ``band``."""
 
+    weights: tuple[float, ...] | None = None
+    """One number for each band: their sum, so weighted, is used in place of ``band``."""
+
     sigma: float = 0.0
     """Gaussian smoothing before the threshold, in pixels."""
 
@@ -105,4 +108,4 @@ class Threshold:
 
     @property
     def _foreground(self) -> Foreground:
-        return Foreground(Feature(self.band, self.index, self.sigma), self.value, self.interval, self.method, self.dark)
+        return Foreground(Feature(self.band, self.index, self.weights, self.sigma), self.value, self.interval, self.method, self.dark)

@@ -70,7 +70,7 @@ def publish_all(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write run.json."""
-    commit(folder / RECORD, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    commit(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all set-up themselves: a virtual environment in .venv with everything that they need.
+
+RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do $$name $(RECENT) && echo $$name && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test test-quick check format clean
+
+demo: .venv/ready demo/earth.tif
+	$(BIN)/tilewise run workflows/world_land.yaml
+	@printf '%s\n' '' 'To look at it:' \
+	  '  the picture   demo/world_land/overview.png' \
+	  '  QGIS, GDAL    demo/world_land/labels.tif' \
+	  '  napari        napari --plugin napari-ome-zarr demo/world_land/labels.zarr' \
+	  '  Python        import pipeline; result = pipeline.Result("demo/world_land"); result.labels, result.objects' \
+	  'The same command again says that it is complete; `make clean demo` starts anew.'
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-quick: .venv/ready
+	$(BIN)/python -m pytest -m "not heavy"
+
+check: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_floors.py
+
+format: .venv/ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf demo
+
+demo/earth.tif: workflows/world.py | .venv/ready
+	$(BIN)/python workflows/world.py $@
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) $(RECENT) || { echo "tilewise needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[check,demo,jupyter,test]'
+	@touch $@

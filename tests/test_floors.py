@@ -1,0 +1,142 @@
+"""The house: which module may import which, where heavy libraries live, and how long things may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
+
+FLOORS = (
+    "errors",
+    "frame grid",
+    "components features measurement routing stitching",
+    "thresholds",
+    "segmenters sources sinks scratch engine",
+    "plugins",
+    "job",
+    "stages",
+    "planning",
+    "reporting resume",
+    "progress workflow",
+    "__init__ __main__",
+)
+"""From the ground up. A module imports from lower floors only."""
+
+ROOMS = {
+    "engine": ("outcomes", "local batches", "crew flights", "dask", "processes", "__init__"),
+    "segmenters": ("__init__", "region threshold"),
+    "sinks": ("__init__", "cog picture pyramid table"),
+    "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
+    "stages": ("__init__", "fit link publish route segment", "group", "measure", "finish"),
+}
+"""The floors within a package."""
+
+HOMES = {
+    "dask": "engine sources.arrays reporting",
+    "distributed": "engine",
+    "numba": "components measurement",
+    "pandas": "reporting",
+    "PIL": "sinks.picture",
+    "pyarrow": "sinks.table reporting",
+    "pydantic": "job plugins",
+    "rasterio": "sources.raster sinks.cog sinks.pyramid",
+    "rich": "progress",
+    "skimage": "thresholds segmenters",
+    "torch": "",
+    "typer": "__main__",
+    "xarray": "sources.arrays reporting",
+    "yaml": "job __main__",
+    "zarr": "sources.zarrs sinks.pyramid",
+}
+"""The modules and packages that may import a heavy library."""
+
+
+def name_of(path: Path) -> str:
+    """A module's name within the house: ``stages.fit``, ``stages.__init__``."""
+    return ".".join(path.relative_to(HOUSE).with_suffix("").parts)
+
+
+MODULES = {name_of(path): path for path in sorted(HOUSE.rglob("*.py"))}
+
+
+def imported(name: str) -> Iterator[str]:
+    """What a module imports anywhere in it, at the top or in a function, as dotted names."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(dotted: str) -> str | None:
+    """The module of the house that a dotted name is, or is found in."""
+    house, *parts = dotted.split(".")
+    if house != "pipeline":
+        return None
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in MODULES or f"{name}.__init__" in MODULES:
+            return name if name in MODULES else f"{name}.__init__"
+    return None  # a constant of `pipeline` itself
+
+
+def floor(name: str, floors: tuple[str, ...]) -> int:
+    found = [number for number, names in enumerate(floors) if name in names.split()]
+    assert len(found) == 1, f"{name} has no floor, or several: say in this file where it belongs"
+    return found[0]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_floors(name):
+    """A module imports from lower floors only, in the house and within its package."""
+    package = name.split(".")[0]
+    for other in filter(None, map(ours, imported(name))):
+        theirs = other.split(".")[0]
+        if theirs != package:
+            assert floor(theirs, FLOORS) < floor(package, FLOORS), f"{name} imports {other}"
+        elif other != name:
+            here, there = (floor(which.split(".")[1], ROOMS[package]) for which in (name, other))
+            assert there < here, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_homes(name):
+    """Every heavy library is imported only where it lives."""
+    for library in {dotted.split(".")[0] for dotted in imported(name)} & HOMES.keys():
+        assert any(name == home or name.startswith(f"{home}.") for home in HOMES[library].split()), f"{name} imports {library}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_lengths(name):
+    """No module is longer than 300 lines, no function than 50 lines of code."""
+    text = MODULES[name].read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            assert not body or body[-1].end_lineno - body[0].lineno < 50, f"{name}.{node.name}"
+
+
+def test_tables_are_true():
+    """Every name in the tables of this file is a module of the house, and stands there once."""
+    assert sorted(" ".join(FLOORS).split()) == sorted({name.split(".")[0] for name in MODULES})
+    for package, floors in ROOMS.items():
+        inside = [name.split(".", 1)[1] for name in MODULES if name.startswith(f"{package}.")]
+        assert sorted(" ".join(floors).split()) == sorted(inside)
+
+
+@pytest.mark.parametrize("command", ["import pipeline", "import pipeline.__main__ as m, typer.main as t; t.get_command(m.app).get_help"])
+def test_light_start(command):
+    """Importing the package, or asking the command line for help, loads no heavy library."""
+    heavy = [*HOMES, "numpy", "scipy"]
+    heavy.remove("typer")
+    code = f"import sys; {command}; print(*(name for name in {heavy} if name in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

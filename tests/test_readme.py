@@ -1,0 +1,23 @@
+"""What the README shows is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def test_python_example(tmp_path):
+    """The Python example has five lines, and runs as it stands, as at a prompt."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.splitlines()) == 5
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    table = pq.read_table(tmp_path / "out" / "coins" / "objects.parquet")
+    assert table.num_rows > 20
+    assert f"{table.num_rows - 1} " in done.stdout  # the index of the last row
