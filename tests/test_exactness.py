@@ -23,7 +23,7 @@ def whole_image(mask, neighbours, min_area=0, fill_holes=False, valid=None):
     """The answer without tiles: fill, label, drop the small ones, number the rest in raster order."""
     structure = ndimage.generate_binary_structure(mask.ndim, 1 if neighbours in (4, 6) else mask.ndim)
     if fill_holes:
-        ground, number = ndimage.label(~mask)
+        ground, _ = ndimage.label(~mask)
         edge = np.ones(mask.shape, bool)
         edge[(slice(1, -1),) * mask.ndim] = False
         outside = set(np.unique(ground[edge | (~valid if valid is not None else False)]))
@@ -184,6 +184,45 @@ def test_touching_pairs_on_seams_stay_apart(tmp_path):
             found = tiled(image, method, (64, 64), tmp_path / f"{halo} {room}", halo=halo, max_halo=room)
             assert found.number == discs
             np.testing.assert_array_equal(found.labels, in_raster_order(method(image[None])))
+
+
+def sheet_of_cells(size, pitch):
+    """Bright middles on grey ground that is all foreground: cells that all touch, so that no window holds the piece they lie in."""
+    rng = np.random.default_rng(1)
+    middles = np.zeros((size, size))
+    for r in range(pitch // 2, size, pitch):
+        for c in range(pitch // 2, size, pitch):
+            dr, dc = rng.integers(-1, 2, 2)
+            middles[r + dr, c + dc] = 1
+    return (60 + 150 * ndimage.gaussian_filter(middles, pitch / 5) / ndimage.gaussian_filter(middles, pitch / 5).max()).astype(np.float32)
+
+
+def test_cells_of_a_sheet_stay_apart_by_evidence(tmp_path):
+    """Where nothing can be proved, windows that draw the same agree: the labels are the untiled ones, and none is called proved."""
+    image = sheet_of_cells(240, 12)
+    method = Watershed(threshold=50, markers="intensity", min_distance=3)
+    untiled = in_raster_order(method(image[None]))
+    assert untiled.max() == 400
+    found = tiled(image, method, (60, 60), tmp_path, halo=20, max_halo=30)
+    np.testing.assert_array_equal(found.labels, untiled)
+    assert set(found.certificates) == {"agreed"}
+
+
+def test_windows_that_disagree_are_disputed(tmp_path):
+    """Of a segmenter that draws cells smaller in some windows, those on seams are joined one to one by evidence, and called disputed."""
+    image = sheet_of_cells(240, 12)
+    method = Watershed(threshold=50, markers="intensity", min_distance=3)
+
+    def moody(block):
+        labels = method(block)
+        eroded = (ndimage.minimum_filter(labels, 3) == labels) & (ndimage.maximum_filter(labels, 3) == labels)
+        return np.where(eroded | (int(block[0, 0, 0] * 1e3) % 2), labels, 0)
+
+    found = tiled(image, moody, (60, 60), tmp_path, halo=20, max_halo=30)
+    assert found.number == 400
+    middles = ndimage.maximum_position(image, in_raster_order(method(image[None])), range(1, 401))
+    assert len({found.labels[place] for place in middles}) == 400
+    assert "disputed" in found.certificates
 
 
 def test_object_larger_than_tile_and_halo_is_one(tmp_path):
