@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import JobError
+from pipeline.frame import Frame
 from pipeline.grid import Grid
 from pipeline.job import Job
 from pipeline.scratch import Scratch
@@ -24,6 +25,8 @@ SIZES = {2: (4096, 2048, 1024, 512, 256), 3: (256, 128, 64, 32)}
 CHUNK = {2: 1024, 3: 128}
 ENOUGH = 4
 """Tiles per worker that `size: auto` wants at least, so that no worker idles for long at the end."""
+WORTH = 4
+"""How many times its halo a tile's extent should be, for `size: auto`: with less, most pixels are read for the neighbours' sake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +115,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     shape = source.frame.shape
     contracts = {name: Contract.of(segmenter) for name, segmenter in job.segmenters.items()}
     for name, contract in contracts.items():
-        try:
-            contract.neighbours(len(shape))
-        except JobError as error:
-            raise JobError(f"segmenters.{name}: {error}") from error
+        _refuse_misfit(f"segmenters.{name}", job.segmenters[name], contract, source.frame)
     depth = _depth(job, contracts, len(shape))
     methods = tuple(Method(name, job.segmenters[name], c, c.reach + depth) for name, c in contracts.items())
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
@@ -147,6 +147,17 @@ def scratch(job: Job) -> Scratch:
     return Scratch(str(Path(job.output.scratch).absolute() / "__".join(folder.parts[1:])))
 
 
+def _refuse_misfit(where: str, segmenter: Any, contract: Contract, frame: Frame) -> None:
+    """JobError if the segmenter is for images of other dimensions or bands."""
+    pixel = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
+    try:
+        contract.neighbours(frame.ndim)
+        if hasattr(segmenter, "feature"):
+            segmenter.feature(pixel, np.ones(pixel.shape[1:], bool))
+    except JobError as error:
+        raise JobError(f"{where}: {error}") from error
+
+
 def _depth(job: Job, contracts: Mapping[str, Contract], ndim: int) -> int:
     """One shared pixel proves all that there is to prove of connected pixels; evidence wants as many as the job says."""
     if len(contracts) == 1 and all(contract.identity == "connected" for contract in contracts.values()):
@@ -162,11 +173,17 @@ def _tile(job: Job, draft: Run, workers: int) -> tuple[int, ...]:
         return tuple(map(min, asked, (_up(n) for n in shape)))
     if asked != "auto":
         return tuple(min(asked, _up(n)) for n in shape)
-    sizes = SIZES[len(shape)]
-    fitting = [s for s in sizes if _bytes(draft, s) <= draft.memory / 2] or [sizes[-1]]
-    busy = [s for s in fitting if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers and s >= sizes[2]]
-    size = max(busy, default=min(fitting[0], sizes[2]))
-    return tuple(min(size, _up(n)) for n in shape)
+    halo = max(method.halo for method in draft.methods)
+    fitting = [s for s in SIZES[len(shape)] if _bytes(draft, s) <= draft.memory / 2] or [SIZES[len(shape)][-1]]
+    worth = [s for s in fitting if s >= max(SIZES[len(shape)][2], WORTH * halo)] or fitting[:1]
+    busy = [s for s in worth if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers]
+    size = max(busy, default=min(worth))
+    return tuple(min(_whole_chunks(size, chunk), _up(n)) for n, chunk in zip(shape, draft.source.frame.chunks, strict=True))
+
+
+def _whole_chunks(size: int, chunk: int) -> int:
+    """About ``size``, in whole chunks of the source where that is possible: a chunk that two tiles share is decoded twice."""
+    return size // chunk * chunk if chunk <= size else size
 
 
 def _up(extent: int) -> int:
