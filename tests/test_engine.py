@@ -22,8 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import engine
-from pipeline.engine import Engine, Outcome, cluster, local, on
+from pipeline.engine import Engine, Outcome, batches, cluster, errands, local, on, processes
 from pipeline.errors import ClusterError, SegmenterError
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -220,29 +219,29 @@ def test_million_items_are_not_held(pool: Engine) -> None:
     each = (time.perf_counter() - began) / done
     print(f"{each * 1e6:.0f} µs an item, at most {most} read and not done")
     assert done == 100_000
-    assert most <= 2 * engine.ALOFT * engine.LARGEST + engine.LARGEST
+    assert most <= 2 * batches.ALOFT * batches.LARGEST + batches.LARGEST
     assert each < 1e-3
 
 
 def simulate(needed: Mapping[int, str], poison: set[int], crew: Mapping[str, int], data: st.DataObject) -> list[Outcome[int]]:
     """Run a queue against workers of which each dies of poison; check what is in flight."""
-    waiting = engine._Queue(iter(needed), lambda item: {needed[item]: 1.0} if needed[item] else {})
-    aloft: list[engine._Batch] = []
+    waiting = batches.Queue(iter(needed), lambda item: {needed[item]: 1.0} if needed[item] else {})
+    aloft: list[batches.Batch] = []
     outcomes: list[Outcome[int]] = []
     while not waiting.empty:
         aloft += waiting.ready(lambda needs: crew["".join(needs)])
         if not aloft:
             continue
         counts = Counter(needed[batch.items[0]] for batch in aloft)
-        assert all(counts[kind] <= engine.ALOFT * crew[kind] for kind in counts)
+        assert all(counts[kind] <= batches.ALOFT * crew[kind] for kind in counts)
         assert all(len({needed[item] for item in batch.items}) == 1 for batch in aloft)
         assert len(aloft) == 1 or not any(batch.alone for batch in aloft)
         batch = aloft.pop(data.draw(st.integers(0, len(aloft) - 1)))
         if poison & set(batch.items):
-            outcomes += waiting.suspect(batch, engine._Lost(LOST, killed=True))
+            outcomes += waiting.suspect(batch, batches.Lost(LOST, killed=True))
         else:
             reached = batch.items[: data.draw(st.integers(1, len(batch.items)))]
-            outcomes += waiting.done(batch, engine._Done([Outcome(item, item) for item in reached], 1e-4))
+            outcomes += waiting.done(batch, batches.Done([Outcome(item, item) for item in reached], 1e-4))
     return outcomes
 
 
@@ -256,16 +255,16 @@ def test_queue_loses_nobody(kinds: list[str], poison: set[int], data: st.DataObj
 
 def test_scarce_resources_do_not_block() -> None:
     """A long row of items for the only GPU does not keep the others from being sent."""
-    waiting = engine._Queue(range(2000), lambda item: {"GPU": 1.0} if item < 1000 else {})
+    waiting = batches.Queue(range(2000), lambda item: {"GPU": 1.0} if item < 1000 else {})
     sent = list(waiting.ready(lambda needs: 1 if needs else 4))
-    assert Counter(bool(batch.lane.needs) for batch in sent) == {True: engine.ALOFT, False: 4 * engine.ALOFT}
+    assert Counter(bool(batch.lane.needs) for batch in sent) == {True: batches.ALOFT, False: 4 * batches.ALOFT}
 
 
 def test_last_items_are_shared_out() -> None:
     """Where the number of items is known, the last batches are small, so that no worker goes without."""
-    waiting = engine._Queue(range(40), None)
+    waiting = batches.Queue(range(40), None)
     (lane,) = waiting._lanes.values()
-    lane.size = engine.LARGEST
+    lane.size = batches.LARGEST
     assert max(len(batch.items) for batch in waiting.ready(lambda _: 4)) <= 5
 
 
@@ -298,7 +297,7 @@ def test_poison_is_the_only_one_lost(pool: Engine, caplog: pytest.LogCaptureFixt
     (lost,) = (outcome for outcome in outcomes if outcome.error)
     assert (lost.item, lost.quarantined) == (17, True)
     assert lost.error.startswith(LOST)
-    assert len(caplog.records) >= engine.SINGLY + 2
+    assert len(caplog.records) >= batches.SINGLY + 2
 
 
 def test_deadline(pool: Engine) -> None:
@@ -312,7 +311,7 @@ def test_deadline(pool: Engine) -> None:
 @pytest.mark.heavy
 def test_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker process that stops answering is restarted, and its items are done by others; closing does not wait for it."""
-    monkeypatch.setattr(engine, "SILENCE", 5.0)
+    monkeypatch.setattr(processes, "SILENCE", 5.0)
     with cluster(2) as own:
         run = own.run(whereabouts, 0.05, range(100))
         first = next(run)
@@ -359,7 +358,7 @@ def test_no_worker(lone_scheduler: str) -> None:
 
 def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address at which nothing listens is an error after a while."""
-    monkeypatch.setattr(engine, "CONNECT", 0.5)
+    monkeypatch.setattr(processes, "CONNECT", 0.5)
     with pytest.raises(ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:"):
         on(free_address())
 
@@ -394,7 +393,7 @@ def test_scheduler_gone(daemons: Daemons, monkeypatch: pytest.MonkeyPatch) -> No
         with on(daemons.address) as mine, monkeypatch.context() as hurry:
             run = mine.run(whereabouts, 0.05, range(100_000))
             next(run)
-            hurry.setattr(engine, "ANSWER", 1.0)
+            hurry.setattr(errands, "ANSWER", 1.0)
             daemons.scheduler.send_signal(how)
             began = time.monotonic()
             with pytest.raises(ClusterError, match="scheduler cannot be reached"):

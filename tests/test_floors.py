@@ -29,7 +29,7 @@ FLOORS = (
 """From the ground up. A module imports from lower floors only."""
 
 ROOMS = {
-    "engine": ("outcomes", "local batches", "crew flights", "dask", "processes", "__init__"),
+    "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "segmenters": ("__init__", "region threshold"),
     "sinks": ("__init__", "cog picture pyramid table"),
     "sources": ("__init__", "axes checksum", "arrays raster zarrs"),

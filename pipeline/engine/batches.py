@@ -1,0 +1,161 @@
+"""Which items go next, in batches of what size, and what becomes of those that were near a death. Knows nothing of Dask."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.engine.contract import Needs, Outcome
+
+ALOFT = 3  # batches in flight for each task that can run at once: one runs, two wait for it
+AIM = 0.5  # seconds a batch is meant to take; one that has taken twice as long comes back unfinished
+LARGEST = 256  # items in a batch
+AHEAD = 16_384  # items read before they are sent, so that one kind of item does not keep another waiting
+SINGLY = 1  # times an item that was near a death is tried by itself among others, before it is tried alone
+
+logger = logging.getLogger("pipeline")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a task answers."""
+
+    outcomes: list[Outcome[Any]]
+    """Of the first items of its batch; of all of them unless it took too long or was recalled."""
+
+    seconds: float
+    """How long it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What is known of a task that did not answer."""
+
+    reason: str
+    """For people."""
+
+    killed: bool
+    """Whether the worker died; else the scheduler or the connection lost it."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The items that wait for the same resources: they are never behind those that wait for others."""
+
+    needs: dict[str, float]
+    fresh: deque[int] = field(default_factory=deque)
+    suspects: deque[int] = field(default_factory=deque)
+    size: int = 1
+    """The number of items that take about AIM seconds, as far as known."""
+    aloft: int = 0
+    """Its batches in flight."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it waits or flies."""
+        return not (self.fresh or self.suspects or self.aloft)
+
+    def take(self, most: int) -> tuple[int, ...]:
+        """The items of its next batch; a suspect goes by itself."""
+        if self.suspects:
+            return (self.suspects.popleft(),)
+        return tuple(self.fresh.popleft() for _ in range(min(most, len(self.fresh))))
+
+    def learn(self, done: Done) -> None:
+        """Fit the size to what a batch took, slowly upwards: the first items of an image may be its empty border."""
+        fitting = AIM * len(done.outcomes) / max(done.seconds, 1e-9)
+        self.size = max(1, int(min(fitting, 2 * self.size, LARGEST)))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items that one task takes."""
+
+    lane: Lane
+    items: tuple[int, ...]
+    alone: bool = False
+    """Whether it is sent when nothing else is in flight."""
+
+
+class Queue:
+    """Which items go next. An item of a batch whose worker died is a suspect: it is tried again by itself, in the end alone."""
+
+    def __init__(self, items: Iterable[int], needs: Callable[[int], Needs] | None) -> None:
+        self._items, self._needs = iter(items), needs
+        self._unread: float = len(items) if isinstance(items, Sized) else math.inf
+        self._lanes: dict[tuple[tuple[str, float], ...], Lane] = {(): Lane({})}
+        self._alone: deque[tuple[Lane, int]] = deque()
+        self._deaths: dict[int, int] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether no item waits, flies or is still to be read."""
+        return not (self._unread or self._alone) and all(lane.idle for lane in self._lanes.values())
+
+    def ready(self, slots: Callable[[Needs], int]) -> Iterator[Batch]:
+        """The batches to send now: for each kind of needs a few more than the ``slots`` that can run at once."""
+        wanted = 1
+        while wanted:
+            self._read(wanted)
+            wanted = 0
+            for lane in self._lanes.values():
+                count = slots(lane.needs) if not (lane.needs and lane.idle) else 0
+                while lane.aloft < ALOFT * count:
+                    # The last items are shared out, so that no worker is left with a long batch while the others have nothing.
+                    most = int(min(lane.size, max(1, (len(lane.fresh) + self._unread) / (2 * count))))
+                    if not lane.suspects and len(lane.fresh) < most and self._unread and self._held < AHEAD:
+                        wanted = max(wanted, most)
+                        break
+                    if not (items := lane.take(most)):
+                        break
+                    yield self._launch(Batch(lane, items))
+        if self._alone and not self._unread and all(lane.idle for lane in self._lanes.values()):
+            lane, item = self._alone.popleft()
+            yield self._launch(Batch(lane, (item,), alone=True))
+
+    def done(self, batch: Batch, done: Done) -> Iterator[Outcome[Any]]:
+        """Take in what a task answered; the items that it did not reach go back to the front."""
+        batch.lane.aloft -= 1
+        batch.lane.fresh.extendleft(reversed(batch.items[len(done.outcomes) :]))
+        batch.lane.learn(done)
+        for outcome in done.outcomes:
+            self._deaths.pop(outcome.item, None)
+            yield outcome
+
+    def suspect(self, batch: Batch, lost: Lost) -> Iterator[Outcome[Any]]:
+        """Take in that a task was lost: its items are tried again, unless it was alone."""
+        batch.lane.aloft -= 1
+        verdict = "given up" if batch.alone else "tried again"
+        logger.warning("%s; %d item(s) from %d on: %s", lost.reason, len(batch.items), batch.items[0], verdict)
+        for item in batch.items:
+            deaths = self._deaths[item] = self._deaths.get(item, 0) + 1
+            if batch.alone:
+                del self._deaths[item]
+                yield Outcome(item, error=f"{lost.reason}, {deaths} times, the last with nothing else running", quarantined=lost.killed)
+            elif deaths <= SINGLY:
+                batch.lane.suspects.append(item)
+            else:
+                self._alone.append((batch.lane, item))
+
+    def _launch(self, batch: Batch) -> Batch:
+        batch.lane.aloft += 1
+        return batch
+
+    @property
+    def _held(self) -> int:
+        return sum(len(lane.fresh) for lane in self._lanes.values())
+
+    def _read(self, count: int) -> None:
+        """Read some more items, into the lanes of their needs."""
+        for _ in range(count):
+            item = next(self._items, None)
+            if item is None:
+                self._unread = 0
+                return
+            needs = {name: amount for name, amount in (self._needs(item) if self._needs else {}).items() if amount}
+            self._lanes.setdefault(tuple(sorted(needs.items())), Lane(needs)).fresh.append(item)
+            self._unread -= 1

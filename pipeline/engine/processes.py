@@ -1,0 +1,130 @@
+"""Scheduler and workers of our own, as processes on this machine, and connections to anybody's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline.engine.contract import Needs
+from pipeline.engine.inprocess import machine_memory
+from pipeline.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+CONNECT = 20.0  # seconds to connect to a scheduler
+SILENCE = 60.0  # seconds after which a worker of our own clusters that shows no life is restarted
+
+# Tasks leave nothing on a worker, so spilling would free nothing, and one that pauses would be waited for in vain.
+NO_SPILLING = {"target": False, "spill": False, "pause": False}
+
+CHATTY = ("distributed", "distributed.client", "distributed.gc")  # the loggers to which Dask gives a level
+
+
+def offered(workers: int | None, resources: Sequence[Needs] | None) -> list[Needs]:
+    """What each worker that is to be started offers."""
+    from dask.system import CPU_COUNT
+
+    count = workers if workers is not None else len(resources) if resources is not None else int(CPU_COUNT)
+    offers = list(resources) if resources is not None else [{}] * count
+    if count < 1 or len(offers) != count:
+        raise ClusterError(
+            f"a cluster has at least one worker, and resources for each or none; got workers={workers}, resources={resources}"
+        )
+    return offers
+
+
+def connect(address: str, security: Any) -> Any:
+    """A client of our own."""
+    from distributed import Client
+
+    try:
+        return Client(address, security=security, timeout=CONNECT, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TypeError) as error:
+        raise ClusterError(
+            f"no scheduler answers at {address} ({type(error).__name__}: {error}); start one with: dask scheduler"
+        ) from error
+
+
+def start(offers: Sequence[Needs], folder: str) -> Any:
+    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary files."""
+    import dask
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    worker = {
+        "host": "127.0.0.1",
+        "nthreads": 1,
+        "memory_limit": int(0.9 * machine_memory() / len(offers)),
+        "local_directory": folder,
+        "preload": [__name__],
+        "silence_logs": logging.CRITICAL,
+        "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING}}}),
+    }
+    # A task that dies comes back to us at once, and alone: no other waits on the same worker (saturation 1).
+    scheduler = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+        "allowed_failures": 0,
+        "worker_ttl": SILENCE,
+    }
+    with dask.config.set({"distributed.scheduler.worker-saturation": 1.0, "temporary-directory": folder}):
+        return SpecCluster(  # type: ignore[no-untyped-call]
+            scheduler={"cls": Scheduler, "options": scheduler},
+            workers={n: {"cls": Nanny, "options": {**worker, "resources": dict(offer)}} for n, offer in enumerate(offers)},
+        )
+
+
+def patience() -> contextlib.AbstractContextManager[Any]:
+    """Do not let Dask give up, after 15 s, a worker that is slow to come back on a busy machine: it would not start another."""
+    import dask
+
+    return cast(contextlib.AbstractContextManager[Any], dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
+
+
+async def stop_workers(own: Any) -> None:
+    """End the workers without waiting long for what they do: Dask would give each five seconds."""
+    await asyncio.gather(*(nanny.close(timeout=1) for nanny in own.workers.values()))
+
+
+def dask_setup(_worker: Worker) -> None:
+    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say nothing of its own.
+
+    Dask calls this in the worker's process before the worker starts.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Dask's own messages off the terminal; what matters of them is said by this module's logger."""
+    import distributed  # noqa: F401 - it sets its loggers up when it is imported
+
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
+@contextlib.contextmanager
+def same_environment() -> Iterator[None]:
+    """Take back the variables that Dask's nannies set in this process for their children (threads of BLAS, seed of hashes)."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
