@@ -413,6 +413,8 @@ def test_clients_stay_open(lone_scheduler: str) -> None:
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed cluster leaves no process, no file, no variable and no changed logger."""
+    import distributed  # noqa: F401  it sets its loggers when it is first imported
+
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(psutil.Process().children(recursive=True)), dict(os.environ), logging.getLogger("distributed").level
     with cluster(1) as own:

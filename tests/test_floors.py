@@ -15,8 +15,8 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 FLOORS = (
     "errors",
     "frame grid",
-    "components features measurement routing stitching",
-    "thresholds",
+    "components exact features routing stitching",
+    "measurement thresholds",
     "segmenters sources sinks scratch engine",
     "plugins",
     "job",
@@ -40,7 +40,7 @@ ROOMS = {
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine",
-    "numba": "components measurement",
+    "numba": "components exact measurement",
     "pandas": "reporting",
     "PIL": "sinks.picture",
     "pyarrow": "sinks.table reporting",

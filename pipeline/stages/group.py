@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.measurement import Exact, Sums, concatenate, empty
+from pipeline.exact import Exact
+from pipeline.measurement import Sums, concatenate, empty
 from pipeline.scratch import Arrays
 from pipeline.stages import FIRST, Run, record_key, table_key
 from pipeline.stages.link import link_key
