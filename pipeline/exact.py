@@ -63,7 +63,7 @@ def carry(limbs: Integers) -> None:
 def add_integers(labels: Any, block: Any, number: int, minimum: Floats, maximum: Floats) -> tuple[Exact, Exact]:
     """The sums of the values of each label, and of their squares; ``minimum`` and ``maximum`` (label, band) take in the values too.
 
-    ``labels`` are (plane, row, column) from 1 to ``number``, 0 elsewhere; ``block`` is (band, plane, row, column), of integers of up to 32 bits.
+    ``labels`` are (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block`` is (band, plane, row, column), of up to 32 bits.
     """
     value, square = (np.zeros((number, len(block), INTEGER_LIMBS), np.int64) for _ in range(2))
     for band, pixels in enumerate(block):

@@ -7,7 +7,7 @@ its run: all that its labels depend on. Another identity is refused, with what i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,13 @@ def finished(draft: Plan) -> bool:
     """Whether the output is the result of this very job; OutputError if it is another's, or nobody's."""
     record = finish.read_record(draft.folder)
     if record and record["complete"]:
-        if changed := differences({key: record.get(key) for key in draft.terms()}, draft.terms()):
+        changed = _changes({key: record.get(key) for key in draft.terms()}, draft.terms())
+        if changed and not _kept(draft):
             raise OutputError(
                 f"{draft.folder} holds the result of another job ({'; '.join(changed)}); "
                 "choose another output, or replace it (--fresh, --overwrite)"
             )
-        return True
+        return not changed
     if not record and not draft.run.scratch.has("begun") and (draft.folder / finish.LABELS).exists():
         raise OutputError(
             f"{draft.folder} holds {finish.LABELS} without the record of a run; choose another output, or replace it (--fresh)"
@@ -68,16 +69,27 @@ def same_image(draft: Plan) -> None:
         raise ResumeError(f"the image changed while it was read ({'; '.join(changed)}); nothing is published; start anew (--fresh)")
 
 
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two runs' terms, by the keys of a job."""
+    return [line.removeprefix("identity.") for line in differences(before, now)]
+
+
+def _kept(draft: Plan) -> bool:
+    """Whether all that was segmented for this result lies in the scratch store still: it can be joined by another rule."""
+    store = draft.run.scratch
+    return store.has("begun") and store.load("begun")[0]["identity"] == draft.identity()
+
+
 def _begin(draft: Plan) -> None:
     store, terms = draft.run.scratch, draft.terms()
     if store.has("begun"):
         before = store.load("begun")[0]
-        if changed := differences(before["identity"], terms["identity"]):
+        if changed := _changes({"identity": before["identity"]}, {"identity": terms["identity"]}):
             raise ResumeError(
                 f"{draft.folder} holds a run that was begun otherwise, and cannot go on: {'; '.join(changed)}; "
                 "give the job as it was, or start anew (--fresh)"
             )
-        if before == terms:
+        if before == terms and not store.damaged(*AFTER_SEGMENTING):
             return
         store.forget(*AFTER_SEGMENTING)
         finish.discard(draft.staging)

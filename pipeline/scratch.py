@@ -64,6 +64,12 @@ class Scratch:
             return False
         return True
 
+    def damaged(self, *keys: str) -> bool:
+        """Whether any record of these names, or in folders of these names, is damaged."""
+        root = Path(self.root)
+        paths = (path for key in keys for path in [self._path(key), *Path(root, key).rglob("*.rec")] if path.exists())
+        return not all(self.sound(str(path.relative_to(root).with_suffix(""))) for path in paths)
+
     def forget(self, *keys: str) -> None:
         """Remove records or whole folders of them, where they are there."""
         for key in keys:

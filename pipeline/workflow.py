@@ -129,7 +129,7 @@ def _fit(run: Run, crew: _Crew) -> Run:
     """Find the statistics of the whole image that segmenters ask for."""
     if not fit.unfitted(run.methods):
         return run
-    if not run.scratch.has("fitted"):
+    if not run.scratch.sound("fitted"):
         survey = fit.Survey(run, fit.batches(run, crew.engine.workers))
         batches = range(len(survey.batches))
         bins = fit.common_bins(found for _, found in crew.each("survey", fit.ranges, survey, batches))
@@ -140,7 +140,7 @@ def _fit(run: Run, crew: _Crew) -> Run:
 def _route(run: Run, job: Job, crew: _Crew) -> Run:
     """Decide where each tile goes."""
     work = route.Plan(run, tuple(job.route), fit.batches(run, crew.engine.workers))
-    if not run.scratch.has("routes"):
+    if not run.scratch.sound("routes"):
         if route.needed(run, job.route):
             found = crew.all("route", route.routes, work, range(len(work.batches)))
             routes = np.concatenate([np.array(batch, np.int16) for batch in found.values()])
@@ -165,7 +165,7 @@ def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
             if len(failed) == event.done and (event.done >= PATIENCE or event.done == len(tiles)):
                 raise SegmenterError(f"no tile succeeded: {run.grid.name(outcome.item)}: {outcome.error}")
     if failed:
-        finish.write_record(draft.folder, {"complete": False, **_record(run, draft, missing=finish.missing(run, failed))})
+        finish.write_record(draft.folder, draft.staging, {"complete": False, **_record(run, draft, missing=finish.missing(run, failed))})
         named = "; ".join(f"{run.grid.name(tile)}: {failed[tile]}" for tile in sorted(failed)[:3])
         more = f"; and {len(failed) - 3} more, all in {finish.RECORD}" if len(failed) > 3 else ""
         raise TilesError(
@@ -182,7 +182,7 @@ def _link(run: Run, crew: _Crew) -> None:
 
 def _group(run: Run, job: Job, crew: _Crew) -> int:
     """Settle which labels are one object; the number of objects. OutputError if their ids do not fit the type asked for."""
-    if not run.scratch.has("grouped"):
+    if not run.scratch.sound("grouped"):
         crew.watch(Event("group", 0, 1))
         run.scratch.save("grouped", {"objects": group.group(run)})
         crew.watch(Event("group", 1, 1))

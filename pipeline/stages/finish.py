@@ -59,18 +59,21 @@ def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
 
 
 def publish_all(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
-    """Move everything staged into the result's folder, then write the record."""
+    """Move everything staged into the result's folder, the run's record last."""
+    for part in staging.rglob("*.partial"):  # what Zarr's writers leave when they are killed
+        part.unlink()
     (folder / RECORD).unlink(missing_ok=True)
     for name in (LABELS, COG, TABLE, PICTURE):
         if (staging / name).exists():
             discard(folder / name)
             os.replace(staging / name, folder / name)  # noqa: PTH105  the commit points, named as tests name them
-    write_record(folder, record)
+    write_record(folder, staging, record)
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write run.json."""
-    commit(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+def write_record(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json, by way of the staging folder, where nothing is left for long."""
+    commit(staging / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    os.replace(staging / RECORD, folder / RECORD)  # noqa: PTH105
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

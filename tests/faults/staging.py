@@ -1,0 +1,124 @@
+"""What the tests of faults share: a small job, flawed segmenters, and what a run left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from scipy import ndimage
+
+import pipeline
+
+PRODUCTS = {"labels.zarr", "labels.tif", "objects.parquet", "overview.png", "run.json"}
+TILE = 16
+
+
+def blobs(size: int = 64, seed: int = 0) -> np.ndarray:
+    """Blobs that cross seams, uint8; never 255."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((size, size)), 1.5)
+    return (noise * 2000 - 800).clip(0, 250).astype(np.uint8)
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    """Write an image as a GeoTIFF."""
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+    shape = {"count": 1, "height": image.shape[0], "width": image.shape[1], "dtype": image.dtype}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place) as file:
+        file.write(image, 1)
+    return path
+
+
+def products(folder: Path) -> dict[str, Any]:
+    """Every file of a result as bytes, by its path; of run.json, what does not tell of time, place and machine."""
+    paths = (path for name in PRODUCTS for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
+    found: dict[str, Any] = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    told = json.loads(found["run.json"])
+    assert told["complete"]
+    assert told["missing"] == []
+    for part in (told, told["job"]["output"], told["plan"], told["identity"]["tiles"]):
+        for key in ("seconds", "path", "scratch", "bytes_allowed", "memory"):
+            part.pop(key, None)
+    return found | {"run.json": told}
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """The products of a complete run, besides which nothing is left."""
+    assert {path.name for path in folder.iterdir()} == PRODUCTS
+    return products(folder)
+
+
+def record(folder: Path) -> dict[str, Any] | None:
+    """What run.json says; None where there is none."""
+    return json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else None
+
+
+def is_published(folder: Path) -> bool:
+    """Whether anything but a record lies where results lie."""
+    return any((folder / name).exists() for name in PRODUCTS - {"run.json"})
+
+
+def once(flag: str) -> bool:
+    """True for the first caller of all processes: it takes the flag, a file that is not there yet."""
+    try:
+        os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def raises(flag: str) -> None:
+    """Fail while the flag is up."""
+    if Path(flag).exists():
+        raise ArithmeticError("flawed")
+
+
+def crashes(flag: str) -> None:
+    """End the process as a fault in native code does, while the flag is up."""
+    if Path(flag).exists():
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def dies_once(flag: str) -> None:
+    """Be killed, the first time."""
+    if once(flag):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Flawed:
+    """A threshold at which something happens where a pixel is 255; each call adds a line to a log, if there is one."""
+
+    flaw: Callable[[str], None]
+    flag: str
+    value: float = 100.0
+    log: str = ""
+    identity = "connected"
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.write("called\n")
+        if (block == 255).any():
+            self.flaw(self.flag)
+        return (block[0] > self.value).astype(np.int32)
+
+
+def spotted(tile: tuple[int, int] = (1, 2), size: int = 64) -> np.ndarray:
+    """Blobs with one pixel of 255 in the middle of a tile, which no other tile's window holds."""
+    image = blobs(size)
+    row, column = (TILE * at + TILE // 2 for at in tile)
+    image[row, column] = 255
+    return image
+
+
+def run(image: Any, segmenter: Any, out: Path, engine: Any = None, **parts: Any) -> pipeline.Result:
+    """A run with everything that can be written."""
+    parts = {"tile": TILE, "labels": ["zarr", "cog"], "picture": True} | parts
+    return pipeline.segment(image, segmenter, out, engine=engine or pipeline.local(), **parts)
