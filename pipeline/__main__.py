@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -181,11 +182,15 @@ def _errors(*, debug: bool) -> Iterator[None]:
     except TilewiseError as error:
         if debug:
             raise
-        typer.echo(f"tilewise: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("tilewise: interrupted; the same command goes on", err=True)
-        sys.exit(Interrupted.exit_code)
+        _end("interrupted; the same command goes on from what is recorded", Interrupted.exit_code)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the ending, with a traceback
+    typer.echo(f"tilewise: {message}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

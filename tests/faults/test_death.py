@@ -124,6 +124,20 @@ COMMAND = [sys.executable, "-m", "pipeline", "segment"]
 OPTIONS = ["--with", "threshold", "--option", "method=otsu", "--tile", "32", "--cog", "--picture", "--json"]
 
 
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """An image that takes a few seconds, and the result of a run on it to which nothing happened."""
+    folder = tmp_path_factory.mktemp("larger")
+    image = write(folder / "image.tif", blobs(384))
+    finish(image, folder / "calm")
+    return image, contents(folder / "calm")
+
+
+def finish(image: Path, out: Path) -> None:
+    """Run the command to its end, in its own process."""
+    subprocess.run([*COMMAND, str(image), str(out), *OPTIONS, "--workers", "0"], capture_output=True, check=True)
+
+
 def started(image: Path, out: Path, workers: int, stage: str) -> subprocess.Popen[str]:
     """Start the command; returns when some work of a stage is done."""
     command = subprocess.Popen(
@@ -138,9 +152,9 @@ def started(image: Path, out: Path, workers: int, stage: str) -> subprocess.Pope
     return command
 
 
-def test_driver_killed(tmp_path):
+def test_driver_killed(larger, tmp_path):
     """Rows 4 and 22, for real: a driver with workers is killed while it segments, and again while it publishes; nothing of it goes on."""
-    image = write(tmp_path / "image.tif", blobs(1024))
+    image, calm = larger
     for stage in ("segment", "publish"):
         command = started(image, tmp_path / "out", 2, stage)
         workers = psutil.Process(command.pid).children(recursive=True)
@@ -148,9 +162,8 @@ def test_driver_killed(tmp_path):
         command.communicate()
         assert psutil.wait_procs(workers, timeout=60)[1] == []
         assert not is_published(tmp_path / "out")
-    for out in ("out", "calm"):
-        subprocess.run([*COMMAND, str(image), str(tmp_path / out), *OPTIONS, "--workers", "0"], capture_output=True, check=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "calm")
+    finish(image, tmp_path / "out")
+    assert contents(tmp_path / "out") == calm
 
 
 def interrupt(image: Path, out: Path, workers: int, *, twice: bool) -> subprocess.Popen[str]:
@@ -165,16 +178,14 @@ def interrupt(image: Path, out: Path, workers: int, *, twice: bool) -> subproces
 
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("workers", [0, 2], ids=["in process", "cluster"])
-def test_interrupted(workers, twice, tmp_path):
+def test_interrupted(workers, twice, larger, tmp_path):
     """Row 15: after Ctrl-C, and after two, the command ends with 130 and no traceback, and the same command completes the same result."""
-    image = write(tmp_path / "image.tif", blobs(1024))
+    image, calm = larger
     command = interrupt(image, tmp_path / "out", workers, twice=twice)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 130, errors
     assert "the same command goes on" in errors
     assert "Traceback" not in errors
     assert not is_published(tmp_path / "out")
-    for out in ("out", "calm"):
-        done = subprocess.run([*COMMAND, str(image), str(tmp_path / out), *OPTIONS, "--workers", "0"], capture_output=True, check=True)
-        assert done.stderr == b""
-    assert contents(tmp_path / "out") == contents(tmp_path / "calm")
+    finish(image, tmp_path / "out")
+    assert contents(tmp_path / "out") == calm
