@@ -118,8 +118,12 @@ def commit(path: Path, data: bytes) -> None:
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file while a run writes; OutputError if another process holds it. A process that dies lets go of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written: {error.strerror}; choose another output") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
