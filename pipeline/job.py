@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,7 +92,7 @@ class Job(_Part):
         try:
             super().__init__(**parts)
         except ValidationError as error:
-            raise JobError("\n".join(_explained(fault) for fault in error.errors())) from None
+            raise JobError("\n".join(_explained(error.errors()))) from None
 
     @field_validator("segmenters")
     @classmethod
@@ -212,18 +212,27 @@ def _plain(rule: Rule) -> dict[str, Any]:
     return {"use": rule.use} | ({"when": spans} if spans else {})
 
 
-def _explained(fault: Any) -> str:
-    """One fault that pydantic found, as a sentence: the key's path, the value, what is allowed."""
+def _explained(faults: Iterable[Any]) -> list[str]:
+    """What pydantic found, a line for each key: its path, the value, what is allowed."""
+    lines: dict[str, str] = {}
+    for fault in faults:
+        subject, allowed = _sentence(fault)
+        lines[subject] = f"{lines[subject]}, or: {allowed.removeprefix('input should be ')}" if subject in lines else allowed
+    return [f"{subject}{allowed}" for subject, allowed in lines.items()]
+
+
+def _sentence(fault: Any) -> tuple[str, str]:
+    """One fault: its subject and the rest."""
     if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"])
+        return str(fault["ctx"]["error"]), ""
     steps = [str(step) for step in fault["loc"] if not str(step).startswith(("literal[", "list[", "constrained-", "function-"))]
     steps = [step for step in steps if step not in ("int", "str", "float", "bool")]
     where = ".".join(steps)
     if fault["type"] == "missing":
-        return f"{where} is missing"
+        return f"{where} is missing", ""
     if fault["type"] == "extra_forbidden":
-        return f"{where}: there is no such key; {nearest(steps[-1], _keys(steps[:-1]))}"
-    return f"{where}: {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        return f"{where}: there is no such key; ", nearest(steps[-1], _keys(steps[:-1]))
+    return f"{where}: {fault['input']!r}; ", f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _keys(steps: list[str]) -> list[str]:
