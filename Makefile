@@ -4,7 +4,7 @@ RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do $$name $(RECENT) && echo $$name && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-quick check format clean
+.PHONY: demo test test-heavy check format clean
 
 demo: .venv/ready demo/earth.tif
 	$(BIN)/tilewise run workflows/world_land.yaml
@@ -16,10 +16,10 @@ demo: .venv/ready demo/earth.tif
 	  'The same command again says that it is complete; `make clean demo` starts anew.'
 
 test: .venv/ready
-	$(BIN)/python -m pytest
-
-test-quick: .venv/ready
 	$(BIN)/python -m pytest -m "not heavy"
+
+test-heavy: .venv/ready
+	$(BIN)/python -m pytest -m heavy
 
 check: .venv/ready
 	$(BIN)/ruff check

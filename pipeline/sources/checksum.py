@@ -1,4 +1,4 @@
-"""What tells one file from another, at a bounded cost. Never a time: clocks differ, and copies are the same image."""
+"""What tells one file from another, at a bounded cost. No fingerprint holds a time: clocks differ, and copies are the same image."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def of_file(path: Path) -> dict[str, Any]:
             file.seek(start)
             crc = zlib.crc32(file.read(stop - start), crc)
     return {"bytes": size, "crc32": crc}
+
+
+def stamp(path: str) -> tuple[int, int, int]:
+    """What changes when a file is written anew: what is kept open, or decoded, of the one before must not be taken for it."""
+    about = Path(path).stat()
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 def _spans(size: int) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers, every
 from pipeline.sources.axes import choose_bands, native
-from pipeline.sources.checksum import of_file
+from pipeline.sources.checksum import of_file, stamp
 
 MARKS = {b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff", b"\x89PNG": "PNG", b"\xff\xd8": "JPEG"}
 LARGEST_PICTURE = 1 << 30
@@ -124,9 +124,10 @@ class Picture:
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column)."""
-        names = [str(k + 1) for k in range(len(_decoded(self.path)))]
+        whole = _decoded(self.path, stamp(self.path))
+        chosen = choose_bands(self.bands, [str(k + 1) for k in range(len(whole))])
         rows, columns = box.slices
-        return native(_decoded(self.path)[list(choose_bands(self.bands, names)), rows, columns])
+        return native(whole[list(chosen), rows, columns])
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """Every ``step``-th pixel."""
@@ -139,11 +140,11 @@ class Picture:
 
 def _file(path: str, level: int = 0) -> Any:
     """The file, opened once per thread and kept open: GDAL's handles are not safe to share."""
-    return _opened(path, level, threading.get_ident())
+    return _opened(path, level, stamp(path), threading.get_ident())
 
 
 @functools.lru_cache(maxsize=32)
-def _opened(path: str, level: int, _thread: int) -> Any:
+def _opened(path: str, level: int, _stamp: object, _thread: int) -> Any:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -161,7 +162,7 @@ def _opened(path: str, level: int, _thread: int) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _decoded(path: str) -> npt.NDArray[Any]:
+def _decoded(path: str, _stamp: object) -> npt.NDArray[Any]:
     from rasterio.errors import RasterioError
 
     try:

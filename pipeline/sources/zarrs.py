@@ -21,7 +21,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, guessed, layout, native
-from pipeline.sources.checksum import of_file
+from pipeline.sources.checksum import of_file, stamp
 
 SAMPLED = 64
 """Chunk files that a fingerprint looks into."""
@@ -114,13 +114,14 @@ class ZarrImage:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs"))
         chosen = files if len(files) <= SAMPLED else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
         sample = {str(path.relative_to(folder)): of_file(path) for path in chosen}
-        metadata = [of_file(path) for name in ("zarr.json", ".zarray") if (path := folder / name).exists()]
+        size = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
         choice = {"time": self.time, "planes": self.planes, "axes": self.axes}
-        return {"kind": "zarr", "metadata": metadata, "files": len(files), "sample": sample, **choice}
+        return {"kind": "zarr", "metadata": [of_file(Path(path)) for path in _metadata(str(folder))], **size, "sample": sample, **choice}
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
         try:
-            return native(np.asarray(self._layout[0].take(_array(self._stored.path), box, step)))
+            array = _array(self._stored.path, tuple(map(stamp, _metadata(self._stored.path))))
+            return native(np.asarray(self._layout[0].take(array, box, step)))
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise SourceError(f"{self._stored.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -143,11 +144,16 @@ class _Stored:
 
 
 @functools.lru_cache(maxsize=8)
-def _array(path: str) -> Any:
+def _array(path: str, _stamps: object) -> Any:
     """The array, opened once per process."""
     import zarr
 
     return zarr.open_array(path, mode="r")
+
+
+def _metadata(path: str) -> list[str]:
+    """The files that say what an array is, whichever version it has."""
+    return [str(file) for name in ("zarr.json", ".zarray") if (file := Path(path, name)).exists()]
 
 
 def _describe(path: str, level: int | str) -> _Stored:

@@ -1,0 +1,143 @@
+"""Arrays as images: NumPy, Dask and xarray, and what is lazy in them."""
+
+from __future__ import annotations
+
+import threading
+
+import dask.array as da
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from dask_image import ndfilters
+from scipy import ndimage
+
+import pipeline
+from pipeline.errors import JobError, SourceError
+from pipeline.grid import Box
+from pipeline.sources import Source, open_source
+from tests.faults.staging import blobs, write
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (3, 20, 30), np.uint8)
+
+
+def whole(source: Source) -> np.ndarray:
+    return source.read(Box.whole(source.frame.shape))
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "expected"),
+    [
+        pytest.param(PIXELS[0], {}, PIXELS[:1], id="rows and columns"),
+        pytest.param(PIXELS, {}, PIXELS, id="bands"),
+        pytest.param(PIXELS, {"bands": [3, 1]}, PIXELS[[2, 0]], id="some bands"),
+        pytest.param(np.moveaxis(PIXELS, 0, 2), {"axes": "yxc"}, PIXELS, id="bands last"),
+        pytest.param(PIXELS, {"axes": "zyx"}, PIXELS[None], id="planes"),
+        pytest.param(PIXELS, {"axes": "tyx", "time": 1}, PIXELS[1:2], id="a time"),
+        pytest.param(PIXELS[None], {}, PIXELS[None], id="band and planes"),
+        pytest.param(PIXELS[0] > 100, {}, (PIXELS[:1] > 100).astype(np.uint8), id="a mask"),
+        pytest.param(PIXELS[0].astype(">f4"), {}, PIXELS[:1].astype(np.float32), id="foreign bytes"),
+        pytest.param(PIXELS[0].T[::-2], {}, PIXELS[:1].transpose(0, 2, 1)[:, ::-2], id="a view"),
+        pytest.param(da.from_array(PIXELS, chunks=7), {"bands": [2]}, PIXELS[1:2], id="lazy"),
+        pytest.param(xr.DataArray(PIXELS, dims=("band", "y", "x")), {}, PIXELS, id="DataArray"),
+        pytest.param(xr.DataArray(PIXELS, dims=("y", "x", "band")), {}, np.moveaxis(PIXELS, 2, 0), id="DataArray, bands last"),
+    ],
+)
+def test_arrays(array, options, expected, tmp_path):
+    """An array's axes are what its shape, its dims or the user say, and a box of it is that part."""
+    source = open_source(array, **options)
+    found = whole(source)
+    np.testing.assert_array_equal(found, expected)
+    assert (found.dtype, found.flags.c_contiguous) == (expected.dtype, True)
+    box = Box.whole(tuple(n - 1 for n in source.frame.shape))
+    np.testing.assert_array_equal(source.read(box), expected[(slice(None), *box.slices)])
+    assert source.glance(box, 4).shape == (len(expected), *(-(-n // 4) for n in box.shape))
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray's
+def test_data_arrays_keep_their_place(tmp_path):
+    """A DataArray as rioxarray opens it has the CRS, transform and nodata of its file; of another, even coordinates tell."""
+    import rioxarray
+
+    image = write(tmp_path / "image.tif", blobs())
+    with rasterio.open(image, "r+") as file:
+        file.nodata = 7
+    with rioxarray.open_rasterio(image, chunks=16) as opened:
+        mine, theirs = open_source(opened).frame, open_source(image).frame
+        np.testing.assert_array_equal(whole(open_source(opened))[0], blobs())
+    assert (mine.transform, mine.nodata, mine.shape) == (theirs.transform, theirs.nodata, theirs.shape)
+    assert rasterio.CRS.from_wkt(mine.crs) == rasterio.CRS.from_wkt(theirs.crs)
+    plain = xr.DataArray(blobs(), dims=("lat", "lon"), coords={"lat": 50 - 0.5 * np.arange(64), "lon": 10 + 0.25 * np.arange(64)})
+    np.testing.assert_allclose(open_source(plain).frame.transform, (0.25, 0, 9.875, 0, -0.5, 50.25))
+
+
+def test_lazy_work_runs_inside_the_task(tmp_path):
+    """A filter of dask-image over the user's own function is computed by the task that reads, with the right pixels at every border."""
+    image = blobs(128)
+    threads = set()
+
+    def seen(block):
+        threads.add(threading.get_ident())
+        return block.astype(np.float32)
+
+    lazy = ndfilters.gaussian_filter(
+        da.from_array(image, chunks=32).map_blocks(seen, dtype=np.float32, meta=np.empty((0, 0), np.float32)), 1.5
+    )
+    source = open_source(lazy)
+    whole_image = np.asarray(lazy.compute(scheduler="synchronous"))
+    threads.clear()
+    for box in (Box((0, 0), (40, 50)), Box((30, 60), (100, 128))):
+        np.testing.assert_array_equal(source.read(box)[0], whole_image[box.slices])
+    assert threads == {threading.get_ident()}
+    found = pipeline.segment(lazy, pipeline.Threshold(value=100), tmp_path / "out", tile=48, engine=pipeline.local())
+    np.testing.assert_array_equal(found.labels, ndimage.label(whole_image > 100)[0])
+
+
+def test_arithmetic_of_xarray(tmp_path):
+    """An index computed by xarray from lazy bands is segmented like one that was computed before."""
+    bands = xr.DataArray(da.from_array(PIXELS.astype(np.float32) + 1, chunks=10), dims=("band", "y", "x"), coords={"band": ["r", "g", "n"]})
+    index = (bands.sel(band="n") - bands.sel(band="r")) / (bands.sel(band="n") + bands.sel(band="r"))
+    found = pipeline.segment(index, pipeline.Threshold(value=0), tmp_path / "out", tile=16, engine=pipeline.local())
+    np.testing.assert_array_equal(found.labels, ndimage.label(index.values > 0)[0])
+
+
+def test_fingerprints(tmp_path):
+    """Equal arrays have equal fingerprints, others do not; a lazy array's tells what is computed."""
+    lazy = da.from_array(PIXELS, chunks=10)
+    assert open_source(PIXELS).fingerprint() == open_source(PIXELS.copy()).fingerprint()
+    assert open_source(PIXELS).fingerprint() != open_source(PIXELS + 1).fingerprint()
+    assert open_source(lazy + 1).fingerprint() == open_source(lazy + 1).fingerprint() != open_source(lazy + 2).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "error", "message"),
+    [
+        pytest.param([[1, 2]], {}, JobError, "an image is a path, a NumPy or Dask array or an xarray DataArray, not list", id="a list"),
+        pytest.param(np.zeros(5), {}, JobError, r"the array has 1 axes, \(5,\); name them", id="one axis"),
+        pytest.param(np.zeros((100, 5, 5)), {}, JobError, "whose first axis is long for bands; name the axes", id="a hundred bands"),
+        pytest.param(PIXELS, {"axes": "cyy"}, JobError, "axes: 'cyy' for the shape", id="an axis twice"),
+        pytest.param(PIXELS, {"bands": [4]}, JobError, "bands: 4; allowed: 1 to 3", id="no such band"),
+        pytest.param(PIXELS, {"bands": []}, JobError, "bands: none; allowed: 1 to 3", id="no band"),
+        pytest.param(PIXELS, {"time": 1}, JobError, "time: 1; the image has no time axis", id="no time"),
+        pytest.param(PIXELS.astype(complex), {}, SourceError, "the array holds complex128; allowed: integers and floats", id="complex"),
+        pytest.param(np.array([["a"]]), {}, SourceError, "the array holds <U1; allowed", id="text"),
+        pytest.param(
+            xr.DataArray(PIXELS, dims=("a", "y", "x")), {}, JobError, "axes: the dimension 'a' is not known", id="unknown dimension"
+        ),
+    ],
+)
+def test_refusals(array, options, error, message):
+    """What is no image, or an option that does not fit it, is refused with what is allowed."""
+    with pytest.raises(error, match=message):
+        open_source(array, **options)
+
+
+def test_lazy_failure():
+    """A lazy array whose computation fails says where and why."""
+
+    def fails(block):
+        raise ArithmeticError("no number")
+
+    source = open_source(da.from_array(PIXELS[0], chunks=10).map_blocks(fails, dtype=np.uint8, meta=np.empty((0, 0), np.uint8)))
+    with pytest.raises(SourceError, match=r"the lazy array cannot be computed in Box.*ArithmeticError: no number"):
+        whole(source)
