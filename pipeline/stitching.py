@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -283,8 +283,3 @@ def number_anchors(anchors: Sequence[Integers], after: int) -> list[Integers]:
     ids = np.zeros(len(together), np.int64)
     ids[kept[np.argsort(together[kept], kind="stable")]] = np.arange(after + 1, after + 1 + len(kept))
     return np.split(ids, np.cumsum([len(a) for a in anchors])[:-1]) if anchors else []
-
-
-def select(nodes: Nodes, rows: Integers) -> Nodes:
-    """Some of the nodes."""
-    return Nodes(*(getattr(nodes, field.name)[rows] for field in fields(nodes)))
