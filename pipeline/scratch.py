@@ -162,7 +162,7 @@ def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     head = file.read(8)
     length = int.from_bytes(head[4:], "little")
     text = file.read(length)
-    if head[:4] != MAGIC or len(text) < length or zlib.crc32(text[4:]) != int.from_bytes(text[:4], "little"):
+    if head[:4] != MAGIC or not 4 < length == len(text) or zlib.crc32(text[4:]) != int.from_bytes(text[:4], "little"):
         raise ScratchError(f"the record {path} is damaged: its header does not agree with its checksum")
     return json.loads(text[4:]), 8 + length
 

@@ -1,0 +1,157 @@
+"""The contract of segmenters, and the two that come with the project on whole images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from pipeline.components import pieces
+from pipeline.errors import JobError, SegmenterError
+from pipeline.segmenters import Contract, classes, draw, support
+from pipeline.segmenters.region import Watershed
+from pipeline.segmenters.threshold import Threshold
+from tests.tiling import in_raster_order
+
+BLOCK, VALID = np.arange(12, dtype=np.uint8).reshape(1, 3, 4), np.ones((3, 4), bool)
+
+
+def stating(**attributes):
+    """A segmenter that states something about itself."""
+
+    def segmenter(block):
+        return np.ones(block.shape[1:], np.int32)
+
+    vars(segmenter).update(attributes)
+    return segmenter
+
+
+def test_contract_has_defaults():
+    """A plain function is an object segmenter without reach, on the CPU."""
+    assert Contract.of(stating()) == Contract(identity="object", reach=0, connectivity=None, device="cpu", min_area=0, fill_holes=False)
+    assert Contract.of(Threshold(sigma=1.0, min_area=3)) == Contract(identity="connected", reach=4, min_area=3)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"identity": "keyd"}, "identity = 'keyd'; allowed: 'connected' or 'object'"),
+        ({"reach": -1}, "reach = -1; allowed: a number of pixels, 0 or more"),
+        ({"reach": 1.5}, "reach = 1.5; allowed"),
+        ({"connectivity": 5}, "connectivity = 5; allowed: 4 or 8 in two dimensions, 6 or 26 in three"),
+        ({"device": "tpu"}, "device = 'tpu'; allowed: 'cpu' or 'gpu'"),
+        ({"min_area": True}, "min_area = True; allowed"),
+        ({"fill_holes": True}, "fill_holes = True; allowed: True only where identity is 'connected'"),
+    ],
+    ids=str,
+)
+def test_contract_refuses(stated, message):
+    """A statement that cannot be is refused with what can."""
+    with pytest.raises(JobError, match=f"segmenter: {message}"):
+        Contract.of(stating(**stated))
+    with pytest.raises(JobError, match="a segmenter is a function from a block to labels, not 3"):
+        Contract.of(3)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.ones((4, 3), int), r"returned the shape \(4, 3\); a block of \(3, 4\) needs labels of that shape"),
+        (np.ones((3, 4)), "returned float64; labels are integers"),
+        (np.ones((3, 4), bool), "returned a mask; number its objects"),
+        (np.full((3, 4), -2), "returned the label -2; labels are 0 or more"),
+        (np.full((3, 4), 2**31), "returned the label 2147483648; labels of one block fit in int32"),
+        ("labels", r"returned the shape \(\)"),
+    ],
+    ids=["shape", "floats", "mask", "negative", "large", "text"],
+)
+def test_labels_that_cannot_be(returned, message):
+    """What a segmenter returns is checked, and the message says what was wrong."""
+    with pytest.raises(SegmenterError, match=message):
+        draw(lambda block: returned, BLOCK, VALID)
+
+
+def test_what_is_not_valid_has_no_label():
+    """Pixels that are not valid carry no label, whatever a segmenter draws; one that asks is told which they are."""
+    valid = VALID.copy()
+    valid[0] = False
+    seen = []
+    assert (draw(stating(), BLOCK, valid) == valid).all()
+    assert (support(stating(), BLOCK, valid) == valid).all()
+    assert (classes(stating(identity="connected"), BLOCK, valid) == valid).all()
+    draw(lambda block, valid: seen.append(valid) or np.zeros((3, 4), int), BLOCK, valid)
+    assert seen[0] is valid
+
+
+def discs(centres, radius, shape=(60, 60)):
+    rows, columns = np.indices(shape)
+    return np.any([(rows - r) ** 2 + (columns - c) ** 2 <= radius**2 for r, c in centres], axis=0).astype(np.uint8)
+
+
+def test_watershed_parts_discs():
+    """Discs that touch are parted; together they are the foreground, each in one piece; one alone is whole."""
+    centres = [(12, 12), (12, 25), (25, 18), (45, 45)]
+    mask = discs(centres, 7)
+    labels = Watershed(threshold=0)(mask[None])
+    np.testing.assert_array_equal(labels > 0, mask > 0)
+    assert len({labels[place] for place in centres}) == len(np.unique(labels)) - 1 == 4
+    for k in range(1, 5):
+        assert ndimage.label(labels == k, np.ones((3, 3)))[1] == 1
+
+
+@pytest.mark.parametrize("markers", ["distance", "intensity"])
+def test_watershed_of_plain_images(markers):
+    """Of nothing the watershed draws nothing; of an image that is all foreground and flat, one object."""
+    method = Watershed(threshold=5, markers=markers)
+    assert not method(np.zeros((1, 20, 20), np.uint8)).any()
+    flat = method(np.full((1, 20, 20), 9, np.uint8))
+    assert (flat == 1).all()
+
+
+def test_watershed_in_three_dimensions():
+    """Balls that touch are parted in volumes too, and bright middles part a flat sheet."""
+    z, y, x = np.indices((24, 24, 40))
+    balls = sum(((z - 12) ** 2 + (y - 12) ** 2 + (x - c) ** 2 <= 64).astype(np.uint8) for c in (12, 26)) > 0
+    assert Watershed(threshold=0)(balls[None].astype(np.uint8)).max() == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from(["distance", "intensity"]))
+def test_watershed_looks_no_further_than_its_support(seed, min_distance, markers):
+    """Each piece of foreground, cut out with a rim around it, is drawn as in the whole image: what the certificate `proved` rests on."""
+    image = (ndimage.gaussian_filter(np.random.default_rng(seed).random((40, 44)), 1.6) * 900 - 350).clip(0, 255).astype(np.uint8)
+    method = Watershed(threshold=110, min_distance=min_distance, markers=markers)
+    whole = method(image[None])
+    piece, number = pieces(image > 110)
+    for k in range(1, number + 1):
+        rows, columns = ndimage.find_objects(piece == k, 1)[0]
+        cut = (slice(max(rows.start - 1, 0), rows.stop + 1), slice(max(columns.start - 1, 0), columns.stop + 1))
+        alone = np.where(piece[cut] == k, method(image[None][(slice(None), *cut)]), 0)
+        np.testing.assert_array_equal(in_raster_order(alone), in_raster_order(np.where(piece[cut] == k, whole[cut], 0)))
+
+
+def test_dark_objects():
+    """With `dark`, objects are what is below."""
+    mask = discs([(20, 20), (20, 33)], 7)
+    np.testing.assert_array_equal(Watershed(threshold=0, dark=True)(1 - mask[None]), Watershed(threshold=0)(mask[None]))
+    np.testing.assert_array_equal(Threshold(value=0, dark=True)(1 - mask[None]), ndimage.label(mask)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Watershed(markers="colour"), "markers: 'colour'; allowed: 'distance' or 'intensity'"),
+        (lambda: Watershed(min_distance=0), "min_distance: 0; allowed: a whole number of pixels, from 1"),
+        (lambda: Watershed(min_depth=-1), "min_depth: -1; allowed: 0 or more"),
+        (lambda: Watershed(max_hole=1.5), "max_hole: 1.5; allowed: a whole number of pixels, 0 for none"),
+        (lambda: Watershed(threshold="outs"), "'outs' is not known; allowed: otsu"),
+        (lambda: Threshold(value=1, method="otsu"), "value and method given"),
+    ],
+    ids=["markers", "distance", "depth", "hole", "method", "two thresholds"],
+)
+def test_options_are_refused(make, message):
+    """Options that cannot be are refused when they are given."""
+    with pytest.raises(JobError, match=message):
+        make()
