@@ -70,9 +70,15 @@ class _Lines:
             print(as_json(event), flush=True)  # noqa: T201  it is what the user asked for
         elif not self._quiet and (first or event.fault or event.done == event.total or event.at - self._said >= EVERY):
             self._said = event.at
-            fault = f"  FAILED {event.fault}" if event.fault else ""
+            parts = [part for part in (_note(event, start), _left(event, start), event.fault and f"FAILED {event.fault}") if part]
             stamp = time.strftime("%H:%M:%S")
-            print(f"{stamp} {event.stage} {event.done}/{event.total} {_note(event, start)}{fault}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{stamp} {event.stage} {event.done}/{event.total} {', '.join(parts)}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _left(event: Event, start: float) -> str:
+    """How long a stage will take still, if it goes on as it went."""
+    seconds = (event.at - start) / event.done * (event.total - event.done) if event.done else 0.0
+    return f"{seconds:.0f} s left" if seconds >= 1 else ""
 
 
 def _note(event: Event, start: float) -> str:
