@@ -40,6 +40,8 @@ def finished(draft: Plan) -> bool:
                 f"{draft.folder} holds the result of another job ({'; '.join(changed)}); "
                 "choose another output, or replace it (--fresh, --overwrite)"
             )
+        if not changed:
+            _tidy_up_after_another(draft)
         return not changed
     if not record and not draft.run.scratch.has("begun") and (draft.folder / finish.LABELS).exists():
         raise OutputError(
@@ -51,15 +53,12 @@ def finished(draft: Plan) -> bool:
 @contextlib.contextmanager
 def opened(draft: Plan, *, fresh: bool) -> Iterator[None]:
     """Hold the output while a run is begun or gone on with; ResumeError where it was begun otherwise. Cleared when all is published."""
-    hidden = draft.folder / ".tilewise"
-    with locked(hidden / "lock", str(draft.folder)):
+    with _held(draft):
         if fresh:
             _clear(draft)
         _begin(draft)
         yield
-        if not draft.job.output.keep_scratch:
-            _clear(draft)
-            finish.discard(hidden)
+        _tidy_up(draft)
 
 
 def same_image(draft: Plan) -> None:
@@ -94,6 +93,28 @@ def _begin(draft: Plan) -> None:
         store.forget(*AFTER_SEGMENTING)
         finish.discard(draft.staging)
     store.save("begun", terms)
+
+
+def _held(draft: Plan) -> contextlib.AbstractContextManager[None]:
+    return locked(_hidden(draft) / "lock", str(draft.folder))
+
+
+def _hidden(draft: Plan) -> Path:
+    return draft.folder / ".tilewise"
+
+
+def _tidy_up(draft: Plan) -> None:
+    """Leave nothing but the result, unless the user wants to keep the scratch store."""
+    if not draft.job.output.keep_scratch:
+        finish.discard(Path(draft.run.scratch.root))
+        finish.discard(_hidden(draft))
+
+
+def _tidy_up_after_another(draft: Plan) -> None:
+    """Remove what a run left that was killed when its result was complete; one that is still at it does so itself."""
+    if _hidden(draft).exists():
+        with contextlib.suppress(OutputError), _held(draft):
+            _tidy_up(draft)
 
 
 def _clear(draft: Plan) -> None:

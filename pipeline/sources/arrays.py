@@ -13,22 +13,8 @@ from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers, every
-from pipeline.sources.axes import Layout, guessed, layout, native
+from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native
 from pipeline.sources.checksum import of_bytes
-
-LETTERS = {
-    "y": "y",
-    "x": "x",
-    "lat": "y",
-    "lon": "x",
-    "latitude": "y",
-    "longitude": "x",
-    "row": "y",
-    "column": "x",
-    "band": "c",
-    "channel": "c",
-}
-LETTERS |= {"c": "c", "z": "z", "plane": "z", "t": "t", "time": "t"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from pipeline.errors import JobError
 from pipeline.grid import Box
 
+LETTERS = {letter: letter for letter in "tczyx"} | {"time": "t", "band": "c", "channel": "c", "plane": "z", "row": "y", "column": "x"}
+LETTERS |= {"lat": "y", "latitude": "y", "lon": "x", "longitude": "x"}
+"""The letter of an axis by the names that it goes by, in lower case."""
 MOST_BANDS = 64
 """A first axis longer than this is not taken for bands unless the user says so."""
 

@@ -20,23 +20,11 @@ from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, guessed, layout, native
+from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
 
 SAMPLED = 64
 """Chunk files that a fingerprint looks into."""
-LETTERS = {
-    "time": "t",
-    "channel": "c",
-    "band": "c",
-    "plane": "z",
-    "row": "y",
-    "column": "x",
-    "lat": "y",
-    "lon": "x",
-    "latitude": "y",
-    "longitude": "x",
-}
 
 
 @dataclass(frozen=True)

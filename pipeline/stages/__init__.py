@@ -1,8 +1,8 @@
 """The stages of a run. Each is a function of a `Run` and the number of a piece of work; it reads what earlier stages left, and writes
 what later ones need. Each can be run again at any time and writes the same bytes.
 
-The modules, in order: fit, route, segment, link, group, publish. They lie between `workflow`, which tells the story, and the floors
-below, which know nothing of tiles' files; DESIGN names the stages, and this package gives each a room of its own.
+The modules, in order: fit, route, segment, link, group, publish, measure, finish. They lie between `workflow`, which tells the story, and
+the floors below, which know nothing of tiles' files; DESIGN names the stages, and this package gives each a room of its own.
 """
 
 from __future__ import annotations

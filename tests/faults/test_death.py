@@ -79,7 +79,9 @@ class Camera:
 
     def watch(self, event: str, arguments: tuple[object, ...]) -> None:
         """Take a picture, but not of taking pictures."""
-        if event in self.events and str(self.folder) in str(arguments[0]):
+        if event == "open" and not int(arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):  # type: ignore[call-overload]
+            return
+        if event in self.events and str(self.folder) in str(arguments[0]) and self.folder.exists():
             events, self.events = self.events, ()
             self.pictures += 1
             shutil.copytree(self.folder, self.album / str(self.pictures))
