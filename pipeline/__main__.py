@@ -30,7 +30,7 @@ Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="ADDRESS", help="The Dask scheduler to run on, such as tcp://host:8786.")
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Processes of a local cluster; 0: in this process. [default: one per processor]")
+    int | None, typer.Option("--workers", min=0, help="Processes of a local cluster; 0: in this process. Default: one for each processor.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", "--overwrite", help="Start anew, whatever the output holds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -69,9 +69,9 @@ def segment(
     source: Annotated[
         list[str] | None, typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2].")
     ] = None,
-    tile: Annotated[int | None, typer.Option("--tile", help="The size of a tile in pixels. [default: auto]")] = None,
+    tile: Annotated[int | None, typer.Option("--tile", help="The size of a tile in pixels. Default: auto.")] = None,
     halo: Annotated[
-        int | None, typer.Option("--halo", help="Pixels on either side of a seam by which tiles are compared. [default: auto]")
+        int | None, typer.Option("--halo", help="Pixels on either side of a seam by which tiles are compared. Default: auto.")
     ] = None,
     cog: Annotated[bool, typer.Option("--cog", help="Write the labels as a cloud-optimised GeoTIFF too.")] = False,
     picture: Annotated[bool, typer.Option("--picture", help="Write overview.png too.")] = False,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
-from pipeline.sources import checked_numbers, every
+from pipeline.sources import checked_numbers
 from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native
 from pipeline.sources.checksum import of_bytes
 
@@ -74,17 +74,11 @@ class ArrayImage:
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column) or (band, plane, row, column); a lazy array is computed here, in this thread."""
-        block = self._layout[0].take(self._data, box)
-        if isinstance(block, np.ndarray):
-            return native(block)
-        try:
-            return native(np.asarray(block.compute(scheduler="synchronous")))
-        except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
-            raise SourceError(f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}") from error
+        return self._read(box, 1)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """Every ``step``-th pixel."""
-        return every(self.read(box), step)
+        """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the chunks at hand."""
+        return self._read(box, step)
 
     def fingerprint(self) -> dict[str, Any]:
         """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is computed."""
@@ -93,6 +87,15 @@ class ArrayImage:
         if not isinstance(data, np.ndarray):
             return {**known, "name": str(data.name)}
         return {**known, "crc32": of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)}
+
+    def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
+        block = self._layout[0].take(self._data, box, step)
+        if isinstance(block, np.ndarray):
+            return native(block)
+        try:
+            return native(np.asarray(block.compute(scheduler="synchronous")))
+        except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
+            raise SourceError(f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}") from error
 
 
 def _is_xarray(array: Any) -> bool:
