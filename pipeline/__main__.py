@@ -136,19 +136,18 @@ def _carry_out(job: Job, scheduler: str | None, workers: int | None, *, dry_run:
 
     from pipeline.planning import plan as make_plan
     from pipeline.progress import watching
-    from pipeline.workflow import run
+    from pipeline.workflow import finished, run
 
-    with _engine(scheduler, workers) as engine:
-        if dry_run:
-            facts = make_plan(job, workers=engine.workers, memory=engine.memory).facts()
-            typer.echo(yaml.safe_dump(facts, sort_keys=False, default_flow_style=None))
-            return
-        with watching(quiet=quiet, as_json=as_json) as watch:
-            before = watch.begun
-            result = run(job, engine, fresh=fresh, watch=watch)
-        if not quiet and not as_json:
-            state = "complete already" if watch.begun == before else "complete"
-            typer.echo(f"{result.path}: {state}\n" + "\n".join(result.lines()))
+    result, state = None if dry_run or fresh else finished(job), "complete already"
+    if result is None:
+        with _engine(scheduler, workers) as engine, watching(quiet=quiet, as_json=as_json) as watch:
+            if dry_run:
+                facts = make_plan(job, workers=engine.workers, memory=engine.memory).facts()
+                typer.echo(yaml.safe_dump(facts, sort_keys=False, default_flow_style=None))
+                return
+            result, state = run(job, engine, fresh=fresh, watch=watch), "complete"
+    if not quiet and not as_json:
+        typer.echo(f"{result.path}: {state}\n" + "\n".join(result.lines()))
 
 
 def _engine(scheduler: str | None, workers: int | None) -> Engine:

@@ -120,7 +120,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     methods = tuple(Method(name, job.segmenters[name], c, c.reach + depth) for name, c in contracts.items())
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
     draft = Run(source, Grid(shape, shape), methods, np.zeros(0, np.int16), depth, max(most, depth), memory, Scratch(""), job.stitch.iou)
-    tile = tuple(begun["size"]) if begun and job.tiles.size == "auto" else _tile(job, draft, workers)
+    tile = tuple(begun["size"]) if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape) else _tile(job, draft, workers)
     grid = Grid(shape, tile)
     run = Run(source, grid, methods, np.full(len(grid), FIRST, np.int16), depth, draft.max_halo, memory, scratch(job), job.stitch.iou)
     _refuse_too_large(run)

@@ -6,26 +6,16 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
-from pipeline.reporting import Event, as_json
+from pipeline.reporting import Event, Watch, as_json
 
 EVERY = 10.0
 """Seconds between lines of one stage in a log."""
 
 
-class Watcher(Protocol):
-    """Something to be called with events."""
-
-    begun: bool
-    """Whether any event has come."""
-
-    def __call__(self, event: Event) -> None:
-        """Tell of an event."""
-
-
 @contextlib.contextmanager
-def watching(*, quiet: bool, as_json: bool) -> Iterator[Watcher]:
+def watching(*, quiet: bool, as_json: bool) -> Iterator[Watch]:
     """What suits the place where the command runs."""
     if quiet or as_json or not sys.stderr.isatty():
         yield _Lines(quiet=quiet, json=as_json)
@@ -41,7 +31,7 @@ def watching(*, quiet: bool, as_json: bool) -> Iterator[Watcher]:
 
 class _Bars:
     def __init__(self, bars: Any) -> None:
-        self.begun, self._bars = False, bars
+        self._bars = bars
         self._rows: dict[str, Any] = {}
         self._starts: dict[str, float] = {}
 
@@ -49,7 +39,6 @@ class _Bars:
         if event.stage not in self._rows:
             self._rows[event.stage] = self._bars.add_task(event.stage, total=event.total, note="")
             self._starts[event.stage] = event.at
-        self.begun = True
         note = _note(event, self._starts[event.stage])
         self._bars.update(self._rows[event.stage], completed=event.done, total=event.total, note=note)
         if event.fault:
@@ -58,12 +47,11 @@ class _Bars:
 
 class _Lines:
     def __init__(self, *, quiet: bool, json: bool) -> None:
-        self.begun, self._quiet, self._json = False, quiet, json
+        self._quiet, self._json = quiet, json
         self._starts: dict[str, float] = {}
         self._said = -EVERY
 
     def __call__(self, event: Event) -> None:
-        self.begun = True
         first = event.stage not in self._starts
         start = self._starts.setdefault(event.stage, event.at)
         if self._json:

@@ -22,12 +22,12 @@ AFTER_SEGMENTING = ("grouped", "ids", "slabs", "objects")
 
 
 def begun(job: Job) -> dict[str, Any]:
-    """The identity of the result or run that lies in the output; empty where there is none."""
+    """What the result or run that lies in the output settled of its tiles: their size, and the memory; empty where there is none."""
     record = finish.read_record(Path(job.output.path).absolute())
     if record and record["complete"]:
-        return dict(record["identity"])
+        return dict(record["identity"]["tiles"])
     store = scratch(job)
-    return dict(store.load("begun")[0]["identity"]) if store.has("begun") else {}
+    return dict(store.load("begun")[0]["identity"]["tiles"]) if store.has("begun") else {}
 
 
 def finished(draft: Plan) -> bool:

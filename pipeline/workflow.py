@@ -25,6 +25,8 @@ from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
 
 T = TypeVar("T")
+UNKNOWN = 1 << 62
+"""Bytes of memory of workers that are not there yet."""
 PATIENCE = 8
 """When this many tiles have failed and none has succeeded, the segmenter is at fault and not the tiles."""
 
@@ -57,11 +59,11 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
     TilewiseError
         Whatever else is refused; see `pipeline.errors`.
     """
+    if not fresh and (result := finished(job)):
+        return result
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
-        draft = plan(job, workers=engine.workers, memory=engine.memory, begun=None if fresh else resume.begun(job).get("tiles"))
-        if not fresh and resume.finished(draft):
-            return Result(str(draft.folder))
+        draft = plan(job, workers=engine.workers, memory=engine.memory, begun=None if fresh else resume.begun(job))
         stack.enter_context(resume.opened(draft, fresh=fresh))
         crew, started = _Crew(engine, watch), time.monotonic()
 
@@ -76,6 +78,13 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         facts = {"complete": True, "objects": objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
         finish.publish_all(draft.folder, draft.staging, facts | _record(routed, draft, missing=[]))
         return Result(str(draft.folder))
+
+
+def finished(job: Job) -> Result | None:
+    """The result of this very job, if its output holds it; nothing is started for that. OutputError if it is another's, or nobody's."""
+    before = resume.begun(job)
+    draft = plan(job, workers=1, memory=before.get("memory", UNKNOWN), begun=before)
+    return Result(str(draft.folder)) if resume.finished(draft) else None
 
 
 def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: Engine | None = None, **parts: Any) -> Result:
