@@ -1,5 +1,6 @@
 """Labels as GeoTIFF, held against rasterio, rio-cogeo and numpy's slices."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -167,7 +168,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, labels, valid, error, reason)
     ("limit", "reason"),
     [
         pytest.param(1_000_000, "labels cannot be written", id="temporary file"),
-        pytest.param(4_500_000, "not whole", id="final file, where GDAL says nothing"),
+        pytest.param(4_500_000, "not whole|GDAL cannot write", id="final file, of which some versions of GDAL say nothing"),
     ],
 )
 def test_a_full_disk_is_an_error(tmp_path, limit, reason):
@@ -188,7 +189,7 @@ def test_a_full_disk_is_an_error(tmp_path, limit, reason):
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert "is the disk full?" in ended.stdout, ended.stderr
-    assert reason in ended.stdout
+    assert re.search(reason, ended.stdout)
     assert not list(tmp_path.iterdir())
 
 
