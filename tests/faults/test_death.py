@@ -144,7 +144,7 @@ def started(image: Path, out: Path, workers: int, stage: str) -> subprocess.Pope
     """Start the command; returns when some work of a stage is done."""
     command = subprocess.Popen(
         [*COMMAND, str(image), str(out), *OPTIONS, "--workers", str(workers)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(out.parent)},
     )  # fmt: skip
     assert command.stdout is not None
     for line in command.stdout:
