@@ -39,6 +39,12 @@ class Sums:
     place: Integers
     """(n, axis) sums of the pixels' coordinates in the whole image."""
 
+    kind: Integers
+    """(n,) the class."""
+
+    marked: Integers
+    """(n,) pixels that are seeds; all of them where none are asked for."""
+
     minimum: Floats
     """(n, band)."""
 
@@ -78,7 +84,7 @@ class Sums:
 
 _ADDITION: dict[str, np.ufunc] = {
     "area": np.add, "anchor": np.minimum, "low": np.minimum, "high": np.maximum,
-    "place": np.add, "minimum": np.minimum, "maximum": np.maximum,
+    "place": np.add, "kind": np.maximum, "marked": np.add, "minimum": np.minimum, "maximum": np.maximum,
 }  # fmt: skip
 
 NOWHERE = np.iinfo(np.int64).max
@@ -96,6 +102,8 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
         np.full((number, axes), NOWHERE),
         np.zeros((number, axes), np.int64),
         np.zeros((number, axes), np.int64),
+        np.zeros(number, np.int64),
+        np.zeros(number, np.int64),
         np.full((number, bands), np.inf),
         np.full((number, bands), -np.inf),
         exact[0],
@@ -109,7 +117,16 @@ def concatenate(parts: Sequence[Sums]) -> Sums:
     return Sums(**plain, value=stack([p.value for p in parts]), square=stack([p.square for p in parts]))
 
 
-def measure(labels: npt.NDArray[np.int32], block: npt.NDArray[Any], number: int, core: Box, shape: Sequence[int]) -> Sums:
+def measure(
+    labels: npt.NDArray[np.int32],
+    block: npt.NDArray[Any],
+    number: int,
+    core: Box,
+    shape: Sequence[int],
+    *,
+    kind: Integers | None = None,
+    seeds: npt.NDArray[np.bool_] | None = None,
+) -> Sums:
     """Sum over the pixels of labels 1 to ``number`` in a core.
 
     Parameters
@@ -124,6 +141,10 @@ def measure(labels: npt.NDArray[np.int32], block: npt.NDArray[Any], number: int,
         Where the core lies in the image.
     shape
         The image's shape.
+    kind
+        (number,) the class of each label; 1 where not given.
+    seeds
+        Of the labels' shape: the pixels that count as seeds; all of them where not given.
     """
     axes, bands = labels.ndim, len(block)
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
@@ -137,7 +158,11 @@ def measure(labels: npt.NDArray[np.int32], block: npt.NDArray[Any], number: int,
     add = add_integers if block.dtype.kind in "biu" and block.dtype.itemsize <= 4 else add_floats
     value, square = add(solid, block.reshape((bands, *solid.shape)), number, minimum, maximum)
     kept = slice(3 - axes, 3)
-    return Sums(area, anchor, low[:, kept].copy(), high[:, kept].copy(), place[:, kept].copy(), minimum, maximum, value, square)
+    marked = area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
+    kinds = np.ones(number, np.int64) if kind is None else kind
+    return Sums(
+        area, anchor, low[:, kept].copy(), high[:, kept].copy(), place[:, kept].copy(), kinds, marked, minimum, maximum, value, square
+    )
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:

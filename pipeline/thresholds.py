@@ -1,112 +1,32 @@
-"""Foreground by a threshold, given or found from the histogram of the whole image. Below the segmenters, which share it.
+"""Foreground by a threshold: given, found from the histogram of the whole image, or from what surrounds each pixel.
 
-The bins of a histogram are fixed for the whole image, so that the counts of tiles add up to those of the untiled image.
+Below the segmenters, which share it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SegmenterError, nearest
-from pipeline.features import Feature, measured
+from pipeline.filters import gaussian_radius, local_mean, local_mean_and_deviation, smooth
+from pipeline.histograms import FINDERS, Histogram, levels, threshold
 
-METHODS = ("otsu",)
-MOST_BINS = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """Counts of a feature over the whole image."""
-
-    counts: npt.NDArray[np.int64]
-    """Pixels in each bin."""
-
-    centers: npt.NDArray[np.float64]
-    """The middle of each bin."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bins:
-    """Bins of equal width over the range of a feature, the same for every tile of an image.
-
-    Integers whose range is below 65,536 have a bin for each value, other integers 65,536 bins; floats have 256, as in scikit-image's
-    ``threshold_otsu``, with which the result then agrees.
-    """
-
-    low: float
-    """The smallest value in the image."""
-
-    high: float
-    """The largest value in the image."""
-
-    dtype: str
-    """The feature's type."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether each bin is one integer."""
-        return np.dtype(self.dtype).kind in "iub" and self.high - self.low < MOST_BINS
-
-    @property
-    def number(self) -> int:
-        """How many there are."""
-        if self.whole:
-            return int(self.high - self.low) + 1
-        return 256 if np.dtype(self.dtype).kind == "f" else MOST_BINS
-
-    def count(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """How many of the values, one-dimensional and none of them NaN, lie in each bin."""
-        if self.whole:
-            return np.bincount(values.astype(np.int64) - int(self.low), minlength=self.number)
-        kind = np.dtype(self.dtype).type
-        return np.histogram(values, self.number, (kind(self.low), kind(self.high)))[0].astype(np.int64)
-
-    def histogram(self, counts: npt.NDArray[np.int64]) -> Histogram:
-        """The counts of all tiles, added up, with the bins' centres."""
-        if self.whole:
-            return Histogram(counts, np.arange(int(self.low), int(self.high) + 1, dtype=np.float64))
-        edges = np.histogram_bin_edges(np.empty(0, self.dtype), self.number, (self.low, self.high))
-        return Histogram(counts, (edges[1:] + edges[:-1]) / 2)
-
-
-def histogram(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Histogram:
-    """The histogram of a feature that is at hand whole."""
-    values = measured(feature, valid)
-    if values.size == 0:
-        return Histogram(np.zeros(0, np.int64), np.zeros(0))
-    bins = Bins(values.min().item(), values.max().item(), str(values.dtype))
-    return bins.histogram(bins.count(values))
-
-
-def otsu(histogram: Histogram) -> float:
-    """The threshold that parts a histogram into the two classes of the least variance within them.
-
-    A histogram of one value has no such threshold; nothing lies above the number returned. SegmenterError where it is empty.
-
-    References
-    ----------
-    N. Otsu (1979), "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9(1), 62-66.
-    """
-    from skimage.filters import threshold_otsu
-
-    present = np.flatnonzero(histogram.counts)
-    if present.size == 0:
-        raise SegmenterError("no threshold can be fitted: the image has no valid pixel")
-    if present.size == 1:
-        return float(histogram.centers[-1])
-    return float(threshold_otsu(hist=(histogram.counts, histogram.centers)))
+MULTIOTSU = "multiotsu"
+GLOBAL = (*FINDERS, MULTIOTSU)
+LOCAL = ("sauvola", "niblack", "local_mean", "local_gaussian")
+METHODS = (*GLOBAL, *LOCAL)
+WINDOW, WEIGHT = 51, 0.2
+"""What a local method takes where no ``window`` and no ``k`` are given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreground:
-    """The pixels whose feature is above a threshold or in an interval, or those for which it is not."""
-
-    feature: Feature = field(default_factory=Feature)
-    """What is compared."""
+    """The pixels whose feature is above a threshold or in an interval, or those for which it is not; or classes between thresholds."""
 
     value: float | None = None
     """Foreground is above this."""
@@ -114,33 +34,135 @@ class Foreground:
     interval: tuple[float, float] | None = None
     """Foreground is from the first to the second, both included."""
 
+    levels: tuple[float, ...] | None = None
+    """Ascending: the class of a pixel is the number of these that it is above."""
+
     method: str | None = None
-    """How ``value`` is found: one of METHODS."""
+    """How thresholds are found: one of METHODS."""
+
+    classes: int | None = None
+    """For ``multiotsu``: how many classes, the background included."""
+
+    weak: float | None = None
+    """Where ``value`` or its method is the strong threshold: the weak one. Foreground is what is above it."""
 
     dark: bool = False
     """Foreground is what is not above the threshold (not in the interval), in place of what is."""
 
+    window: int | None = None
+    """For local methods: the extent in pixels of what surrounds a pixel, an odd number; None: 51."""
+
+    k: float | None = None
+    """For ``sauvola`` and ``niblack``: how much the deviation counts; None: 0.2."""
+
+    offset: float | None = None
+    """For ``local_mean`` and ``local_gaussian``: what is taken off the mean; None: nothing."""
+
+    spread: float | None = None
+    """For ``sauvola``: the largest deviation that there may be; None: half the range of the image's values."""
+
     def __post_init__(self) -> None:
-        given = [name for name in ("value", "interval", "method") if getattr(self, name) is not None]
+        given = [name for name in ("value", "interval", "levels", "method") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise JobError(f"{' and '.join(given) or 'no threshold'} given; allowed: one of value, interval, method")
+            raise JobError(f"{' and '.join(given) or 'no threshold'} given; allowed: one of value, interval, levels, method")
         if self.method is not None and self.method not in METHODS:
             raise JobError(f"the threshold method {self.method!r} is not known; {nearest(self.method, METHODS)}")
         if self.interval is not None and not (len(self.interval) == 2 and self.interval[0] <= self.interval[1]):
             raise JobError(f"interval: {self.interval!r}; allowed: two numbers, the lower first")
+        if self.levels is not None and not (self.levels and all(a < b for a, b in zip(self.levels, self.levels[1:], strict=False))):
+            raise JobError(f"levels: {self.levels!r}; allowed: numbers that ascend")
+        self._refuse_idle_options()
+        if self.method == MULTIOTSU and not 2 <= (self.classes or 0) <= 5:
+            raise JobError(f"classes: {self.classes!r}; allowed with {MULTIOTSU}: 2 to 5")
+        if self.window is not None and (self.window < 3 or self.window % 2 == 0):
+            raise JobError(f"window: {self.window}; allowed: an odd number of pixels, from 3")
+        if self.spread is not None and not self.spread > 0:
+            raise JobError(f"spread: {self.spread}; allowed: more than 0")
+        if self.weak is not None and self.value is not None and (self.weak < self.value if self.dark else self.weak > self.value):
+            raise JobError(f"weak: {self.weak}; allowed: {'at least' if self.dark else 'at most'} the threshold, {self.value}")
+
+    def _refuse_idle_options(self) -> None:
+        """Refuse options that would change nothing."""
+        for name, methods in (
+            ("classes", (MULTIOTSU,)),
+            ("window", LOCAL),
+            ("k", ("sauvola", "niblack")),
+            ("offset", ("local_mean", "local_gaussian")),
+            ("spread", ("sauvola",)),
+            ("weak", tuple(FINDERS)),
+        ):
+            plain = name == "weak" and self.value is not None
+            if getattr(self, name) is not None and self.method not in methods and not plain:
+                raise JobError(f"{name} is given, and has no effect here; it goes with {', '.join(methods)}")
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away a local method looks."""
+        if self.method not in LOCAL:
+            return 0
+        return gaussian_radius(self._sigma) if self.method == "local_gaussian" else self._width // 2
+
+    @property
+    def unfitted(self) -> bool:
+        """Whether the image's histogram is needed first."""
+        return self.method in GLOBAL or (self.method == "sauvola" and self.spread is None)
 
     def fit(self, histogram: Histogram) -> Foreground:
-        """The same with the value that the method finds."""
-        return self if self.method is None else replace(self, value=otsu(histogram), method=None)
+        """The same with what the method finds. An image of one value has no foreground; SegmenterError for one without valid pixels."""
+        if not self.unfitted:
+            return self
+        present = np.flatnonzero(histogram.counts)
+        if present.size == 0:
+            raise SegmenterError("no threshold can be fitted: the image has no valid pixel")
+        if self.method == "sauvola":
+            return replace(self, spread=max(float(np.ptp(histogram.centers)) / 2, float(np.finfo(np.float64).tiny)))
+        if present.size == 1:
+            return replace(self, value=-math.inf if self.dark else math.inf, method=None, classes=None, weak=None)
+        if self.method == MULTIOTSU:
+            return replace(self, levels=levels(histogram, self.classes or 0), method=None, classes=None)
+        value = threshold(histogram, str(self.method))
+        weak = self.weak if self.weak is None else (max if self.dark else min)(self.weak, value)
+        return replace(self, value=value, weak=weak, method=None)
 
-    def __call__(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Where the feature, already made, is foreground; never where it is NaN or not valid."""
+    def __call__(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+        """Where the feature, already made, is foreground: bool, or with several levels the class, uint8; 0 where NaN or not valid."""
+        if self.levels is not None:
+            above = np.zeros(valid.shape, np.uint8)
+            for level in self.levels:
+                above += feature > level
+            measured = valid & ~np.isnan(feature) if feature.dtype.kind == "f" else valid
+            return np.where(measured, len(self.levels) - above if self.dark else above, 0).astype(np.uint8)
         if self.interval is not None:
-            inside = (feature >= self.interval[0]) & (feature <= self.interval[1])
-        elif self.value is not None:
-            inside = feature > self.value
-        else:
-            raise SegmenterError(f"the threshold by {self.method} is not fitted; call fit() with the image's histogram first")
+            return self._turned((feature >= self.interval[0]) & (feature <= self.interval[1]), feature, valid)
+        return self._turned(feature > (self._local(feature, valid) if self.weak is None else self.weak), feature, valid)
+
+    def strong(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
+        """Where the foreground is above ``value`` too; None where there is no weak threshold."""
+        return None if self.weak is None else self._turned(feature > self.value, feature, valid)
+
+    def _turned(self, inside: npt.NDArray[np.bool_], feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         if self.dark:
             inside = ~inside & ~np.isnan(feature) if feature.dtype.kind == "f" else ~inside
         return np.asarray(inside & valid)
+
+    def _local(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> float | npt.NDArray[np.float64]:
+        """The threshold: one number, or one for each pixel."""
+        if self.value is not None:
+            return self.value
+        if self.unfitted:
+            raise SegmenterError(f"the threshold by {self.method} is not fitted; call fit() with the image's histogram first")
+        if self.method == "local_mean":
+            return local_mean(feature, valid, self._width) - (self.offset or 0.0)
+        if self.method == "local_gaussian":
+            return smooth(feature, valid, self._sigma) - (self.offset or 0.0)
+        k = WEIGHT if self.k is None else self.k
+        mean, deviation = local_mean_and_deviation(feature, valid, self._width)
+        return mean - k * deviation if self.spread is None else mean * (1 + k * (deviation / self.spread - 1))
+
+    @property
+    def _width(self) -> int:
+        return self.window or WINDOW
+
+    @property
+    def _sigma(self) -> float:
+        return (self._width - 1) / 6

@@ -129,8 +129,14 @@ MISTAKES = {
     "option without value": ((*OPTION, "value"), "--option 'value'; allowed: key=value"),
     "option that is no YAML": ((*OPTION, "value=[1"), "--option 'value=[1': the value is no YAML"),
     "wrong type": ((*OPTION, "value=high"), "segmenters.threshold.value: 'high'; allowed: float | None"),
-    "two thresholds": ((*OPTION, "value=3", "--option", "method=otsu"), "value and method given; allowed: one of value, interval, method"),
-    "misspelt method": ((*OPTION, "method=otzu"), "the threshold method 'otzu' is not known; allowed: otsu; did you mean 'otsu'?"),
+    "two thresholds": (
+        (*OPTION, "value=3", "--option", "method=otsu"),
+        "value and method given; allowed: one of value, interval, levels, method",
+    ),
+    "misspelt method": (
+        (*OPTION, "method=otzu"),
+        "local_mean, mean, minimum, multiotsu, niblack, otsu, sauvola, triangle, yen; did you mean 'otsu'?",
+    ),
     "no such band": ((*OPTION, "band=2"), "segmenters.threshold: band 2 is asked for, and the image has 1; allowed: 1 to 1"),
     "connectivity of volumes": ((*OPTION, "connectivity=26"), "connectivity 26 in 2 dimensions; allowed: 4 or 8"),
     "negative area": ((*OPTION, "min_area=-1"), "min_area = -1; allowed: a number of pixels, 0 or more"),

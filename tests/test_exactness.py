@@ -19,19 +19,24 @@ from tests.tiling import in_raster_order, tiled
 CASES = settings(max_examples=60, deadline=None)
 
 
-def whole_image(mask, neighbours, min_area=0, fill_holes=False, valid=None):
-    """The answer without tiles: fill, label, drop the small ones, number the rest in raster order."""
-    structure = ndimage.generate_binary_structure(mask.ndim, 1 if neighbours in (4, 6) else mask.ndim)
+def whole_image(kinds, neighbours, min_area=0, fill_holes=False, valid=None, seeds=None):
+    """The answer without tiles: fill, label each class, drop what is small or has no seed, number the rest in raster order."""
+    structure = ndimage.generate_binary_structure(kinds.ndim, 1 if neighbours in (4, 6) else kinds.ndim)
     if fill_holes:
+        mask = kinds > 0
         ground, _ = ndimage.label(~mask)
         edge = np.ones(mask.shape, bool)
         edge[(slice(1, -1),) * mask.ndim] = False
         outside = set(np.unique(ground[edge | (~valid if valid is not None else False)]))
-        mask = mask | ~np.isin(ground, [0, *outside]) & ~mask
-    labels, _ = ndimage.label(mask, structure)
+        kinds = mask | ~np.isin(ground, [0, *outside]) & ~mask
+    labels = np.zeros(kinds.shape, np.int64)
+    for kind in np.unique(kinds[kinds > 0]):
+        labels = np.where(kinds == kind, labels.max() + ndimage.label(kinds == kind, structure)[0], labels)
     keep = np.bincount(labels.ravel()) >= max(1, min_area)
+    if seeds is not None:
+        keep &= np.bincount(labels[seeds], minlength=len(keep)) > 0
     keep[0] = False
-    return (np.cumsum(keep) * keep)[labels]
+    return in_raster_order(np.where(keep[labels], labels, 0))
 
 
 @st.composite
@@ -85,8 +90,54 @@ def test_smoothed_threshold_with_missing_pixels_equals_whole_image(data):
     valid = ~np.isnan(image)
     with tempfile.TemporaryDirectory() as folder:
         found = tiled(image[None], method, tile, Path(folder), order=order)
-    expected = whole_image(method.classify(image[None], valid), 4, 0, method.fill_holes, valid)
+    expected = whole_image(method.classify(image[None], valid).kinds, 4, 0, method.fill_holes, valid)
     np.testing.assert_array_equal(found.labels, expected)
+
+
+@CASES
+@given(st.data())
+def test_every_threshold_equals_whole_image(data):
+    """Hysteresis, classes and local thresholds too: tiled, they are the labelling of the whole image's classes."""
+    image = data.draw(images())
+    tile, order = data.draw(tilings(image.shape))
+    value = data.draw(st.integers(60, 200))
+    how = data.draw(
+        st.sampled_from(
+            [
+                {"value": value, "weak": value - 40},
+                {"value": value, "weak": value + 40, "dark": True},
+                {"levels": (80, value + 25)},
+                {"levels": (80, value + 25), "dark": True},
+                {"method": "sauvola", "window": 5, "spread": 80.0},
+                {"method": "niblack", "window": 3, "k": -0.3},
+                {"method": "local_mean", "window": 7, "offset": 2.0},
+                {"method": "local_gaussian", "window": 5},
+                {"value": value, "channel": "lightness"},
+            ]
+        )
+    )
+    neighbours = data.draw(st.sampled_from((4, 8) if image.ndim == 2 else (6, 26)))
+    fill_holes = data.draw(st.booleans()) and "levels" not in how
+    sigma, min_area = data.draw(st.sampled_from([0.0, 0.0, 0.6])), data.draw(st.sampled_from([0, 3]))
+    method = Threshold(**how, connectivity=neighbours, min_area=min_area, fill_holes=fill_holes, sigma=sigma)
+    block = np.stack([image, image[::-1], image[..., ::-1]]) if "channel" in how else image[None]
+    with tempfile.TemporaryDirectory() as folder:
+        found = tiled(block, method, tile, Path(folder), order=order)
+    valid = np.ones(image.shape, bool)
+    drawn = method.classify(block, valid)
+    np.testing.assert_array_equal(found.labels, whole_image(drawn.kinds, neighbours, min_area, fill_holes, valid, drawn.seeds))
+    if not (min_area or fill_holes):
+        np.testing.assert_array_equal(found.labels, method(block))
+
+
+def test_a_weak_edge_across_ten_tiles(tmp_path):
+    """A weak line over ten tiles is kept for one strong pixel in the last; one that has none anywhere goes."""
+    image = np.zeros((5, 200), np.uint8)
+    image[1], image[3], image[1, 195] = 50, 50, 200
+    found = tiled(image[None], Threshold(value=100, weak=20), (5, 20), tmp_path)
+    np.testing.assert_array_equal(np.unique(found.labels[1]), [1])
+    assert not found.labels[3].any()
+    assert found.certificates == ["proved"]
 
 
 @CASES

@@ -8,7 +8,8 @@ It may state more about itself by attributes, all of them optional; `Contract` l
 
 ``classify(block, valid) -> classes``
     for ``identity = "connected"``: the class of every pixel, 0 for background. The pipeline then labels connected pieces itself,
-    once, after cutting off the pixels that the window's edge may have altered. Without it, the labels serve as classes.
+    once, after cutting off the pixels that the window's edge may have altered. Without it, the labels serve as classes. It may return
+    `Classes`, which also says which pixels are seeds: then an object is kept only if it has one, wherever that lies.
 ``foreground(block, valid) -> bool``
     for ``identity = "object"``: where there will be labels (the support), cheaply. The pipeline then finds the window that holds a
     piece of it whole before it draws there.
@@ -27,10 +28,23 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError, TilewiseError
+from pipeline.histograms import histogram
 
 Segmenter: TypeAlias = Callable[..., Any]
 Identity = Literal["connected", "object"]
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What ``classify`` may return."""
+
+    kinds: npt.NDArray[Any]
+    """The class of every pixel, 0 for background: integers or bool."""
+
+    seeds: npt.NDArray[np.bool_] | None = None
+    """Pixels of which an object needs at least one; None: it needs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +112,38 @@ def support(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np
     return draw(segmenter, block, valid) > 0
 
 
-def classes(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """The class of every pixel, 0 for background, of a segmenter whose identity is ``connected``."""
-    return _checked(segmenter, _call(getattr(segmenter, "classify", segmenter), block, valid), valid)
+def classes(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Classes:
+    """The class of every pixel, 0 for background, and the seeds, of a segmenter whose identity is ``connected``."""
+    found = _call(getattr(segmenter, "classify", segmenter), block, valid)
+    if not isinstance(found, Classes):
+        return Classes(_checked(segmenter, found, valid))
+    kinds = _checked(segmenter, found.kinds, valid)
+    return Classes(kinds, found.seeds if found.seeds is None else np.asarray(found.seeds, bool) & (kinds > 0))
+
+
+def label(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int32]:
+    """Label one block as if it were the whole image, by a segmenter whose identity is ``connected``: int32, in raster order.
+
+    Statistics that it asks for are those of the block. Nothing is decided here by area, and no hole is filled.
+    """
+    block = np.asarray(block)
+    valid = np.ones(block.shape[1:], bool) if valid is None else valid
+    fitted = fitted_to(segmenter, block, valid)
+    found = classes(fitted, block, valid)
+    labels, number = pieces(found.kinds, Contract.of(fitted).neighbours(valid.ndim))
+    if found.seeds is None:
+        return labels
+    kept = np.zeros(number + 1, bool)
+    kept[labels[found.seeds]] = True
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
+
+
+def fitted_to(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Any:
+    """The segmenter with the statistics that it asks for taken from a block as if that were the whole image."""
+    what: Any = segmenter
+    while getattr(what, "unfitted", False):
+        what = what.fit(histogram(what.feature(block, valid), valid))
+    return what
 
 
 def name_of(segmenter: Segmenter) -> str:

@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.components import pieces
-from pipeline.errors import JobError
+from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
-from pipeline.segmenters import Identity
-from pipeline.thresholds import Foreground, Histogram, histogram
+from pipeline.histograms import Histogram
+from pipeline.segmenters import Identity, fitted_to
+from pipeline.thresholds import METHODS, MULTIOTSU, Foreground
 
 
 @dataclass(frozen=True, slots=True)
-class Watershed:
+class Watershed(Feature):
     """Objects that touch are parted along the valleys between their markers.
 
     Use it for roundish objects that touch: nuclei, grains, crowns. For objects of any other form it draws too many borders.
@@ -38,22 +39,13 @@ class Watershed:
     """
 
     threshold: float | str = "otsu"
-    """The foreground is above this value, or above the one that this method finds from the image's histogram."""
+    """The foreground is above this value, or above what this method finds: any of ``threshold``'s but multiotsu."""
 
     dark: bool = False
     """Objects are darker than the threshold, in place of brighter."""
 
-    band: int | str = 1
-    """The band, counted from 1, or ``mean`` of all bands."""
-
-    index: tuple[int, int] | None = None
-    """Bands (a, b), counted from 1, whose (a - b) / (a + b) is used in place of ``band``."""
-
-    weights: tuple[float, ...] | None = None
-    """One number for each band: their sum, so weighted, is used in place of ``band``."""
-
-    sigma: float = 0.0
-    """Gaussian smoothing of the feature before everything else, in pixels."""
+    window: int | None = None
+    """For local methods: the extent in pixels of the surroundings, an odd number; None: 51."""
 
     markers: Literal["distance", "intensity"] = "distance"
     """Where objects have their middle: far from the background, or brightest (darkest, if ``dark``)."""
@@ -65,6 +57,9 @@ class Watershed:
     """A marker rises at least this far above the pass to a higher one, in pixels of distance or in units of the feature: the ridge of a
     long object has many summits, which this takes for one. None: 0.75 for distances, 0 for intensities."""
 
+    spread: float | None = None
+    """For sauvola: the largest deviation that there may be; None: half the range of the image's values."""
+
     min_area: int = 0
     """Objects of fewer pixels are removed."""
 
@@ -75,6 +70,7 @@ class Watershed:
     identity: ClassVar[Identity] = "object"
 
     def __post_init__(self) -> None:
+        Feature.__post_init__(self)  # super() does not work in a class with slots
         if self.markers not in ("distance", "intensity"):
             raise JobError(f"markers: {self.markers!r}; allowed: 'distance' or 'intensity'")
         if isinstance(self.min_distance, bool) or not isinstance(self.min_distance, int) or self.min_distance < 1:
@@ -83,26 +79,24 @@ class Watershed:
             raise JobError(f"min_depth: {self.min_depth!r}; allowed: 0 or more")
         if isinstance(self.max_hole, bool) or not isinstance(self.max_hole, int) or self.max_hole < 0:
             raise JobError(f"max_hole: {self.max_hole!r}; allowed: a whole number of pixels, 0 for none")
+        if self.threshold == MULTIOTSU:
+            raise JobError(f"threshold: {MULTIOTSU!r} finds several; {nearest('', [m for m in METHODS if m != MULTIOTSU])}")
         self._foreground  # noqa: B018  refuses what cannot be
 
     @property
     def reach(self) -> int:
         """The smoothing's radius and the extent of the largest hole to be filled, in pixels."""
-        return self._foreground.feature.reach + self.max_hole
+        return self.radius + self._foreground.reach + self.max_hole
 
     @property
     def unfitted(self) -> bool:
         """Whether the threshold is still to be found."""
-        return isinstance(self.threshold, str)
-
-    def feature(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-        """What is thresholded, of the shape of ``valid``."""
-        return self._foreground.feature(block, valid)
+        return self._foreground.unfitted
 
     def fit(self, histogram: Histogram) -> Watershed:
-        """The same with the threshold that the method finds."""
-        fitted = self._foreground.fit(histogram).value
-        return self if fitted is None else replace(self, threshold=fitted)
+        """The same with what the method finds."""
+        found = self._foreground.fit(histogram)
+        return replace(self, threshold=self.threshold if found.value is None else found.value, spread=found.spread)
 
     def foreground(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """The support: the thresholded pixels, small holes filled; of the shape of ``valid``."""
@@ -115,8 +109,7 @@ class Watershed:
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         feature = self.feature(block, valid)
-        fitted = self.fit(histogram(feature, valid)) if self.unfitted else self
-        support = fitted._support(feature, valid)  # noqa: SLF001  it is this class's own
+        support = fitted_to(self, block, valid)._support(feature, valid)  # noqa: SLF001  it is this class's own
         height = _levelled(self._height(feature, support), support, self._depth)
         piece = pieces(support)[0]
         summits = _summits(height, support, piece, self.min_distance)
@@ -127,8 +120,9 @@ class Watershed:
 
     @property
     def _foreground(self) -> Foreground:
-        by = {"method": self.threshold} if isinstance(self.threshold, str) else {"value": self.threshold}
-        return Foreground(Feature(self.band, self.index, self.weights, self.sigma), dark=self.dark, **by)
+        if isinstance(self.threshold, str):
+            return Foreground(method=self.threshold, dark=self.dark, window=self.window, spread=self.spread)
+        return Foreground(value=self.threshold, dark=self.dark, window=self.window, spread=self.spread)
 
     @property
     def _depth(self) -> float:

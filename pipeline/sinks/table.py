@@ -31,12 +31,12 @@ def schema(frame: Frame) -> pa.Schema:
     In this order: ``id``; ``area`` in pixels; for each axis (plane,) row, column, the box as ``row_min`` … and then ``row_max`` …, one
     past the last pixel; the centroid ``row``, ``column`` in pixels, where whole numbers are pixels' centres; where the image is
     georeferenced, the centroid ``x``, ``y`` and the box ``x_min``, ``y_min``, ``x_max``, ``y_max`` by pixels' outer edges, in the CRS;
-    for each band ``mean_``, ``min_``, ``max_``, ``std_`` and its name; ``route``, ``certificate``, ``tiles``.
+    for each band ``mean_``, ``min_``, ``max_``, ``std_`` and its name; ``class``, ``route``, ``certificate``, ``tiles``.
     """
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
-    types = {"id": pa.uint64(), "route": text, "certificate": text, "tiles": pa.int32()}
+    types = {"id": pa.uint64(), "route": text, "certificate": text, "tiles": pa.int32(), "class": pa.int32()}
     notes = _notes(frame)
     fields = [pa.field(name, types.get(name, pa.int64() if _counted(name) else pa.float64()), nullable=False) for name in notes]
     metadata = {"tilewise:columns": json.dumps(notes, ensure_ascii=False)}
@@ -162,6 +162,7 @@ def _notes(frame: Frame) -> dict[str, str]:
     for band, name in zip(frame.bands, names(frame.bands), strict=True):
         notes |= {f"{short}_{name}": f"{long} value of band {band} over its pixels" for short, long in _STATISTICS.items()}
     return notes | {
+        "class": "the class of its pixels, from 1",
         "route": "the segmenter that drew it",
         "certificate": "proved: as on the whole image; agreed: two windows drew the same; disputed: neither",
         "tiles": "how many tiles it lies in",

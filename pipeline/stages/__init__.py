@@ -7,22 +7,26 @@ the floors below, which know nothing of tiles' files; DESIGN names the stages, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.exact import Exact
 from pipeline.grid import Box, Grid
-from pipeline.scratch import Scratch
+from pipeline.measurement import Sums
+from pipeline.scratch import Arrays, Scratch
 from pipeline.segmenters import Contract, Segmenter
 from pipeline.sources import Source
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
 """In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
 
-ALGORITHMS = 1
-"""Raised whenever a change alters any label, id, certificate or sum; a run begun under another number is not resumed."""
+ALGORITHMS = 2
+"""Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
+
+_PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,19 @@ def pixels_key(tile: int) -> str:
 def table_key(tile: int) -> str:
     """Where the final ids of a tile's labels lie."""
     return f"ids/{tile // 1000}/{tile}"
+
+
+def load_sums(run: Run, key: str) -> Sums:
+    """The sums in a record."""
+    facts, found = run.scratch.load(key, *_PLAIN, "values", "squares")
+    value, square = Exact(found.pop("values"), facts["value"]), Exact(found.pop("squares"), facts["square"])
+    return Sums(**found, value=value, square=square)
+
+
+def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
+    """Sums as a record's facts and arrays."""
+    exponents = {"value": sums.value.exponent, "square": sums.square.exponent}
+    return exponents, {**{name: getattr(sums, name) for name in _PLAIN}, "values": sums.value.limbs, "squares": sums.square.limbs}
 
 
 def sound(run: Run, tile: int) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.errors import SegmenterError
 from pipeline.features import measured
+from pipeline.histograms import Bins
 from pipeline.segmenters import Segmenter
 from pipeline.stages import Method, Run
-from pipeline.thresholds import Bins
 
 
 @dataclass(frozen=True, slots=True)

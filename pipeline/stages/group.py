@@ -12,10 +12,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.exact import Exact
 from pipeline.measurement import Sums, concatenate, empty
-from pipeline.scratch import Arrays
-from pipeline.stages import FIRST, Run, record_key, table_key
+from pipeline.stages import FIRST, Run, load_sums, record_key, save_sums, table_key
 from pipeline.stages.link import link_key
 from pipeline.stitching import (
     AGREED,
@@ -31,26 +29,10 @@ from pipeline.stitching import (
     settle,
 )
 
-SUMS = ("area", "anchor", "low", "high", "place", "minimum", "maximum", "values", "squares")
-
 
 def slab_key(slab: int) -> str:
     """Where the sums of the objects that begin in a slab and meet a seam lie."""
     return f"slabs/{slab}"
-
-
-def load_sums(run: Run, key: str) -> Sums:
-    """The sums in a record."""
-    meta, found = run.scratch.load(key, *SUMS)
-    value, square = Exact(found.pop("values"), meta["value"]), Exact(found.pop("squares"), meta["square"])
-    return Sums(**found, value=value, square=square)
-
-
-def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
-    """Sums as a record's facts and arrays."""
-    plain = {field.name: getattr(sums, field.name) for field in fields(sums) if field.name not in ("value", "square")}
-    exponents = {"value": sums.value.exponent, "square": sums.square.exponent}
-    return exponents, {**plain, "values": sums.value.limbs, "squares": sums.square.limbs}
 
 
 def group(run: Run) -> int:
@@ -174,9 +156,9 @@ def _with_neighbours(run: Run, members: _Members, beside: list[tuple[int, Intege
 def _name(run: Run, members: _Members, groups: Groups) -> int:
     """Number the objects in raster order of their anchors, slab by slab; how many there are."""
     least = np.array([0] * FIRST + [method.contract.min_area for method in run.methods])
-    kept = groups.area >= least[run.routes[groups.home]]
-    ids = np.zeros(len(groups.area) + 1, np.int64)  # the last is the id of a node of no group: 0
     sums = members.sums.merge(groups.of, len(groups.area))
+    kept = (groups.area >= least[run.routes[groups.home]]) & (sums.marked > 0)
+    ids = np.zeros(len(groups.area) + 1, np.int64)  # the last is the id of a node of no group: 0
     number = 0
     for slab, tiles in enumerate(run.grid.slabs()):
         here = np.flatnonzero(kept & (groups.home >= tiles.start) & (groups.home < tiles.stop))
@@ -193,9 +175,9 @@ def _name(run: Run, members: _Members, groups: Groups) -> int:
 
 
 def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[int, Integers]:
-    """The anchors of a tile's labels that meet no seam; -1 for the others, and for those that are too small."""
-    found = run.scratch.load(record_key(tile), "area", "anchor", "hole")[1]
-    alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]]))
+    """The anchors of a tile's labels that meet no seam; -1 for the others, for those that are too small, and for those without a seed."""
+    found = run.scratch.load(record_key(tile), "area", "anchor", "hole", "marked")[1]
+    alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]])) & (found["marked"] > 0)
     alone[members.nodes.label[members.of(tile)] - 1] = False
     return tile, np.where(alone, found["anchor"], -1)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline.measurement import Sums, concatenate, means
 from pipeline.sinks.table import names, write_part
-from pipeline.stages import FIRST, Run, record_key, table_key
-from pipeline.stages.group import load_sums, slab_key
+from pipeline.stages import FIRST, Run, load_sums, record_key, table_key
+from pipeline.stages.group import slab_key
 from pipeline.stitching import AGREED, CERTIFICATES, PROVED, Integers
 
 
@@ -26,6 +26,7 @@ def measure(run: Run, slab: int) -> list[int]:
     routes = np.array(["empty", "skip", *(method.name for method in run.methods)])
     columns = _columns(run, sums) | {
         "id": about["id"].astype(np.uint64),
+        "class": sums.kind.astype(np.int32),
         "route": routes[run.routes[about["home"]]],
         "certificate": np.array(CERTIFICATES)[about["status"]],
         "tiles": about["tiles"].astype(np.int32),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pipeline.components import pieces
 from pipeline.grid import Box, Grid
 from pipeline.measurement import Sums, measure
 from pipeline.segmenters import classes, draw, support
-from pipeline.stages import Method, Run, pixels_key, record_key
+from pipeline.stages import Method, Run, pixels_key, record_key, save_sums
 
 Labels = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
@@ -48,6 +48,12 @@ class Drawn:
     beside: npt.NDArray[np.int64]
     """(n, 2) each hole that goes on in a neighbour, and may be one, with each object that touches it."""
 
+    kind: npt.NDArray[np.int64] | None = None
+    """By label, without 0: its class. None: 1."""
+
+    seeds: Flags | None = None
+    """Of the labels' shape: pixels of which an object needs one; None: it needs none."""
+
     enlarged: int = 0
     """Pieces of support for which a larger window was read."""
 
@@ -60,7 +66,8 @@ def segment(run: Run, tile: int) -> dict[str, int]:
     drawn = (_connected if method.contract.identity == "connected" else _objects)(run, tile, block, valid)
     mine, inside = core.within(run.grid.window(tile, run.depth)), core.within(window)
     labels = np.ascontiguousarray(drawn.labels[mine])
-    sums = measure(labels, block[(slice(None), *inside)], len(drawn.whole) - 1, core, run.grid.shape)
+    seeds = None if drawn.seeds is None else drawn.seeds[mine]
+    sums = measure(labels, block[(slice(None), *inside)], len(drawn.whole) - 1, core, run.grid.shape, kind=drawn.kind, seeds=seeds)
     _save(run, tile, drawn, labels, valid[inside], sums)
     return {"labels": int((sums.area > 0)[~drawn.hole[1:]].sum()), "pixels": core.size, "enlarged": drawn.enlarged}
 
@@ -76,38 +83,32 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     if not valid.all():
         pixels["valid"] = np.packbits(valid)
     run.scratch.save(pixels_key(tile), {"shape": labels.shape, "valid": bool(valid.all())}, pixels)
-    run.scratch.save(
-        record_key(tile),
-        {
-            "labels": len(drawn.whole) - 1,
-            "enlarged": drawn.enlarged,
-            "value": sums.value.exponent,
-            "square": sums.square.exponent,
-        },
-        {
-            **{name: getattr(sums, name) for name in ("area", "anchor", "low", "high", "place", "minimum", "maximum")},
-            "values": sums.value.limbs,
-            "squares": sums.square.limbs,
-            "whole": drawn.whole,
-            "hole": drawn.hole,
-            "outside": drawn.outside,
-            "beside": drawn.beside,
-            "on_seams": np.flatnonzero(on_seams),
-        },
-    )
+    flags = {name: getattr(drawn, name) for name in ("whole", "hole", "outside", "beside")}
+    exponents, columns = save_sums(sums)
+    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, **exponents}
+    run.scratch.save(record_key(tile), facts, {**columns, **flags, "on_seams": np.flatnonzero(on_seams)})
 
 
 def _connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     method = run.method(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
     seen = outer.within(window)
-    kinds = classes(method.segmenter, block, valid)[seen]
+    found = classes(method.segmenter, block, valid)
+    kinds, seeds = found.kinds[seen], None if found.seeds is None else found.seeds[seen]
     neighbours = method.contract.neighbours(len(outer.shape))
-    if not method.contract.fill_holes:
-        labels, number = pieces(kinds, neighbours)
-        nothing = np.zeros(number + 1, bool)
-        return Drawn(labels, np.ones(number + 1, bool), nothing, nothing, np.zeros((0, 2), np.int64))
-    return _with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid)
+    if method.contract.fill_holes:
+        return replace(_with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid), seeds=seeds)
+    labels, number = pieces(kinds, neighbours)
+    nothing = np.zeros(number + 1, bool)
+    kind = None if kinds.dtype == bool else _kind_of(labels, kinds, number)
+    return Drawn(labels, np.ones(number + 1, bool), nothing, nothing, np.zeros((0, 2), np.int64), kind, seeds)
+
+
+def _kind_of(labels: Labels, kinds: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
+    """The class of each label, all of whose pixels have the same."""
+    kind = np.zeros(number + 1, np.int64)
+    kind[labels] = kinds
+    return kind[1:]
 
 
 def _with_holes(mask: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:
@@ -175,7 +176,7 @@ def _compact(labels: Labels, whole: Flags, enlarged: int) -> Drawn:
     present[labels] = True
     rename = (np.cumsum(present) - 1).astype(np.int32)
     nothing = np.zeros((2, int(present.sum())), bool)
-    return Drawn(rename[labels], whole[present], nothing[0], nothing[1], np.zeros((0, 2), np.int64), enlarged)
+    return Drawn(rename[labels], whole[present], nothing[0], nothing[1], np.zeros((0, 2), np.int64), enlarged=enlarged)
 
 
 @dataclass(frozen=True, slots=True)

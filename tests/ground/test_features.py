@@ -1,4 +1,4 @@
-"""Features and thresholds against SciPy and scikit-image, whole and in parts."""
+"""Features, filters and colours against NumPy, SciPy and scikit-image, whole and in parts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from skimage.filters import threshold_otsu
+from skimage import color
 
-from pipeline.errors import JobError, SegmenterError
-from pipeline.features import Feature, smooth
+from pipeline.colours import CHANNELS, channel
+from pipeline.errors import JobError
+from pipeline.features import Feature
+from pipeline.filters import local_mean, local_mean_and_deviation, smooth
 from pipeline.grid import Grid
-from pipeline.thresholds import Bins, Foreground, histogram, otsu
 
 TYPES = [np.uint8, np.int16, np.uint32, np.float32, np.float64]
 
@@ -26,17 +27,41 @@ def test_features_are_plain_arithmetic(dtype):
     """A band, the mean, a weighted sum and a normalised difference are what NumPy computes in double precision."""
     block, valid = image(0, (3, 9, 11), dtype), np.ones((9, 11), bool)
     wide = block.astype(np.float64)
-    np.testing.assert_array_equal(Feature(band=2)(block, valid), block[1])
-    assert Feature(band=2)(block, valid).dtype == dtype
-    np.testing.assert_allclose(Feature(band="mean")(block, valid), wide.mean(axis=0), rtol=1e-15)
-    np.testing.assert_allclose(Feature(weights=(2.0, -1.0, 0.5))(block, valid), 2 * wide[0] - wide[1] + wide[2] / 2, rtol=1e-12)
-    np.testing.assert_allclose(Feature(index=(3, 1))(block, valid), (wide[2] - wide[0]) / (wide[2] + wide[0]), rtol=1e-15)
+    np.testing.assert_array_equal(Feature(band=2).feature(block, valid), block[1])
+    assert Feature(band=2).feature(block, valid).dtype == dtype
+    np.testing.assert_allclose(Feature(band="mean").feature(block, valid), wide.mean(axis=0), rtol=1e-15)
+    np.testing.assert_allclose(Feature(weights=(2.0, -1.0, 0.5)).feature(block, valid), 2 * wide[0] - wide[1] + wide[2] / 2, rtol=1e-12)
+    np.testing.assert_allclose(Feature(index=(3, 1)).feature(block, valid), (wide[2] - wide[0]) / (wide[2] + wide[0]), rtol=1e-15)
 
 
 def test_index_of_nothing_is_not_a_number():
     """A normalised difference of two zeros is NaN, without a warning."""
-    found = Feature(index=(1, 2))(np.zeros((2, 1, 1), np.uint8), np.ones((1, 1), bool))
+    found = Feature(index=(1, 2)).feature(np.zeros((2, 1, 1), np.uint8), np.ones((1, 1), bool))
     assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
+def test_channels_are_scikit_images(dtype):
+    """Hue, lightness, stains and the rest are scikit-image's, of integers and of floats from 0 to 1, to rounding."""
+    top = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    block = (np.random.default_rng(3).random((3, 60, 70)) * top).astype(dtype)
+    block[:, :5] = block[:1, :5]  # greys have no hue
+    block[:, 5] = 0
+    block[:, 6] = top
+    planes = np.moveaxis(block.astype(np.float64) / top, 0, -1)
+    expected = np.concatenate([color.rgb2hsv(planes), color.rgb2lab(planes), color.rgb2hed(planes)], axis=-1)
+    for number, name in enumerate(CHANNELS):
+        np.testing.assert_allclose(channel(block, name), expected[..., number], atol=1e-3 if name in ("lightness", "a", "b") else 1e-12)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_channels_in_windows(name):
+    """A window gives bit for bit what the whole image gives, wherever it begins and however wide it is."""
+    block = image(4, (4, 37, 53), np.uint8)
+    whole = channel(block, name)
+    for row, column, height, width in ((0, 0, 1, 1), (3, 5, 7, 9), (11, 1, 20, 3), (30, 40, 7, 13), (0, 17, 37, 1)):
+        cut = (slice(row, row + height), slice(column, column + width))
+        np.testing.assert_array_equal(channel(np.ascontiguousarray(block[(slice(None), *cut)]), name), whole[cut])
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.3])
@@ -47,20 +72,39 @@ def test_smoothing_is_scipys(sigma):
     np.testing.assert_array_equal(smooth(value, np.ones(value.shape, bool), sigma), expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 99), st.integers(0, 7), st.sampled_from([(30, 33), (7, 50), (8, 9, 10)]), st.sampled_from([0.0, 0.2]))
+def test_local_statistics_are_plain_arithmetic(seed, radius, shape, missing):
+    """The local mean and deviation are those of the valid pixels in the square (the cube) around a pixel."""
+    value, valid = image(seed, shape), np.random.default_rng(seed).random(shape) >= missing
+    mean, deviation = local_mean_and_deviation(value, valid, 2 * radius + 1)
+    np.testing.assert_array_equal(local_mean(value, valid, 2 * radius + 1), mean)
+    for place in ((0,) * len(shape), tuple(n // 2 for n in shape), tuple(n - 1 for n in shape)):
+        near = tuple(slice(max(0, a - radius), a + radius + 1) for a in place)
+        values = value[near][valid[near]]
+        np.testing.assert_allclose(
+            [mean[place], deviation[place]], [values.mean(), values.std()] if len(values) else [np.nan] * 2, atol=1e-5
+        )
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.data())
-def test_smoothing_in_windows(data):
+def test_filters_in_windows(data):
     """Within reach of a window's edge aside, a window gives bit for bit what the whole image gives, valid pixels or not."""
     shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
     value = image(data.draw(st.integers(0, 99)), shape, data.draw(st.sampled_from(TYPES)))
     valid = np.random.default_rng(data.draw(st.integers(0, 99))).random(shape) > data.draw(st.sampled_from([0, 0.1, 0.9]))
-    feature = Feature(sigma=data.draw(st.sampled_from([0.4, 1.0, 1.7])))
-    whole = feature(value[None], valid)
+    sigma, width = data.draw(st.sampled_from([0.4, 1.0, 1.7])), data.draw(st.sampled_from([3, 5, 7, 13]))
     grid = Grid(shape, (data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))))
-    for tile in range(len(grid)):
-        window, core = grid.window(tile, feature.reach), grid.core(tile)
-        found = feature(value[None][(slice(None), *window.slices)], valid[window.slices])
-        np.testing.assert_array_equal(found[core.within(window)], whole[core.slices])
+    for reach, filtered in (
+        (Feature(sigma=sigma).radius, lambda v, good: (smooth(v, good, sigma),)),
+        (width // 2, lambda v, good: local_mean_and_deviation(v, good, width)),
+    ):
+        whole = filtered(value, valid)
+        for tile in range(len(grid)):
+            window, core = grid.window(tile, reach), grid.core(tile)
+            for found, expected in zip(filtered(value[window.slices], valid[window.slices]), whole, strict=True):
+                np.testing.assert_array_equal(found[core.within(window)], expected[core.slices])
 
 
 def test_smoothing_leaves_out_what_is_not_valid():
@@ -84,63 +128,14 @@ def test_smoothing_leaves_out_what_is_not_valid():
         (lambda: Feature(sigma=float("nan")), "sigma: nan; allowed"),
         (lambda: Feature(weights=()), r"weights: \(\); allowed: one finite number for each band"),
         (lambda: Feature(weights=(1.0,), index=(1, 2)), "index and weights are both given"),
-        (lambda: Feature(weights=(1.0,))(np.ones((2, 1, 1)), np.ones((1, 1), bool)), "weights: 1 numbers for an image of 2 bands"),
-        (lambda: Feature(band=3)(np.ones((2, 1, 1)), np.ones((1, 1), bool)), "band 3 is asked for, and the image has 2; allowed: 1 to 2"),
-        (Foreground, "no threshold given; allowed: one of value, interval, method"),
-        (lambda: Foreground(value=1, method="otsu"), "value and method given; allowed: one of"),
-        (lambda: Foreground(method="outs"), "'outs' is not known; allowed: otsu; did you mean 'otsu'"),
-        (lambda: Foreground(interval=(3, 1)), r"interval: \(3, 1\); allowed: two numbers, the lower first"),
+        (lambda: Feature(channel="hew"), "channel: 'hew'; allowed: .*; did you mean 'hue'"),
+        (lambda: Feature(channel="hue").feature(np.ones((2, 1, 1)), np.ones((1, 1), bool)), "'hue' is made of red, green and blue"),
+        (lambda: Feature(weights=(1.0,)).feature(np.ones((2, 1, 1)), np.ones((1, 1), bool)), "weights: 1 numbers for an image of 2 bands"),
+        (lambda: Feature(band=3).feature(np.ones((2, 1, 1)), np.ones((1, 1), bool)), "band 3 is asked for, and the image has 2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_refusals(make, message):
-    """What cannot be a feature or a threshold is refused with what is allowed."""
+    """What cannot be a feature is refused with what is allowed."""
     with pytest.raises(JobError, match=message):
         make()
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_otsu_is_scikit_images(data):
-    """Otsu's threshold parts the pixels as scikit-image's does, and a histogram of parts adds up to that of the whole."""
-    dtype = data.draw(st.sampled_from([np.uint8, np.int16, np.uint16, np.float32, np.float64]))
-    rng = np.random.default_rng(data.draw(st.integers(0, 9999)))
-    values = np.concatenate([rng.normal(60, 10, data.draw(st.integers(2, 300))), rng.normal(150, 20, data.draw(st.integers(2, 300)))])
-    values = values.astype(dtype)
-    whole = histogram(values[None], np.ones((1, values.size), bool))
-    bins = Bins(values.min().item(), values.max().item(), str(values.dtype))
-    cut = data.draw(st.integers(0, len(values)))
-    np.testing.assert_array_equal(bins.count(values[:cut]) + bins.count(values[cut:]), whole.counts)
-    np.testing.assert_array_equal(values > otsu(whole), values > threshold_otsu(values))
-
-
-def test_otsu_of_little():
-    """Above the threshold of a constant image there is nothing; an image without pixels has none."""
-    flat = histogram(np.full((3, 3), 7, np.uint8), np.ones((3, 3), bool))
-    assert not (np.full(9, 7) > otsu(flat)).any()
-    with pytest.raises(SegmenterError, match="the image has no valid pixel"):
-        otsu(histogram(np.zeros((2, 2)), np.zeros((2, 2), bool)))
-
-
-@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.int32])
-def test_wide_integers(dtype):
-    """Integers of a range beyond 65,536 are counted in bins of equal width, none lost."""
-    values = np.random.default_rng(0).integers(0, 10**7, 5000).astype(dtype)
-    found = histogram(values[None], np.ones((1, 5000), bool))
-    assert (len(found.counts), found.counts.sum()) == (65536, 5000)
-    assert abs(otsu(found) - threshold_otsu(values.astype(float), nbins=65536)) <= 10**7 / 65536
-
-
-def test_foreground():
-    """Above, between and their opposites; never where a pixel is not valid or no number."""
-    feature = np.array([[1.0, 2.0, 3.0, np.nan, 3.0]])
-    valid = np.array([[True, True, True, True, False]])
-    for foreground, expected in (
-        (Foreground(value=2), [0, 0, 1, 0, 0]),
-        (Foreground(value=2, dark=True), [1, 1, 0, 0, 0]),
-        (Foreground(interval=(2, 3)), [0, 1, 1, 0, 0]),
-        (Foreground(interval=(2, 3), dark=True), [1, 0, 0, 0, 0]),
-    ):
-        assert foreground(feature, valid)[0].astype(int).tolist() == expected
-    with pytest.raises(SegmenterError, match="the threshold by otsu is not fitted"):
-        Foreground(method="otsu")(feature, valid)

@@ -38,7 +38,7 @@ def objects(frame, number, seed=0):
         columns |= {f"{kind}_{name}": rng.normal(size=number) for kind in ("mean", "min", "max", "std")}
     columns["route"] = rng.choice(["fields", "crowns"], number)
     columns["certificate"] = rng.choice(["proved", "agreed", "disputed"], number)
-    return columns | {"tiles": rng.integers(1, 9, number)}
+    return columns | {"class": rng.integers(1, 4, number), "tiles": rng.integers(1, 9, number)}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_columns_are_in_their_order(frame, place, crs):
     statistics = [f"{kind}_{band}" for band in names(frame.bands) for kind in ("mean", "min", "max", "std")]
     boxes = [f"{axis}_{side}" for side in ("min", "max") for axis in axes]
     layout = schema(frame)
-    assert layout.names == ["id", "area", *boxes, *axes, *crs, *statistics, "route", "certificate", "tiles"]
+    assert layout.names == ["id", "area", *boxes, *axes, *crs, *statistics, "class", "route", "certificate", "tiles"]
     assert {str(layout.field(name).type) for name in ["area", *boxes]} == {"int64"}
     assert {str(layout.field(name).type) for name in [*axes, *crs, *statistics]} == {"double"}
     assert [str(layout.field(name).type) for name in ("id", "tiles")] == ["uint64", "int32"]

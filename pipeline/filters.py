@@ -1,0 +1,86 @@
+"""What surrounds a pixel: Gaussian and box means of the valid pixels near it.
+
+Each gives to the last bit the same at a pixel whatever window it is computed in, provided that all within reach is there: sums are made in
+an order that does not depend on where the window begins. (Running sums and integral images, SciPy's and scikit-image's way, do depend
+on it.) Pixels that are not valid are left out, and which way is taken is decided per pixel, never per window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+def gaussian_radius(sigma: float) -> int:
+    """How many pixels away a Gaussian, cut off at four standard deviations, still looks."""
+    return int(4 * sigma + 0.5)
+
+
+def usable(value: npt.NDArray[Any], valid: Flags) -> Flags:
+    """Where a value is a finite number at a valid pixel."""
+    return valid & np.isfinite(value) if value.dtype.kind == "f" else valid
+
+
+def smooth(value: npt.NDArray[Any], valid: Flags, sigma: float) -> Floats:
+    """A Gaussian mean of the valid pixels, float64; NaN where none is within reach. Beyond the image its edge pixels go on."""
+    from scipy import ndimage
+
+    good = usable(value, valid)
+    filled = value.astype(np.float64) if good.all() else np.where(good, value, 0).astype(np.float64)
+    plain = ndimage.gaussian_filter(filled, sigma, mode="nearest", truncate=4.0)
+    if good.all():
+        return np.asarray(plain)
+    complete = ndimage.minimum_filter(good, size=2 * gaussian_radius(sigma) + 1, mode="nearest")
+    weight = ndimage.gaussian_filter(good.astype(np.float64), sigma, mode="nearest", truncate=4.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(complete, plain, np.where(weight > 0, plain / weight, np.nan))
+
+
+def local_mean(value: npt.NDArray[Any], valid: Flags, width: int) -> Floats:
+    """The mean of the valid pixels in a square (a cube) of an odd ``width`` around each pixel; NaN where there is none."""
+    return _moments(value, valid, width, squares=False)[0]
+
+
+def local_mean_and_deviation(value: npt.NDArray[Any], valid: Flags, width: int) -> tuple[Floats, Floats]:
+    """The mean and the population standard deviation of the valid pixels in a square (a cube) of an odd ``width`` around each pixel."""
+    mean, square = _moments(value, valid, width, squares=True)
+    return mean, np.sqrt(np.maximum(square - mean * mean, 0))
+
+
+def _moments(value: npt.NDArray[Any], valid: Flags, width: int, *, squares: bool) -> list[Floats]:
+    """The mean of the values, and of their squares if asked for; float64."""
+    good = usable(value, valid)
+    filled = np.where(good, value, 0).astype(np.float64)
+    number = _box_sum(good.astype(np.float64), width)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return [_box_sum(term, width) / number for term in ((filled, filled * filled) if squares else (filled,))]
+
+
+def _box_sum(value: Floats, width: int) -> Floats:
+    """The sum of all pixels in a box around each, nothing beyond the edge.
+
+    Along each axis the sums of 2, 4, 8, … neighbours are made from each other, and those that make up ``width`` are added. So every sum is
+    made in the same way, in a number of steps that grows with the logarithm of the width.
+    """
+    for axis in range(value.ndim):
+        extent = value.shape[axis]
+        margin = [(width // 2, width // 2) if a == axis else (0, 0) for a in range(value.ndim)]
+        power, at, length = np.pad(value, margin), 1, 1
+        total = _part(power, axis, 0, extent)  # the width is odd
+        while 2 * length <= width:
+            power = _part(power, axis, 0, power.shape[axis] - length) + _part(power, axis, length, power.shape[axis])
+            length *= 2
+            if width & length:
+                total = total + _part(power, axis, at, at + extent)
+                at += length
+        value = total
+    return value
+
+
+def _part(array: Floats, axis: int, start: int, stop: int) -> Floats:
+    return array[(slice(None),) * axis + (slice(start, stop),)]

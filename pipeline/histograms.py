@@ -1,0 +1,196 @@
+"""Histograms of whole images, and the thresholds found from them.
+
+The bins of a histogram are fixed for the whole image, so that the counts of tiles add up to those of the untiled image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import SegmenterError
+from pipeline.features import measured
+
+MOST_BINS = 65536
+FLOAT_BINS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of a feature over the whole image; the first bin and the last are not empty."""
+
+    counts: npt.NDArray[np.int64]
+    """Pixels in each bin."""
+
+    centers: npt.NDArray[np.float64]
+    """The middle of each bin."""
+
+    def coarse(self) -> Histogram:
+        """The same in at most 256 bins, each a whole number of these."""
+        width = -(-len(self.counts) // FLOAT_BINS)
+        if width <= 1:
+            return self
+        starts = np.arange(0, len(self.counts), width)
+        number = np.diff(np.append(starts, len(self.counts)))
+        return Histogram(np.add.reduceat(self.counts, starts), np.add.reduceat(self.centers, starts) / number)
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Bins of equal width over the range of a feature, the same for every tile of an image.
+
+    Integers whose range is below 65,536 have a bin for each value, other integers 65,536 bins; floats have 256, as in scikit-image's
+    ``threshold_otsu``, with which the result then agrees.
+    """
+
+    low: float
+    """The smallest value in the image."""
+
+    high: float
+    """The largest value in the image."""
+
+    dtype: str
+    """The feature's type."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether each bin is one integer."""
+        return np.dtype(self.dtype).kind in "iub" and self.high - self.low < MOST_BINS
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        if self.whole:
+            return int(self.high - self.low) + 1
+        return FLOAT_BINS if np.dtype(self.dtype).kind == "f" else MOST_BINS
+
+    def count(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """How many of the values, one-dimensional and none of them NaN, lie in each bin."""
+        if self.whole:
+            return np.bincount(values.astype(np.int64) - int(self.low), minlength=self.number)
+        kind = np.dtype(self.dtype).type
+        return np.histogram(values, self.number, (kind(self.low), kind(self.high)))[0].astype(np.int64)
+
+    def histogram(self, counts: npt.NDArray[np.int64]) -> Histogram:
+        """The counts of all tiles, added up, with the bins' centres."""
+        if self.whole:
+            return Histogram(counts, np.arange(int(self.low), int(self.high) + 1, dtype=np.float64))
+        edges = np.histogram_bin_edges(np.empty(0, self.dtype), self.number, (self.low, self.high))
+        return Histogram(counts, (edges[1:] + edges[:-1]) / 2)
+
+
+def histogram(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Histogram:
+    """The histogram of a feature that is at hand whole."""
+    values = measured(feature, valid)
+    if values.size == 0:
+        return Histogram(np.zeros(0, np.int64), np.zeros(0))
+    bins = Bins(values.min().item(), values.max().item(), str(values.dtype))
+    return bins.histogram(bins.count(values))
+
+
+def threshold(histogram: Histogram, method: str) -> float:
+    """The threshold that a method (one of FINDERS) finds in a histogram of at least two values.
+
+    Where scikit-image takes a histogram, the work is its own. ``minimum`` is found in at most 256 bins.
+
+    References
+    ----------
+    N. Otsu (1979), "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9(1), 62-66.
+    C. H. Li, P. K. S. Tam (1998), "An iterative algorithm for minimum cross entropy thresholding", Pattern Recognition Letters 18, 771-776.
+    J.-C. Yen, F.-J. Chang, S. Chang (1995), "A new criterion for automatic multilevel thresholding", IEEE Trans. IP 4(3), 370-378.
+    G. W. Zack, W. E. Rogers, S. A. Latt (1977), "Automatic measurement of sister chromatid exchange frequency", J. Histochem. 25, 741-753.
+    T. W. Ridler, S. Calvard (1978), "Picture thresholding using an iterative selection method", IEEE Trans. SMC 8, 630-632.
+    J. M. S. Prewitt, M. L. Mendelsohn (1966), "The analysis of cell images", Ann. N. Y. Academy of Sciences 128, 1035-1053 (minimum).
+
+    Raises
+    ------
+    SegmenterError
+        Where the method finds none: ``minimum`` wants two peaks.
+    """
+    try:
+        return float(FINDERS[method](histogram))
+    except (RuntimeError, IndexError) as error:
+        raise SegmenterError(f"the threshold by {method} cannot be found in the image's histogram; try otsu") from error
+
+
+def levels(histogram: Histogram, classes: int) -> tuple[float, ...]:
+    """The thresholds between classes of the least variance within them (multi-Otsu), ascending, found in at most 256 bins.
+
+    Fewer where the image has fewer values than classes are asked for.
+
+    References
+    ----------
+    P.-S. Liao, T.-S. Chen, P.-C. Chung (2001), "A fast algorithm for multilevel thresholding", J. Information Science and Engineering
+    17(5), 713-727; scikit-image's.
+    """
+    from skimage.filters import threshold_multiotsu
+
+    coarse = histogram.coarse()
+    present = np.flatnonzero(coarse.counts)
+    if len(present) <= classes:
+        return tuple(coarse.centers[present[:-1]].tolist())
+    return tuple(threshold_multiotsu(hist=(coarse.counts, coarse.centers), classes=classes).tolist())
+
+
+def _otsu(histogram: Histogram) -> float:
+    from skimage.filters import threshold_otsu
+
+    return float(threshold_otsu(hist=(histogram.counts, histogram.centers)))
+
+
+def _yen(histogram: Histogram) -> float:
+    from skimage.filters import threshold_yen
+
+    return float(threshold_yen(hist=(histogram.counts, histogram.centers)))
+
+
+def _isodata(histogram: Histogram) -> float:
+    from skimage.filters import threshold_isodata
+
+    return float(threshold_isodata(hist=(histogram.counts, histogram.centers)))
+
+
+def _minimum(histogram: Histogram) -> float:
+    from skimage.filters import threshold_minimum
+
+    coarse = histogram.coarse()
+    return float(threshold_minimum(hist=(coarse.counts, coarse.centers)))
+
+
+def _mean(histogram: Histogram) -> float:
+    return float(np.average(histogram.centers, weights=histogram.counts))
+
+
+def _li(histogram: Histogram) -> float:
+    """From the mean on, until a step is less than half a bin."""
+    low, width = histogram.centers[0], np.diff(histogram.centers[:2])[0]
+    values = histogram.centers - low
+    before, now = -np.inf, float(np.average(values, weights=histogram.counts))
+    while abs(now - before) > width / 2:
+        above = values > now
+        fore, back = (float(np.average(values[part], weights=histogram.counts[part])) for part in (above, ~above))
+        if back == 0:
+            break
+        before, now = now, (back - fore) / (np.log(back) - np.log(fore))
+    return float(now + low)
+
+
+def _triangle(histogram: Histogram) -> float:
+    """Furthest below the line from the peak to the end of the longer tail."""
+    counts, last = histogram.counts.astype(np.float64), len(histogram.counts) - 1
+    peak = int(np.argmax(counts))
+    mirrored = peak < last - peak
+    if mirrored:
+        counts, peak = counts[::-1], last - peak
+    depth = counts[peak] * np.arange(peak) - peak * counts[:peak]
+    level = int(np.argmax(depth))
+    return float(histogram.centers[last - level if mirrored else level])
+
+
+FINDERS: dict[str, Callable[[Histogram], float]] = {
+    "otsu": _otsu, "li": _li, "yen": _yen, "triangle": _triangle, "isodata": _isodata, "minimum": _minimum, "mean": _mean,
+}  # fmt: skip
