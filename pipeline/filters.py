@@ -52,6 +52,37 @@ def local_mean_and_deviation(value: npt.NDArray[Any], valid: Flags, width: int) 
     return mean, np.sqrt(np.maximum(square - mean * mean, 0))
 
 
+def local_median(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
+    """The median of the valid pixels in a square (a cube) around each pixel, float64; NaN where there is none. Beyond the image its edge
+    pixels go on.
+    """
+    from scipy import ndimage
+
+    good = usable(value, valid)
+    width = 2 * radius + 1
+    filled = np.where(good, value, 0).astype(np.float64)
+    median = ndimage.median_filter(filled, size=width, mode="nearest")
+    if good.all():
+        return np.asarray(median)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(np.where(good, filled, np.nan), radius, mode="edge"), (width,) * value.ndim)
+    partly = ~ndimage.minimum_filter(good, size=width, mode="nearest")
+    some = partly & ndimage.maximum_filter(good, size=width, mode="nearest")
+    median[partly] = np.nan
+    median[some] = np.nanmedian(around[some].reshape(-1, width**value.ndim), axis=1)
+    return np.asarray(median)
+
+
+def opening(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
+    """What is left when everything brighter that does not hold a square (a cube) of 2 ``radius`` + 1 pixels is cut down to what is around
+    it; float64, no pixel brighter than before. Pixels that are not valid count for nothing. It looks twice the radius away.
+    """
+    from scipy import ndimage
+
+    width = 2 * radius + 1
+    lowest = ndimage.minimum_filter(np.where(usable(value, valid), value, np.inf).astype(np.float64), size=width, mode="nearest")
+    return np.asarray(ndimage.maximum_filter(np.where(np.isinf(lowest), -np.inf, lowest), size=width, mode="nearest"))
+
+
 def _moments(value: npt.NDArray[Any], valid: Flags, width: int, *, squares: bool) -> list[Floats]:
     """The mean of the values, and of their squares if asked for; float64."""
     good = usable(value, valid)

@@ -29,6 +29,11 @@ class Histogram:
     centers: npt.NDArray[np.float64]
     """The middle of each bin."""
 
+    def percentile(self, share: float) -> float:
+        """The middle of the first bin below or in which lie ``share`` per cent of the pixels."""
+        total = np.cumsum(self.counts)
+        return float(self.centers[int(np.searchsorted(total, share / 100 * total[-1]))])
+
     def coarse(self) -> Histogram:
         """The same in at most 256 bins, each a whole number of these."""
         width = -(-len(self.counts) // FLOAT_BINS)
@@ -56,6 +61,9 @@ class Bins:
     dtype: str
     """The feature's type."""
 
+    floats: int = FLOAT_BINS
+    """How many bins floats have."""
+
     @property
     def whole(self) -> bool:
         """Whether each bin is one integer."""
@@ -66,7 +74,7 @@ class Bins:
         """How many there are."""
         if self.whole:
             return int(self.high - self.low) + 1
-        return FLOAT_BINS if np.dtype(self.dtype).kind == "f" else MOST_BINS
+        return self.floats if np.dtype(self.dtype).kind == "f" else MOST_BINS
 
     def count(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """How many of the values, one-dimensional and none of them NaN, lie in each bin."""
@@ -83,12 +91,12 @@ class Bins:
         return Histogram(counts, (edges[1:] + edges[:-1]) / 2)
 
 
-def histogram(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Histogram:
-    """The histogram of a feature that is at hand whole."""
+def histogram(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_], floats: int = FLOAT_BINS) -> Histogram:
+    """The histogram of a feature that is at hand whole; ``floats``: how many bins floats have."""
     values = measured(feature, valid)
     if values.size == 0:
         return Histogram(np.zeros(0, np.int64), np.zeros(0))
-    bins = Bins(values.min().item(), values.max().item(), str(values.dtype))
+    bins = Bins(values.min().item(), values.max().item(), str(values.dtype), floats)
     return bins.histogram(bins.count(values))
 
 

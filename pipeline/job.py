@@ -77,12 +77,14 @@ class Output(_Part):
 class Job(_Part):
     """What is segmented, how, and where the result goes.
 
-    ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options. ``segmenters`` maps names to mappings
-    (``kind`` and options) or to any callable. ``route`` may be left out where there is one segmenter.
+    ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options. ``steps`` is what is made of the image
+    before segmenting, in order: mappings (``kind`` and options), or any callables from a block to a block. ``segmenters`` maps names to
+    mappings or to any callable. ``route`` may be left out where there is one segmenter.
     """
 
     source: Any
     tiles: Tiles = Tiles()
+    steps: list[Any] = []
     segmenters: dict[str, Any]
     route: list[Any] = []
     stitch: Stitch = Stitch()
@@ -93,6 +95,11 @@ class Job(_Part):
             super().__init__(**parts)
         except ValidationError as error:
             raise JobError("\n".join(_explained(error.errors()))) from None
+
+    @field_validator("steps")
+    @classmethod
+    def _steps(cls, given: list[Any]) -> list[Any]:
+        return [_step(what, f"steps[{number}]") for number, what in enumerate(given)]
 
     @field_validator("segmenters")
     @classmethod
@@ -119,6 +126,7 @@ class Job(_Part):
         return {
             "source": dict(source) if isinstance(source, Mapping) else source,
             "tiles": self.tiles.model_dump(),
+            "steps": [plugins.describe(step) for step in self.steps],
             "segmenters": {name: plugins.describe(segmenter) for name, segmenter in self.segmenters.items()},
             "route": [_plain(rule) for rule in self.route],
             "stitch": self.stitch.model_dump(),
@@ -165,7 +173,7 @@ def _change(parts: dict[str, Any], key: str, value: Any) -> None:
     parts[last] = value
 
 
-def _segmenter(name: str, what: Any) -> Segmenter:
+def _segmenter(name: str, what: Any) -> Any:
     where = f"segmenters.{name}"
     if isinstance(what, Mapping):
         return plugins.build(what, where)
@@ -174,7 +182,19 @@ def _segmenter(name: str, what: Any) -> Segmenter:
     if not callable(what):
         raise JobError(f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: threshold}}, or in Python any callable")
     Contract.of(what)
-    return what  # type: ignore[no-any-return]
+    return what
+
+
+def _step(what: Any, where: str) -> Any:
+    if isinstance(what, (Mapping, str)):
+        return plugins.build({"kind": what} if isinstance(what, str) else what, where, plugins.STEPS)
+    reach = getattr(what, "reach", None)
+    if not callable(what) or isinstance(reach, bool) or not isinstance(reach, int) or reach < 0:
+        raise JobError(
+            f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: smooth, sigma: 2}}, "
+            "or in Python any callable that states its reach in pixels"
+        )
+    return what
 
 
 def _rule(given: Any, number: int, names: list[str]) -> Rule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Grid
 from pipeline.job import Job
 from pipeline.scratch import Scratch
-from pipeline.segmenters import Contract
+from pipeline.segmenters import Contract, call
 from pipeline.sources import Source, open_source
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run
 
@@ -64,6 +64,7 @@ class Plan:
                 "nodata": frame.nodata,
             },
             "tiles": {"size": list(self.run.grid.tile), "depth": self.run.depth, "max_halo": self.run.max_halo, "memory": self.run.memory},
+            "steps": job["steps"],
             "segmenters": job["segmenters"],
             "route": job["route"],
         }
@@ -114,15 +115,19 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     source = _source(job)
     shape = source.frame.shape
     contracts = {name: Contract.of(segmenter) for name, segmenter in job.segmenters.items()}
+    pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():
-        _refuse_misfit(f"segmenters.{name}", job.segmenters[name], contract, source.frame)
+        _refuse_misfit(f"segmenters.{name}", job.segmenters[name], contract, pixel)
     depth = _depth(job, contracts, len(shape))
-    methods = tuple(Method(name, job.segmenters[name], c, c.reach + depth) for name, c in contracts.items())
+    steps = tuple(job.steps)
+    far = depth + sum(step.reach for step in steps)
+    methods = tuple(Method(name, job.segmenters[name], c, c.reach + far) for name, c in contracts.items())
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
-    draft = Run(source, Grid(shape, shape), methods, np.zeros(0, np.int16), depth, max(most, depth), memory, Scratch(""), job.stitch.iou)
+    none = np.zeros(0, np.int16)
+    draft = Run(source, Grid(shape, shape), methods, none, depth, max(most, depth), memory, scratch(job), job.stitch.iou, steps)
     tile = tuple(begun["size"]) if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape) else _tile(job, draft, workers)
     grid = Grid(shape, tile)
-    run = Run(source, grid, methods, np.full(len(grid), FIRST, np.int16), depth, draft.max_halo, memory, scratch(job), job.stitch.iou)
+    run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))
     _refuse_too_large(run)
     return Plan(job, source, run, tuple(map(_chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint())
 
@@ -147,13 +152,24 @@ def scratch(job: Job) -> Scratch:
     return Scratch(str(Path(job.output.scratch).absolute() / "__".join(folder.parts[1:])))
 
 
-def _refuse_misfit(where: str, segmenter: Any, contract: Contract, frame: Frame) -> None:
-    """JobError if the segmenter is for images of other dimensions or bands."""
-    pixel = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
+def _through_steps(job: Job, frame: Frame) -> Any:
+    """One pixel of the image after all steps; JobError if a step is for images of other bands."""
+    pixel: Any = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
+    for number, step in enumerate(job.steps):
+        try:
+            pixel = pixel if getattr(step, "unfitted", False) else call(step, pixel, np.ones(pixel.shape[1:], bool))
+        except JobError as error:
+            raise JobError(f"steps[{number}]: {error}") from error
+    return pixel
+
+
+def _refuse_misfit(where: str, segmenter: Any, contract: Contract, pixel: Any) -> None:
+    """JobError if the segmenter is for images of other dimensions or bands than a pixel's."""
     try:
-        contract.neighbours(frame.ndim)
-        if hasattr(segmenter, "feature"):
-            segmenter.feature(pixel, np.ones(pixel.shape[1:], bool))
+        contract.neighbours(pixel.ndim - 1)
+        for name in ("feature", "features"):
+            if hasattr(segmenter, name):
+                call(getattr(segmenter, name), pixel, np.ones(pixel.shape[1:], bool))
     except JobError as error:
         raise JobError(f"{where}: {error}") from error
 

@@ -1,4 +1,6 @@
-"""Segmenters by name. The built-in ones come in by the same door as anybody's: the entry-point group ``pipeline.segmenters``."""
+"""Segmenters and steps by name. The built-in ones come in by the same door as anybody's: the entry-point groups ``pipeline.segmenters`` and
+``pipeline.steps``.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,17 @@ from typing import Any
 from pipeline.errors import JobError, nearest
 from pipeline.segmenters import Contract, Segmenter
 
-GROUP = "pipeline.segmenters"
+SEGMENTERS, STEPS = "pipeline.segmenters", "pipeline.steps"
 
 
-def kinds() -> dict[str, EntryPoint]:
+def kinds(group: str = SEGMENTERS) -> dict[str, EntryPoint]:
     """The kinds that are installed, by name, none of them loaded."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP))}
+    return {point.name: point for point in sorted(entry_points(group=group))}
 
 
-def load(kind: str, where: str = "kind") -> type[Any]:
+def load(kind: str, where: str = "kind", group: str = SEGMENTERS) -> type[Any]:
     """The class of a kind; JobError, naming ``where`` it was asked for, if there is none or it cannot be imported."""
-    found = kinds()
+    found = kinds(group)
     if kind not in found:
         raise JobError(f"{where}: there is no kind {kind!r}; {nearest(str(kind), found)}")
     try:
@@ -38,33 +40,35 @@ def options(kind: type[Any]) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(kind).parameters)
 
 
-def build(description: Mapping[str, Any], where: str) -> Segmenter:
-    """A segmenter from ``{"kind": …, option: value, …}``.
+def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -> Any:
+    """A segmenter or a step from ``{"kind": …, option: value, …}``.
 
     JobError says which key, what was given and what is allowed; ``where`` is the path of the description in the job.
     """
     given = dict(description)
     if "kind" not in given:
-        raise JobError(f"{where}.kind is missing; {nearest('', kinds())}")
-    kind = load(given.pop("kind"), f"{where}.kind")
+        raise JobError(f"{where}.kind is missing; {nearest('', kinds(group))}")
+    kind = load(given.pop("kind"), f"{where}.kind", group)
     allowed, types = options(kind), typing.get_type_hints(kind)
     for key, value in given.items():
         if key not in allowed:
             raise JobError(f"{where}.{key}: there is no such option; {nearest(key, allowed)}")
         given[key] = _typed(value, types.get(key, Any), f"{where}.{key}")
     try:
-        segmenter: Segmenter = kind(**given)
-        Contract.of(segmenter)
+        built = kind(**given)
+        if group == SEGMENTERS:
+            Contract.of(built)
     except (JobError, TypeError) as error:
         raise JobError(f"{where}: {error}") from error
-    return segmenter
+    return built
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """A segmenter as `build` takes it, so far as it can be written down; a plain function by its name and a checksum of its code."""
+    """A segmenter or a step as `build` takes it, so far as it can be written down; a function by its name and a checksum of its code."""
     what: Any = segmenter
     if dataclasses.is_dataclass(what) and not isinstance(what, type):
-        named = next((name for name, point in kinds().items() if point.value == _path(type(what))), _path(type(what)))
+        known = {**kinds(STEPS), **kinds()}
+        named = next((name for name, point in known.items() if point.value == _path(type(what))), _path(type(what)))
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(what), default=str))
         return {"kind": named} | plain
     return {"kind": f"python:{getattr(segmenter, '__qualname__', type(segmenter).__qualname__)}", "code": _checksum(segmenter)}

@@ -15,10 +15,12 @@ from pipeline import engine as engines
 from pipeline import resume
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
+from pipeline.grid import Box
 from pipeline.job import Job
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
-from pipeline.segmenters import name_of
+from pipeline.sampling import Sample, collect, merge
+from pipeline.segmenters import name_of, sample_size
 from pipeline.sinks.pyramid import Mask, Pyramid
 from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, publish, record_key, route, sound
 from pipeline.stages.segment import segment as segment_tile
@@ -101,7 +103,8 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     engine
         Where it is computed; a local cluster of processes if not given.
     **parts
-        ``tile``, ``halo`` and ``max_halo`` in pixels; ``fresh`` and ``watch`` as for `run`; and the keys of a job's ``output``.
+        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``fresh`` and ``watch`` as for `run`; and the keys of a
+        job's ``output``.
 
     Returns
     -------
@@ -111,7 +114,9 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     how = {key: parts.pop(key) for key in ("fresh", "watch") if key in parts}
     tiles = {key: parts.pop(name) for name, key in (("tile", "size"), ("halo", "halo"), ("max_halo", "max_halo")) if name in parts}
     name = segmenter if isinstance(segmenter, str) else name_of(segmenter).lower()
-    return run(Job(source=image, tiles=tiles, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts}), engine, **how)
+    steps = parts.pop("steps", [])
+    job = Job(source=image, tiles=tiles, steps=steps, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts})
+    return run(job, engine, **how)
 
 
 class _Crew:
@@ -135,15 +140,32 @@ class _Crew:
 
 
 def _fit(run: Run, crew: _Crew) -> Run:
-    """Find the statistics of the whole image that segmenters ask for."""
-    if not fit.unfitted(run.methods):
-        return run
-    if not run.scratch.sound("fitted"):
-        survey = fit.Survey(run, fit.batches(run, crew.engine.workers))
-        batches = range(len(survey.batches))
-        bins = fit.common_bins(found for _, found in crew.each("survey", fit.ranges, survey, batches))
-        fit.save(run, bins, (found for _, found in crew.each("fit", fit.counts, replace(survey, bins=bins), batches)))
-    return run.fitted(fit.load(run))
+    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds as they need."""
+    for number in range(fit.MOST_ROUNDS):
+        wanted = fit.subjects(run)
+        if not wanted:
+            return run
+        if not run.scratch.sound(fit.key(number)):
+            samples = {subject.name: _sample(run, subject, crew) for subject in wanted if sample_size(subject.what)}
+            counted = tuple(subject for subject in wanted if not sample_size(subject.what))
+            survey = fit.Survey(run, counted, fit.batches(run, crew.engine.workers) if counted else ())
+            batches = range(len(survey.batches))
+            bins = fit.common_bins(found for _, found in crew.each("survey", fit.ranges, survey, batches))
+            counts = fit.added(bins, (found for _, found in crew.each("fit", fit.counts, replace(survey, bins=bins), batches)))
+            fit.save(run, number, bins, counts, samples)
+        run = fit.fitted(run, number, wanted)
+    raise SegmenterError(f"{', '.join(subject.name for subject in wanted)}: still unfitted after {fit.MOST_ROUNDS} rounds of fitting")
+
+
+def _sample(run: Run, subject: fit.Subject, crew: _Crew) -> Sample:
+    """The sample of the image's pixels that a step or a segmenter asks for."""
+    size = sample_size(subject.what)
+
+    def gather(boxes: list[Box]) -> Sample:
+        survey = fit.Survey(run, (subject,), boxes=tuple(boxes))
+        return merge((found for _, found in crew.each("sample", fit.sample, survey, range(-(-len(boxes) // fit.PER_ITEM)))), size)
+
+    return collect(run.grid.shape, size, gather)
 
 
 def _route(run: Run, job: Job, crew: _Crew) -> Run:

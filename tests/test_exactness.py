@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from pipeline.segmenters import call
 from pipeline.segmenters.region import Watershed
 from pipeline.segmenters.threshold import Threshold
 from pipeline.stages import EMPTY, FIRST, SKIPPED
+from pipeline.steps import Background, Denoise, Smooth, Stretch
 from tests.tiling import in_raster_order, tiled
 
 CASES = settings(max_examples=60, deadline=None)
@@ -128,6 +130,27 @@ def test_every_threshold_equals_whole_image(data):
     np.testing.assert_array_equal(found.labels, whole_image(drawn.kinds, neighbours, min_area, fill_holes, valid, drawn.seeds))
     if not (min_area or fill_holes):
         np.testing.assert_array_equal(found.labels, method(block))
+
+
+@CASES
+@given(st.data())
+def test_steps_and_then_a_threshold_or_a_watershed_equal_whole_image(data):
+    """A chain of steps before segmenting changes nothing of that: their reach adds up."""
+    image = data.draw(images(dims=(2,)))
+    tile, order = data.draw(tilings(image.shape))
+    possible = [Smooth(sigma=0.5), Denoise(radius=1), Background(radius=3), Stretch(limits=((10.0, 240.0),))]
+    steps = data.draw(st.lists(st.sampled_from(possible), min_size=1, max_size=3))
+    if not isinstance(steps[-1], Stretch):
+        steps.append(Stretch(limits=((-20.0, 235.0),)))
+    value = data.draw(st.floats(0.1, 0.6))
+    method = data.draw(st.sampled_from([Threshold(value=value), Watershed(threshold=value, min_distance=2)]))
+    with tempfile.TemporaryDirectory() as folder:
+        found = tiled(image[None], method, tile, Path(folder), order=order, halo=2, steps=steps)
+    block, valid = image[None], np.ones(image.shape, bool)
+    for step in steps:
+        block = call(step, block, valid)
+    np.testing.assert_array_equal(found.labels, in_raster_order(method(block)))
+    assert set(found.certificates) <= {"proved"}
 
 
 def test_a_weak_edge_across_ten_tiles(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,16 +44,18 @@ def tiled(
     order: Sequence[int] | None = None,
     routes: Sequence[int] | None = None,
     iou: float = 0.5,
+    steps: Sequence[Any] = (),
 ) -> Tiled:
     """Segment (row, column), (band, row, column) or (band, plane, row, column) tile by tile, in any order of the tiles."""
     source = open_source(image, planes="all" if image.ndim == 4 else None)
     kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
     contracts = [Contract.of(kind) for kind in kinds]
     depth = 1 if len(kinds) == 1 and contracts[0].identity == "connected" else max(1, halo)
-    methods = tuple(Method(str(k), kind, c, c.reach + depth) for k, (kind, c) in enumerate(zip(kinds, contracts, strict=True)))
+    far = depth + sum(step.reach for step in steps)
+    methods = tuple(Method(str(k), kind, c, c.reach + far) for k, (kind, c) in enumerate(zip(kinds, contracts, strict=True)))
     grid = Grid(source.frame.shape, tuple(tile))
     where = np.array(routes, np.int16) if routes is not None else np.full(len(grid), FIRST, np.int16)
-    run = Run(source, grid, methods, where, depth, max(max_halo, depth), 1 << 40, Scratch(str(folder)), iou)
+    run = Run(source, grid, methods, where, depth, max(max_halo, depth), 1 << 40, Scratch(str(folder)), iou, tuple(steps))
     chosen = [t for t in (order if order is not None else range(len(grid))) if run.routes[t] >= FIRST]
     for t in chosen:
         segment(run, t)

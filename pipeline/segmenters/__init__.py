@@ -1,8 +1,9 @@
 """What a segmenter is, and how one is called.
 
 A segmenter is any callable from a block of pixels, (band, row, column) or (band, plane, row, column), to labels, (row, column) or
-(plane, row, column): integers, 0 is background. A parameter named ``valid`` receives the mask of measured pixels. A segmenter knows
-nothing of tiles, Dask or files, and keeps no state between calls.
+(plane, row, column): integers, 0 is background. A parameter named ``valid`` receives the mask of measured pixels, one named ``origin`` the
+place of the block's first pixel in the image, (row, column) or (plane, row, column). A segmenter knows nothing of tiles, Dask or files,
+and keeps no state between calls.
 
 It may state more about itself by attributes, all of them optional; `Contract` lists them with their defaults. And it may offer:
 
@@ -15,7 +16,11 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     piece of it whole before it draws there.
 ``feature(block, valid) -> array`` and ``fit(histogram) -> segmenter``
     for a segmenter with global statistics: the histogram of its feature over the whole image is handed to ``fit``, which returns
-    the segmenter to run. It is called where the attribute ``unfitted`` is true.
+    the segmenter to run. It is called while the attribute ``unfitted`` is true. A feature with an axis more than ``valid``, the first,
+    is several: then ``fit`` is handed a list of histograms. Floats are counted in as many bins as the attribute ``bins`` says, or 256.
+``features(block, valid) -> array``, ``sample`` and ``fit(rows) -> segmenter``
+    likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64 (pixel, feature), of as many pixels as the
+    attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -30,9 +36,15 @@ import numpy.typing as npt
 
 from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError, TilewiseError
-from pipeline.histograms import histogram
+from pipeline.grid import Box
+from pipeline.histograms import FLOAT_BINS, histogram
+from pipeline.sampling import Sample, collect, merge, pick
 
 Segmenter: TypeAlias = Callable[..., Any]
+Pixels: TypeAlias = npt.NDArray[Any]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+Origin: TypeAlias = tuple[int, ...] | None
+"""The place of a block's first pixel in the image; None: the image's first pixel."""
 Identity = Literal["connected", "object"]
 
 
@@ -100,28 +112,28 @@ class Contract:
         return self.connectivity or allowed[0]
 
 
-def draw(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.int32]:
     """Call a segmenter on a block: labels, 0 where the image is not valid. SegmenterError says what was wrong with them."""
-    return _checked(segmenter, _call(segmenter, block, valid), valid).astype(np.int32, copy=False)
+    return _checked(segmenter, call(segmenter, block, valid, origin), valid).astype(np.int32, copy=False)
 
 
-def support(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def support(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Flags:
     """Where a segmenter would draw objects, as cheaply as it can tell."""
     if hasattr(segmenter, "foreground"):
-        return _checked(segmenter, _call(segmenter.foreground, block, valid), valid) > 0
-    return draw(segmenter, block, valid) > 0
+        return _checked(segmenter, call(segmenter.foreground, block, valid, origin), valid) > 0
+    return draw(segmenter, block, valid, origin) > 0
 
 
-def classes(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Classes:
+def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Classes:
     """The class of every pixel, 0 for background, and the seeds, of a segmenter whose identity is ``connected``."""
-    found = _call(getattr(segmenter, "classify", segmenter), block, valid)
+    found = call(getattr(segmenter, "classify", segmenter), block, valid, origin)
     if not isinstance(found, Classes):
         return Classes(_checked(segmenter, found, valid))
     kinds = _checked(segmenter, found.kinds, valid)
     return Classes(kinds, found.seeds if found.seeds is None else np.asarray(found.seeds, bool) & (kinds > 0))
 
 
-def label(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int32]:
+def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
     """Label one block as if it were the whole image, by a segmenter whose identity is ``connected``: int32, in raster order.
 
     Statistics that it asks for are those of the block. Nothing is decided here by area, and no hole is filled.
@@ -138,12 +150,33 @@ def label(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.b
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
 
 
-def fitted_to(segmenter: Segmenter, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Any:
+def fitted_to(segmenter: Segmenter, block: Pixels, valid: Flags) -> Any:
     """The segmenter with the statistics that it asks for taken from a block as if that were the whole image."""
     what: Any = segmenter
     while getattr(what, "unfitted", False):
-        what = what.fit(histogram(what.feature(block, valid), valid))
+        if size := sample_size(what):
+            features = call(what.features, block, valid)
+            what = what.fit(collect(valid.shape, size, partial(_gathered, features, valid, size)).rows)
+        else:
+            feature, bins = call(what.feature, block, valid), float_bins(what)
+            several = feature.ndim > valid.ndim
+            what = what.fit([histogram(f, valid, bins) for f in feature] if several else histogram(feature, valid, bins))
     return what
+
+
+def sample_size(what: Any) -> int:
+    """How many pixels a segmenter or a step wants to be fitted to; 0 where it wants histograms."""
+    return int(getattr(what, "sample", 0))
+
+
+def float_bins(what: Any) -> int:
+    """How many bins it wants floats to be counted in."""
+    return int(getattr(what, "bins", FLOAT_BINS))
+
+
+def _gathered(features: Pixels, valid: Flags, size: int, boxes: list[Box]) -> Sample:
+    whole = Box.whole(valid.shape)
+    return merge([pick(features[(slice(None), *box.within(whole))], valid[box.slices], box, valid.shape, size) for box in boxes], size)
 
 
 def name_of(segmenter: Segmenter) -> str:
@@ -155,20 +188,22 @@ def _whole(number: object) -> bool:
     return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 0)
 
 
-def _call(function: Callable[..., Any], block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> object:
+def call(function: Callable[..., Any], block: Pixels, valid: Flags, origin: Origin = None) -> Any:
+    """Call a segmenter, a step or a method of one with as much as its parameters ask for; SegmenterError where it raises."""
     try:
-        takes_valid = "valid" in inspect.signature(function).parameters
+        asked = inspect.signature(function).parameters
     except (TypeError, ValueError):  # some callables written in C tell nothing of their parameters
-        takes_valid = False
+        asked = {}  # type: ignore[assignment]
+    more: dict[str, Any] = {"valid": valid, "origin": origin or (0,) * valid.ndim}
     try:
-        return function(block, valid=valid) if takes_valid else function(block)
+        return function(block, **{name: what for name, what in more.items() if name in asked})
     except (TilewiseError, MemoryError):
         raise
     except Exception as error:
         raise SegmenterError(f"the segmenter {name_of(function)} raised {type(error).__name__}: {error}") from error
 
 
-def _checked(segmenter: Segmenter, drawn: object, valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+def _checked(segmenter: Segmenter, drawn: object, valid: Flags) -> npt.NDArray[Any]:
     """Refuse what no labels can be, and clear the pixels that are not valid."""
     name = name_of(segmenter)
     labels = np.asarray(drawn)

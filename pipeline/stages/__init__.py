@@ -8,7 +8,7 @@ the floors below, which know nothing of tiles' files; DESIGN names the stages, a
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,21 @@ from pipeline.exact import Exact
 from pipeline.grid import Box, Grid
 from pipeline.measurement import Sums
 from pipeline.scratch import Arrays, Scratch
-from pipeline.segmenters import Contract, Segmenter
+from pipeline.segmenters import Contract, Segmenter, call
 from pipeline.sources import Source
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
 """In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
+
+
+class Step(Protocol):
+    """Something that makes another image from the image; see `pipeline.steps`."""
+
+    reach: int
+
+    def __call__(self, block: npt.NDArray[Any], /) -> npt.NDArray[Any]:
+        """A block of the same extent; it may take ``valid``."""
+
 
 ALGORITHMS = 2
 """Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
@@ -40,7 +50,7 @@ class Method:
     contract: Contract
 
     halo: int
-    """Pixels read beyond a core: the depth to which neighbours are compared, and the segmenter's reach on top."""
+    """Pixels read beyond a core: the depth to which neighbours are compared, and on top the reach of the segmenter and of the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +75,14 @@ class Run:
     scratch: Scratch
     least_iou: float = 0.5
 
+    steps: tuple[Step, ...] = ()
+    """What is made of the image before it is segmented, in this order."""
+
     @property
     def bytes_per_pixel(self) -> int:
-        """A rough bound of what segmenting one pixel of a window takes: its bands, their double, and a dozen 8-byte arrays."""
+        """A rough bound of what segmenting one pixel of a window takes: its bands, what steps make of them, and a dozen 8-byte arrays."""
         frame = self.source.frame
-        return len(frame.bands) * (np.dtype(frame.dtype).itemsize + 8) + 96
+        return len(frame.bands) * (np.dtype(frame.dtype).itemsize + (24 if self.steps else 8)) + 96
 
     def method(self, tile: int) -> Method:
         """The method that segments a tile, which is neither empty nor skipped."""
@@ -91,6 +104,16 @@ class Run:
         """Pixels (band, row, column) and which of them are valid."""
         block = self.source.read(box)
         return block, self.source.frame.valid(block)
+
+    def reach_of_steps(self, number: int | None = None) -> int:
+        """How many pixels away the first ``number`` steps, or all of them, look."""
+        return sum(step.reach for step in self.steps[:number])
+
+    def prepared(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_], number: int | None = None) -> npt.NDArray[Any]:
+        """The block after the first ``number`` steps, or all of them."""
+        for step in self.steps[:number]:
+            block = call(step, block, valid)
+        return block
 
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
         """The same run with fitted segmenters in place of those of the same name."""

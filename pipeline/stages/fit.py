@@ -1,38 +1,72 @@
-"""Statistics of the image, once for the whole of it: the histograms from which segmenters find their thresholds.
+"""Statistics of the image, once for the whole of it: what steps and segmenters are fitted to.
 
-Counts of tiles add up to those of the image, so the tiling changes nothing. A first pass finds the range of each feature, a second
-counts in bins that are fixed by it.
+Counts of tiles add up to those of the image, so the tiling changes nothing. For a histogram a first pass finds the range of each feature,
+and a second counts in bins that are fixed by it. A sample of pixels is taken from squares of the image that have nothing to do with tiles.
+
+Fitting goes in rounds: a step is fitted to what the steps before it make, and segmenters to what all of them make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import SegmenterError
 from pipeline.features import measured
+from pipeline.grid import Box
 from pipeline.histograms import Bins
-from pipeline.segmenters import Segmenter
-from pipeline.stages import Method, Run
+from pipeline.sampling import Sample, merge, pick
+from pipeline.segmenters import call, float_bins, sample_size
+from pipeline.stages import Run
+
+MOST_ROUNDS = 100
+"""Something that asks for more is never done."""
+PER_ITEM = 16
+"""Squares of which one task takes a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something that is to be fitted."""
+
+    name: str
+    what: Any
+    """A step or a segmenter."""
+    steps: int
+    """How many steps come before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A pass over the whole image: the run, the methods that want it, and the bins once they are known."""
+    """A pass over the whole image."""
 
     run: Run
-    batches: tuple[range, ...]
+    subjects: tuple[Subject, ...]
+    batches: tuple[range, ...] = ()
     """The tiles of each piece of work: many tiles' counts are added up where they are made."""
 
     bins: Mapping[str, Bins] | None = None
+    """Once they are known."""
+
+    boxes: tuple[Box, ...] = ()
+    """The squares of which a sample is taken."""
 
 
-def unfitted(methods: Sequence[Method]) -> list[Method]:
-    """The methods whose segmenters ask for a histogram."""
-    return [method for method in methods if getattr(method.segmenter, "unfitted", False)]
+def key(number: int) -> str:
+    """Where the statistics of a round lie."""
+    return f"fitted/{number}"
+
+
+def subjects(run: Run) -> tuple[Subject, ...]:
+    """What is to be fitted next: one step, or all segmenters; nothing where all is done."""
+    for number, step in enumerate(run.steps):
+        if getattr(step, "unfitted", False):
+            return (Subject(f"step {number + 1}", step, number),)
+    return tuple(Subject(m.name, m.segmenter, len(run.steps)) for m in run.methods if getattr(m.segmenter, "unfitted", False))
 
 
 def batches(run: Run, workers: int) -> tuple[range, ...]:
@@ -42,15 +76,15 @@ def batches(run: Run, workers: int) -> tuple[range, ...]:
     return tuple(range(first, min(first + step, number)) for first in range(0, number, step))
 
 
-def ranges(survey: Survey, batch: int) -> dict[str, tuple[float, float, str]]:
-    """The least and largest value of each feature in a batch of tiles, and its type; nothing where no pixel is valid."""
-    found: dict[str, tuple[float, float, str]] = {}
+def ranges(survey: Survey, batch: int) -> dict[str, tuple[float, float, str, int]]:
+    """The least and largest value of each feature in a batch of tiles, its type, and the bins for floats; nothing where none is valid."""
+    found: dict[str, tuple[float, float, str, int]] = {}
     for tile in survey.batches[batch]:
-        for name, values in _features(survey.run, tile):
+        for name, values, bins in _features(survey, survey.run.grid.core(tile)):
             if values.size:
                 low, high = values.min().item(), values.max().item()
-                before = found.get(name, (low, high, ""))
-                found[name] = (min(low, before[0]), max(high, before[1]), str(values.dtype))
+                before = found.get(name, (low, high, "", 0))
+                found[name] = (min(low, before[0]), max(high, before[1]), str(values.dtype), bins)
     return found
 
 
@@ -59,48 +93,82 @@ def counts(survey: Survey, batch: int) -> dict[str, tuple[Any, Any]]:
     bins = survey.bins or {}
     total = {name: np.zeros(span.number, np.int64) for name, span in bins.items()}
     for tile in survey.batches[batch]:
-        for name, values in _features(survey.run, tile):
+        for name, values, _ in _features(survey, survey.run.grid.core(tile)):
             if name in bins and values.size:
                 total[name] += bins[name].count(values)
     return {name: (np.flatnonzero(count), count[count > 0]) for name, count in total.items()}
 
 
-def common_bins(found: Iterable[Mapping[str, tuple[float, float, str]]]) -> dict[str, Bins]:
+def sample(survey: Survey, item: int) -> Sample:
+    """The sample that the first subject wants of some squares."""
+    subject, run = survey.subjects[0], survey.run
+    size = sample_size(subject.what)
+    found = []
+    for box in survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM]:
+        block, valid, inside = _around(run, box, subject.steps, subject.what)
+        features = call(subject.what.features, block, valid)[(slice(None), *inside)]
+        found.append(pick(features, valid[inside], box, run.grid.shape, size))
+    return merge(found, size)
+
+
+def common_bins(found: Iterable[Mapping[str, tuple[float, float, str, int]]]) -> dict[str, Bins]:
     """The bins of each feature, from the ranges of all batches."""
     spans: dict[str, Bins] = {}
     for batch in found:
-        for name, (low, high, dtype) in batch.items():
-            before = spans.get(name, Bins(low, high, dtype))
-            spans[name] = Bins(min(low, before.low), max(high, before.high), dtype)
+        for name, (low, high, dtype, floats) in batch.items():
+            before = spans.get(name, Bins(low, high, dtype, floats))
+            spans[name] = replace(before, low=min(low, before.low), high=max(high, before.high))
     return spans
 
 
-def save(run: Run, bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, Any]]]) -> None:
-    """Add up the counts of all batches, and keep the histograms."""
+def added(bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, npt.NDArray[np.int64]]:
+    """The counts of all batches, added up."""
     total = {name: np.zeros(span.number, np.int64) for name, span in bins.items()}
     for batch in counted:
         for name, (where, count) in batch.items():
             total[name][where] += count
-    run.scratch.save("fitted", {name: asdict(span) for name, span in bins.items()}, total)
+    return total
 
 
-def load(run: Run) -> dict[str, Segmenter]:
-    """The fitted segmenters by name; SegmenterError where the image has nothing to fit to."""
-    bins, total = run.scratch.load("fitted", whole=True)
-    fitted: dict[str, Segmenter] = {}
-    for method in unfitted(run.methods):
-        if method.name not in bins:
-            raise SegmenterError(f"{method.name}: no statistics can be fitted, since the image has no valid pixel")
-        fitted[method.name] = method.segmenter.fit(Bins(**bins[method.name]).histogram(total[method.name]))  # type: ignore[attr-defined]
-    return fitted
+def save(run: Run, number: int, bins: Mapping[str, Bins], counted: Mapping[str, Any], samples: Mapping[str, Sample]) -> None:
+    """Keep the statistics of a round."""
+    facts = {name: asdict(span) for name, span in bins.items()}
+    run.scratch.save(key(number), facts, {**counted, **{name: found.rows for name, found in samples.items()}})
 
 
-def _features(run: Run, tile: int) -> Iterable[tuple[str, Any]]:
-    """The values of each feature at the valid pixels of a core."""
-    core = run.grid.core(tile)
-    wanted = unfitted(run.methods)
-    window = run.grid.window(tile, max(method.contract.reach for method in wanted))
+def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
+    """The run with the subjects of a round fitted; SegmenterError where the image has nothing to fit to."""
+    bins, found = run.scratch.load(key(number), whole=True)
+    new: dict[str, Any] = {}
+    for subject in wanted:
+        name = subject.name
+        if sample_size(subject.what):
+            statistics: Any = found[name] if len(found[name]) else None
+        elif name in bins:
+            statistics = Bins(**bins[name]).histogram(found[name])
+        else:
+            several = [f"{name}#{k}" for k in range(len(bins)) if f"{name}#{k}" in bins]
+            statistics = [Bins(**bins[one]).histogram(found[one]) for one in several] or None
+        if statistics is None:
+            raise SegmenterError(f"{name}: no statistics can be fitted, since the image has no valid pixel")
+        new[name] = subject.what.fit(statistics)
+    steps = tuple(new.get(f"step {k + 1}", step) for k, step in enumerate(run.steps)) if wanted[0].steps < len(run.steps) else run.steps
+    return replace(run, steps=steps) if steps != run.steps else run.fitted(new)
+
+
+def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
+    """The values of each feature at the valid pixels of a core, and how many bins it wants for floats."""
+    for subject in survey.subjects:
+        block, valid, inside = _around(survey.run, core, subject.steps, subject.what)
+        feature, bins = call(subject.what.feature, block, valid), float_bins(subject.what)
+        if feature.ndim == valid.ndim:
+            yield subject.name, measured(feature[inside], valid[inside]), bins
+        else:
+            yield from ((f"{subject.name}#{k}", measured(one[inside], valid[inside]), bins) for k, one in enumerate(feature))
+
+
+def _around(run: Run, box: Box, steps: int, what: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], tuple[slice, ...]]:
+    """A box and all that what is made of it depends on, after some of the steps; and where the box lies in it."""
+    window = box.grow(int(getattr(what, "reach", 0)) + run.reach_of_steps(steps)) & run.grid.whole
     block, valid = run.read(window)
-    inside = core.within(window)
-    for method in wanted:
-        yield method.name, measured(method.segmenter.feature(block, valid)[inside], valid[inside])  # type: ignore[attr-defined]
+    return run.prepared(block, valid, steps), valid, box.within(window)

@@ -63,7 +63,7 @@ def segment(run: Run, tile: int) -> dict[str, int]:
     method, core = run.method(tile), run.grid.core(tile)
     window = run.grid.window(tile, method.halo)
     block, valid = run.read(window)
-    drawn = (_connected if method.contract.identity == "connected" else _objects)(run, tile, block, valid)
+    drawn = (_connected if method.contract.identity == "connected" else _objects)(run, tile, run.prepared(block, valid), valid)
     mine, inside = core.within(run.grid.window(tile, run.depth)), core.within(window)
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds = None if drawn.seeds is None else drawn.seeds[mine]
@@ -93,7 +93,7 @@ def _connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dr
     method = run.method(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
     seen = outer.within(window)
-    found = classes(method.segmenter, block, valid)
+    found = classes(method.segmenter, block, valid, window.start)
     kinds, seeds = found.kinds[seen], None if found.seeds is None else found.seeds[seen]
     neighbours = method.contract.neighbours(len(outer.shape))
     if method.contract.fill_holes:
@@ -152,7 +152,7 @@ def _steps(ndim: int, *, full: bool) -> Iterator[tuple[tuple[slice, ...], tuple[
 def _objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     method, core = run.method(tile), run.grid.core(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
-    sketch = _sketch(draw(method.segmenter, block, valid)[outer.within(window)], outer, run.grid.whole)
+    sketch = _sketch(draw(method.segmenter, block, valid, window.start)[outer.within(window)], outer, run.grid.whole)
     labels, whole, enlarged = sketch.labels.copy(), sketch.whole(), 0
     for p in sketch.unfinished(core):
         mine = sketch.piece == p
@@ -223,7 +223,7 @@ def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[B
     ``mine`` is the piece where it was seen first, in ``box``. Returns the box and in it the piece's labels, 0 elsewhere; None where no
     window within ``max_halo`` of the core and within the memory allowed holds it.
     """
-    image, reach = run.grid.whole, method.contract.reach
+    image, reach = run.grid.whole, method.contract.reach + run.reach_of_steps()
     limit = core.grow(run.max_halo) & image
     place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(np.argwhere(mine)[0], box.start, strict=True)), strict=True))
     window, step, seen = _extent(mine, box).grow(reach + 1), max(1, method.halo), None
@@ -233,10 +233,11 @@ def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[B
             return None
         seen, step, box = window, 2 * step, trusted(window, image, reach)
         block, valid = run.read(window)
-        piece, _ = pieces(support(method.segmenter, block, valid)[box.within(window)])
+        block = run.prepared(block, valid)
+        piece, _ = pieces(support(method.segmenter, block, valid, window.start)[box.within(window)])
         mine = piece == piece[place.within(box)]
         if not any(side.open and mine[side.face].any() for side in sides(box, image)):
-            drawn = draw(method.segmenter, block, valid)[box.within(window)]
+            drawn = draw(method.segmenter, block, valid, window.start)[box.within(window)]
             return None if np.isin(drawn[~mine], drawn[mine]).any() else (box, np.where(mine, drawn, 0))
 
 
