@@ -149,3 +149,26 @@ class Grid:
         'tile (2, 1)'
         """
         return f"tile ({', '.join(map(str, self.position(tile)))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a box in an image."""
+
+    axis: int
+    high: bool
+    face: tuple[slice, ...]
+    """The outermost layer of pixels on this side, as slices into an array that holds the box."""
+    open: bool
+    """The image goes on beyond it."""
+
+
+def sides(box: Box, image: Box) -> list[Side]:
+    """The four sides of a rectangle, or the six of a cuboid."""
+    found = []
+    for axis, high in itertools.product(range(len(box.start)), (False, True)):
+        face = [slice(None)] * len(box.start)
+        face[axis] = slice(-1, None) if high else slice(0, 1)
+        going_on = box.stop[axis] < image.stop[axis] if high else box.start[axis] > image.start[axis]
+        found.append(Side(axis, high, tuple(face), going_on))
+    return found

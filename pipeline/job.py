@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline import plugins
+from pipeline import legend, plugins
 from pipeline.errors import JobError, nearest
 from pipeline.routing import SKIP, Range, Rule
 from pipeline.segmenters import Contract, Segmenter
@@ -50,8 +50,15 @@ class Output(_Part):
     path: str
     """A folder."""
 
+    results: list[Literal["instance", "semantic"]] | None = None
+    """``instance``: each object has its number (``labels``). ``semantic``: each pixel has its class (``classes``). None: what the
+    segmenters are for."""
+
     labels: list[Literal["zarr", "cog"]] = ["zarr"]
-    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only)."""
+    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only). The same for classes."""
+
+    legend: dict[Annotated[int, Field(ge=0)], Any] = {}
+    """By class: its name, or ``{name: water, colour: "#0040ff"}``."""
 
     table: Literal["parquet"] = "parquet"
     """The table of objects."""
@@ -67,6 +74,19 @@ class Output(_Part):
 
     keep_scratch: Annotated[bool, Field(strict=True)] = False
     """Whether to keep it, so that `stitch` can be changed without segmenting again."""
+
+    @field_validator("legend")
+    @classmethod
+    def _legend(cls, given: dict[int, Any]) -> dict[int, Any]:
+        legend.refuse(given)
+        return given
+
+    @field_validator("results")
+    @classmethod
+    def _results(cls, given: list[str] | None) -> list[str] | None:
+        if given is not None and (not given or len(set(given)) < len(given)):
+            raise JobError(f"output.results: {given!r}; allowed: instance, semantic, or both")
+        return given
 
     @field_validator("path", "scratch", mode="before")
     @classmethod

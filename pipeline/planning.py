@@ -42,6 +42,9 @@ class Plan:
     fingerprint: Mapping[str, Any]
     """What tells the image from any other."""
 
+    results: tuple[str, ...] = ("instance",)
+    """What is wanted: instance, semantic."""
+
     @property
     def folder(self) -> Path:
         """Where the result goes."""
@@ -66,6 +69,7 @@ class Plan:
             "tiles": {"size": list(self.run.grid.tile), "depth": self.run.depth, "max_halo": self.run.max_halo, "memory": self.run.memory},
             "steps": job["steps"],
             "segmenters": job["segmenters"],
+            "identities": {method.name: method.contract.identity for method in self.run.methods},
             "route": job["route"],
         }
 
@@ -115,9 +119,12 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     source = _source(job)
     shape = source.frame.shape
     contracts = {name: Contract.of(segmenter) for name, segmenter in job.segmenters.items()}
+    wanted = results(job, contracts)
     pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():
         _refuse_misfit(f"segmenters.{name}", job.segmenters[name], contract, pixel)
+    if "instance" not in wanted:
+        contracts = {name: replace(c, identity="class") if c.plain else c for name, c in contracts.items()}
     depth = _depth(job, contracts, len(shape))
     steps = tuple(job.steps)
     far = depth + sum(step.reach for step in steps)
@@ -129,7 +136,14 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     grid = Grid(shape, tile)
     run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))
     _refuse_too_large(run)
-    return Plan(job, source, run, tuple(map(_chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint())
+    return Plan(job, source, run, tuple(map(_chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint(), wanted)
+
+
+def results(job: Job, contracts: Mapping[str, Contract]) -> tuple[str, ...]:
+    """What is wanted: what the job says, or what its segmenters are for."""
+    if job.output.results is not None:
+        return tuple(job.output.results)
+    return ("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",)
 
 
 def _source(job: Job) -> Source:
@@ -176,7 +190,8 @@ def _refuse_misfit(where: str, segmenter: Any, contract: Contract, pixel: Any) -
 
 def _depth(job: Job, contracts: Mapping[str, Contract], ndim: int) -> int:
     """One shared pixel proves all that there is to prove of connected pixels; evidence wants as many as the job says."""
-    if len(contracts) == 1 and all(contract.identity == "connected" for contract in contracts.values()):
+    kinds = {contract.identity for contract in contracts.values()}
+    if kinds == {"class"} or (len(contracts) == 1 and kinds <= {"connected", "keyed"}):
         return 1
     return max(1, HALO[ndim] if job.tiles.halo == "auto" else job.tiles.halo)
 

@@ -71,24 +71,22 @@ class Result:
 
     @cached_property
     def labels(self) -> xr.DataArray:
-        """The labels, lazily: dims (y, x) or (z, y, x), coordinates of pixel centres, and ``spatial_ref`` where the image has a CRS."""
-        import dask.array as da
-        import xarray as xr
+        """The labels, lazily: dims (y, x) or (z, y, x), coordinates of pixel centres, and ``spatial_ref`` where the image has a CRS.
 
-        frame = self._frame()
-        lazy = da.from_zarr(  # type: ignore[no-untyped-call]
-            str(Path(self.path, "labels.zarr", "0"))
-        )
-        dims = ("z", "y", "x")[-frame.ndim :]
-        array = xr.DataArray(
-            lazy, dims=dims, coords=_coordinates(frame, dims), name="labels", attrs={"long_name": "object id, 0 = background"}
-        )
-        if frame.crs:
-            place = " ".join(map(str, _geotransform(frame)))
-            array = array.assign_coords(
-                spatial_ref=xr.Variable((), 0, {"crs_wkt": frame.crs, "spatial_ref": frame.crs, "GeoTransform": place})
-            )
-            array.attrs["grid_mapping"] = "spatial_ref"
+        OutputError where objects were not wanted.
+        """
+        return self._raster("labels", "object id, 0 = background")
+
+    @cached_property
+    def classes(self) -> xr.DataArray:
+        """The class of every pixel, likewise; the attributes have ``_FillValue``, the value of what was not measured, and the legend.
+
+        OutputError where classes were not wanted.
+        """
+        import numpy as np
+
+        array = self._raster("classes", "class, 0 = background")
+        array.attrs |= {"_FillValue": int(np.iinfo(array.dtype).max), "legend": self.record["legend"]}
         return array
 
     @cached_property
@@ -99,6 +97,24 @@ class Result:
         table: pd.DataFrame = pq.read_table(str(Path(self.path, "objects.parquet"))).to_pandas()
         return table
 
+    def _raster(self, name: str, meaning: str) -> xr.DataArray:
+        import dask.array as da
+        import xarray as xr
+
+        frame, folder = self._frame(), Path(self.path, f"{name}.zarr")
+        if not folder.exists():
+            raise OutputError(f"{self.path} holds no {name}: output.results was {', '.join(self.record['results'])}")
+        lazy = da.from_zarr(str(folder / "0"))  # type: ignore[no-untyped-call]
+        dims = ("z", "y", "x")[-frame.ndim :]
+        array = xr.DataArray(lazy, dims=dims, coords=_coordinates(frame, dims), name=name, attrs={"long_name": meaning})
+        if frame.crs:
+            place = " ".join(map(str, _geotransform(frame)))
+            array = array.assign_coords(
+                spatial_ref=xr.Variable((), 0, {"crs_wkt": frame.crs, "spatial_ref": frame.crs, "GeoTransform": place})
+            )
+            array.attrs["grid_mapping"] = "spatial_ref"
+        return array
+
     def _frame(self) -> Frame:
         facts = self.record["plan"]["frame"]
         known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
@@ -108,8 +124,9 @@ class Result:
         """The result in a few lines of text."""
         counts = self.record["certificates"]
         share = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+        what = "objects" if "instance" in self.record["results"] else "classes"
         return [
-            f"{self.record['objects']:,} objects in {' x '.join(map(str, self._frame().shape))} pixels: {share}",
+            f"{self.record['objects']:,} {what} in {' x '.join(map(str, self._frame().shape))} pixels: {share}",
             *(f"  {name:16} {what}" for name, what in self.files().items()),
         ]
 
@@ -118,6 +135,8 @@ class Result:
         known = {
             "labels.zarr": "OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
             "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
+            "classes.zarr": "the class of every pixel, OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
+            "classes.tif": "the same as a cloud-optimised GeoTIFF with colours and names: QGIS, GDAL, rasterio",
             "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
             "overview.png": "a picture: each object has its own colour",
             "run.json": "the record of the run: job, certificates, fingerprint",
@@ -128,19 +147,26 @@ class Result:
         """The result as Jupyter shows it: counts, files, a picture."""
         import base64
 
-        from pipeline.sinks.picture import colours, to_png
+        from pipeline.legend import entry
+        from pipeline.sinks.picture import colours, painted, to_png
         from pipeline.sinks.pyramid import Pyramid
         from pipeline.stages.finish import thumbnail
 
         frame, record = self._frame(), self.record
-        pyramid = Pyramid(str(Path(self.path, "labels.zarr")), frame, tuple(record["plan"]["tiles"]["chunk"]), str(self.labels.dtype))
-        picture = base64.b64encode(to_png(colours(thumbnail(pyramid, 512)[0]))).decode()
+        shown = self.labels if "instance" in record["results"] else self.classes
+        pyramid = Pyramid(str(Path(self.path, f"{shown.name}.zarr")), frame, tuple(record["plan"]["tiles"]["chunk"]), str(shown.dtype))
+        small = thumbnail(pyramid, 512)[0]
+        known = {int(number): entry(int(number), what).colour for number, what in record["legend"].items()}
+        drawn = colours(small) if "instance" in record["results"] else painted(small, known)
+        picture = base64.b64encode(to_png(drawn)).decode()
         rows = {"objects": f"{record['objects']:,}", **{name: f"{n:,}" for name, n in record["certificates"].items()}}
         rows |= {"image": f"{' × '.join(map(str, frame.shape))}, {frame.dtype}", "folder": self.path}
         cells = "".join(
             f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
         )
-        return f"<div style='display:flex;gap:1em'><img alt='labels' src='data:image/png;base64,{picture}'/><table>{cells}</table></div>"
+        return (
+            f"<div style='display:flex;gap:1em'><img alt='{shown.name}' src='data:image/png;base64,{picture}'/><table>{cells}</table></div>"
+        )
 
 
 def _coordinates(frame: Frame, dims: tuple[str, ...]) -> dict[str, Any]:

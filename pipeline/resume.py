@@ -43,10 +43,9 @@ def finished(draft: Plan) -> bool:
         if not changed:
             _tidy_up_after_another(draft)
         return not changed
-    if not record and not draft.run.scratch.has("begun") and (draft.folder / finish.LABELS).exists():
-        raise OutputError(
-            f"{draft.folder} holds {finish.LABELS} without the record of a run; choose another output, or replace it (--fresh)"
-        )
+    there = [name for name in finish.PUBLISHED if (draft.folder / name).exists()]
+    if not record and not draft.run.scratch.has("begun") and there:
+        raise OutputError(f"{draft.folder} holds {there[0]} without the record of a run; choose another output, or replace it (--fresh)")
     return False
 
 

@@ -157,6 +157,8 @@ class Nodes:
 
     tile: Integers
     label: Integers
+    key: Integers
+    """What the label is called in every tile; 0 where it has no such name."""
     area: Integers
     """Pixels in the tile's core; 0 for a label that lies only beyond it."""
     anchor: Integers

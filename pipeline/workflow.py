@@ -17,11 +17,13 @@ from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
 from pipeline.grid import Box
 from pipeline.job import Job
+from pipeline.legend import MOST, legend
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.sampling import Sample, collect, merge
 from pipeline.segmenters import name_of, sample_size
-from pipeline.sinks.pyramid import Mask, Pyramid
+from pipeline.sinks.chunked import Mask
+from pipeline.sinks.pyramid import Pyramid
 from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, publish, record_key, route, sound
 from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
@@ -74,10 +76,12 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         _segment(routed, draft, crew)
         resume.same_image(draft)
         _link(routed, crew)
-        objects = _group(routed, job, crew)
-        certificates = _publish(routed, draft, objects, crew)
+        objects, classes = _group(routed, job, crew)
+        certificates = _publish(routed, draft, objects, classes, crew)
 
         facts = {"complete": True, "objects": objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
+        named = legend(classes, job.output.legend) if "semantic" in draft.results else {}
+        facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
         finish.publish_all(draft.folder, draft.staging, facts | _record(routed, draft, missing=[]))
         return Result(str(draft.folder))
 
@@ -211,40 +215,56 @@ def _link(run: Run, crew: _Crew) -> None:
         pass
 
 
-def _group(run: Run, job: Job, crew: _Crew) -> int:
-    """Settle which labels are one object; the number of objects. OutputError if their ids do not fit the type asked for."""
+def _group(run: Run, job: Job, crew: _Crew) -> tuple[int, int]:
+    """Settle which labels are one object; the number of objects, and the highest class. OutputError if they do not fit their type."""
     if not run.scratch.sound("grouped"):
         crew.watch(Event("group", 0, 1))
-        run.scratch.save("grouped", {"objects": group.group(run)})
+        objects, classes = group.group(run)
+        run.scratch.save("grouped", {"objects": objects, "classes": classes})
         crew.watch(Event("group", 1, 1))
-    objects = int(run.scratch.load("grouped")[0]["objects"])
+    objects, classes = (int(run.scratch.load("grouped")[0][name]) for name in ("objects", "classes"))
     if job.output.dtype is not None and objects > np.iinfo(job.output.dtype).max:
         raise OutputError(f"output.dtype: {objects} objects do not fit in {job.output.dtype}; allowed: uint64")
-    return objects
+    if classes > MOST:
+        raise OutputError(f"there are classes up to {classes}; allowed: {MOST}")
+    return objects, classes
 
 
-def _publish(run: Run, draft: Plan, objects: int, crew: _Crew) -> dict[str, int]:
-    """Stage the labels, the pyramid, the table and what else is wanted; the number of objects with each certificate."""
-    frame, wanted, staging = draft.source.frame, draft.job.output, draft.staging
-    dtype = wanted.dtype or ("uint32" if objects <= np.iinfo(np.uint32).max else "uint64")
-    pyramid = Pyramid(str(staging / finish.LABELS), frame, draft.chunk, dtype)
-    masked = "cog" in wanted.labels and route.needed(run, ())
-    mask = Mask(str(staging / "valid.zarr"), frame.shape, draft.chunk) if masked else None
-    pyramid.create()
-    if mask:
-        mask.create()
-    work = publish.Publication(run, pyramid, mask)
-    crew.all("publish", publish.publish, work, publish.tiles(run, mask=masked))
-    for level in range(1, pyramid.levels):
-        blocks = tuple(pyramid.blocks(level))
-        crew.all(f"pyramid {level}", publish.reduce, replace(work, level=level, blocks=blocks), range(len(blocks)))
+def _publish(run: Run, draft: Plan, objects: int, classes: int, crew: _Crew) -> dict[str, int]:
+    """Stage labels, classes, their pyramids, the table and what else is wanted; the number of objects with each certificate."""
+    wanted, staging = draft.job.output, draft.staging
+    work = _places(run, draft, objects, classes)
+    for place in (work.labels, work.classes, work.mask):
+        if place:
+            place.create()
+    crew.all("publish", publish.publish, work, work.tiles)
+    for pyramid in (work.labels, work.classes):
+        for level in range(1, pyramid.levels if pyramid else 0):
+            reduction = publish.Level(pyramid, level, tuple(pyramid.blocks(level)))  # type: ignore[arg-type, union-attr]
+            crew.all(f"pyramid {level}", publish.reduce, reduction, range(len(reduction.blocks)))
     counts = np.array(list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())).sum(axis=0)
     finish.write_table(run, staging)
     if "cog" in wanted.labels:
-        finish.write_geotiff(work, staging)
+        finish.write_geotiffs(work, staging)
     if wanted.picture:
         finish.write_picture(work, staging)
     return dict(zip(CERTIFICATES, counts.tolist(), strict=True))
+
+
+def _places(run: Run, draft: Plan, objects: int, classes: int) -> publish.Publication:
+    """Where everything is staged, and of what type it is."""
+    frame, wanted, staging = draft.source.frame, draft.job.output, draft.staging
+    labels = kinds = mask = None
+    if "instance" in draft.results:
+        dtype = wanted.dtype or ("uint32" if objects <= np.iinfo(np.uint32).max else "uint64")
+        labels = Pyramid(str(staging / finish.LABELS), frame, draft.chunk, dtype)
+        if "cog" in wanted.labels and route.needed(run, ()):
+            mask = Mask(str(staging / "valid.zarr"), frame.shape, draft.chunk)
+    if "semantic" in draft.results:
+        named = legend(classes, wanted.legend)
+        small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
+        kinds = Pyramid(str(staging / finish.CLASSES), frame, draft.chunk, np.dtype(small).name, int(np.iinfo(small).max), named)
+    return publish.Publication(run, labels, kinds, mask)
 
 
 def _record(run: Run, draft: Plan, missing: list[dict[str, Any]]) -> dict[str, Any]:

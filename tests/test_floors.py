@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "frame grid",
+    "frame grid legend",
     "colours components exact filters routing stitching",
     "features measurement sampling",
     "histograms",
@@ -33,9 +33,9 @@ FLOORS = (
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "segmenters": ("__init__", "region threshold"),
-    "sinks": ("__init__", "cog picture pyramid table"),
+    "sinks": ("__init__", "chunked cog picture table", "pyramid"),
     "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
-    "stages": ("__init__", "fit link publish route segment", "group", "measure", "finish"),
+    "stages": ("__init__", "drawn", "connected keyed supports", "fit link publish route segment", "group", "measure", "finish"),
 }
 """The floors within a package."""
 
@@ -54,7 +54,7 @@ HOMES = {
     "typer": "__main__",
     "xarray": "sources.arrays reporting",
     "yaml": "job __main__",
-    "zarr": "sources.zarrs sinks.pyramid",
+    "zarr": "sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

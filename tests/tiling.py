@@ -61,7 +61,7 @@ def tiled(
         segment(run, t)
     for t in range(len(grid)):
         link(run, t)
-    number = group(run)
+    number, _ = group(run)
     labels = np.zeros(grid.shape, np.int64)
     for t in chosen:
         ids = run.scratch.load(table_key(t), "ids")[1]["ids"]

@@ -45,7 +45,7 @@ Pixels: TypeAlias = npt.NDArray[Any]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Origin: TypeAlias = tuple[int, ...] | None
 """The place of a block's first pixel in the image; None: the image's first pixel."""
-Identity = Literal["connected", "object"]
+Identity = Literal["connected", "object", "keyed", "class"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class Contract:
     """What a segmenter states about itself; each field is an attribute of the segmenter, with the default used in its absence."""
 
     identity: Identity = "object"
-    """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` – what was drawn in one piece of support."""
+    """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` – what was drawn in one piece of support;
+    ``keyed`` – one label, a key that does not depend on the tiling, may need 64 bits, and whose pixels hang together. (``class``, all pixels of one class, is
+    what ``connected`` becomes where only classes are wanted.)"""
 
     reach: int = 0
     """How many pixels away (along each axis) a pixel can be and still change the class or the support of a pixel."""
@@ -81,6 +83,17 @@ class Contract:
     fill_holes: bool = False
     """For ``connected``: background that an object encloses becomes part of it, as `scipy.ndimage.binary_fill_holes` does."""
 
+    seeded: bool = False
+    """For ``connected``: ``classify`` says which pixels are seeds."""
+
+    result: Literal["instance", "semantic"] = "instance"
+    """What is wanted of it where the job does not say: objects, or the class of every pixel."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the class of a pixel is decided without knowing its object."""
+        return self.identity == "connected" and not (self.min_area or self.fill_holes or self.seeded)
+
     @classmethod
     def of(cls, segmenter: Segmenter) -> Contract:
         """Read and check the attributes of a segmenter; JobError if it is not callable or states what cannot be."""
@@ -89,10 +102,11 @@ class Contract:
         stated = {name: getattr(segmenter, name) for name in cls.__dataclass_fields__ if hasattr(segmenter, name)}
         contract = cls(**stated)
         for name, holds, allowed in (
-            ("identity", contract.identity in ("connected", "object"), "'connected' or 'object'"),
+            ("identity", contract.identity in ("connected", "object", "keyed"), "'connected', 'object' or 'keyed'"),
             ("reach", _whole(contract.reach), "a number of pixels, 0 or more"),
             ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
             ("device", contract.device in ("cpu", "gpu"), "'cpu' or 'gpu'"),
+            ("result", contract.result in ("instance", "semantic"), "'instance' or 'semantic'"),
             ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
             (
                 "fill_holes",
@@ -131,6 +145,11 @@ def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = 
         return Classes(_checked(segmenter, found, valid))
     kinds = _checked(segmenter, found.kinds, valid)
     return Classes(kinds, found.seeds if found.seeds is None else np.asarray(found.seeds, bool) & (kinds > 0))
+
+
+def keys(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.int64]:
+    """The key of every pixel, 0 for background, of a segmenter whose identity is ``keyed``."""
+    return _checked(segmenter, call(segmenter, block, valid, origin), valid, np.int64).astype(np.int64, copy=False)
 
 
 def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
@@ -203,7 +222,7 @@ def call(function: Callable[..., Any], block: Pixels, valid: Flags, origin: Orig
         raise SegmenterError(f"the segmenter {name_of(function)} raised {type(error).__name__}: {error}") from error
 
 
-def _checked(segmenter: Segmenter, drawn: object, valid: Flags) -> npt.NDArray[Any]:
+def _checked(segmenter: Segmenter, drawn: object, valid: Flags, most: type[np.signedinteger[Any]] = np.int32) -> npt.NDArray[Any]:
     """Refuse what no labels can be, and clear the pixels that are not valid."""
     name = name_of(segmenter)
     labels = np.asarray(drawn)
@@ -217,6 +236,6 @@ def _checked(segmenter: Segmenter, drawn: object, valid: Flags) -> npt.NDArray[A
         )
     if labels.size and labels.dtype.kind == "i" and labels.min() < 0:
         raise SegmenterError(f"the segmenter {name} returned the label {labels.min()}; labels are 0 or more")
-    if labels.size and labels.dtype.itemsize > 3 and labels.max() > np.iinfo(np.int32).max:
-        raise SegmenterError(f"the segmenter {name} returned the label {labels.max()}; labels of one block fit in int32")
+    if labels.size and labels.dtype.itemsize > 3 and labels.max() > np.iinfo(most).max:
+        raise SegmenterError(f"the segmenter {name} returned the label {labels.max()}; labels of one block fit in {most.__name__}")
     return labels if valid.all() else np.where(valid, labels, labels.dtype.type(0))

@@ -103,6 +103,11 @@ class Threshold(Feature):
         return self.radius + self._foreground.reach
 
     @property
+    def seeded(self) -> bool:
+        """Whether an object needs a strong pixel."""
+        return self.weak is not None
+
+    @property
     def unfitted(self) -> bool:
         """Whether the image's histogram is needed first."""
         return self._foreground.unfitted

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import numpy.typing as npt
 from pipeline.errors import JobError, OutputError
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
+from pipeline.legend import Entry
 
-DTYPES = ("uint32", "uint64")
+DTYPES = ("uint8", "uint16", "uint32", "uint64")
 TILE = 512
 WINDOW = 2048
 """Rows and columns that are held at once; a multiple of TILE, so that no compressed tile is written twice."""
@@ -29,7 +31,18 @@ CLASSIC = 4_000_000_000
 Read = Callable[[Box], npt.NDArray[Any]]
 
 
-def write_cog(path: str, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """What the values of classes mean."""
+
+    legend: Mapping[int, Entry]
+    nodata: int
+    """The value of pixels that were not measured."""
+
+
+def write_cog(
+    path: str, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None = None, palette: Palette | None = None
+) -> None:
     """Write labels as a cloud-optimised GeoTIFF. The file appears when it is complete; nothing else is left behind.
 
     Parameters
@@ -39,11 +52,13 @@ def write_cog(path: str, frame: Frame, dtype: str, read_labels: Read, read_valid
     frame
         The image that the labels are of, 2-D; its CRS and transform are written where it has them.
     dtype
-        The type of the ids, uint32 or uint64.
+        The type of the ids, uint32 or uint64, or of the classes, uint8 or uint16.
     read_labels
         Called with boxes in raster order; returns the labels there, (row, column), 0 = background, of a type that ``dtype`` holds.
     read_valid
         Likewise; returns bool. Where False, the pixel is masked as nodata. Where None, every pixel is valid, background too.
+    palette
+        For classes: their colours go into the file, and their names beside it, in ``.aux.xml``, where GDAL and QGIS look for them.
 
     Raises
     ------
@@ -64,20 +79,45 @@ def write_cog(path: str, frame: Frame, dtype: str, read_labels: Read, read_valid
     # GDAL lays its own temporary files beside what it writes: all go with the folder.
     with tempfile.TemporaryDirectory(prefix=".cog-", dir=target.parent) as folder:
         tiled, cloud = Path(folder, "tiled.tif"), Path(folder, "cloud.tif")
-        _write_tiled(tiled, frame, dtype, read_labels, read_valid)
+        _write_tiled(tiled, frame, dtype, read_labels, read_valid, palette)
         _verify(tiled)
         _convert(tiled, cloud, frame, dtype)
         _verify(cloud)
+        if palette:
+            Path(folder, "names").write_text(_names(palette), encoding="utf-8")
+            Path(folder, "names").replace(f"{target}.aux.xml")
         cloud.replace(target)
 
 
-def _write_tiled(path: Path, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None) -> None:
+def _names(palette: Palette) -> str:
+    """Names and colours as GDAL's persistent auxiliary metadata: category names, and a table of attributes for QGIS."""
+    from xml.etree import ElementTree as ET
+
+    root = ET.Element("PAMDataset")
+    band = ET.SubElement(root, "PAMRasterBand", band="1")
+    names = ET.SubElement(band, "CategoryNames")
+    for number in range(max(palette.legend) + 1):
+        ET.SubElement(names, "Category").text = palette.legend[number].name if number in palette.legend else ""
+    table = ET.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    for index, (name, kind, usage) in enumerate((("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))):
+        field = ET.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
+            ET.SubElement(field, tag).text = str(text)
+    for index, (number, entry) in enumerate(palette.legend.items()):
+        row = ET.SubElement(table, "Row", index=str(index))
+        for value in (number, entry.name, *entry.colour):
+            ET.SubElement(row, "F").text = str(value)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _write_tiled(path: Path, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None, palette: Palette | None) -> None:
     import rasterio
     from rasterio.errors import RasterioError
 
     windows = Grid(frame.shape, (WINDOW, WINDOW))
     try:
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), _create(path, frame, dtype) as file:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), _create(path, frame, dtype, palette) as file:
             for box in map(windows.core, range(len(windows))):
                 window = rasterio.windows.Window.from_slices(*box.slices)
                 file.write(_checked(read_labels(box), box, dtype), 1, window=window)
@@ -87,7 +127,7 @@ def _write_tiled(path: Path, frame: Frame, dtype: str, read_labels: Read, read_v
         raise OutputError(f"{path}: the labels cannot be written ({error.__cause__ or error}); is the disk full?") from error
 
 
-def _create(path: Path, frame: Frame, dtype: str) -> Any:
+def _create(path: Path, frame: Frame, dtype: str, palette: Palette | None) -> Any:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -98,7 +138,11 @@ def _create(path: Path, frame: Frame, dtype: str) -> Any:
     with warnings.catch_warnings():
         # An image need not lie anywhere in the world.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, "w", transform=transform, bigtiff=_bigtiff(frame.shape, dtype), **options, **layout)
+        file = rasterio.open(path, "w", transform=transform, bigtiff=_bigtiff(frame.shape, dtype), **options, **layout)
+    if palette:
+        file.nodata = palette.nodata
+        file.write_colormap(1, {number: (*entry.colour, 255) for number, entry in palette.legend.items()})
+    return file
 
 
 def _convert(source: Path, target: Path, frame: Frame, dtype: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import functools
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,19 @@ def colours(labels: npt.NDArray[Any]) -> RGB:
     painted = _palette()[(shade * np.uint64(_HUES) + hue).astype(np.intp)]
     painted[ids == 0] = DARK
     return painted
+
+
+def painted(classes: npt.NDArray[Any], colours: Mapping[int, tuple[int, int, int]]) -> RGB:
+    """The colour of every pixel's class; DARK where it has none.
+
+    >>> painted(np.array([[1, 9]]), {1: (255, 0, 0)}).tolist()
+    [[[255, 0, 0], [16, 18, 24]]]
+    """
+    palette = np.full((int(classes.max(initial=0)) + 1, 3), DARK, np.uint8)
+    for number, colour in colours.items():
+        if number < len(palette):
+            palette[number] = colour
+    return np.asarray(palette[classes])
 
 
 def overview(path: str, labels: npt.NDArray[Any], background: RGB | None = None, *, outline: bool = False) -> None:

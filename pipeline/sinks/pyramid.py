@@ -15,22 +15,19 @@ OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5/. The Zarr conventions proj an
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, OutputError, ScratchError
+from pipeline.errors import JobError
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
+from pipeline.legend import Entry
+from pipeline.sinks.chunked import Array
 
-if TYPE_CHECKING:
-    import zarr
-
-DTYPES = ("uint32", "uint64")
+DTYPES = ("uint8", "uint16", "uint32", "uint64")
 LONGEST = 512
 """The pyramid ends at the first level that is no longer than this."""
 ACROSS = 2048
@@ -46,110 +43,6 @@ _CONVENTIONS = (
     ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
     ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Array:
-    """One Zarr array in which every chunk has one owner and a checksum."""
-
-    path: str
-    """Where the array lies, or will lie."""
-
-    shape: tuple[int, ...]
-    """The extent along each axis."""
-
-    chunk: tuple[int, ...]
-    """The extent of a chunk along each axis."""
-
-    dtype: str
-    """NumPy's name of the values' type."""
-
-    def create(self, attributes: dict[str, Any] | None = None, names: Sequence[str] | None = None) -> None:
-        """Write the array's metadata; an array that is there already keeps its chunks.
-
-        Parameters
-        ----------
-        attributes
-            What JSON can hold.
-        names
-            The name of each dimension.
-
-        Raises
-        ------
-        OutputError
-            Where the path holds an array of another shape, type, chunking or other attributes.
-        """
-        import zarr
-        from zarr.codecs import Crc32cCodec, ZstdCodec
-        from zarr.errors import ContainsArrayError
-
-        shape, chunks = self.shape, tuple(map(min, self.chunk, self.shape))
-        options: dict[str, Any] = {"compressors": [ZstdCodec(level=3), Crc32cCodec()], "attributes": attributes or {}, "fill_value": 0}
-        try:
-            zarr.create_array(self.path, shape=shape, dtype=self.dtype, chunks=chunks, zarr_format=3, dimension_names=names, **options)
-        except ContainsArrayError:
-            there = zarr.open_array(self.path, mode="r", zarr_format=3)
-            if (there.shape, there.chunks, str(there.dtype), dict(there.attrs)) != (shape, chunks, self.dtype, options["attributes"]):
-                raise OutputError(f"{self.path} holds another array, {there}; give another path, or remove it") from None
-
-    def write(self, box: Box, values: npt.NDArray[Any]) -> None:
-        """Write whole chunks.
-
-        Parameters
-        ----------
-        box
-            Where; it starts and ends on chunks' borders, or at the array's end.
-        values
-            Of the box's shape, of a type that the array's holds without loss.
-
-        Raises
-        ------
-        ValueError
-            Where the box cuts a chunk or leaves the array, and where ``values`` do not fit it.
-        """
-        edges = zip(box.start, box.stop, self.chunk, self.shape, strict=True)
-        if box not in Box.whole(self.shape) or any(a % c or (b % c and b != n) for a, b, c, n in edges):
-            raise ValueError(f"{self.path}: {box} does not cover whole chunks of {self.chunk} in {self.shape}; a chunk has one owner")
-        if values.shape != box.shape or not np.can_cast(values.dtype, self.dtype, "safe"):
-            raise ValueError(f"{self.path}: {values.dtype} of shape {values.shape} cannot fill {box}; allowed: {self.dtype} of {box.shape}")
-        _open(self)[box.slices] = values
-
-    def read(self, box: Box, step: Sequence[int] | None = None) -> npt.NDArray[Any]:
-        """The values in a box, each ``step``-th along each axis.
-
-        Raises
-        ------
-        ScratchError
-            Where a chunk's bytes are not those that were written.
-        ValueError
-            Where the box leaves the array.
-        """
-        strides = step or (1,) * len(self.shape)
-        places = zip(box.within(Box.whole(self.shape)), strides, strict=True)
-        array = _open(self)
-        try:
-            return np.asarray(array[tuple(slice(at.start, at.stop, stride) for at, stride in places)])
-        except (ValueError, RuntimeError) as error:
-            raise ScratchError(f"{self.path}: a chunk in {box} is damaged ({error}); write it again") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _open(array: _Array) -> zarr.Array[Any]:
-    """The array, opened once per process, though each task writes but one tile of it."""
-    import zarr
-
-    return zarr.open_array(array.path, mode="r+", zarr_format=3)
-
-
-@dataclass(frozen=True, slots=True)
-class Mask(_Array):
-    """Which pixels are valid, stored beside the labels while a result is made.
-
-    ``create``, ``write`` and ``read`` are those of an array of bool; a chunk that nobody wrote is False.
-    """
-
-    dtype: str = field(default="bool", init=False)
-    """Always bool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +62,13 @@ class Pyramid:
     """The extent of a chunk, (row, column) or (plane, row, column)."""
 
     dtype: str
-    """The type of the ids, uint32 or uint64."""
+    """The type of the ids, uint32 or uint64, or of the classes, uint8 or uint16."""
+
+    fill: int = 0
+    """What the pixels hold that nobody wrote: background, or for classes the value that means "not measured"."""
+
+    legend: Mapping[int, Entry] | None = None
+    """For classes: their names and colours."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -197,7 +96,7 @@ class Pyramid:
         import zarr
 
         group = zarr.open_group(self.path, mode="a", zarr_format=3)
-        group.update_attributes({**_ome(self.frame, self.levels), **_spatial(self.frame, 0)})
+        group.update_attributes({**_ome(self.frame, self.levels, self.legend), **_spatial(self.frame, 0)})
         for level in range(self.levels):
             self._level(level).create(_spatial(self.frame, level), _AXES[-self.frame.ndim :])
 
@@ -245,17 +144,26 @@ class Pyramid:
         """
         return self._level(level).read(box)
 
-    def _level(self, level: int) -> _Array:
-        return _Array(f"{self.path}/{level}", self.shape(level), self.chunk, self.dtype)
+    def _level(self, level: int) -> Array:
+        return Array(f"{self.path}/{level}", self.shape(level), self.chunk, self.dtype, self.fill)
 
 
-def _ome(frame: Frame, levels: int) -> dict[str, Any]:
+def _ome(frame: Frame, levels: int, legend: Mapping[int, Entry] | None) -> dict[str, Any]:
     """The image's metadata as OME-Zarr 0.5 has it."""
     unit = frame.unit.lower().replace("metre", "meter")
     known = {"unit": unit} if unit in _UNITS else {}
     axes = [{"name": name, "type": "space", **known} for name in _AXES[-frame.ndim :]]
-    image = {"name": "labels", "type": "nearest", "axes": axes, "datasets": [_dataset(frame, level) for level in range(levels)]}
-    return {"ome": {"version": "0.5", "multiscales": [image], "image-label": {"version": "0.5"}}}
+    image = {
+        "name": "labels" if legend is None else "classes",
+        "type": "nearest",
+        "axes": axes,
+        "datasets": [_dataset(frame, level) for level in range(levels)],
+    }
+    label: dict[str, Any] = {"version": "0.5"}
+    if legend is not None:
+        label["colors"] = [{"label-value": number, "rgba": [*entry.colour, 255]} for number, entry in legend.items()]
+        label["properties"] = [{"label-value": number, "name": entry.name} for number, entry in legend.items()]
+    return {"ome": {"version": "0.5", "multiscales": [image], "image-label": label}}
 
 
 def _dataset(frame: Frame, level: int) -> dict[str, Any]:

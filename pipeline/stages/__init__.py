@@ -96,6 +96,12 @@ class Run:
         """Whether a tile has labels: it is neither empty nor skipped, and its record is there."""
         return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
 
+    def compares(self, tile: int, other: int) -> bool:
+        """Whether the labels of two neighbouring tiles are compared: not where their keys say what is one object."""
+        routes = {int(self.routes[tile]), int(self.routes[other])}
+        kinds = {self.methods[route - FIRST].contract.identity for route in routes if route >= FIRST}
+        return "class" not in kinds and not (kinds == {"keyed"} and len(routes) == 1)
+
     def overlap(self, tile: int, other: int) -> Box:
         """Where two neighbouring tiles both keep their labels."""
         return self.grid.window(tile, self.depth) & self.grid.window(other, self.depth)

@@ -17,15 +17,17 @@ import numpy.typing as npt
 
 from pipeline.grid import Box
 from pipeline.scratch import commit
-from pipeline.sinks.cog import write_cog
-from pipeline.sinks.picture import overview
+from pipeline.sinks.cog import Palette, write_cog
+from pipeline.sinks.picture import overview, painted, to_png
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.sinks.table import join_parts
 from pipeline.stages import Run
 from pipeline.stages.measure import part_path
 from pipeline.stages.publish import Publication
 
-LABELS, COG, TABLE, PICTURE, RECORD = "labels.zarr", "labels.tif", "objects.parquet", "overview.png", "run.json"
+LABELS, COG, CLASSES, CLASSES_COG = "labels.zarr", "labels.tif", "classes.zarr", "classes.tif"
+TABLE, PICTURE, RECORD = "objects.parquet", "overview.png", "run.json"
+PUBLISHED = (LABELS, COG, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", TABLE, PICTURE)
 PICTURE_SIZE = 2048
 """Pixels along the longer side of the picture, at most."""
 
@@ -36,16 +38,27 @@ def write_table(run: Run, staging: Path) -> None:
     join_parts([str(part_path(run, slab)) for slab in slabs], str(staging / TABLE), run.source.frame)
 
 
-def write_geotiff(work: Publication, staging: Path) -> None:
-    """Write the staged labels as a cloud-optimised GeoTIFF too."""
-    read_valid = work.mask.read if work.mask else None
-    write_cog(str(staging / COG), work.run.source.frame, work.pyramid.dtype, work.pyramid.read, read_valid)
+def write_geotiffs(work: Publication, staging: Path) -> None:
+    """Write what is staged as cloud-optimised GeoTIFFs too."""
+    frame = work.run.source.frame
+    if work.labels:
+        read_valid = work.mask.read if work.mask else None
+        write_cog(str(staging / COG), frame, work.labels.dtype, work.labels.read, read_valid)
+    if work.classes and work.classes.legend:
+        palette = Palette(work.classes.legend, work.classes.fill)
+        write_cog(str(staging / CLASSES_COG), frame, work.classes.dtype, work.classes.read, palette=palette)
 
 
 def write_picture(work: Publication, staging: Path) -> None:
-    """Draw the objects over the faded image; of a volume, its middle plane."""
-    labels, step = thumbnail(work.pyramid, PICTURE_SIZE)
-    overview(str(staging / PICTURE), labels, _backdrop(work.run, labels.shape, step))
+    """Draw the objects over the faded image, or where there are none the classes; of a volume, its middle plane."""
+    pyramid = work.labels or work.classes
+    assert pyramid is not None  # noqa: S101  something is published
+    labels, step = thumbnail(pyramid, PICTURE_SIZE)
+    if pyramid.legend is not None:
+        colours = {number: entry.colour for number, entry in pyramid.legend.items()}
+        (staging / PICTURE).write_bytes(to_png(painted(labels, colours)))
+    else:
+        overview(str(staging / PICTURE), labels, _backdrop(work.run, labels.shape, step))
 
 
 def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
@@ -63,7 +76,7 @@ def publish_all(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
     for part in staging.rglob("*.partial"):  # what Zarr's writers leave when they are killed
         part.unlink()
     (folder / RECORD).unlink(missing_ok=True)
-    for name in (LABELS, COG, TABLE, PICTURE):
+    for name in PUBLISHED:
         if (staging / name).exists():
             discard(folder / name)
             os.replace(staging / name, folder / name)  # noqa: PTH105  the commit points, named as tests name them

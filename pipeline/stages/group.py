@@ -35,8 +35,8 @@ def slab_key(slab: int) -> str:
     return f"slabs/{slab}"
 
 
-def group(run: Run) -> int:
-    """Group the labels of all tiles, and write their ids; the number of objects."""
+def group(run: Run) -> tuple[int, int]:
+    """Group the labels of all tiles, and write their ids; the number of objects, and the highest class of one."""
     tiles = np.flatnonzero(run.routes >= FIRST)
     seams = _seams(run, tiles)
     everyone, joined, filled = _joined(run, tiles, seams)
@@ -93,15 +93,29 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
                 doubt = found[f"doubt_{side} {other}"]
                 np.maximum.at(status, members.find(owner, doubt[:, 0]), doubt[:, 1])
                 unknown[members.find(owner, found[f"open_{side} {other}"])] = True
+    pairs["same"].append(_of_one_key(run, members))
     same, alike = (np.concatenate([np.zeros((0, 2), np.int64), *pairs[kind]]) for kind in ("same", "alike"))
     return _Seams(members, same, alike, np.concatenate([np.zeros(0), *pairs["iou"]]))
 
 
+def _of_one_key(run: Run, members: _Members) -> Integers:
+    """(n, 2) nodes that follow each other among those of one key: of one method, or of one class."""
+    nodes = members.nodes
+    methods = run.routes[nodes.tile].astype(np.int64)
+    classes = [FIRST + k for k, method in enumerate(run.methods) if method.contract.identity == "class"]
+    owner = np.where(np.isin(methods, classes), -1, methods)
+    order = np.lexsort((nodes.key, owner))
+    pairs = np.stack([order[:-1], order[1:]], axis=1)
+    alike = (np.diff(nodes.key[order]) == 0) & (np.diff(owner[order]) == 0) & (nodes.key[order[1:]] > 0)
+    return np.asarray(pairs[alike], np.int64)
+
+
 def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> _Members:
     """The nodes of some labels of some tiles; tiles and labels ascend."""
-    tile_of, flags, sums = [], [], []
+    tile_of, flags, sums, key = [], [], [], [np.zeros(0, np.int64)]
     for tile, labels in wanted:
-        mine = run.scratch.load(record_key(tile), "whole", "hole", "outside")[1]
+        mine = run.scratch.load(record_key(tile), "whole", "hole", "outside", "key")[1]
+        key.append(mine["key"][labels - 1])
         tile_of.append(_keys(tile, labels))
         flags.append(np.stack([mine[name][labels] for name in ("whole", "hole", "outside")]))
         sums.append(load_sums(run, record_key(tile)).take(labels - 1))
@@ -109,7 +123,8 @@ def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> _Me
     whole, hole, outside = np.concatenate([np.zeros((3, 0), bool), *flags], axis=1)
     total = concatenate(sums) if sums else empty(0, len(run.grid.shape), len(run.source.frame.bands))
     status = np.where(whole, PROVED, AGREED).astype(np.int64)
-    nodes = Nodes(keys >> 32, keys & 0xFFFFFFFF, total.area, total.anchor, status, hole, outside, np.zeros(len(keys), bool))
+    nothing = np.zeros(len(keys), bool)
+    nodes = Nodes(keys >> 32, keys & 0xFFFFFFFF, np.concatenate(key), total.area, total.anchor, status, hole, outside, nothing)
     return _Members(nodes, keys, total)
 
 
@@ -153,33 +168,36 @@ def _with_neighbours(run: Run, members: _Members, beside: list[tuple[int, Intege
     return _Members(nodes, keys[order], concatenate([members.sums, more.sums]).take(order))
 
 
-def _name(run: Run, members: _Members, groups: Groups) -> int:
-    """Number the objects in raster order of their anchors, slab by slab; how many there are."""
+def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
+    """Number the objects in raster order of their anchors, slab by slab; how many there are, and their highest class."""
     least = np.array([0] * FIRST + [method.contract.min_area for method in run.methods])
     sums = members.sums.merge(groups.of, len(groups.area))
     kept = (groups.area >= least[run.routes[groups.home]]) & (sums.marked > 0)
     ids = np.zeros(len(groups.area) + 1, np.int64)  # the last is the id of a node of no group: 0
-    number = 0
+    number, highest = 0, int(sums.kind[kept].max(initial=0))
     for slab, tiles in enumerate(run.grid.slabs()):
         here = np.flatnonzero(kept & (groups.home >= tiles.start) & (groups.home < tiles.stop))
-        own = [_alone(run, members, tile, least) for tile in tiles if run.routes[tile] >= FIRST]
-        numbered = number_anchors([groups.anchor[here], *(anchors for _, anchors in own)], number)
+        own = [(tile, *_alone(run, members, tile, least)) for tile in tiles if run.routes[tile] >= FIRST]
+        highest = max([highest, *(kind for _, _, kind in own)])
+        numbered = number_anchors([groups.anchor[here], *(anchors for _, anchors, _ in own)], number)
         number += int(sum((named > 0).sum() for named in numbered))
         ids[here] = numbered[0]
-        for (tile, _), named in zip(own, numbered[1:], strict=True):
+        for (tile, _, _), named in zip(own, numbered[1:], strict=True):
             _write_table(run, members, groups, tile, np.concatenate([[0], named]), ids)
         facts, arrays = save_sums(sums.take(here))
         about = {"ids": ids[here], "status": groups.status[here], "tiles": groups.tiles[here], "home": groups.home[here]}
         run.scratch.save(slab_key(slab), facts, {**arrays, **about})
-    return number
+    return number, highest
 
 
-def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[int, Integers]:
-    """The anchors of a tile's labels that meet no seam; -1 for the others, for those that are too small, and for those without a seed."""
-    found = run.scratch.load(record_key(tile), "area", "anchor", "hole", "marked")[1]
+def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[Integers, int]:
+    """The anchors of a tile's labels that meet no seam, -1 for the others, for those that are too small, and for those without a seed;
+    and their highest class.
+    """
+    found = run.scratch.load(record_key(tile), "area", "anchor", "hole", "marked", "kind")[1]
     alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]])) & (found["marked"] > 0)
     alone[members.nodes.label[members.of(tile)] - 1] = False
-    return tile, np.where(alone, found["anchor"], -1)
+    return np.where(alone, found["anchor"], -1), int(found["kind"][alone].max(initial=0))
 
 
 def _write_table(run: Run, members: _Members, groups: Groups, tile: int, table: Integers, ids: Integers) -> None:

@@ -23,7 +23,9 @@ def link(run: Run, tile: int) -> int:
     """Compare a tile with each neighbour that comes after it, and write what came out; the number of seams."""
     mine = _Flags.of(run, tile)
     found: Arrays = {}
-    others = [other for other in run.grid.neighbours(tile, forward=True) if mine.segmented or run.segmented(other)]
+    others = [
+        other for other in run.grid.neighbours(tile, forward=True) if (mine.segmented or run.segmented(other)) and run.compares(tile, other)
+    ]
     for other in others:
         one_method = bool(run.routes[tile] == run.routes[other]) and mine.segmented and run.segmented(other)
         seam = compare(_view(run, tile, other, mine), _view(run, other, tile, _Flags.of(run, other)), one_method=one_method)

@@ -1,4 +1,4 @@
-"""Final labels, one tile at a time, into arrays that nobody sees until all is there."""
+"""Final labels and classes, one tile at a time, into arrays that nobody sees until all is there."""
 
 from __future__ import annotations
 
@@ -8,43 +8,70 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.grid import Box
-from pipeline.sinks.pyramid import Mask, Pyramid
-from pipeline.stages import EMPTY, FIRST, Run, pixels_key, table_key
+from pipeline.sinks.chunked import Mask
+from pipeline.sinks.pyramid import Pyramid
+from pipeline.stages import EMPTY, FIRST, Run, pixels_key, record_key, table_key
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Where a run's labels go."""
+    """Where what a run made goes."""
 
     run: Run
-    pyramid: Pyramid
+    labels: Pyramid | None
+    classes: Pyramid | None
     mask: Mask | None
-    """Which pixels are valid; None where all are."""
+    """Which pixels are valid; None where all are, or nobody asks."""
 
-    level: int = 0
-    blocks: tuple[Box, ...] = ()
-    """The pieces of work of one level of the pyramid above the first."""
+    @property
+    def tiles(self) -> list[int]:
+        """The tiles that have something to write: labels, or valid pixels."""
+        every = self.mask is not None or self.classes is not None
+        return np.flatnonzero(self.run.routes > EMPTY if every else self.run.routes >= FIRST).tolist()
 
 
-def tiles(run: Run, *, mask: bool) -> list[int]:
-    """The tiles that have something to write: labels, or valid pixels."""
-    return np.flatnonzero(run.routes > EMPTY if mask else run.routes >= FIRST).tolist()
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of a pyramid above the first, to be made from the level below it."""
+
+    pyramid: Pyramid
+    level: int
+    blocks: tuple[Box, ...]
+    """The pieces of work."""
 
 
 def publish(work: Publication, tile: int) -> None:
-    """Write a tile's labels under their final ids, and which of its pixels are valid."""
+    """Write a tile's labels under their final ids, the classes of its pixels, and which of them are valid."""
     run, core = work.run, work.run.grid.core(tile)
-    if run.routes[tile] >= FIRST:
-        ids = run.scratch.load(table_key(tile), "ids")[1]["ids"]
-        labels = run.scratch.load(pixels_key(tile), "labels")[1]["labels"]
-        work.pyramid.write(core, ids.astype(work.pyramid.dtype)[labels])
-    if work.mask is not None:
-        work.mask.write(core, _valid(run, tile, core))
+    segmented = run.routes[tile] >= FIRST
+    ids, labels = _final(run, tile) if segmented else (np.zeros(1, np.int64), np.zeros(core.shape, np.int32))
+    if work.labels is not None and segmented:
+        work.labels.write(core, ids.astype(work.labels.dtype)[labels])
+    if work.classes is not None or work.mask is not None:
+        valid = _valid(run, tile, core)
+        if work.mask is not None:
+            work.mask.write(core, valid)
+        if work.classes is not None:
+            kinds = _kinds(run, tile, ids).astype(work.classes.dtype) if segmented else np.zeros(1, work.classes.dtype)
+            work.classes.write(core, np.where(valid, kinds[labels], np.dtype(work.classes.dtype).type(work.classes.fill)))
 
 
-def reduce(work: Publication, block: int) -> None:
-    """Write one block of a level of the pyramid from the level below it."""
+def reduce(work: Level, block: int) -> None:
+    """Write one block of a level of a pyramid."""
     work.pyramid.reduce(work.level, work.blocks[block])
+
+
+def _final(run: Run, tile: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """The ids of a tile's labels, and its labels."""
+    ids = run.scratch.load(table_key(tile), "ids")[1]["ids"]
+    labels: npt.NDArray[np.int32] = run.scratch.load(pixels_key(tile), "labels")[1]["labels"]
+    return ids, labels
+
+
+def _kinds(run: Run, tile: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The class of each of a tile's labels; 0 for those that are no object."""
+    kind = run.scratch.load(record_key(tile), "kind")[1]["kind"]
+    return np.where(ids > 0, np.concatenate([[0], kind]), 0)
 
 
 def _valid(run: Run, tile: int, core: Box) -> npt.NDArray[np.bool_]:

@@ -270,7 +270,8 @@ def test_a_real_scene_keeps_its_place(tmp_path):
 
 def test_boxes_are_read_by_the_pyramids_terms(tmp_path):
     """What a pyramid's read returns is what the file takes."""
-    from pipeline.sinks.pyramid import Mask, Pyramid
+    from pipeline.sinks.chunked import Mask
+    from pipeline.sinks.pyramid import Pyramid
 
     labels, frame = blobs((700, 600), "uint64"), Frame((700, 600), transform=NORTH_UP, crs=UTM)
     pyramid, mask = Pyramid(str(tmp_path / "z"), frame, (512, 512), "uint64"), Mask(str(tmp_path / "v"), frame.shape, (512, 512))

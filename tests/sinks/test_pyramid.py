@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pipeline.errors import JobError, OutputError, ScratchError
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
-from pipeline.sinks.pyramid import ACROSS, LONGEST, Mask, Pyramid
+from pipeline.sinks.chunked import Mask
+from pipeline.sinks.pyramid import ACROSS, LONGEST, Pyramid
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 NORTH_UP = (10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)

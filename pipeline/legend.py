@@ -1,0 +1,69 @@
+"""What the numbers of classes mean: their names and colours."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import JobError
+
+MOST = 65534
+"""The highest class that there may be."""
+
+RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One class."""
+
+    name: str
+    colour: RGB
+    """Red, green and blue, 0 to 255."""
+
+    def plain(self) -> dict[str, str]:
+        """As a job says it."""
+        return {"name": self.name, "colour": "#" + "".join(f"{part:02x}" for part in self.colour)}
+
+
+def entry(number: int, given: Any = None) -> Entry:
+    """A class as a job describes it, a name or ``{name, colour}``; what is not said is made up from the number.
+
+    JobError where it is something else.
+
+    >>> entry(3, {"name": "water", "colour": "#0040ff"})
+    Entry(name='water', colour=(0, 64, 255))
+    >>> entry(0).name, entry(2).name
+    ('background', 'class 2')
+    """
+    known = given if isinstance(given, Mapping) else {} if given is None else {"name": given}
+    name, colour = known.get("name", f"class {number}" if number else "background"), known.get("colour")
+    if not isinstance(name, str) or set(known) - {"name", "colour"}:
+        raise JobError(f"class {number}: {given!r}; allowed: a name, or {{name: water, colour: '#0040ff'}}")
+    if colour is not None and not (isinstance(colour, str) and re.fullmatch("#[0-9a-fA-F]{6}", colour)):
+        raise JobError(f"class {number}: the colour {colour!r}; allowed: '#' and six hexadecimal digits, quoted")
+    return Entry(name, _made_up(number) if colour is None else (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)))
+
+
+def legend(highest: int, given: Mapping[int, Any]) -> dict[int, Entry]:
+    """The classes from 0 to the highest, and what else is described."""
+    return {number: entry(number, given.get(number)) for number in sorted({*range(highest + 1), *given})}
+
+
+def refuse(given: Mapping[int, Any]) -> None:
+    """JobError where a legend is none."""
+    for number, what in given.items():
+        if not 0 <= number <= MOST:
+            raise JobError(f"class {number}; allowed: 0 to {MOST}")
+        entry(number, what)
+
+
+def _made_up(number: int) -> RGB:
+    """Hues that are far apart for numbers that follow each other (the golden ratio), grey for 0."""
+    if number == 0:
+        return (40, 42, 48)
+    red, green, blue = colorsys.hls_to_rgb(number * 0.6180339887 % 1, (0.45, 0.62, 0.75)[number % 3], 0.7)
+    return (round(255 * red), round(255 * green), round(255 * blue))

@@ -1,0 +1,81 @@
+"""Connected pixels: those of the core and of a rim around it are classed, and their connected pieces are the labels.
+
+Each piece is right as far as it goes; that it may go on is the business of links.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.components import pieces
+from pipeline.grid import Box, Grid, sides
+from pipeline.segmenters import classes
+from pipeline.stages import Run
+from pipeline.stages.drawn import Drawn, Flags, Labels
+
+
+def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
+    """The connected pieces of the classes of pixels, holes filled where that is asked for."""
+    method = run.method(tile)
+    window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
+    seen = outer.within(window)
+    found = classes(method.segmenter, block, valid, window.start)
+    kinds, seeds = found.kinds[seen], None if found.seeds is None else found.seeds[seen]
+    neighbours = method.contract.neighbours(len(outer.shape))
+    if method.contract.fill_holes:
+        return replace(_with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid), seeds=seeds)
+    labels, number = pieces(kinds, neighbours)
+    nothing = np.zeros(number + 1, bool)
+    kind = None if kinds.dtype == bool else _kind_of(labels, kinds, number)
+    return Drawn(labels, np.ones(number + 1, bool), nothing, nothing, np.zeros((0, 2), np.int64), kind=kind, seeds=seeds)
+
+
+def _kind_of(labels: Labels, kinds: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
+    """The class of each label, all of whose pixels have the same."""
+    kind = np.zeros(number + 1, np.int64)
+    kind[labels] = kinds
+    return kind[1:]
+
+
+def _with_holes(mask: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:
+    """Fill the holes that end inside, and label the background that does not: it may be part of a hole, or of the outside."""
+    ground, many = pieces(~mask, 2 * mask.ndim)
+    leaves, outside = np.zeros(many + 1, bool), np.zeros(many + 1, bool)
+    for side in sides(outer, grid.whole):
+        (leaves if side.open else outside)[ground[side.face]] = True
+    outside[ground[~valid]] = True
+    inner = ~leaves & ~outside
+    labels, number = pieces(mask | (inner[ground] & ~mask), neighbours)
+    kept = np.flatnonzero(~inner[1:]) + 1
+    rename = np.zeros(many + 1, np.int32)
+    rename[kept] = np.arange(number + 1, number + 1 + len(kept))
+    merged = np.where(labels > 0, labels, rename[ground])
+    hole = np.arange(number + len(kept) + 1) > number
+    out, goes_on = np.zeros((2, len(hole)), bool)
+    out[number + 1 :], goes_on[number + 1 :] = outside[kept], leaves[kept]
+    return Drawn(merged, np.ones(len(hole), bool), hole, out, _beside(merged, goes_on & ~out, hole, neighbours))
+
+
+def _beside(labels: Labels, asked: Flags, hole: Flags, neighbours: int) -> npt.NDArray[np.int64]:
+    """Each pair of a hole that is asked for and an object that touch, by the connectivity of objects."""
+    found = [np.zeros((0, 2), np.int64)]
+    for here, there in _steps(labels.ndim, full=neighbours > 2 * labels.ndim):
+        a, b = labels[here], labels[there]
+        for ground, thing in ((a, b), (b, a)):
+            touch = asked[ground] & (thing > 0) & ~hole[thing]
+            found.append(np.unique(np.stack([ground[touch], thing[touch]], axis=1), axis=0).astype(np.int64))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _steps(ndim: int, *, full: bool) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Slices that lay an array over itself, moved by one pixel in each direction (one of each opposite two)."""
+    cut = {-1: (slice(1, None), slice(None, -1)), 0: (slice(None), slice(None)), 1: (slice(None, -1), slice(1, None))}
+    for step in itertools.product((-1, 0, 1), repeat=ndim):
+        if step > (0,) * ndim and (full or sum(map(abs, step)) == 1):
+            yield tuple(cut[s][0] for s in step), tuple(cut[s][1] for s in step)

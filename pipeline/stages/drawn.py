@@ -1,0 +1,43 @@
+"""What is drawn in a tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A tile's labels, 1 to n, and what is known of each; flags are by label, 0 included."""
+
+    labels: Labels
+    """Of the core and the rim around it that neighbours also label."""
+
+    whole: Flags
+    """Proved, as far as this tile goes."""
+
+    hole: Flags
+    """Background that may turn out to be enclosed."""
+
+    outside: Flags
+    """A hole that is none: it reaches the image's edge or a pixel that is not valid."""
+
+    beside: npt.NDArray[np.int64]
+    """(n, 2) each hole that goes on in a neighbour, and may be one, with each object that touches it."""
+
+    kind: npt.NDArray[np.int64] | None = None
+    """By label, without 0: its class. None: 1."""
+
+    key: npt.NDArray[np.int64] | None = None
+    """By label, without 0: what it is called wherever it lies, from 1. None: it has no such name."""
+
+    seeds: Flags | None = None
+    """Of the labels' shape: pixels of which an object needs one; None: it needs none."""
+
+    enlarged: int = 0
+    """Pieces of support for which a larger window was read."""

@@ -1,0 +1,143 @@
+"""Objects within pieces of support: a label is right when the piece in which it was drawn lies whole inside the window, with the
+segmenter's reach to spare.
+
+For each piece that meets the core and does not, a window of its own is sought, around that piece and larger only on the sides where it
+goes on, up to ``max_halo`` beyond the core; the piece alone is drawn again there. What is found so is put in the place of what the first
+window showed. A piece that no allowed window holds keeps what the first window showed, and is not called whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.components import pieces
+from pipeline.grid import Box, Side, sides
+from pipeline.segmenters import draw, support
+from pipeline.stages import Method, Run
+from pipeline.stages.drawn import Drawn, Flags, Labels
+
+
+def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
+    """What the segmenter draws, each piece of support in a window that holds it where there is one."""
+    method, core = run.method(tile), run.grid.core(tile)
+    window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
+    sketch = _sketch(draw(method.segmenter, block, valid, window.start)[outer.within(window)], outer, run.grid.whole)
+    labels, whole, enlarged = sketch.labels.copy(), sketch.whole(), 0
+    for p in sketch.unfinished(core):
+        mine = sketch.piece == p
+        if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
+            continue
+        enlarged += 1
+        if (found := _hold(run, method, mine, sketch.box, core)) is not None:
+            box, drawn = found
+            shared = box & sketch.box
+            here, new = shared.within(sketch.box), drawn[shared.within(box)]
+            sketch.piece[here][new > 0] = 0
+            labels[here][new > 0] = new[new > 0] + (len(whole) - 1)
+            whole = np.append(whole, np.ones(int(drawn.max(initial=0)), bool))
+    return _compact(labels, whole, enlarged)
+
+
+def _compact(labels: Labels, whole: Flags, enlarged: int) -> Drawn:
+    """Renumber the labels that are left, 1 to n."""
+    present = np.zeros(len(whole), bool)
+    present[0] = True
+    present[labels] = True
+    rename = (np.cumsum(present) - 1).astype(np.int32)
+    nothing = np.zeros((2, int(present.sum())), bool)
+    return Drawn(rename[labels], whole[present], nothing[0], nothing[1], np.zeros((0, 2), np.int64), enlarged=enlarged)
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What a window shows: labels, and the pieces of support that they were drawn in, where the window's edge cannot alter them."""
+
+    box: Box
+    """The core and the rim around it that neighbours also label: the window less the segmenter's reach."""
+    labels: Labels
+    piece: Labels
+    cut: Flags
+    """By piece: it goes on beyond the box."""
+
+    def whole(self) -> Flags:
+        """By label: it was drawn in one piece, which ends inside."""
+        of = np.zeros(int(self.labels.max(initial=0)) + 1, np.int32)
+        of[self.labels] = self.piece
+        whole = ~self.cut[of]
+        if self.cut.any():  # otherwise the window is the whole image, or nothing goes on
+            whole[self.labels[of[self.labels] != self.piece]] = False
+        return np.asarray(whole)
+
+    def unfinished(self, core: Box) -> list[int]:
+        """The pieces that meet the core and go on beyond the box."""
+        meets = np.zeros(len(self.cut), bool)
+        meets[self.piece[core.within(self.box)]] = True
+        return np.flatnonzero(meets & self.cut).tolist()
+
+
+def _sketch(drawn: Labels, box: Box, image: Box) -> Sketch:
+    labels = np.ascontiguousarray(drawn)
+    piece, number = pieces(labels > 0)
+    cut = np.zeros(number + 1, bool)
+    for side in sides(box, image):
+        if side.open:
+            cut[piece[side.face]] = True
+    cut[0] = False
+    return Sketch(box, labels, piece, cut)
+
+
+def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[Box, Labels] | None:
+    """Find a window that holds a piece of support whole, and draw that piece there.
+
+    ``mine`` is the piece where it was seen first, in ``box``. Returns the box and in it the piece's labels, 0 elsewhere; None where no
+    window within ``max_halo`` of the core and within the memory allowed holds it.
+    """
+    image, reach = run.grid.whole, method.contract.reach + run.reach_of_steps()
+    limit = core.grow(run.max_halo) & image
+    place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(np.argwhere(mine)[0], box.start, strict=True)), strict=True))
+    window, step, seen = _extent(mine, box).grow(reach + 1), max(1, method.halo), None
+    while True:
+        window = _extended(window, [side for side in sides(box, image) if side.open and mine[side.face].any()], step) & limit
+        if window == seen or window.size * run.bytes_per_pixel > run.memory:
+            return None
+        seen, step, box = window, 2 * step, trusted(window, image, reach)
+        block, valid = run.read(window)
+        block = run.prepared(block, valid)
+        piece, _ = pieces(support(method.segmenter, block, valid, window.start)[box.within(window)])
+        mine = piece == piece[place.within(box)]
+        if not any(side.open and mine[side.face].any() for side in sides(box, image)):
+            drawn = draw(method.segmenter, block, valid, window.start)[box.within(window)]
+            return None if np.isin(drawn[~mine], drawn[mine]).any() else (box, np.where(mine, drawn, 0))
+
+
+def trusted(window: Box, image: Box, reach: int) -> Box:
+    """The part of a window that pixels beyond it cannot alter: less by ``reach`` on the sides where the image goes on."""
+    start, stop = list(window.start), list(window.stop)
+    for side in sides(window, image):
+        if side.open and side.high:
+            stop[side.axis] -= reach
+        elif side.open:
+            start[side.axis] += reach
+    return Box(tuple(start), tuple(stop))
+
+
+def _extent(mask: Flags, box: Box) -> Box:
+    """The least box around the pixels of a mask, in the image."""
+    spans = [np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
+    ends = [(int(span[0]) + o, int(span[-1]) + 1 + o) for span, o in zip(spans, box.start, strict=True)]
+    return Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
+
+
+def _extended(window: Box, where: list[Side], step: int) -> Box:
+    """A window with ``step`` more pixels on some of its sides."""
+    start, stop = list(window.start), list(window.stop)
+    for side in where:
+        if side.high:
+            stop[side.axis] += step
+        else:
+            start[side.axis] -= step
+    return Box(tuple(start), tuple(stop))
