@@ -72,7 +72,7 @@ def test_changes_take_the_place_of_keys(file):
 
 
 MISTAKES = {
-    "unknown section": ({"tyles": {}}, "tyles: there is no such key; allowed: output, route, segmenters, source, stitch, tiles; did you mean 'tiles'"),
+    "unknown section": ({"tyles": {}}, "tyles: there is no such key; allowed: output, route, segmenters, source, steps, stitch, tiles; did you mean 'tiles'"),
     "unknown key": ({"tiles.sise": 3}, "tiles.sise: there is no such key; allowed: halo, max_halo, size; did you mean 'size'?"),
     "unknown output key": ({"output.label": ["cog"]}, "output.label: there is no such key; .*did you mean 'labels'"),
     "size of zero": ({"tiles.size": 0}, "tiles.size: 0; .*greater than or equal to 1"),

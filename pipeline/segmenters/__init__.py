@@ -65,8 +65,8 @@ class Contract:
 
     identity: Identity = "object"
     """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` – what was drawn in one piece of support;
-    ``keyed`` – one label, a key that does not depend on the tiling, may need 64 bits, and whose pixels hang together. (``class``, all pixels of one class, is
-    what ``connected`` becomes where only classes are wanted.)"""
+    ``keyed`` – one label, a key that does not depend on the tiling, may need 64 bits, and whose pixels hang together. (``class``, all
+    pixels of one class, is what ``connected`` becomes where only classes are wanted.)"""
 
     reach: int = 0
     """How many pixels away (along each axis) a pixel can be and still change the class or the support of a pixel."""

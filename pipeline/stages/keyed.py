@@ -1,7 +1,7 @@
 """Labels with keys that do not depend on the tiling: pixels of one key are one object, and nothing needs to be compared.
 
-A key is what the segmenter gives (a superpixel's place in a lattice over the image), or a pixel's class where classes are the result. Pixels
-of one class may lie anywhere.
+A key is what the segmenter gives (a superpixel's place in a lattice over the image), or a pixel's class where classes are the result.
+Pixels of one class may lie anywhere.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def test_contract_has_defaults():
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"identity": "keyd"}, "identity = 'keyd'; allowed: 'connected' or 'object'"),
+        ({"identity": "keyd"}, "identity = 'keyd'; allowed: 'connected', 'object' or 'keyed'"),
         ({"reach": -1}, "reach = -1; allowed: a number of pixels, 0 or more"),
         ({"reach": 1.5}, "reach = 1.5; allowed"),
         ({"connectivity": 5}, "connectivity = 5; allowed: 4 or 8 in two dimensions, 6 or 26 in three"),

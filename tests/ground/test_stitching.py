@@ -103,6 +103,7 @@ def nodes(**columns):
     number = len(columns["tile"])
     plain = {
         "label": np.arange(number),
+        "key": np.zeros(number, np.int64),
         "area": np.ones(number, np.int64),
         "anchor": np.arange(number),
         "status": np.zeros(number, np.int64),

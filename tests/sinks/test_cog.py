@@ -130,7 +130,7 @@ def test_memory_is_bounded_by_a_window(tmp_path):
     [
         pytest.param(Frame((2, 30, 30)), "uint32", "2 axes", id="3-D"),
         pytest.param(Frame((30, 30)), "int32", "uint32, uint64", id="signed"),
-        pytest.param(Frame((30, 30)), "uint16", "uint32, uint64", id="short"),
+        pytest.param(Frame((30, 30)), "float32", "uint8, uint16, uint32, uint64", id="floats"),
     ],
 )
 def test_what_no_label_geotiff_can_be_is_refused(tmp_path, frame, dtype, reason):
