@@ -157,9 +157,18 @@ def _yen(histogram: Histogram) -> float:
 
 
 def _isodata(histogram: Histogram) -> float:
-    from skimage.filters import threshold_isodata
+    """The lowest level midway between the means of the values up to it and above it, to a bin.
 
-    return float(threshold_isodata(hist=(histogram.counts, histogram.centers)))
+    scikit-image compares in the centers' precision, and finds no such level in some histograms of float32; here the nearest is taken.
+    """
+    counts, centers = histogram.counts.astype(np.float64), histogram.centers.astype(np.float64)
+    below, sums = np.cumsum(counts)[:-1], np.cumsum(counts * centers)
+    above, rest = counts.sum() - below, sums[-1] - sums[:-1]
+    parts = (below > 0) & (above > 0)
+    levels = centers[:-1][parts]
+    distance = (sums[:-1][parts] / below[parts] + rest[parts] / above[parts]) / 2 - levels
+    fixed = np.flatnonzero((distance >= 0) & (distance < centers[1] - centers[0]))
+    return float(levels[fixed[0] if len(fixed) else np.argmin(np.abs(distance))])
 
 
 def _minimum(histogram: Histogram) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage import filters
+from skimage import exposure, filters
 
 from pipeline.errors import JobError, SegmenterError
 from pipeline.histograms import FINDERS, Bins, Histogram, histogram, levels, threshold
@@ -27,19 +27,31 @@ def counted(values):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_thresholds_are_scikit_images(data):
-    """Every method parts the pixels as scikit-image's does, and a histogram of parts adds up to that of the whole."""
+    """The histogram is scikit-image's, adds up from parts, and every method finds in it what scikit-image's does."""
     dtype = data.draw(st.sampled_from([np.uint8, np.int16, np.uint16, np.float32, np.float64]))
     values = two_peaks(data.draw(st.integers(0, 9999)), dtype, data.draw(st.integers(2, 300)), data.draw(st.integers(2, 300)))
     whole, bins = counted(values), Bins(values.min().item(), values.max().item(), str(values.dtype))
     cut = data.draw(st.integers(0, len(values)))
     np.testing.assert_array_equal(bins.count(values[:cut]) + bins.count(values[cut:]), whole.counts)
-    for name in ("otsu", "yen", "triangle", "isodata"):
-        np.testing.assert_array_equal(values > threshold(whole, name), values > getattr(filters, f"threshold_{name}")(values))
-    exact = np.dtype(dtype).kind != "f"
-    width = 0 if exact else np.ptp(values) / 256  # scikit-image takes the floats themselves for these two
-    assert abs(threshold(whole, "mean") - filters.threshold_mean(values)) <= width + 1e-9
-    if exact:
-        assert abs(threshold(whole, "li") - filters.threshold_li(values)) < 1e-3
+    counts, centers = exposure.histogram(values, 256)
+    np.testing.assert_array_equal(whole.counts, counts)
+    np.testing.assert_allclose(whole.centers, centers, rtol=1e-5)
+    width = centers[1] - centers[0]
+    if np.dtype(dtype).kind != "f":
+        for name in ("otsu", "yen", "isodata", "mean", "li"):
+            assert abs(threshold(whole, name) - getattr(filters, f"threshold_{name}")(values)) < 1e-3, name
+        width = 0
+    assert abs(threshold(whole, "mean") - filters.threshold_mean(values)) <= width + 1e-9  # of floats scikit-image takes the values
+    ours, theirs = (depth(whole, level) for level in (threshold(whole, "triangle"), filters.threshold_triangle(values)))
+    assert ours == pytest.approx(theirs)  # where two levels are as deep, either will do
+
+
+def depth(histogram, level):
+    """How far a level's bin lies below the line from the peak to the end of the longer tail."""
+    counts, peak = histogram.counts, int(np.argmax(histogram.counts))
+    end = 0 if peak >= len(counts) - 1 - peak else len(counts) - 1
+    at = int(np.argmin(abs(histogram.centers - level)))
+    return counts[peak] * abs(at - end) / abs(peak - end) - counts[at]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
@@ -55,6 +67,16 @@ def test_li_of_floats_is_near_scikit_images():
     """Li's threshold of floats differs from that of the floats themselves by less than two bins."""
     values = two_peaks(7, np.float64)
     assert abs(threshold(counted(values), "li") - filters.threshold_li(values)) < 2 * np.ptp(values) / 256
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 9999), st.integers(1, 300), st.integers(1, 300), st.sampled_from([np.float32, np.float64]))
+def test_isodata_of_floats(seed, first, second, dtype):
+    """The isodata threshold of floats is, within two bins, midway between the means of what it parts."""
+    values = two_peaks(seed, dtype, first, second)
+    found = threshold(counted(values), "isodata")
+    above = values > found
+    assert abs((values[above].mean() + values[~above].mean()) / 2 - found) < 2 * np.ptp(values) / 256
 
 
 def test_no_valley():
