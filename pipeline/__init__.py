@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "GaussianMixture": "pipeline.segmenters.cluster",
     "Job": "pipeline.job",
+    "KMeans": "pipeline.segmenters.cluster",
+    "MeanShift": "pipeline.segmenters.cluster",
     "Result": "pipeline.reporting",
     "Threshold": "pipeline.segmenters.threshold",
     "TilewiseError": "pipeline.errors",
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from pipeline.job import Job as Job
     from pipeline.job import from_yaml as from_yaml
     from pipeline.reporting import Result as Result
+    from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
+    from pipeline.segmenters.cluster import KMeans as KMeans
+    from pipeline.segmenters.cluster import MeanShift as MeanShift
     from pipeline.segmenters.region import Watershed as Watershed
     from pipeline.segmenters.threshold import Threshold as Threshold
     from pipeline.workflow import run as run

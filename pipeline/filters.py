@@ -7,6 +7,7 @@ on it.) Pixels that are not valid are left out, and which way is taken is decide
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,52 @@ def opening(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
     width = 2 * radius + 1
     lowest = ndimage.minimum_filter(np.where(usable(value, valid), value, np.inf).astype(np.float64), size=width, mode="nearest")
     return np.asarray(ndimage.maximum_filter(np.where(np.isinf(lowest), -np.inf, lowest), size=width, mode="nearest"))
+
+
+def local_entropy(value: npt.NDArray[Any], valid: Flags, width: int, limits: Sequence[float]) -> Floats:
+    """Shannon's entropy, in bits, of the levels between ``limits`` of the valid pixels in a square (a cube) of an odd ``width``."""
+    good = usable(value, valid)
+    level = np.digitize(np.where(good, value, 0), limits)
+    number, total = _box_sum(good.astype(np.float64), width), np.zeros(valid.shape)
+    for k in range(len(limits) + 1):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = _box_sum((good & (level == k)).astype(np.float64), width) / number
+            total -= np.where(share > 0, share * np.log2(share), share)  # NaN where there is no pixel
+    return total
+
+
+def gabor_reach(wavelength: float) -> int:
+    """How many pixels away `local_gabor` looks."""
+    return 2 * gaussian_radius(_gabor_sigma(wavelength))
+
+
+def local_gabor(value: npt.NDArray[Any], valid: Flags, wavelength: float) -> Floats:
+    """How strong a pattern of a ``wavelength`` in pixels is around each pixel, whatever its direction: the mean amplitude of Gabor filters,
+    one octave wide, in four directions of rows and columns; what is not valid counts as its surroundings' mean.
+
+    References
+    ----------
+    A. K. Jain, F. Farrokhnia (1991), "Unsupervised texture segmentation using Gabor filters", Pattern Recognition 24(12), 1167-1186.
+    """
+    from scipy import ndimage
+
+    sigma = _gabor_sigma(wavelength)
+    detail = value - smooth(value, valid, sigma)
+    detail = np.where(valid & np.isfinite(detail), detail, 0.0)
+    steps = np.arange(-gaussian_radius(sigma), gaussian_radius(sigma) + 1)
+    bell = np.exp(-0.5 * (steps / sigma) ** 2)
+    bell /= bell.sum()
+    total = np.zeros(value.shape)
+    for angle in np.arange(4) * np.pi / 4:
+        wave = detail.astype(np.complex128)
+        for axis, share in ((value.ndim - 2, np.sin(angle)), (value.ndim - 1, np.cos(angle))):
+            wave = ndimage.correlate1d(wave, bell * np.exp(2j * np.pi * share * steps / wavelength), axis, mode="constant")
+        total += np.abs(wave)
+    return total / 4
+
+
+def _gabor_sigma(wavelength: float) -> float:
+    return 0.56 * wavelength
 
 
 def _moments(value: npt.NDArray[Any], valid: Flags, width: int, *, squares: bool) -> list[Floats]:

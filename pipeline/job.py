@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -141,10 +142,9 @@ class Job(_Part):
 
     def plain(self) -> dict[str, Any]:
         """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
-        source = self.source if isinstance(self.source, (str, Mapping)) else f"{type(self.source).__module__}.{type(self.source).__name__}"
-        source = os.fspath(self.source) if isinstance(self.source, os.PathLike) else source
+        source = self.source
         return {
-            "source": dict(source) if isinstance(source, Mapping) else source,
+            "source": {key: _named(part) for key, part in source.items()} if isinstance(source, Mapping) else _named(source),
             "tiles": self.tiles.model_dump(),
             "steps": [plugins.describe(step) for step in self.steps],
             "segmenters": {name: plugins.describe(segmenter) for name, segmenter in self.segmenters.items()},
@@ -152,6 +152,13 @@ class Job(_Part):
             "stitch": self.stitch.model_dump(),
             "output": self.output.model_dump(),
         }
+
+
+def _named(what: Any) -> Any:
+    """A path or an option as it is; an image in memory by its type."""
+    if isinstance(what, os.PathLike):
+        return os.fspath(what)
+    return what if isinstance(what, (str, int, float, list, tuple, NoneType)) else f"{type(what).__module__}.{type(what).__name__}"
 
 
 def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Job:

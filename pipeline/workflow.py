@@ -269,4 +269,5 @@ def _places(run: Run, draft: Plan, objects: int, classes: int) -> publish.Public
 
 def _record(run: Run, draft: Plan, missing: list[dict[str, Any]]) -> dict[str, Any]:
     """What run.json says of any run, complete or not."""
-    return {"missing": missing, "routes": route.tally(run), "job": draft.job.plain(), "plan": draft.facts(), **draft.terms()}
+    known = {"missing": missing, "routes": route.tally(run), "fitted": fit.found(draft.run, run)}
+    return {**known, "job": draft.job.plain(), "plan": draft.facts(), **draft.terms()}

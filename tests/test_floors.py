@@ -32,7 +32,7 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "segmenters": ("__init__", "region threshold"),
+    "segmenters": ("__init__", "pixels", "cluster region threshold"),
     "sinks": ("__init__", "chunked cog picture table", "pyramid"),
     "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
     "stages": ("__init__", "drawn", "connected keyed supports", "fit link publish route segment", "group", "measure", "finish"),
@@ -42,7 +42,7 @@ ROOMS = {
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine",
-    "numba": "components exact measurement",
+    "numba": "components exact measurement segmenters",
     "pandas": "reporting",
     "PIL": "sinks.picture",
     "pyarrow": "sinks.table reporting",
@@ -50,6 +50,7 @@ HOMES = {
     "rasterio": "sources.raster sinks.cog sinks.pyramid",
     "rich": "progress",
     "skimage": "colours histograms segmenters",
+    "sklearn": "segmenters",
     "torch": "",
     "typer": "__main__",
     "xarray": "sources.arrays reporting",

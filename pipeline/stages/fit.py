@@ -9,7 +9,7 @@ Fitting goes in rounds: a step is fitted to what the steps before it make, and s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,8 @@ def sample(survey: Survey, item: int) -> Sample:
     found = []
     for box in survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM]:
         block, valid, inside = _around(run, box, subject.steps, subject.what)
-        features = call(subject.what.features, block, valid)[(slice(None), *inside)]
+        origin = tuple(first - cut.start for first, cut in zip(box.start, inside, strict=True))
+        features = call(subject.what.features, block, valid, origin)[(slice(None), *inside)]
         found.append(pick(features, valid[inside], box, run.grid.shape, size))
     return merge(found, size)
 
@@ -154,6 +155,20 @@ def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
         new[name] = subject.what.fit(statistics)
     steps = tuple(new.get(f"step {k + 1}", step) for k, step in enumerate(run.steps)) if wanted[0].steps < len(run.steps) else run.steps
     return replace(run, steps=steps) if steps != run.steps else run.fitted(new)
+
+
+def found(before: Run, after: Run) -> dict[str, dict[str, Any]]:
+    """What fitting settled: by step and by segmenter, its options that were open before, and their values."""
+    pairs: list[tuple[str, Any, Any]] = [(f"step {k + 1}", *pair) for k, pair in enumerate(zip(before.steps, after.steps, strict=True))]
+    pairs += [(new.name, old.segmenter, new.segmenter) for old, new in zip(before.methods, after.methods, strict=True)]
+    return {name: changed for name, old, new in pairs if old is not new and (changed := _changed(old, new))}
+
+
+def _changed(old: Any, new: Any) -> dict[str, Any]:
+    if not is_dataclass(new):
+        return {}
+    values = {field.name: (getattr(old, field.name, None), getattr(new, field.name)) for field in fields(new)}
+    return {name: value for name, (before, value) in values.items() if before is not value and before != value}
 
 
 def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:

@@ -1,0 +1,150 @@
+"""The features of a pixel by which clustering calls pixels alike: bands, indices, channels, texture and place.
+
+Each looks no further than the smoothing and the texture's window, so that they are the same in every window that has these around a pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.colours import CHANNELS, channel
+from pipeline.errors import JobError, nearest
+from pipeline.features import Feature
+from pipeline.filters import gabor_reach, gaussian_radius, local_entropy, local_gabor, local_mean_and_deviation, smooth
+from pipeline.segmenters import Identity, label
+
+Pixels = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+TEXTURES = ("mean", "deviation", "entropy", "gabor")
+GREYS = 16
+"""Levels of grey between which entropy tells."""
+AXES = 3
+"""Places count as plane, row and column, in two dimensions too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """The numbers of a pixel by which it is called alike: bands, and what is asked for besides."""
+
+    bands: tuple[int, ...] | None = None
+    """Bands, counted from 1; None: all."""
+
+    indices: tuple[tuple[int, int], ...] = ()
+    """Pairs of bands (a, b), of each the normalised difference (a - b) / (a + b)."""
+
+    channels: tuple[str, ...] = ()
+    """Channels of the colour: hue, saturation, value; lightness, a, b; haematoxylin, eosin, dab."""
+
+    texture: tuple[str, ...] = ()
+    """Of the mean of all bands around a pixel: mean, deviation, entropy, gabor."""
+
+    window: int = 15
+    """The extent in pixels of what mean, deviation and entropy look at, an odd number."""
+
+    wavelength: float = 8.0
+    """Of the pattern that gabor looks for, in pixels."""
+
+    position: float = 0.0
+    """How much the place of a pixel counts beside its other features; 0: not at all."""
+
+    sigma: float = 0.0
+    """Gaussian smoothing of all features, in pixels."""
+
+    greys: tuple[float, ...] | None = None
+    """The limits between the levels of grey for entropy; None: they are found in the image."""
+
+    connectivity: int | None = None
+    """Which neighbours touch, where objects are wanted: 4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
+
+    min_area: int = 0
+    """Pieces of a class of fewer pixels are taken away."""
+
+    identity: ClassVar[Identity] = "connected"
+    result: ClassVar[str] = "semantic"
+
+    def __post_init__(self) -> None:
+        for band in self.bands or ():
+            Feature(band=band)  # refuses what cannot be
+        for pair in self.indices:
+            Feature(index=pair)
+        Feature(sigma=self.sigma)
+        if self.bands == () and not (self.indices or self.channels or self.texture):
+            raise JobError("bands: none, and nothing else; allowed: at least one feature")
+        for name, given, allowed in (("channels", self.channels, CHANNELS), ("texture", self.texture, TEXTURES)):
+            for word in given:
+                if word not in allowed:
+                    raise JobError(f"{name}: {word!r}; {nearest(word, allowed)}")
+        if self.window < 3 or self.window % 2 == 0:
+            raise JobError(f"window: {self.window!r}; allowed: an odd number of pixels, from 3")
+        if not 2 <= self.wavelength <= 200:
+            raise JobError(f"wavelength: {self.wavelength!r}; allowed: 2 to 200 pixels")
+        if not self.position >= 0:
+            raise JobError(f"position: {self.position!r}; allowed: 0 or more")
+
+    @property
+    def reach(self) -> int:
+        """How far away features look, in pixels."""
+        local = [self.window // 2] if set(self.texture) - {"gabor"} else [0]
+        return gaussian_radius(self.sigma) + max(local + [gabor_reach(self.wavelength)] * ("gabor" in self.texture))
+
+    def features(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> Floats:
+        """(feature, row, column) or (feature, plane, row, column); NaN where one is not known. JobError if a band is missing."""
+        grey: Floats = block.mean(axis=0, dtype=np.float64)
+        if self.greys_missing:
+            return grey[None]
+        found = [self._smoothed(value, valid) for value in (*self._spectral(block, valid), *self._textures(grey, valid))]
+        if self.position:
+            places = np.meshgrid(*(np.arange(n) + o for n, o in zip(valid.shape, origin, strict=True)), indexing="ij")
+            found += [np.zeros(valid.shape)] * (AXES - valid.ndim) + [place.astype(np.float64) for place in places]
+        return np.stack(found)
+
+    def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
+        """Label the connected pieces of classes of one block as if it were the whole image: int32, in raster order."""
+        return label(self, block, valid)
+
+    @property
+    def greys_missing(self) -> bool:
+        """Whether the levels of grey are still to be found, before anything else."""
+        return "entropy" in self.texture and self.greys is None
+
+    def with_greys(self, rows: Floats) -> Any:
+        """The same with levels of grey that hold equally many pixels of the sample."""
+        limits = np.unique(np.quantile(rows[:, 0], np.arange(1, GREYS) / GREYS, method="inverted_cdf"))
+        return replace(self, greys=tuple(limits.tolist()))
+
+    def _spectral(self, block: Pixels, valid: Flags) -> list[Pixels]:
+        bands = range(1, len(block) + 1) if self.bands is None else self.bands
+        found = [Feature(band=band).feature(block, valid) for band in bands]
+        found += [Feature(index=pair).feature(block, valid) for pair in self.indices]
+        return found + [channel(block, name) for name in self.channels]
+
+    def _textures(self, grey: Floats, valid: Flags) -> list[Floats]:
+        made = {}
+        if {"mean", "deviation"} & set(self.texture):
+            made["mean"], made["deviation"] = local_mean_and_deviation(grey, valid, self.window)
+        if "entropy" in self.texture:
+            made["entropy"] = local_entropy(grey, valid, self.window, self.greys or ())
+        if "gabor" in self.texture:
+            made["gabor"] = local_gabor(grey, valid, self.wavelength)
+        return [made[name] for name in self.texture]
+
+    def _smoothed(self, value: Pixels, valid: Flags) -> Floats:
+        return smooth(value, valid, self.sigma) if self.sigma else value.astype(np.float64)
+
+    def weigh(self, rows: Floats) -> Floats:
+        """What each feature is multiplied by, so that all spread alike and places count as asked for; 0 where it has one value only."""
+        spread = rows.std(axis=0)
+        weights = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+        if self.position:
+            weights[-AXES:] *= self.position
+        return np.array([rounded(weight) for weight in weights.tolist()])
+
+
+def rounded(number: float) -> float:
+    """To nine digits, below which machines differ."""
+    return float(f"{number:.9g}")
