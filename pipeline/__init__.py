@@ -16,6 +16,8 @@ _HOMES = {
     "Job": "pipeline.job",
     "KMeans": "pipeline.segmenters.cluster",
     "MeanShift": "pipeline.segmenters.cluster",
+    "QuasiFlat": "pipeline.segmenters.growing",
+    "RegionGrowing": "pipeline.segmenters.growing",
     "Result": "pipeline.reporting",
     "Threshold": "pipeline.segmenters.threshold",
     "TilewiseError": "pipeline.errors",
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
     from pipeline.segmenters.cluster import KMeans as KMeans
     from pipeline.segmenters.cluster import MeanShift as MeanShift
+    from pipeline.segmenters.growing import QuasiFlat as QuasiFlat
+    from pipeline.segmenters.growing import RegionGrowing as RegionGrowing
     from pipeline.segmenters.region import Watershed as Watershed
     from pipeline.segmenters.threshold import Threshold as Threshold
     from pipeline.workflow import run as run

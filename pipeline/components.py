@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 
-def pieces(classes: npt.NDArray[Any], neighbours: int | None = None) -> tuple[npt.NDArray[np.int32], int]:
+def pieces(
+    classes: npt.NDArray[Any], neighbours: int | None = None, surface: npt.NDArray[Any] | None = None, step: float = 0.0
+) -> tuple[npt.NDArray[np.int32], int]:
     """Number the connected sets of equal, non-zero pixels.
 
     Parameters
@@ -26,6 +28,8 @@ def pieces(classes: npt.NDArray[Any], neighbours: int | None = None) -> tuple[np
         Booleans or integers in 2 or 3 dimensions; 0 is background.
     neighbours
         Which pixels touch: 4 or 8 in two dimensions, 6 or 26 in three. None: all that share a face, an edge or a corner.
+    surface, step
+        (value, …): neighbours belong together only where none of these values differs between them by more than ``step``.
 
     Returns
     -------
@@ -48,7 +52,11 @@ def pieces(classes: npt.NDArray[Any], neighbours: int | None = None) -> tuple[np
     kinds = classes.view(np.uint8) if classes.dtype == bool else classes
     solid = np.ascontiguousarray(kinds).reshape((1,) * (3 - classes.ndim) + classes.shape)
     labels = np.zeros(solid.shape, np.int32)
-    number = _label(solid, neighbours not in (4, 6), labels)
+    if surface is None:
+        number = _label(solid, neighbours not in (4, 6), labels)
+    else:
+        values = np.ascontiguousarray(surface, np.float64).reshape(-1, *solid.shape)
+        number = _zones(solid, neighbours not in (4, 6), values, float(step), labels)
     return labels.reshape(classes.shape), int(number)
 
 
@@ -138,3 +146,37 @@ def _root(root, run):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         root[run] = root[root[run]]
         run = root[run]
     return run
+
+
+@numba.njit(cache=True, nogil=True)
+def _zones(classes, corners, values, step, labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The same, pixel by pixel, where neighbours are also to be alike in value."""
+    _planes, rows, columns = classes.shape
+    flat, heights = classes.ravel(), values.reshape(len(values), -1)
+    root = np.arange(flat.size)
+    for i in range(flat.size):
+        if flat[i] == 0:
+            continue
+        p, r, c = i // (rows * columns), i // columns % rows, i % columns
+        for back in range(1, 14):  # the neighbours that come before in raster order
+            dp, dr, dc = (13 - back) // 9 - 1, (13 - back) // 3 % 3 - 1, (13 - back) % 3 - 1
+            far = abs(dp) + abs(dr) + abs(dc)
+            if (far > 1 and not corners) or p + dp < 0 or not 0 <= r + dr < rows or not 0 <= c + dc < columns:
+                continue
+            j = i + (dp * rows + dr) * columns + dc
+            alike = flat[j] == flat[i]
+            for k in range(len(heights)):
+                alike = alike and abs(heights[k, i] - heights[k, j]) <= step
+            if alike:
+                a, b = _root(root, i), _root(root, j)
+                root[max(a, b)] = min(a, b)
+    number = 0
+    out = labels.ravel()
+    for i in range(flat.size):
+        if flat[i] != 0:
+            if root[i] == i:
+                number += 1
+                out[i] = number
+            else:
+                out[i] = out[root[i]]  # it comes before
+    return number

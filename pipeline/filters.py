@@ -84,6 +84,27 @@ def opening(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
     return np.asarray(ndimage.maximum_filter(np.where(np.isinf(lowest), -np.inf, lowest), size=width, mode="nearest"))
 
 
+def derivatives(value: npt.NDArray[Any], valid: Flags, *, scharr: bool = False) -> Floats:
+    """(axis, …) how steeply the values rise along each axis, per pixel, by Sobel's or Scharr's weights; 0 beside pixels that are not valid.
+
+    Beyond the image its edge pixels go on. It looks one pixel away.
+    """
+    from scipy import ndimage
+
+    good = usable(value, valid)
+    filled = np.where(good, value, 0).astype(np.float64)
+    side = np.array([3.0, 10.0, 3.0]) / 16 if scharr else np.array([1.0, 2.0, 1.0]) / 4
+    found = np.empty((value.ndim, *value.shape))
+    for axis in range(value.ndim):
+        found[axis] = ndimage.correlate1d(filled, [-0.5, 0.0, 0.5], axis, mode="nearest")
+        for other in range(value.ndim):
+            if other != axis:
+                found[axis] = ndimage.correlate1d(found[axis], side, other, mode="nearest")
+    if not good.all():
+        found[:, ~np.asarray(ndimage.minimum_filter(good, size=3, mode="nearest"))] = 0
+    return found
+
+
 def local_entropy(value: npt.NDArray[Any], valid: Flags, width: int, limits: Sequence[float]) -> Floats:
     """Shannon's entropy, in bits, of the levels between ``limits`` of the valid pixels in a square (a cube) of an odd ``width``."""
     good = usable(value, valid)

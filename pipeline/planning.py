@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import __version__
+from pipeline.companions import accompanied, fingerprints
 from pipeline.errors import JobError
 from pipeline.frame import Frame
 from pipeline.grid import Grid
@@ -70,6 +71,7 @@ class Plan:
             "steps": job["steps"],
             "segmenters": job["segmenters"],
             "identities": {method.name: method.contract.identity for method in self.run.methods},
+            "companions": {method.name: fingerprints(method.segmenter) for method in self.run.methods},
             "route": job["route"],
         }
 
@@ -118,17 +120,18 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     memory = begun.get("memory", memory)
     source = _source(job)
     shape = source.frame.shape
-    contracts = {name: Contract.of(segmenter) for name, segmenter in job.segmenters.items()}
+    segmenters = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
+    contracts = {name: Contract.of(segmenter) for name, segmenter in segmenters.items()}
     wanted = results(job, contracts)
     pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():
-        _refuse_misfit(f"segmenters.{name}", job.segmenters[name], contract, pixel)
+        _refuse_misfit(f"segmenters.{name}", segmenters[name], contract, pixel)
     if "instance" not in wanted:
         contracts = {name: replace(c, identity="class") if c.plain else c for name, c in contracts.items()}
     depth = _depth(job, contracts, len(shape))
     steps = tuple(job.steps)
     far = depth + sum(step.reach for step in steps)
-    methods = tuple(Method(name, job.segmenters[name], c, c.reach + far) for name, c in contracts.items())
+    methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
     none = np.zeros(0, np.int16)
     draft = Run(source, Grid(shape, shape), methods, none, depth, max(most, depth), memory, scratch(job), job.stitch.iou, steps)

@@ -175,6 +175,9 @@ def test_watershed_with_room_equals_whole_image(data):
         markers=data.draw(st.sampled_from(["distance", "intensity"])),
         min_distance=data.draw(st.integers(1, 4)),
         max_hole=data.draw(st.sampled_from([0, 0, 3])),
+        surface=data.draw(st.sampled_from([None, None, "gradient", "intensity"])),
+        compactness=data.draw(st.sampled_from([0.0, 0.0, 20.0])),
+        seeds=data.draw(st.none() | st.lists(st.tuples(*(st.integers(0, n - 1) for n in image.shape)), min_size=1, max_size=12)),
     )
     with tempfile.TemporaryDirectory() as folder:
         found = tiled(image[None], method, tile, Path(folder), halo=data.draw(st.integers(1, 6)), order=order)

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from pipeline.components import pieces
 from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
+from pipeline.filters import derivatives
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Identity, fitted_to
+from pipeline.segmenters import Identity, Origin, fitted_to, given_in
 from pipeline.thresholds import METHODS, MULTIOTSU, Foreground
 
 
@@ -38,8 +39,9 @@ class Watershed(Feature):
     F. Meyer (1994), "Topographic distance and watershed lines", Signal Processing 38, 113-125; the flooding is scikit-image's.
     """
 
-    threshold: float | str = "otsu"
-    """The foreground is above this value, or above what this method finds: any of ``threshold``'s but multiotsu."""
+    threshold: float | str | None = "otsu"
+    """The foreground is above this value, or above what this method finds: any of ``threshold``'s but multiotsu. None: it is all of the
+    image; then nothing can be proved unless the whole image fits in a window."""
 
     dark: bool = False
     """Objects are darker than the threshold, in place of brighter."""
@@ -49,6 +51,16 @@ class Watershed(Feature):
 
     markers: Literal["distance", "intensity"] = "distance"
     """Where objects have their middle: far from the background, or brightest (darkest, if ``dark``)."""
+
+    seeds: Any = None
+    """Markers that are given, in place of ``markers``: points, a raster of markers' numbers or a vector file, as for ``region_growing``."""
+
+    surface: Literal["distance", "intensity", "gradient"] | None = None
+    """What is flooded: towards the background's distance, along brightness, or up the slopes, so that borders lie where the feature is
+    steepest. None: what ``markers`` says."""
+
+    compactness: float = 0.0
+    """How much the distance from the marker counts beside the surface; the higher, the rounder the objects."""
 
     min_distance: int = 5
     """Markers of one piece of foreground are further apart than this, in pixels; of two that are not, the higher one stays."""
@@ -68,11 +80,16 @@ class Watershed(Feature):
     larger must be seen inside the window. (A hole of any size may be the whole tile, and nothing in it could be proved.)"""
 
     identity: ClassVar[Identity] = "object"
+    companions: ClassVar[tuple[str, ...]] = ("seeds",)
 
     def __post_init__(self) -> None:
         Feature.__post_init__(self)  # super() does not work in a class with slots
         if self.markers not in ("distance", "intensity"):
             raise JobError(f"markers: {self.markers!r}; allowed: 'distance' or 'intensity'")
+        if self.surface not in (None, "distance", "intensity", "gradient"):
+            raise JobError(f"surface: {self.surface!r}; allowed: 'distance', 'intensity' or 'gradient'")
+        if not self.compactness >= 0:
+            raise JobError(f"compactness: {self.compactness!r}; allowed: 0 or more")
         if isinstance(self.min_distance, bool) or not isinstance(self.min_distance, int) or self.min_distance < 1:
             raise JobError(f"min_distance: {self.min_distance!r}; allowed: a whole number of pixels, from 1")
         if self.min_depth is not None and not self.min_depth >= 0:
@@ -86,7 +103,12 @@ class Watershed(Feature):
     @property
     def reach(self) -> int:
         """The smoothing's radius and the extent of the largest hole to be filled, in pixels."""
-        return self.radius + self._foreground.reach + self.max_hole
+        return self.radius + self._foreground.reach + self.max_hole + (self._flooded == "gradient")
+
+    @property
+    def partial(self) -> bool:
+        """Whether pieces of foreground without a marker stay empty."""
+        return self.seeds is not None
 
     @property
     def unfitted(self) -> bool:
@@ -102,7 +124,7 @@ class Watershed(Feature):
         """The support: the thresholded pixels, small holes filled; of the shape of ``valid``."""
         return self._support(self.feature(block, valid), valid)
 
-    def __call__(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int32]:
+    def __call__(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None, origin: Origin = None) -> npt.NDArray[np.int32]:
         """Label one block as if it were the whole image: int32; without ``min_area``, which is decided on whole objects."""
         from skimage.segmentation import watershed
 
@@ -110,18 +132,30 @@ class Watershed(Feature):
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         feature = self.feature(block, valid)
         support = fitted_to(self, block, valid)._support(feature, valid)  # noqa: SLF001  it is this class's own
-        height = _levelled(self._height(feature, support), support, self._depth)
         piece = pieces(support)[0]
-        summits = _summits(height, support, piece, self.min_distance)
-        markers = np.zeros(support.shape, np.int32)
-        markers.ravel()[summits] = np.arange(1, len(summits) + 1)
-        surface = _without_ties(-height, summits, piece)
-        return np.asarray(watershed(surface, markers, mask=support, connectivity=support.ndim), np.int32)
+        if self.seeds is None:
+            height = _levelled(self._height(feature, valid, support, self.markers), support, self._depth)
+            markers = np.zeros(support.shape, np.int32)
+            summits = _summits(height, support, piece, self.min_distance)
+            markers.ravel()[summits] = np.arange(1, len(summits) + 1)
+        else:
+            markers = _numbered(np.where(support, given_in(self.seeds, valid.shape, origin), 0), piece)
+        if self.seeds is not None or self._flooded != self.markers:
+            height = self._height(feature, valid, support, self._flooded)
+        surface = _without_ties(-height, np.flatnonzero(markers), piece)
+        flooded = watershed(surface, markers, mask=support, connectivity=support.ndim, compactness=self.compactness)
+        return np.asarray(flooded, np.int32)
+
+    @property
+    def _flooded(self) -> str:
+        return self.surface or self.markers
 
     @property
     def _foreground(self) -> Foreground:
         if isinstance(self.threshold, str):
             return Foreground(method=self.threshold, dark=self.dark, window=self.window, spread=self.spread)
+        if self.threshold is None:
+            return Foreground(value=np.inf if self.dark else -np.inf, dark=self.dark)
         return Foreground(value=self.threshold, dark=self.dark, window=self.window, spread=self.spread)
 
     @property
@@ -136,16 +170,29 @@ class Watershed(Feature):
         small = np.bincount(ground.ravel()) <= self.max_hole
         return np.asarray((mask | small[ground]) & valid)
 
-    def _height(self, feature: npt.NDArray[Any], support: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        """What the markers are the summits of."""
+    def _height(
+        self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_], support: npt.NDArray[np.bool_], kind: str
+    ) -> npt.NDArray[np.float64]:
+        """What markers are the summits of, and what is flooded from its summits down."""
         from scipy import ndimage
 
-        if self.markers == "intensity":
+        if kind == "gradient":
+            return np.asarray(-np.sqrt((derivatives(feature, valid) ** 2).sum(axis=0)))
+        if kind == "intensity":
             bright = -feature.astype(np.float64) if self.dark else feature.astype(np.float64)
             return np.where(support & np.isfinite(bright), bright, -np.inf)
         if support.all():  # without background there is no distance to it; the padding is one pixel beyond the block
             return np.asarray(ndimage.distance_transform_edt(np.pad(support, 1)))[(slice(1, -1),) * support.ndim]
         return np.asarray(ndimage.distance_transform_edt(support))
+
+
+def _numbered(seeds: npt.NDArray[np.int64], piece: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Markers from 1: seeds of one number in one piece of support are one."""
+    given = seeds > 0
+    markers = np.zeros(seeds.shape, np.int32)
+    pairs = np.stack([piece[given].astype(np.int64), seeds[given]], axis=1)
+    markers[given] = np.unique(pairs, axis=0, return_inverse=True)[1].ravel() + 1
+    return markers
 
 
 def _levelled(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], depth: float) -> npt.NDArray[np.float64]:

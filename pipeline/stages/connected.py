@@ -30,7 +30,8 @@ def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dra
     neighbours = method.contract.neighbours(len(outer.shape))
     if method.contract.fill_holes:
         return replace(_with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid), seeds=seeds)
-    labels, number = pieces(kinds, neighbours)
+    surface = None if found.surface is None else found.surface[(slice(None), *seen)]
+    labels, number = pieces(kinds, neighbours, surface, found.step)
     nothing = np.zeros(number + 1, bool)
     kind = None if kinds.dtype == bool else _kind_of(labels, kinds, number)
     return Drawn(labels, np.ones(number + 1, bool), nothing, nothing, np.zeros((0, 2), np.int64), kind=kind, seeds=seeds)

@@ -25,7 +25,9 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
     """What the segmenter draws, each piece of support in a window that holds it where there is one."""
     method, core = run.method(tile), run.grid.core(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
-    sketch = _sketch(draw(method.segmenter, block, valid, window.start)[outer.within(window)], outer, run.grid.whole)
+    drawn = draw(method.segmenter, block, valid, window.start)
+    ground = support(method.segmenter, block, valid, window.start) if method.contract.partial else drawn > 0
+    sketch = _sketch(drawn[outer.within(window)], ground[outer.within(window)], outer, run.grid.whole)
     labels, whole, enlarged = sketch.labels.copy(), sketch.whole(), 0
     for p in sketch.unfinished(core):
         mine = sketch.piece == p
@@ -33,10 +35,10 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
             continue
         enlarged += 1
         if (found := _hold(run, method, mine, sketch.box, core)) is not None:
-            box, drawn = found
+            box, mine, drawn = found
             shared = box & sketch.box
             here, new = shared.within(sketch.box), drawn[shared.within(box)]
-            sketch.piece[here][new > 0] = 0
+            sketch.piece[here][mine[shared.within(box)]] = 0
             labels[here][new > 0] = new[new > 0] + (len(whole) - 1)
             whole = np.append(whole, np.ones(int(drawn.max(initial=0)), bool))
     return _compact(labels, whole, enlarged)
@@ -79,9 +81,9 @@ class Sketch:
         return np.flatnonzero(meets & self.cut).tolist()
 
 
-def _sketch(drawn: Labels, box: Box, image: Box) -> Sketch:
+def _sketch(drawn: Labels, ground: Flags, box: Box, image: Box) -> Sketch:
     labels = np.ascontiguousarray(drawn)
-    piece, number = pieces(labels > 0)
+    piece, number = pieces(ground)
     cut = np.zeros(number + 1, bool)
     for side in sides(box, image):
         if side.open:
@@ -90,10 +92,10 @@ def _sketch(drawn: Labels, box: Box, image: Box) -> Sketch:
     return Sketch(box, labels, piece, cut)
 
 
-def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[Box, Labels] | None:
+def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[Box, Flags, Labels] | None:
     """Find a window that holds a piece of support whole, and draw that piece there.
 
-    ``mine`` is the piece where it was seen first, in ``box``. Returns the box and in it the piece's labels, 0 elsewhere; None where no
+    ``mine`` is the piece where it was seen first, in ``box``. Returns the box, the piece in it, and its labels, 0 elsewhere; None where no
     window within ``max_halo`` of the core and within the memory allowed holds it.
     """
     image, reach = run.grid.whole, method.contract.reach + run.reach_of_steps()
@@ -111,7 +113,7 @@ def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[B
         mine = piece == piece[place.within(box)]
         if not any(side.open and mine[side.face].any() for side in sides(box, image)):
             drawn = draw(method.segmenter, block, valid, window.start)[box.within(window)]
-            return None if np.isin(drawn[~mine], drawn[mine]).any() else (box, np.where(mine, drawn, 0))
+            return None if np.isin(drawn[~mine], drawn[mine]).any() else (box, mine, np.where(mine, drawn, 0))
 
 
 def trusted(window: Box, image: Box, reach: int) -> Box:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from skimage import segmentation
 
 from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError
@@ -132,6 +133,19 @@ def test_watershed_looks_no_further_than_its_support(seed, min_distance, markers
         np.testing.assert_array_equal(in_raster_order(alone), in_raster_order(np.where(piece[cut] == k, whole[cut], 0)))
 
 
+@pytest.mark.parametrize("compactness", [0.0, 30.0])
+def test_given_markers_on_the_gradient_are_scikit_images(compactness):
+    """From given markers over the whole image, on the slopes, it is scikit-image's watershed of Sobel's magnitude."""
+    image = ndimage.gaussian_filter(np.random.default_rng(4).random((50, 60)), 3)
+    places = [(5, 5), (25, 30), (40, 50), (10, 45)]
+    markers = np.zeros(image.shape, int)
+    markers[tuple(np.transpose(places))] = [1, 2, 3, 4]
+    slope = np.hypot(*(ndimage.sobel(image, axis, mode="nearest") / 8 for axis in (0, 1)))
+    expected = segmentation.watershed(slope, markers, connectivity=2, compactness=compactness)
+    method = Watershed(threshold=None, seeds=places, surface="gradient", compactness=compactness)
+    assert (method(image[None]) == expected).mean() > 0.999  # sums of another order
+
+
 def test_dark_objects():
     """With `dark`, objects are what is below."""
     mask = discs([(20, 20), (20, 33)], 7)
@@ -143,13 +157,15 @@ def test_dark_objects():
     ("make", "message"),
     [
         (lambda: Watershed(markers="colour"), "markers: 'colour'; allowed: 'distance' or 'intensity'"),
+        (lambda: Watershed(surface="slope"), "surface: 'slope'; allowed: 'distance', 'intensity' or 'gradient'"),
+        (lambda: Watershed(compactness=-1), "compactness: -1; allowed: 0 or more"),
         (lambda: Watershed(min_distance=0), "min_distance: 0; allowed: a whole number of pixels, from 1"),
         (lambda: Watershed(min_depth=-1), "min_depth: -1; allowed: 0 or more"),
         (lambda: Watershed(max_hole=1.5), "max_hole: 1.5; allowed: a whole number of pixels, 0 for none"),
         (lambda: Watershed(threshold="outs"), "'outs' is not known; .*did you mean 'otsu'"),
         (lambda: Threshold(value=1, method="otsu"), "value and method given"),
     ],
-    ids=["markers", "distance", "depth", "hole", "method", "two thresholds"],
+    ids=["markers", "surface", "compactness", "distance", "depth", "hole", "method", "two thresholds"],
 )
 def test_options_are_refused(make, message):
     """Options that cannot be are refused when they are given."""
