@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Edges": "pipeline.segmenters.edge",
     "GaussianMixture": "pipeline.segmenters.cluster",
     "Job": "pipeline.job",
     "KMeans": "pipeline.segmenters.cluster",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
     from pipeline.segmenters.cluster import KMeans as KMeans
     from pipeline.segmenters.cluster import MeanShift as MeanShift
+    from pipeline.segmenters.edge import Edges as Edges
     from pipeline.segmenters.growing import QuasiFlat as QuasiFlat
     from pipeline.segmenters.growing import RegionGrowing as RegionGrowing
     from pipeline.segmenters.region import Watershed as Watershed

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
-from pipeline.segmenters import Points, Segmenter
+from pipeline.segmenters import Segmenter
+from pipeline.segmenters.given import Points
 from pipeline.sources import Source, open_source
 
 VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet")

@@ -26,7 +26,6 @@ It may state more about itself by attributes, all of them optional; `Contract` l
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,50 +66,6 @@ class Classes:
 
 
 @dataclass(frozen=True, slots=True)
-class Points:
-    """Numbered places in an image: seeds, or markers."""
-
-    places: tuple[tuple[float, ...], ...]
-    """Each (row, column) or (plane, row, column), in pixels of the image."""
-
-    numbers: tuple[int, ...]
-    """From 1."""
-
-    @classmethod
-    def of(cls, given: Any, ndim: int) -> Points:
-        """Points from a list of places, each followed by its number or, all of them, numbered 1, 2, …; JobError where it is none."""
-        rows = [tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in given]
-        extra = {len(row) - ndim for row in rows}
-        numeric = all(isinstance(number, (int, float)) and math.isfinite(number) for row in rows for number in row)
-        if not numeric or extra not in ({0}, {1}):
-            raise JobError(f"{given!r}; allowed: at least one place of {ndim} numbers, each followed by its class (from 1) or none of them")
-        numbers = tuple(row[ndim] for row in rows) if extra == {1} else tuple(range(1, len(rows) + 1))
-        if not all(isinstance(number, int) and number >= 1 for number in numbers):
-            raise JobError(f"{given!r}; allowed: classes that are whole numbers from 1")
-        return cls(tuple(row[:ndim] for row in rows), numbers)
-
-    def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The numbers of the pixels of a box, 0 for none; of several in one pixel the last."""
-        found = np.zeros(box.shape, np.int64)
-        places, numbers = np.array(self.places).astype(np.int64), np.array(self.numbers, np.int64)
-        inside = ((places >= box.start) & (places < box.stop)).all(axis=1)
-        found[tuple((places[inside] - box.start).T)] = numbers[inside]
-        return found
-
-    def fingerprint(self) -> Any:
-        """What JSON can hold and changes when the points do."""
-        return [list(self.places), list(self.numbers)]
-
-
-def given_in(what: Any, shape: tuple[int, ...], origin: Origin = None) -> npt.NDArray[np.int64]:
-    """The numbers that a segmenter was given for the pixels of a block, 0 for none: points, or what `pipeline.companions` opened."""
-    start = origin or (0,) * len(shape)
-    box = Box(start, tuple(a + n for a, n in zip(start, shape, strict=True)))
-    found: npt.NDArray[np.int64] = (what if hasattr(what, "read") else Points.of(what, len(shape))).read(box)
-    return found
-
-
-@dataclass(frozen=True, slots=True)
 class Contract:
     """What a segmenter states about itself; each field is an attribute of the segmenter, with the default used in its absence."""
 
@@ -137,6 +92,9 @@ class Contract:
     seeded: bool = False
     """For ``connected``: ``classify`` says which pixels are seeds."""
 
+    between: bool = False
+    """For ``connected``, with seeds: objects are not the pixels of the class but what lies between those pieces of it that have a seed."""
+
     partial: bool = False
     """For ``object``: there may be pieces of the foreground in which nothing is drawn."""
 
@@ -146,7 +104,7 @@ class Contract:
     @property
     def plain(self) -> bool:
         """Whether the class of a pixel is decided without knowing its object."""
-        return self.identity == "connected" and not (self.min_area or self.fill_holes or self.seeded)
+        return self.identity == "connected" and not (self.min_area or self.fill_holes or self.seeded or self.between)
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> Contract:
@@ -214,12 +172,15 @@ def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> np
     block = np.asarray(block)
     valid = np.ones(block.shape[1:], bool) if valid is None else valid
     fitted = fitted_to(segmenter, block, valid)
-    found = classes(fitted, block, valid)
-    labels, number = pieces(found.kinds, Contract.of(fitted).neighbours(valid.ndim), found.surface, found.step)
+    found, contract = classes(fitted, block, valid), Contract.of(fitted)
+    neighbours = contract.neighbours(valid.ndim)
+    labels, number = pieces(found.kinds, None if contract.between else neighbours, found.surface, found.step)
     if found.seeds is None:
         return labels
     kept = np.zeros(number + 1, bool)
     kept[labels[found.seeds]] = True
+    if contract.between:
+        return pieces(valid & ~kept[labels], neighbours)[0]
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
 
 

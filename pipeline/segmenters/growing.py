@@ -16,7 +16,8 @@ from pipeline.errors import JobError, SegmenterError
 from pipeline.features import Feature
 from pipeline.filters import local_mean
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Classes, Identity, Origin, given_in, label
+from pipeline.segmenters import Classes, Identity, Origin, label
+from pipeline.segmenters.given import given_in
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]

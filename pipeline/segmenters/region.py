@@ -18,7 +18,8 @@ from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
 from pipeline.filters import derivatives
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Identity, Origin, fitted_to, given_in
+from pipeline.segmenters import Identity, Origin, fitted_to
+from pipeline.segmenters.given import given_in
 from pipeline.thresholds import METHODS, MULTIOTSU, Foreground
 
 

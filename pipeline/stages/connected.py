@@ -28,6 +28,8 @@ def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dra
     found = classes(method.segmenter, block, valid, window.start)
     kinds, seeds = found.kinds[seen], None if found.seeds is None else found.seeds[seen]
     neighbours = method.contract.neighbours(len(outer.shape))
+    if method.contract.between and seeds is not None:
+        return _between(kinds > 0, seeds, valid[seen], neighbours, outer, run.grid)
     if method.contract.fill_holes:
         return replace(_with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid), seeds=seeds)
     surface = None if found.surface is None else found.surface[(slice(None), *seen)]
@@ -47,14 +49,39 @@ def _kind_of(labels: Labels, kinds: npt.NDArray[Any], number: int) -> npt.NDArra
 def _with_holes(mask: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:
     """Fill the holes that end inside, and label the background that does not: it may be part of a hole, or of the outside."""
     ground, many = pieces(~mask, 2 * mask.ndim)
-    leaves, outside = np.zeros(many + 1, bool), np.zeros(many + 1, bool)
-    for side in sides(outer, grid.whole):
-        (leaves if side.open else outside)[ground[side.face]] = True
+    leaves, outside = _ends(ground, many, outer, grid)
     outside[ground[~valid]] = True
+    return _filled(mask, ground, leaves, outside, neighbours)
+
+
+def _between(lines: Flags, strong: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:
+    """What lies between lines. A line that ends inside and has no strong pixel is none, and the ground on either side is one; of a line
+    that goes on that is not known yet: it is a hole, which is none if it has a strong pixel anywhere.
+
+    This is right although lines go on across corners and their ground does not: a pixel beside a corner of a line is part of that line or
+    of the ground, since beside pixels that are not valid every line is strong.
+    """
+    ground, many = pieces(lines)
+    leaves, outside = _ends(ground, many, outer, grid)[0], np.zeros(many + 1, bool)
+    outside[ground[strong]] = True
+    outside[0] = True
+    return _filled(valid & ~lines, ground, leaves, outside, neighbours)
+
+
+def _ends(ground: Labels, many: int, outer: Box, grid: Grid) -> tuple[Flags, Flags]:
+    """By piece of ground: whether it meets a side on which the image goes on, and whether it meets the image's edge."""
+    leaves, edge = np.zeros(many + 1, bool), np.zeros(many + 1, bool)
+    for side in sides(outer, grid.whole):
+        (leaves if side.open else edge)[ground[side.face]] = True
+    return leaves, edge
+
+
+def _filled(mask: Flags, ground: Labels, leaves: Flags, outside: Flags, neighbours: int) -> Drawn:
+    """The mask with the pieces of ground that are holes for sure, and labels for those that may be or are none."""
     inner = ~leaves & ~outside
     labels, number = pieces(mask | (inner[ground] & ~mask), neighbours)
     kept = np.flatnonzero(~inner[1:]) + 1
-    rename = np.zeros(many + 1, np.int32)
+    rename = np.zeros(len(inner), np.int32)
     rename[kept] = np.arange(number + 1, number + 1 + len(kept))
     merged = np.where(labels > 0, labels, rename[ground])
     hole = np.arange(number + len(kept) + 1) > number
