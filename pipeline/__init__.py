@@ -18,8 +18,10 @@ _HOMES = {
     "KMeans": "pipeline.segmenters.cluster",
     "MeanShift": "pipeline.segmenters.cluster",
     "QuasiFlat": "pipeline.segmenters.growing",
+    "RegionGraph": "pipeline.segmenters.graph",
     "RegionGrowing": "pipeline.segmenters.growing",
     "Result": "pipeline.reporting",
+    "Superpixels": "pipeline.segmenters.superpixel",
     "Threshold": "pipeline.segmenters.threshold",
     "TilewiseError": "pipeline.errors",
     "Watershed": "pipeline.segmenters.region",
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
     from pipeline.segmenters.cluster import KMeans as KMeans
     from pipeline.segmenters.cluster import MeanShift as MeanShift
     from pipeline.segmenters.edge import Edges as Edges
+    from pipeline.segmenters.graph import RegionGraph as RegionGraph
     from pipeline.segmenters.growing import QuasiFlat as QuasiFlat
     from pipeline.segmenters.growing import RegionGrowing as RegionGrowing
     from pipeline.segmenters.region import Watershed as Watershed
+    from pipeline.segmenters.superpixel import Superpixels as Superpixels
     from pipeline.segmenters.threshold import Threshold as Threshold
     from pipeline.workflow import run as run
     from pipeline.workflow import segment as segment

@@ -15,7 +15,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 FLOORS = (
     "errors",
     "frame grid legend",
-    "colours components exact filters routing stitching",
+    "colours components exact filters graphs routing stitching",
     "features measurement sampling",
     "histograms",
     "steps thresholds",
@@ -32,17 +32,17 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "segmenters": ("__init__", "given pixels", "cluster edge growing region threshold"),
+    "segmenters": ("__init__", "given pixels", "cluster edge growing region superpixel threshold", "graph"),
     "sinks": ("__init__", "chunked cog picture table", "pyramid"),
     "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
-    "stages": ("__init__", "drawn", "connected keyed supports", "fit link publish route segment", "group", "measure", "finish"),
+    "stages": ("__init__", "drawn", "connected keyed regions supports", "fit link publish route segment", "group", "measure", "finish"),
 }
 """The floors within a package."""
 
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine",
-    "numba": "components exact measurement segmenters",
+    "numba": "components exact graphs measurement segmenters",
     "pandas": "reporting",
     "PIL": "sinks.picture",
     "pyarrow": "sinks.table reporting",

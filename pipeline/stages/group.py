@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.measurement import Sums, concatenate, empty
 from pipeline.stages import FIRST, Run, load_sums, record_key, save_sums, table_key
 from pipeline.stages.link import link_key
+from pipeline.stages.regions import merged
 from pipeline.stitching import (
     AGREED,
     DISPUTED,
@@ -93,20 +94,31 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
                 doubt = found[f"doubt_{side} {other}"]
                 np.maximum.at(status, members.find(owner, doubt[:, 0]), doubt[:, 1])
                 unknown[members.find(owner, found[f"open_{side} {other}"])] = True
-    pairs["same"].append(_of_one_key(run, members))
+    pairs["same"].append(_of_one_key(run, members, _merged(run, members, tiles)))
     same, alike = (np.concatenate([np.zeros((0, 2), np.int64), *pairs[kind]]) for kind in ("same", "alike"))
     return _Seams(members, same, alike, np.concatenate([np.zeros(0), *pairs["iou"]]))
 
 
-def _of_one_key(run: Run, members: _Members) -> Integers:
+def _merged(run: Run, members: _Members, tiles: npt.NDArray[np.intp]) -> Integers:
+    """The keys of nodes; those of a segmenter that merges them are the numbers of what they are merged into."""
+    keys = members.nodes.key.copy()
+    for number, method in enumerate(run.methods):
+        if hasattr(method.segmenter, "merge") and (run.routes == FIRST + number).any():
+            known, region = merged(run, tiles.tolist(), number)
+            mine = np.isin(keys, known) & (run.routes[members.nodes.tile] == FIRST + number)
+            keys[mine] = region[np.searchsorted(known, keys[mine])]
+    return keys
+
+
+def _of_one_key(run: Run, members: _Members, keys: Integers) -> Integers:
     """(n, 2) nodes that follow each other among those of one key: of one method, or of one class."""
     nodes = members.nodes
     methods = run.routes[nodes.tile].astype(np.int64)
     classes = [FIRST + k for k, method in enumerate(run.methods) if method.contract.identity == "class"]
     owner = np.where(np.isin(methods, classes), -1, methods)
-    order = np.lexsort((nodes.key, owner))
+    order = np.lexsort((keys, owner))
     pairs = np.stack([order[:-1], order[1:]], axis=1)
-    alike = (np.diff(nodes.key[order]) == 0) & (np.diff(owner[order]) == 0) & (nodes.key[order[1:]] > 0)
+    alike = (np.diff(keys[order]) == 0) & (np.diff(owner[order]) == 0) & (keys[order[1:]] > 0)
     return np.asarray(pairs[alike], np.int64)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.measurement import Sums, measure
+from pipeline.scratch import Arrays
 from pipeline.stages import Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected import connected
 from pipeline.stages.drawn import Drawn, Flags, Labels
 from pipeline.stages.keyed import by_class, by_key
+from pipeline.stages.regions import survey
 from pipeline.stages.supports import objects
 
 DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
@@ -27,22 +29,23 @@ def segment(run: Run, tile: int) -> dict[str, int]:
     method, core = run.method(tile), run.grid.core(tile)
     window = run.grid.window(tile, method.halo)
     block, valid = run.read(window)
-    drawn = DRAW[method.contract.identity](run, tile, run.prepared(block, valid), valid)
+    prepared = run.prepared(block, valid)
+    drawn = DRAW[method.contract.identity](run, tile, prepared, valid)
     mine, inside = core.within(run.grid.window(tile, run.depth)), core.within(window)
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds = None if drawn.seeds is None else drawn.seeds[mine]
     sums = measure(labels, block[(slice(None), *inside)], len(drawn.whole) - 1, core, run.grid.shape, kind=drawn.kind, seeds=seeds)
-    _save(run, tile, drawn, labels, valid[inside], sums)
+    _save(run, tile, drawn, labels, valid[inside], sums, survey(run, tile, drawn, prepared, valid))
     return {"labels": int((sums.area > 0)[~drawn.hole[1:]].sum()), "pixels": core.size, "enlarged": drawn.enlarged}
 
 
-def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums) -> None:
+def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays) -> None:
     outer = run.grid.window(tile, run.depth)
     strips = {other: drawn.labels[run.overlap(tile, other).within(outer)] for other in run.grid.neighbours(tile)}
     on_seams = np.zeros(len(drawn.whole), bool)
     for strip in strips.values():
         on_seams[strip] = True
-    if run.method(tile).contract.identity == "class":
+    if run.method(tile).contract.identity == "class" or graph:
         on_seams[:] = True
     on_seams[0] = False
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
@@ -54,4 +57,4 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     key = np.zeros(len(drawn.whole) - 1, np.int64) if drawn.key is None else drawn.key
     exponents, columns = save_sums(sums)
     facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, **exponents}
-    run.scratch.save(record_key(tile), facts, {**columns, **flags, "key": key, "on_seams": np.flatnonzero(on_seams)})
+    run.scratch.save(record_key(tile), facts, {**columns, **flags, **graph, "key": key, "on_seams": np.flatnonzero(on_seams)})
