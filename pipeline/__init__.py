@@ -13,11 +13,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Edges": "pipeline.segmenters.edge",
+    "Felzenszwalb": "pipeline.segmenters.windowed",
     "GaussianMixture": "pipeline.segmenters.cluster",
     "Job": "pipeline.job",
     "KMeans": "pipeline.segmenters.cluster",
     "MeanShift": "pipeline.segmenters.cluster",
+    "NormalizedCut": "pipeline.segmenters.windowed",
     "QuasiFlat": "pipeline.segmenters.growing",
+    "RandomWalker": "pipeline.segmenters.windowed",
     "RegionGraph": "pipeline.segmenters.graph",
     "RegionGrowing": "pipeline.segmenters.growing",
     "Result": "pipeline.reporting",
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
     from pipeline.segmenters.region import Watershed as Watershed
     from pipeline.segmenters.superpixel import Superpixels as Superpixels
     from pipeline.segmenters.threshold import Threshold as Threshold
+    from pipeline.segmenters.windowed import Felzenszwalb as Felzenszwalb
+    from pipeline.segmenters.windowed import NormalizedCut as NormalizedCut
+    from pipeline.segmenters.windowed import RandomWalker as RandomWalker
     from pipeline.workflow import run as run
     from pipeline.workflow import segment as segment
 

@@ -1,4 +1,4 @@
-"""The features of a pixel by which clustering calls pixels alike: bands, indices, channels, texture and place.
+"""The features of a pixel by which it is called like another: bands, indices, channels, texture and place.
 
 Each looks no further than the smoothing and the texture's window, so that they are the same in every window that has these around a pixel.
 """
@@ -15,6 +15,7 @@ from pipeline.colours import CHANNELS, channel
 from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
 from pipeline.filters import gabor_reach, gaussian_radius, local_entropy, local_gabor, local_mean_and_deviation, smooth
+from pipeline.histograms import Histogram
 from pipeline.segmenters import Identity, label
 
 Pixels = npt.NDArray[Any]
@@ -23,6 +24,10 @@ Floats = npt.NDArray[np.float64]
 TEXTURES = ("mean", "deviation", "entropy", "gabor")
 GREYS = 16
 """Levels of grey between which entropy tells."""
+LAB = ("lightness", "a", "b")
+CONTRAST = 100.0
+"""The contrast of an image: between what a hundredth of its pixels lies below and what a hundredth lies above, in the band that spreads
+most."""
 AXES = 3
 """Places count as plane, row and column, in two dimensions too."""
 
@@ -148,3 +153,57 @@ class Features:
 def rounded(number: float) -> float:
     """To nine digits, below which machines differ."""
     return float(f"{number:.9g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """Bands in a common scale, in which the contrast of the whole image is 100."""
+
+    bands: tuple[int, ...] | None = None
+    """Bands, counted from 1; None: all."""
+
+    lab: bool = False
+    """Whether an image of red, green and blue is looked at in CIELAB."""
+
+    sigma: float = 0.0
+    """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
+
+    gain: float | None = None
+    """What features are multiplied by; None: as much as makes their contrast 100."""
+
+    def __post_init__(self) -> None:
+        if self.bands == ():
+            raise JobError("bands: none; allowed: at least one, or nothing for all")
+        if self.lab and self.bands is not None:
+            raise JobError("lab and bands are both given; allowed: one of them")
+        for band in self.bands or (1,):
+            Feature(band=band, sigma=self.sigma)  # refuses what cannot be
+
+    @property
+    def radius(self) -> int:
+        """How many pixels away the smoothing looks."""
+        return gaussian_radius(self.sigma)
+
+    @property
+    def unfitted(self) -> bool:
+        """Whether the contrast of the image is still to be found."""
+        return self.gain is None
+
+    def feature(self, block: Pixels, valid: Flags) -> Pixels:
+        """(band, …): what makes pixels alike, smoothed."""
+        if self.lab:
+            found = [channel(block, name) for name in LAB]
+        else:
+            found = [Feature(band=band).feature(block, valid) for band in self.bands or range(1, len(block) + 1)]
+        return np.stack([smooth(value, valid, self.sigma) for value in found] if self.sigma else found)
+
+    def fit(self, histograms: list[Histogram]) -> Any:
+        """The same with the gain that the histograms of the bands show."""
+        known = [h for h in histograms if len(h.centers)]
+        widest = max((h.percentile(99) - h.percentile(1) for h in known), default=0.0)
+        widest = widest or max((float(np.ptp(h.centers)) for h in known), default=0.0)
+        return replace(self, gain=CONTRAST / widest if widest > 0 else 1.0)
+
+    def scaled(self, block: Pixels, valid: Flags) -> Floats:
+        """(band, …): features in their common scale; NaN where one is not known."""
+        return np.ascontiguousarray(self.feature(block, valid).astype(np.float64) * (self.gain or 1.0))

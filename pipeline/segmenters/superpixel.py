@@ -8,25 +8,20 @@ the same however the image is tiled. Sums are made in raster order of the pixels
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.colours import channel
 from pipeline.components import pieces
 from pipeline.errors import JobError
-from pipeline.features import Feature
-from pipeline.histograms import Histogram
-from pipeline.segmenters import Identity, Origin
+from pipeline.segmenters import Identity, Origin, fitted_to
+from pipeline.segmenters.pixels import Contrast
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
-CONTRAST = 100.0
-"""Features are scaled so that the hundredth part of the image's pixels lie below 0, and above this, in the band that spreads most."""
-LAB = ("lightness", "a", "b")
 BITS = 20
 """Of a key, for each axis; a bit more tells patches that have no cell of their own."""
 APART = np.int64(1 << 3 * BITS)
@@ -35,7 +30,7 @@ FACES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Superpixels:
+class Superpixels(Contrast):
     """Patches of about equal size that keep to the borders in the image.
 
     Use them where objects are too many-coloured to be told pixel by pixel: as units to be measured, classed or merged (``region_graph``).
@@ -59,75 +54,28 @@ class Superpixels:
     iterations: int = 5
     """How often centres are moved. Each adds twice the spacing to the reach."""
 
-    bands: tuple[int, ...] | None = None
-    """Bands, counted from 1; None: all."""
-
-    lab: bool = False
-    """Whether an image of red, green and blue is looked at in CIELAB."""
-
-    sigma: float = 0.0
-    """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
-
-    gain: float | None = None
-    """What features are multiplied by; None: as much as makes their contrast 100."""
-
     identity: ClassVar[Identity] = "keyed"
 
     def __post_init__(self) -> None:
+        Contrast.__post_init__(self)  # super() does not work in a class with slots
         for name, least, most in (("spacing", 2, 1000), ("iterations", 0, 50)):
             given = getattr(self, name)
             if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
                 raise JobError(f"{name}: {given!r}; allowed: {least} to {most}")
         if not self.compactness > 0:
             raise JobError(f"compactness: {self.compactness!r}; allowed: more than 0")
-        if self.bands == ():
-            raise JobError("bands: none; allowed: at least one, or nothing for all")
-        if self.lab and self.bands is not None:
-            raise JobError("lab and bands are both given; allowed: one of them")
-        for band in self.bands or (1,):
-            Feature(band=band, sigma=self.sigma)  # refuses what cannot be
 
     @property
     def reach(self) -> int:
         """The smoothing's radius; two cells for each move of the centres, and seven for what does not hang together."""
-        return Feature(sigma=self.sigma).radius + (2 * self.iterations + 7) * self.spacing
+        return self.radius + (2 * self.iterations + 7) * self.spacing
 
-    @property
-    def unfitted(self) -> bool:
-        """Whether the contrast of the image is still to be found."""
-        return self.gain is None
-
-    def feature(self, block: Pixels, valid: Flags) -> Pixels:
-        """(band, …): what makes pixels alike, smoothed."""
-        if self.lab:
-            found = [channel(block, name) for name in LAB]
-        else:
-            found = [Feature(band=band).feature(block, valid) for band in self.bands or range(1, len(block) + 1)]
-        if self.sigma:
-            smooth = Feature(sigma=self.sigma)
-            found = [smooth.feature(value[None], valid) for value in found]
-        return np.stack(found)
-
-    def fit(self, histograms: list[Histogram]) -> Any:
-        """The same with the scale that the histograms of the bands show."""
-        spans = [h.percentile(99) - h.percentile(1) for h in histograms if len(h.centers)]
-        widest = max(spans, default=0.0) or max((float(np.ptp(h.centers)) for h in histograms if len(h.centers)), default=0.0)
-        return replace(self, gain=CONTRAST / widest if widest > 0 else 1.0)
-
-    def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> npt.NDArray[np.int64]:
-        """The key of the patch of each pixel, of a block whose first pixel lies at ``origin``; 0 where it is not valid."""
+    def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> npt.NDArray[Any]:
+        """The key of the patch of each pixel, int64, of a block whose first pixel lies at ``origin``; 0 where it is not valid."""
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
-        if self.gain is None:
-            from pipeline.segmenters import fitted_to
-
-            keys: npt.NDArray[np.int64] = fitted_to(self, block, valid)(block, valid, origin)
-            return keys
-        return _patches(self.scaled(block, valid), valid, origin or (0,) * valid.ndim, self.spacing, self.compactness, self.iterations)
-
-    def scaled(self, block: Pixels, valid: Flags) -> npt.NDArray[np.float64]:
-        """(band, …): features in their common scale; NaN where one is not known."""
-        return np.ascontiguousarray(self.feature(block, valid).astype(np.float64) * (self.gain or 1.0))
+        values = fitted_to(self, block, valid).scaled(block, valid)
+        return _patches(values, valid, origin or (0,) * valid.ndim, self.spacing, self.compactness, self.iterations)
 
 
 def _patches(

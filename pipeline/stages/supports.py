@@ -26,6 +26,9 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
     method, core = run.method(tile), run.grid.core(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
     drawn = draw(method.segmenter, block, valid, window.start)
+    if method.contract.windowed:
+        seen = drawn[outer.within(window)]
+        return _compact(seen.copy(), np.full(int(seen.max(initial=0)) + 1, window == run.grid.whole), 0)
     ground = support(method.segmenter, block, valid, window.start) if method.contract.partial else drawn > 0
     sketch = _sketch(drawn[outer.within(window)], ground[outer.within(window)], outer, run.grid.whole)
     labels, whole, enlarged = sketch.labels.copy(), sketch.whole(), 0
