@@ -155,7 +155,7 @@ class RandomWalker(Feature):
         if len(numbers) < 2:  # a walker has nowhere else to go
             return pieces(np.where(known & (numbers.max(initial=0) > 1), 1, 0))[0]
         small = np.where(seeds > 0, np.searchsorted(numbers, seeds) + 1, np.minimum(seeds, 0))
-        found = random_walker(np.where(known, value, low) / (high - low), small, beta=self.beta, mode="cg_j", tol=1e-5, prob_tol=1.0)
+        found = random_walker(np.where(known, value, low) / (high - low), small, beta=self.beta, mode="bf")
         kinds = np.concatenate([[0], numbers])[np.maximum(found, 0)]
         return pieces(np.where(kinds > 1, kinds, 0))[0]
 
