@@ -118,6 +118,35 @@ def methods() -> None:
             typer.echo(f"  {option} = {parameter.default!r}")
 
 
+@app.command()
+def evaluate(
+    labels: Annotated[Path, typer.Argument(help="A result's folder, or labels as a raster or Zarr.", show_default=False)],
+    truth: Annotated[str, typer.Argument(help="A raster, Zarr, vector file, COCO JSON, Pascal XML or CSV of boxes.", show_default=False)],
+    kind: Annotated[str, typer.Option("--kind", help="instance or semantic: whether numbers are objects or classes.")] = "instance",
+    attribute: Annotated[str | None, typer.Option("--attribute", help="The attribute of a vector file that holds classes.")] = None,
+    image: Annotated[str | None, typer.Option("--image", help="Which image of a COCO file.")] = None,
+    tolerance: Annotated[int, typer.Option("--tolerance", min=0, help="Pixels between borders that are still the same.")] = 2,
+    to_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all measures there too.")] = None,
+    to_picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Write a PNG of what was missed, invented, …")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare a result with truth."""
+    import json
+
+    from pipeline import auditing
+
+    with _errors(debug=debug):
+        known: Any = {"path": truth, "attribute": attribute} if attribute else truth
+        found = auditing.evaluate(labels, known, kind=kind, tolerance=tolerance, image=image)  # type: ignore[arg-type]
+        if to_json:
+            to_json.write_text(json.dumps(found.measures, indent=2) + "\n")
+        if to_picture:
+            auditing.picture(labels, known, found, to_picture, image=image)
+        typer.echo("\n".join(auditing.lines(found)))
+
+
 @app.callback(invoke_without_command=True)
 def front(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     """Segment images too large to hold: the same labels, however the image is tiled."""

@@ -161,7 +161,7 @@ def _raster(source: Source, frame: Frame) -> Raster:
     other = source.frame
     if other.shape != frame.shape:
         raise JobError(f"a raster of {_by(other.shape)} pixels; allowed: the image's {_by(frame.shape)}")
-    if other.crs is not None:
+    if other.crs is not None and frame.crs is not None:
         _refuse_crs(other.crs, frame)
     if other.transform is not None and frame.transform is not None and not np.allclose(other.transform, frame.transform, rtol=1e-9):
         raise JobError(f"a raster whose pixels lie at {other.transform}; allowed: the image's grid, {frame.transform}")

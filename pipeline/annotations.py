@@ -1,0 +1,107 @@
+"""Objects as people draw them: COCO JSON, Pascal VOC XML and tables of boxes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import SourceError
+
+CORNERS = ("ymin", "xmin", "ymax", "xmax")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawings:
+    """What was drawn on one image, in pixels from its upper left corner."""
+
+    boxes: npt.NDArray[np.float64]
+    """(n, 4) low row, low column, high row, high column; the high ones excluded."""
+
+    names: tuple[str, ...]
+    """(n,) what each shows."""
+
+    outlines: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] | None = None
+    """(n,) of each, its polygons of (column, row); None: only boxes were drawn."""
+
+    shape: tuple[int, int] | None = None
+    """The image's rows and columns, where the file says."""
+
+
+def read_drawings(path: Path, image: str | None = None) -> Drawings:
+    """Read COCO JSON, Pascal VOC XML, or a table (CSV) with the columns xmin, ymin, xmax and ymax.
+
+    Parameters
+    ----------
+    path
+        The file.
+    image
+        Which image of a COCO file: its file name. None: there is only one.
+
+    Raises
+    ------
+    SourceError
+        If it is none of these, or describes several images.
+    """
+    readers = {".json": _coco, ".xml": _pascal, ".csv": _table}
+    try:
+        return readers[path.suffix.lower()](path, image)
+    except (KeyError, ValueError, TypeError, SyntaxError) as error:
+        raise SourceError(f"{path} holds no drawings that can be read: {type(error).__name__}: {error}") from error
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file is COCO's, and not GeoJSON."""
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".json" and b'"annotations"' in file.read()
+
+
+def _coco(path: Path, image: str | None) -> Drawings:
+    data = json.loads(path.read_text())
+    images = {entry["id"]: entry for entry in data["images"] if image in (None, entry["file_name"])}
+    if len(images) != 1:
+        several = ", ".join(str(entry["file_name"]) for entry in data["images"][:5])
+        raise SourceError(f"{path} describes {len(data['images'])} images ({several}); name one of them")
+    ((number, entry),) = images.items()
+    kinds = {kind["id"]: kind["name"] for kind in data.get("categories", [])}
+    mine = [a for a in data["annotations"] if a["image_id"] == number]
+    if any(isinstance(a.get("segmentation"), dict) for a in mine):
+        raise SourceError(f"{path} holds run-length masks; allowed: polygons and boxes")
+    boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in (a["bbox"] for a in mine)], np.float64).reshape(-1, 4)
+    outlines = tuple(
+        tuple(tuple((float(x), float(y)) for x, y in zip(ring[::2], ring[1::2], strict=True)) for ring in a["segmentation"])
+        for a in mine
+        if a.get("segmentation")
+    )
+    names = tuple(str(kinds.get(a.get("category_id"), "")) for a in mine)
+    return Drawings(boxes, names, outlines if len(outlines) == len(mine) else None, (entry["height"], entry["width"]))
+
+
+def _pascal(path: Path, _image: str | None) -> Drawings:
+    from xml.etree import ElementTree as ET
+
+    root = ET.parse(path).getroot()  # noqa: S314  Python's expat refuses entities that grow
+    size = {name: root.findtext(f"size/{name}") for name in ("height", "width")}
+    rows = [[float(drawn.findtext(f"bndbox/{corner}") or "nan") for corner in CORNERS] for drawn in root.iter("object")]
+    names = tuple(drawn.findtext("name") or "" for drawn in root.iter("object"))
+    shape = (int(size["height"]), int(size["width"])) if size["height"] and size["width"] else None
+    return Drawings(_finite(rows), names, shape=shape)
+
+
+def _table(path: Path, _image: str | None) -> Drawings:
+    import csv
+
+    with path.open(newline="") as file:
+        table: list[dict[str, Any]] = list(csv.DictReader(file))
+    return Drawings(_finite([[float(row[c]) for c in CORNERS] for row in table]), tuple(str(row.get("label", "")) for row in table))
+
+
+def _finite(rows: list[list[float]]) -> npt.NDArray[np.float64]:
+    found = np.array(rows, np.float64).reshape(-1, 4)
+    if not np.isfinite(found).all():
+        raise ValueError("a box lacks one of xmin, ymin, xmax, ymax")
+    return found

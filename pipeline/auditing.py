@@ -1,0 +1,256 @@
+"""How good a result is: compared with truth, tile by tile, so that a pair of gigapixel images needs no more memory than a tile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import evaluation
+from pipeline.annotations import Drawings, is_coco, read_drawings
+from pipeline.companions import Companion, Raster, Shapes, open_companion
+from pipeline.errors import JobError, SourceError
+from pipeline.evaluation import Contingency, Overlap
+from pipeline.frame import Frame
+from pipeline.grid import Box, Grid
+from pipeline.sources import open_source
+
+Kind = Literal["instance", "semantic"]
+EXTENT = {2: 2048, 3: 128}
+"""The extent in pixels of what is compared at once."""
+PICTURE = 2000
+"""The longest side of the picture, in pixels."""
+MATCHED, MISSED, INVENTED, SPLIT, MERGED = range(1, 6)
+SHADES = ((24, 26, 30), (70, 160, 90), (220, 60, 60), (70, 120, 230), (240, 200, 60), (210, 80, 200))
+"""Background, matched, missed, invented, split, merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a result compares with truth."""
+
+    kind: Kind
+    measures: dict[str, Any]
+    """See `pipeline.evaluation`."""
+
+    counts: Contingency | None
+    """None where truth is boxes."""
+
+    overlap: Overlap
+
+
+def evaluate(
+    labels: str | os.PathLike[str], truth: Any, *, kind: Kind = "instance", tolerance: int = 2, image: str | None = None
+) -> Evaluation:
+    """Compare labels with truth.
+
+    Parameters
+    ----------
+    labels
+        The folder of a result, a raster or a Zarr array of labels or classes.
+    truth
+        A raster or Zarr of the same grid, a vector file in the same CRS (each shape an object), COCO JSON, or boxes: Pascal VOC XML or
+        CSV (xmin, ymin, xmax, ymax). A mapping as seeds take it names an attribute that holds classes.
+    kind
+        ``instance``: numbers are objects. ``semantic``: numbers are classes.
+    tolerance
+        How far apart in pixels borders may be and still be the same, for the boundary F1.
+    image
+        Which image of a COCO file is meant.
+
+    Raises
+    ------
+    JobError
+        If truth has another shape, grid or CRS.
+    SourceError
+        If something cannot be read.
+    """
+    if kind not in ("instance", "semantic"):
+        raise JobError(f"kind: {kind!r}; allowed: 'instance' or 'semantic'")
+    ours = _ours(Path(labels), kind)
+    known = _truth(truth, ours.source.frame, image)
+    if isinstance(known, Drawings):
+        overlap = evaluation.boxes(_boxes(ours), known.boxes)
+        return Evaluation(kind, evaluation.objects(overlap), None, overlap)
+    counts, borders = _counted(ours, known, tolerance)
+    measures = evaluation.instances(counts) if kind == "instance" else evaluation.semantic(counts)
+    measures |= evaluation.boundary((int(borders[0]), int(borders[2])), (int(borders[1]), int(borders[3])))
+    return Evaluation(kind, measures, counts, evaluation.overlaps(counts))
+
+
+def lines(found: Evaluation) -> list[str]:
+    """The measures as a table of text."""
+    plain = {name: value for name, value in found.measures.items() if not isinstance(value, dict)}
+    text = [f"{name:24}{value:12.4f}" if isinstance(value, float) else f"{name:24}{value:12,}" for name, value in plain.items()]
+    for title, table in (("IoU", found.measures.get("at", {})), ("class", found.measures.get("classes", {}))):
+        if table:
+            columns = list(next(iter(table.values())))
+            text += ["", f"{title:>8}" + "".join(f"{name:>12}" for name in columns)]
+            text += [
+                f"{key:>8}" + "".join(f"{v:12.4f}" if isinstance(v, float) else f"{v:12,}" for v in row.values())
+                for key, row in table.items()
+            ]
+    return text
+
+
+def picture(labels: str | os.PathLike[str], truth: Any, found: Evaluation, path: Path, *, image: str | None = None) -> None:
+    """Write a PNG of what was matched (green), missed (red), invented (blue), split (yellow) and merged (purple).
+
+    Of classes, what is right is green and what is wrong red. Of a volume, it is the middle plane.
+    """
+    from PIL import Image
+
+    ours = _ours(Path(labels), found.kind)
+    frame = ours.source.frame
+    known = _truth(truth, frame, image)
+    step = max(1, -(-max(frame.shape[-2:]) // PICTURE))
+    canvas = np.zeros(tuple(-(-n // step) for n in frame.shape[-2:]), np.uint8)
+    for box in _boxes_of(frame, step):
+        a, b = _numbers(ours, box)[0], np.zeros(box.shape, np.int64)
+        if not isinstance(known, Drawings):
+            b = _numbers(known, box)[0]
+        drawn = _shaded(found, a, b).reshape(box.shape[-2:])[::step, ::step]
+        r, c = (first // step for first in box.start[-2:])
+        canvas[r : r + drawn.shape[0], c : c + drawn.shape[1]] = drawn
+    Image.fromarray(np.array(SHADES, np.uint8)[canvas]).save(path)
+
+
+def _shaded(found: Evaluation, ours: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """What happened at each pixel."""
+    if found.kind == "semantic":
+        return np.where(ours == truth, np.where(truth > 0, MATCHED, 0), MISSED).astype(np.uint8)
+    overlap = found.overlap
+    pairs = overlap.pairs[evaluation.matched(overlap, 0.5)]
+    split, merged = evaluation.broken(overlap)
+    of_ours, of_truth = np.full(len(overlap.ours), INVENTED, np.uint8), np.full(len(overlap.truth), MISSED, np.uint8)
+    of_ours[merged], of_truth[split] = MERGED, SPLIT
+    of_ours[pairs[:, 0]], of_truth[pairs[:, 1]] = MATCHED, MATCHED
+    drawn = np.where(ours > 0, _looked_up(ours, overlap.ours, of_ours), 0)
+    theirs = np.where(truth > 0, _looked_up(truth, overlap.truth, of_truth), 0)
+    missed = (theirs > 0) & (drawn != MERGED) & ((drawn == 0) | (theirs != MATCHED))
+    return np.where(missed & (theirs != MATCHED), theirs, drawn).astype(np.uint8)
+
+
+def _looked_up(labels: npt.NDArray[np.int64], names: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    where = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
+    return values[where] if len(names) else np.zeros(labels.shape, np.uint8)
+
+
+def _ours(path: Path, kind: Kind) -> Raster:
+    """The labels, or classes, of a result's folder or of a file."""
+    name = "labels.zarr" if kind == "instance" else "classes.zarr"
+    if (path / "run.json").exists():
+        if not (path / name).exists():
+            raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
+        path = path / name
+    source = open_source(path)
+    if path.name == "classes.zarr":
+        source = open_source(path, nodata=float(np.iinfo(source.frame.dtype).max))
+    if np.dtype(source.frame.dtype).kind == "f":
+        raise JobError(f"{path} holds {source.frame.dtype}; allowed: labels, which are integers")
+    return Raster(source)
+
+
+def _truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
+    path = Path(truth) if isinstance(truth, (str, os.PathLike)) else None
+    if path is None or path.suffix.lower() not in (".json", ".xml", ".csv") or (path.suffix.lower() == ".json" and not is_coco(path)):
+        return open_companion(truth, frame)
+    drawings = read_drawings(path, image)
+    if drawings.shape is not None and drawings.shape != frame.shape[-2:]:
+        raise JobError(f"truth of {drawings.shape[0]} x {drawings.shape[1]} pixels; allowed: {frame.shape[-2]} x {frame.shape[-1]}")
+    if drawings.outlines is None:
+        return drawings
+    import shapely
+
+    shapes = [shapely.MultiPolygon([shapely.Polygon(ring) for ring in rings]) for rings in drawings.outlines]
+    return Shapes(tuple(shapely.to_wkb(shapes).tolist()), tuple(range(1, len(shapes) + 1)))
+
+
+def _numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The numbers in a box, and where they are known."""
+    if not isinstance(what, Raster):
+        return what.read(box), np.ones(box.shape, bool)
+    block = what.source.read(box)
+    return block[0].astype(np.int64), what.source.frame.valid(block)
+
+
+def _boxes_of(frame: Frame, step: int = 1) -> Iterator[Box]:
+    """What is looked at, part after part; with a step, of volumes the middle plane, in parts of whole steps."""
+    extent = EXTENT[2 if step > 1 or frame.ndim == 2 else 3]
+    if step == 1 and frame.ndim == 2:
+        grid = Grid(frame.shape, (extent,) * 2)
+        yield from (grid.core(k) for k in range(len(grid)))
+        return
+    grid = Grid(frame.shape[-2:], (extent // step * step,) * 2)
+    for k in range(len(grid)):
+        core, middle = grid.core(k), frame.shape[0] // 2
+        yield core if frame.ndim == 2 else Box((middle, *core.start), (middle + 1, *core.stop))
+
+
+def _counted(ours: Raster, truth: Companion, tolerance: int) -> tuple[Contingency, npt.NDArray[np.int64]]:
+    """The counts of all pixels, and of border pixels: ours that have one of the truth's beside them, ours, the reverse."""
+    frame = ours.source.frame
+    grid, parts, borders = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim), [], np.zeros(4, np.int64)
+    for k in range(len(grid)):
+        core, window = grid.core(k), grid.window(k, tolerance + 1)
+        (a, known_a), (b, known_b) = _numbers(ours, window), _numbers(truth, window)
+        inside, valid = core.within(window), known_a & known_b
+        parts.append(Contingency.of(a[inside], b[inside], valid[inside]))
+        edges = [_border(np.where(valid, each, 0)) for each in (a, b)]
+        for side in (0, 1):
+            mine = edges[side][inside]
+            borders[2 * side] += (mine & _near(edges[1 - side], tolerance)[inside]).sum()
+            borders[2 * side + 1] += mine.sum()
+        parts = [Contingency.added(parts)] if len(parts) > 64 else parts
+    return Contingency.added(parts), borders
+
+
+def _border(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Pixels of an object beside one that is none of it."""
+    found = np.zeros(labels.shape, bool)
+    for axis in range(labels.ndim):
+        moved = np.moveaxis(labels, axis, 0)
+        differ, mine = moved[1:] != moved[:-1], np.moveaxis(found, axis, 0)
+        mine[1:] |= differ
+        mine[:-1] |= differ
+    return found & (labels > 0)
+
+
+def _near(mask: npt.NDArray[np.bool_], tolerance: int) -> npt.NDArray[np.bool_]:
+    from scipy import ndimage
+
+    if not mask.any():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(~mask) <= tolerance)
+
+
+def _boxes(ours: Raster) -> npt.NDArray[np.float64]:
+    """(n, 4) the bounding box of each label, by ascending label."""
+    frame = ours.source.frame
+    if frame.ndim != 2:
+        raise JobError("truth of boxes for a volume; allowed: a raster")
+    names, rows = [], []
+    for box in _boxes_of(frame):
+        labels = _numbers(ours, box)[0]
+        present, where = np.unique(labels, return_inverse=True)
+        names.append(present)
+        rows.append(_extents(where.reshape(labels.shape), len(present), box))
+    every, place = np.unique(np.concatenate(names), return_inverse=True)
+    found = np.tile([np.inf, np.inf, -np.inf, -np.inf], (len(every), 1))
+    extents = np.concatenate(rows)
+    np.minimum.at(found, place, np.where([True, True, False, False], extents, np.inf))
+    np.maximum.at(found, place, np.where([False, False, True, True], extents, -np.inf))
+    return found[every > 0]
+
+
+def _extents(where: npt.NDArray[np.intp], number: int, box: Box) -> npt.NDArray[np.float64]:
+    from scipy import ndimage
+
+    slices = ndimage.find_objects(where + 1, number)
+    (r, c) = box.start
+    return np.array([[s[0].start + r, s[1].start + c, s[0].stop + r, s[1].stop + c] for s in slices], np.float64)
