@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Blobs": "pipeline.segmenters.blob",
     "Edges": "pipeline.segmenters.edge",
     "Felzenszwalb": "pipeline.segmenters.windowed",
     "GaussianMixture": "pipeline.segmenters.cluster",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job as Job
     from pipeline.job import from_yaml as from_yaml
     from pipeline.reporting import Result as Result
+    from pipeline.segmenters.blob import Blobs as Blobs
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
     from pipeline.segmenters.cluster import KMeans as KMeans
     from pipeline.segmenters.cluster import MeanShift as MeanShift

@@ -135,15 +135,15 @@ class Watershed(Feature):
         support = fitted_to(self, block, valid)._support(feature, valid)  # noqa: SLF001  it is this class's own
         piece = pieces(support)[0]
         if self.seeds is None:
-            height = _levelled(self._height(feature, valid, support, self.markers), support, self._depth)
+            height = levelled(self._height(feature, valid, support, self.markers), support, self._depth)
             markers = np.zeros(support.shape, np.int32)
-            summits = _summits(height, support, piece, self.min_distance)
-            markers.ravel()[summits] = np.arange(1, len(summits) + 1)
+            tops = summits(height, support, piece, self.min_distance)
+            markers.ravel()[tops] = np.arange(1, len(tops) + 1)
         else:
             markers = _numbered(np.where(support, given_in(self.seeds, valid.shape, origin), 0), piece)
         if self.seeds is not None or self._flooded != self.markers:
             height = self._height(feature, valid, support, self._flooded)
-        surface = _without_ties(-height, np.flatnonzero(markers), piece)
+        surface = without_ties(-height, np.flatnonzero(markers), piece)
         flooded = watershed(surface, markers, mask=support, connectivity=support.ndim, compactness=self.compactness)
         return np.asarray(flooded, np.int32)
 
@@ -196,7 +196,7 @@ def _numbered(seeds: npt.NDArray[np.int64], piece: npt.NDArray[np.int32]) -> npt
     return markers
 
 
-def _levelled(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], depth: float) -> npt.NDArray[np.float64]:
+def levelled(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], depth: float) -> npt.NDArray[np.float64]:
     """The heights without the summits that rise less than ``depth`` above their pass (h-maxima), within each piece of support."""
     from skimage.morphology import reconstruction
 
@@ -207,7 +207,7 @@ def _levelled(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], d
     return np.asarray(reconstruction(np.maximum(ground - depth, floor), ground))
 
 
-def _summits(
+def summits(
     height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], piece: npt.NDArray[np.int32], min_distance: int
 ) -> npt.NDArray[np.intp]:
     """The summits that stand alone within ``min_distance`` in their piece of support, as flat indices that ascend.
@@ -233,7 +233,7 @@ def _summits(
     return np.sort(ranked[_greedy(len(ranked), near[own[near[:, 0]] == own[near[:, 1]]])])
 
 
-def _without_ties(surface: npt.NDArray[np.float64], markers: npt.NDArray[np.intp], piece: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+def without_ties(surface: npt.NDArray[np.float64], markers: npt.NDArray[np.intp], piece: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """Lower the markers of one piece that are equally low by a few units in the last place, so that the first is flooded first.
 
     scikit-image takes equal markers in an order that depends on all the others in the image, hence on the tiling.

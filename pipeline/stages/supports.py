@@ -40,9 +40,9 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         if (found := _hold(run, method, mine, sketch.box, core)) is not None:
             box, mine, drawn = found
             shared = box & sketch.box
-            here, new = shared.within(sketch.box), drawn[shared.within(box)]
-            sketch.piece[here][mine[shared.within(box)]] = 0
-            labels[here][new > 0] = new[new > 0] + (len(whole) - 1)
+            here, new, mine = shared.within(sketch.box), drawn[shared.within(box)], mine[shared.within(box)]
+            sketch.piece[here][mine] = 0
+            labels[here][mine] = np.where(new > 0, new + (len(whole) - 1), 0)[mine]
             whole = np.append(whole, np.ones(int(drawn.max(initial=0)), bool))
     return _compact(labels, whole, enlarged)
 
@@ -116,7 +116,7 @@ def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[B
         mine = piece == piece[place.within(box)]
         if not any(side.open and mine[side.face].any() for side in sides(box, image)):
             drawn = draw(method.segmenter, block, valid, window.start)[box.within(window)]
-            return None if np.isin(drawn[~mine], drawn[mine]).any() else (box, mine, np.where(mine, drawn, 0))
+            return None if np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any() else (box, mine, np.where(mine, drawn, 0))
 
 
 def trusted(window: Box, image: Box, reach: int) -> Box:
