@@ -108,12 +108,13 @@ def plan(
 
 @app.command()
 def methods() -> None:
-    """List the kinds of segmenters, with their options and defaults."""
+    """List the kinds of segmenters: what they find, how far they are exact, and their options with defaults."""
     from pipeline import plugins
+    from pipeline.segmenters import exactness
 
     for name in plugins.kinds():
         kind = plugins.load(name)
-        typer.echo(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
+        typer.echo(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}\n  {exactness(kind)}")
         for option, parameter in plugins.options(kind).items():
             typer.echo(f"  {option} = {parameter.default!r}")
 
@@ -126,6 +127,7 @@ def evaluate(
     attribute: Annotated[str | None, typer.Option("--attribute", help="The attribute of a vector file that holds classes.")] = None,
     image: Annotated[str | None, typer.Option("--image", help="Which image of a COCO file.")] = None,
     tolerance: Annotated[int, typer.Option("--tolerance", min=0, help="Pixels between borders that are still the same.")] = 2,
+    ignore: Annotated[list[int] | None, typer.Option("--ignore", help="A number of the truth where nothing is asked.")] = None,
     to_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all measures there too.")] = None,
     to_picture: Annotated[
         Path | None, typer.Option("--picture", metavar="FILE", help="Write a PNG of what was missed, invented, …")
@@ -139,7 +141,7 @@ def evaluate(
 
     with _errors(debug=debug):
         known: Any = {"path": truth, "attribute": attribute} if attribute else truth
-        found = auditing.evaluate(labels, known, kind=kind, tolerance=tolerance, image=image)  # type: ignore[arg-type]
+        found = auditing.evaluate(labels, known, kind=kind, tolerance=tolerance, image=image, ignore=ignore or ())  # type: ignore[arg-type]
         if to_json:
             to_json.write_text(json.dumps(found.measures, indent=2) + "\n")
         if to_picture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,13 @@ class Evaluation:
 
 
 def evaluate(
-    labels: str | os.PathLike[str], truth: Any, *, kind: Kind = "instance", tolerance: int = 2, image: str | None = None
+    labels: str | os.PathLike[str],
+    truth: Any,
+    *,
+    kind: Kind = "instance",
+    tolerance: int = 2,
+    image: str | None = None,
+    ignore: Sequence[int] = (),
 ) -> Evaluation:
     """Compare labels with truth.
 
@@ -62,6 +68,8 @@ def evaluate(
         How far apart in pixels borders may be and still be the same, for the boundary F1.
     image
         Which image of a COCO file is meant.
+    ignore
+        Numbers of the truth where nothing is asked, besides those that are no data.
 
     Raises
     ------
@@ -77,7 +85,7 @@ def evaluate(
     if isinstance(known, Drawings):
         overlap = evaluation.boxes(_boxes(ours), known.boxes)
         return Evaluation(kind, evaluation.objects(overlap), None, overlap)
-    counts, borders = _counted(ours, known, tolerance)
+    counts, borders = _counted(ours, known, tolerance, ignore)
     measures = evaluation.instances(counts) if kind == "instance" else evaluation.semantic(counts)
     measures |= evaluation.boundary((int(borders[0]), int(borders[2])), (int(borders[1]), int(borders[3])))
     return Evaluation(kind, measures, counts, evaluation.overlaps(counts))
@@ -192,14 +200,14 @@ def _boxes_of(frame: Frame, step: int = 1) -> Iterator[Box]:
         yield core if frame.ndim == 2 else Box((middle, *core.start), (middle + 1, *core.stop))
 
 
-def _counted(ours: Raster, truth: Companion, tolerance: int) -> tuple[Contingency, npt.NDArray[np.int64]]:
+def _counted(ours: Raster, truth: Companion, tolerance: int, ignore: Sequence[int]) -> tuple[Contingency, npt.NDArray[np.int64]]:
     """The counts of all pixels, and of border pixels: ours that have one of the truth's beside them, ours, the reverse."""
     frame = ours.source.frame
     grid, parts, borders = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim), [], np.zeros(4, np.int64)
     for k in range(len(grid)):
         core, window = grid.core(k), grid.window(k, tolerance + 1)
         (a, known_a), (b, known_b) = _numbers(ours, window), _numbers(truth, window)
-        inside, valid = core.within(window), known_a & known_b
+        inside, valid = core.within(window), known_a & known_b & ~np.isin(b, ignore)
         parts.append(Contingency.of(a[inside], b[inside], valid[inside]))
         edges = [_border(np.where(valid, each, 0)) for each in (a, b)]
         for side in (0, 1):

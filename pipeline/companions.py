@@ -143,7 +143,10 @@ def open_companion(given: Any, frame: Frame) -> Companion:
     path = known["path"]
     if isinstance(path, (str, os.PathLike)) and os.fspath(path).lower().endswith(VECTORS):
         return _shapes(os.fspath(path), known.get("attribute"), known.get("layer"), frame)
-    return _raster(open_source(path, **({"planes": "all"} if frame.ndim == 3 else {})), frame)
+    source = open_source(path, **({"planes": "all"} if frame.ndim == 3 else {}))
+    if (len(source.frame.bands), *source.frame.shape) == frame.shape:  # an array whose axes have no names: these are planes
+        source = open_source(path, axes="zyx", planes="all")
+    return _raster(source, frame)
 
 
 def _points(given: Any, crs: str | None, frame: Frame) -> Points:

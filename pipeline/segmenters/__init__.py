@@ -141,6 +141,16 @@ class Contract:
         return self.connectivity or allowed[0]
 
 
+def exactness(kind: Any) -> str:
+    """How far what a kind draws is exact under tiling, in words."""
+    identity = getattr(kind, "identity", "object")
+    if getattr(kind, "windowed", False):
+        return f"identity {identity}, exact only where the image fits into one window"
+    if identity == "object":
+        return f"identity {identity}, exact where the foreground's piece fits into a window (max_halo)"
+    return f"identity {identity}, exact at any size"
+
+
 def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.int32]:
     """Call a segmenter on a block: labels, 0 where the image is not valid. SegmenterError says what was wrong with them."""
     return _checked(segmenter, call(segmenter, block, valid, origin), valid).astype(np.int32, copy=False)
