@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+
+from pipeline import plugins
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -21,3 +24,11 @@ def test_python_example(tmp_path):
     table = pq.read_table(tmp_path / "out" / "coins" / "objects.parquet")
     assert table.num_rows > 20
     assert f"{table.num_rows - 1} " in done.stdout  # the index of the last row
+
+
+def test_every_kind_is_shown():
+    """The table of methods and the picture show every kind of segmenter."""
+    shown = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))["KINDS"]
+    assert {kind.split()[0] for kind in shown} == set(plugins.kinds())
+    for kind in plugins.kinds():
+        assert f"`{kind}`" in README
