@@ -149,6 +149,22 @@ def evaluate(
         typer.echo("\n".join(auditing.lines(found)))
 
 
+@app.command()
+def verify(
+    result: Annotated[Path, typer.Argument(help="The folder of a result.", show_default=False)],
+    tiles: Annotated[int, typer.Option("--tiles", min=1, help="How many parts, each of four tiles of another size.")] = 8,
+    debug: Debug = False,
+) -> None:
+    """Segment parts of a result again in other tiles, and compare; exit code 1 where something differs that is called proved."""
+    from pipeline.verifying import verify as compare
+
+    with _errors(debug=debug):
+        found = compare(result, tiles)
+        typer.echo("\n".join(found.lines()))
+        if found.wrong:
+            sys.exit(1)
+
+
 @app.callback(invoke_without_command=True)
 def front(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     """Segment images too large to hold: the same labels, however the image is tiled."""

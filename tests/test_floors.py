@@ -26,7 +26,7 @@ FLOORS = (
     "stages",
     "planning",
     "reporting resume",
-    "progress workflow",
+    "progress verifying workflow",
     "__init__ __main__",
 )
 """From the ground up. A module imports from lower floors only."""
