@@ -82,6 +82,17 @@ def test_many_windows_are_not_called_proved(method):
     assert "agreed" in found.certificates or not isinstance(method, Felzenszwalb)
 
 
+@pytest.mark.parametrize("bands", [1, 2, 4, 13])
+@pytest.mark.parametrize("method", [Felzenszwalb(), NormalizedCut(spacing=8, iterations=1)], ids=lambda m: type(m).__name__)
+def test_any_number_of_bands(method, bands):
+    """Bands that repeat the first change nothing but the scale; none is left out."""
+    image = np.repeat(coins()[None, :64, :80], bands, axis=0).astype(float)
+    assert method(image).max() > 1
+    image[-1] = np.where(np.arange(80) < 40, 0, 255)
+    halves = method(image)
+    assert len(np.intersect1d(halves[20:40, :30], halves[20:40, 50:])) == 0
+
+
 @EACH
 def test_little_to_find(method):
     """A constant image has one region (of the walker: no object); what is not valid belongs to none; nothing valid has none."""

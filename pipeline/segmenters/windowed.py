@@ -7,6 +7,7 @@ that is exact.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -75,7 +76,9 @@ class Felzenszwalb(Contrast):
 
         values, known = _values(self, block, valid)
         apart = np.where(known, values / CONTRAST, -2.0)  # what is not known is far from everything
-        found = felzenszwalb(np.moveaxis(apart, 0, -1), scale=self.scale, sigma=0, min_size=self.min_size, channel_axis=-1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got image with third dimension")  # any number of bands will do
+            found = felzenszwalb(np.moveaxis(apart, 0, -1), scale=self.scale, sigma=0, min_size=self.min_size, channel_axis=-1)
         return pieces(np.where(known, found + 1, 0))[0]
 
 
@@ -187,7 +190,7 @@ class NormalizedCut(Superpixels):
 
     def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> Labels:
         """Label one block: int32, in raster order."""
-        from skimage.graph import cut_normalized, rag_mean_color
+        from skimage.graph import RAG, cut_normalized
 
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
@@ -199,7 +202,13 @@ class NormalizedCut(Superpixels):
         _, patch = np.unique(keys, return_inverse=True)
         patch = patch.reshape(keys.shape)
         values = np.where(known, fitted.scaled(block, valid), 0.0)
-        graph = rag_mean_color(np.moveaxis(values, 0, -1), patch, mode="similarity", sigma=ALIKE)
+        size = np.bincount(patch.ravel())
+        means = np.stack([np.bincount(patch.ravel(), value.ravel()) / size for value in values], axis=1)
+        graph = RAG(patch, connectivity=2)
+        for node in graph:
+            graph.nodes[node]["labels"] = [node]
+        for a, b, edge in graph.edges(data=True):
+            edge["weight"] = float(np.exp(-((means[a] - means[b]) ** 2).sum() / ALIKE))
         if not known.all():
             graph.remove_node(0)
         found = cut_normalized(patch, graph, thresh=self.most, rng=0) if graph.number_of_nodes() > 2 else np.ones_like(patch)
