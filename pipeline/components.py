@@ -135,13 +135,14 @@ def _unite(line, other, corners, first, start, stop, kind, root):  # type: ignor
         k = b
         while k < first[other + 1] and start[k] < stop[a] + wider:
             if kind[k] == kind[a]:
-                i, j = _root(root, a), _root(root, k)
+                i, j = root_of(root, a), root_of(root, k)
                 root[max(i, j)] = min(i, j)
             k += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _root(root, run):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def root_of(root, run):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The root of something's tree, whose path is made shorter on the way."""
     while root[run] != run:
         root[run] = root[root[run]]
         run = root[run]
@@ -168,7 +169,7 @@ def _zones(classes, corners, values, step, labels):  # type: ignore[no-untyped-d
             for k in range(len(heights)):
                 alike = alike and abs(heights[k, i] - heights[k, j]) <= step
             if alike:
-                a, b = _root(root, i), _root(root, j)
+                a, b = root_of(root, i), root_of(root, j)
                 root[max(a, b)] = min(a, b)
     number = 0
     out = labels.ravel()

@@ -13,6 +13,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.components import root_of
+from pipeline.stitching import join
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -47,7 +50,7 @@ class Graph:
 
 def below(graph: Graph, threshold: float) -> Integers:
     """Join all regions that touch and whose mean features are less than ``threshold`` apart: (n,) the number of each one's set."""
-    return _joined(len(graph.area), graph.pairs[graph.distances() < threshold])
+    return join(len(graph.area), graph.pairs[graph.distances() < threshold])
 
 
 def felzenszwalb(graph: Graph, scale: float) -> Integers:
@@ -70,14 +73,6 @@ def hierarchical(graph: Graph, threshold: float) -> Integers:
     return _numbered(_hierarchical(graph.pairs, graph.area, graph.sums, float(threshold)))
 
 
-def _joined(number: int, pairs: Integers) -> Integers:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    edges = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(number, number))
-    return np.asarray(connected_components(edges, directed=False)[1], np.int64)
-
-
 def _numbered(root: Integers) -> Integers:
     return np.unique(root, return_inverse=True)[1].astype(np.int64)
 
@@ -87,21 +82,13 @@ def _felzenszwalb(pairs, weight, area, scale):  # type: ignore[no-untyped-def]  
     number = len(area)
     root, size, within = np.arange(number), area.copy(), np.zeros(number)
     for k in range(len(pairs)):
-        a, b = _root(root, pairs[k, 0]), _root(root, pairs[k, 1])
+        a, b = root_of(root, pairs[k, 0]), root_of(root, pairs[k, 1])
         if a != b and weight[k] <= within[a] + scale / size[a] and weight[k] <= within[b] + scale / size[b]:
             a, b = min(a, b), max(a, b)
             root[b], size[a], within[a] = a, size[a] + size[b], weight[k]
     for k in range(number):
-        root[k] = _root(root, k)
+        root[k] = root_of(root, k)
     return root
-
-
-@numba.njit(cache=True, nogil=True)
-def _root(root, k):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    while root[k] != k:
-        root[k] = root[root[k]]
-        k = root[k]
-    return k
 
 
 @numba.njit(cache=True, nogil=True)
@@ -140,7 +127,7 @@ def _hierarchical(pairs, area, sums, threshold):  # type: ignore[no-untyped-def]
             _append(first, last, after, a, first[b], last[b])
         _renew(heap, a, first, last, after, pairs, root, changes, area, sums)
     for k in range(number):
-        root[k] = _root(root, k)
+        root[k] = root_of(root, k)
     return root
 
 
@@ -162,7 +149,7 @@ def _renew(heap, a, first, last, after, pairs, root, changes, area, sums):  # ty
     before, half = -1, first[a]
     while half >= 0:
         following = after[half]
-        other = _root(root, pairs[half // 2, 1 - half % 2])
+        other = root_of(root, pairs[half // 2, 1 - half % 2])
         if other in met:
             if before < 0:
                 first[a] = following

@@ -15,8 +15,8 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 FLOORS = (
     "errors",
     "annotations frame grid legend",
-    "colours components evaluation exact filters graphs routing stitching",
-    "features measurement sampling",
+    "colours components evaluation exact filters routing stitching",
+    "features graphs measurement sampling",
     "histograms",
     "steps thresholds",
     "segmenters sources sinks scratch engine",
