@@ -166,6 +166,8 @@ def _ours(path: Path, kind: Kind) -> Raster:
 
 def _truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
     path = Path(truth) if isinstance(truth, (str, os.PathLike)) else None
+    if path is not None and not path.exists():
+        raise SourceError(f"there is no truth at {path}")
     if path is None or path.suffix.lower() not in (".json", ".xml", ".csv") or (path.suffix.lower() == ".json" and not is_coco(path)):
         return open_companion(truth, frame)
     drawings = read_drawings(path, image)

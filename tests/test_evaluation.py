@@ -261,7 +261,8 @@ def test_refusals(scene, tmp_path):
         (str(tmp_path / "wrong.xml"), JobError, "truth of 3 x 4 pixels; allowed: 300 x 420"),
         (str(tmp_path / "broken.csv"), SourceError, "holds no drawings that can be read"),
         (str(tmp_path / "two.json"), SourceError, r"describes 2 images \(a, b\); name one of them"),
-        (str(tmp_path / "none.tif"), SourceError, "there is no image"),
+        (str(tmp_path / "none.tif"), SourceError, "there is no truth at"),
+        (str(tmp_path / "none.json"), SourceError, "there is no truth at"),
     ):
         with pytest.raises(error, match=message):
             auditing.evaluate(ours, known)
