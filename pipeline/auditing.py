@@ -118,30 +118,39 @@ def picture(labels: str | os.PathLike[str], truth: Any, found: Evaluation, path:
     known = _truth(truth, frame, image)
     step = max(1, -(-max(frame.shape[-2:]) // PICTURE))
     canvas = np.zeros(tuple(-(-n // step) for n in frame.shape[-2:]), np.uint8)
+    fates = _fates(found.overlap)
     for box in _boxes_of(frame, step):
         a, b = _numbers(ours, box)[0], np.zeros(box.shape, np.int64)
         if not isinstance(known, Drawings):
             b = _numbers(known, box)[0]
-        drawn = _shaded(found, a, b).reshape(box.shape[-2:])[::step, ::step]
+        drawn = _shaded(found, fates, a, b).reshape(box.shape[-2:])[::step, ::step]
         r, c = (first // step for first in box.start[-2:])
         canvas[r : r + drawn.shape[0], c : c + drawn.shape[1]] = drawn
     Image.fromarray(np.array(SHADES, np.uint8)[canvas]).save(path)
 
 
-def _shaded(found: Evaluation, ours: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def _fates(overlap: Overlap) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """What happened to each object of ours, and to each of the truth."""
+    pairs = overlap.pairs[evaluation.matched(overlap, 0.5)]
+    split, merged = evaluation.broken(overlap)
+    ours, truth = np.full(len(overlap.ours), INVENTED, np.uint8), np.full(len(overlap.truth), MISSED, np.uint8)
+    ours[merged], truth[split] = MERGED, SPLIT
+    ours[pairs[:, 0]], truth[pairs[:, 1]] = MATCHED, MATCHED
+    return ours, truth
+
+
+def _shaded(
+    found: Evaluation,
+    fates: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    ours: npt.NDArray[np.int64],
+    truth: npt.NDArray[np.int64],
+) -> npt.NDArray[np.uint8]:
     """What happened at each pixel."""
     if found.kind == "semantic":
         return np.where(ours == truth, np.where(truth > 0, MATCHED, 0), MISSED).astype(np.uint8)
-    overlap = found.overlap
-    pairs = overlap.pairs[evaluation.matched(overlap, 0.5)]
-    split, merged = evaluation.broken(overlap)
-    of_ours, of_truth = np.full(len(overlap.ours), INVENTED, np.uint8), np.full(len(overlap.truth), MISSED, np.uint8)
-    of_ours[merged], of_truth[split] = MERGED, SPLIT
-    of_ours[pairs[:, 0]], of_truth[pairs[:, 1]] = MATCHED, MATCHED
-    drawn = np.where(ours > 0, _looked_up(ours, overlap.ours, of_ours), 0)
-    theirs = np.where(truth > 0, _looked_up(truth, overlap.truth, of_truth), 0)
-    missed = (theirs > 0) & (drawn != MERGED) & ((drawn == 0) | (theirs != MATCHED))
-    return np.where(missed & (theirs != MATCHED), theirs, drawn).astype(np.uint8)
+    drawn = np.where(ours > 0, _looked_up(ours, found.overlap.ours, fates[0]), 0)
+    theirs = np.where(truth > 0, _looked_up(truth, found.overlap.truth, fates[1]), 0)
+    return np.where((theirs > 0) & (theirs != MATCHED) & (drawn != MERGED), theirs, drawn).astype(np.uint8)
 
 
 def _looked_up(labels: npt.NDArray[np.int64], names: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -190,13 +199,8 @@ def _numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDAr
 
 
 def _boxes_of(frame: Frame, step: int = 1) -> Iterator[Box]:
-    """What is looked at, part after part; with a step, of volumes the middle plane, in parts of whole steps."""
-    extent = EXTENT[2 if step > 1 or frame.ndim == 2 else 3]
-    if step == 1 and frame.ndim == 2:
-        grid = Grid(frame.shape, (extent,) * 2)
-        yield from (grid.core(k) for k in range(len(grid)))
-        return
-    grid = Grid(frame.shape[-2:], (extent // step * step,) * 2)
+    """A plane, of volumes the middle one, part after part, in parts of whole steps."""
+    grid = Grid(frame.shape[-2:], (EXTENT[2] // step * step,) * 2)
     for k in range(len(grid)):
         core, middle = grid.core(k), frame.shape[0] // 2
         yield core if frame.ndim == 2 else Box((middle, *core.start), (middle + 1, *core.stop))

@@ -32,12 +32,6 @@ class Graph:
     pairs: Integers
     """(m, 2) regions that touch, the lower number first, each pair once, in ascending order."""
 
-    length: Integers
-    """(m,) how many pairs of pixels touch between the two."""
-
-    contrast: Integers
-    """(m,) the sum, over those, of the differences of their features."""
-
     def means(self) -> npt.NDArray[np.float64]:
         """(n, feature) the mean features of regions."""
         return np.asarray(self.sums / np.maximum(self.area, 1)[:, None], np.float64)

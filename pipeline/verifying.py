@@ -26,6 +26,7 @@ from pipeline.scratch import Scratch
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run, pixels_key, table_key
 from pipeline.stages.group import group
 from pipeline.stages.link import link
+from pipeline.stages.measure import gather
 from pipeline.stages.segment import segment
 from pipeline.stitching import PROVED
 
@@ -102,9 +103,11 @@ def verify(path: str | Path, parts: int = 8) -> Verification:
         draft = _planned(record, Path(folder))
         if any(hasattr(method.segmenter, "merge") for method in draft.run.methods):
             raise OutputError("regions that are merged on the graph of the whole image cannot be verified in parts; run it in other tiles")
+        if len(draft.run.methods) > 1 or record["routes"].get("skip"):
+            raise OutputError("a run that routes its tiles cannot be cut into others; allowed: runs of one segmenter")
         seams = Grid(draft.run.grid.shape, tuple(record["plan"]["tiles"]["size"]))
         for number, tiles in enumerate(_blocks(draft.run.grid, parts)):
-            run = replace(draft.run, scratch=Scratch(str(Path(folder, str(number)))), routes=_routes(draft, record, tiles))
+            run = replace(draft.run, scratch=Scratch(str(Path(folder, str(number)))), routes=_routes(draft.run, tiles))
             box, labels, proved = _again(run, tiles)
             published = result.labels.data[box.slices].compute().astype(np.int64)
             _compare(found, labels, proved, published, box, seams, certificates)
@@ -149,13 +152,11 @@ def _blocks(grid: Grid, parts: int) -> list[list[int]]:
     ]
 
 
-def _routes(draft: Plan, record: Mapping[str, Any], tiles: list[int]) -> npt.NDArray[np.int16]:
+def _routes(run: Run, tiles: list[int]) -> npt.NDArray[np.int16]:
     """The tiles of a part go to the one method of the run; all others nowhere."""
-    if len(draft.run.methods) > 1 or record["routes"].get("skip"):
-        raise OutputError("a run that routes its tiles cannot be cut into others; allowed: runs of one segmenter")
-    routes = np.full(len(draft.run.grid), SKIPPED, np.int16)
+    routes = np.full(len(run.grid), SKIPPED, np.int16)
     for tile in tiles:
-        routes[tile] = FIRST if draft.run.read(draft.run.grid.core(tile))[1].any() else EMPTY
+        routes[tile] = FIRST if run.read(run.grid.core(tile))[1].any() else EMPTY
     return routes
 
 
@@ -181,8 +182,6 @@ def _again(run: Run, tiles: list[int]) -> tuple[Box, Labels, npt.NDArray[np.bool
 
 
 def _statuses(run: Run) -> list[tuple[int, int]]:
-    from pipeline.stages.measure import gather
-
     found = [gather(run, slab)[1] for slab in range(run.grid.counts[0])]
     return [pair for about in found for pair in zip(about["id"].tolist(), about["status"].tolist(), strict=True)]
 
@@ -198,7 +197,7 @@ def _compare(
     for label in np.unique(labels[sure[labels] & (labels > 0)]).tolist():
         found.objects += 1
         found.at_seams += label in crossed
-        under = pairs[:, 0] == label
+        under = slice(*np.searchsorted(pairs[:, 0], [label, label + 1]).tolist())  # they ascend
         ids = pairs[under, 1]
         if len(ids) != 1 or ids[0] == 0 or total[ids[0]] != count[under][0]:
             doubted = [known[int(i)] for i in ids if i and known[int(i)] != "proved"]

@@ -107,9 +107,8 @@ def regions(method, image, valid):
         a, b = np.moveaxis(keys, axis, 0)[:-1].ravel(), np.moveaxis(keys, axis, 0)[1:].ravel()
         pairs |= {(min(p), max(p)) for p in zip(a.tolist(), b.tolist(), strict=True) if p[0] != p[1] and min(p) > 0}
     pairs = np.array(sorted(pairs), np.int64).reshape(-1, 2) - 1
-    nothing = np.zeros(len(pairs), np.int64)
     # Names of regions do not matter, but which superpixel comes first breaks ties: order by key as the pipeline does.
-    return keys, Graph(area, sums, pairs, nothing, nothing)
+    return keys, Graph(area, sums, pairs)
 
 
 @settings(max_examples=60, deadline=None)
@@ -168,8 +167,7 @@ def as_graph(keys, image):
     pairs = np.array(sorted((min(e), max(e)) for e in theirs.edges), np.int64) - nodes[0]
     area = np.array([theirs.nodes[n]["pixel count"] for n in nodes], np.int64)
     sums = np.array([theirs.nodes[n]["total color"] for n in nodes]).astype(np.int64)
-    nothing = np.zeros(len(pairs), np.int64)
-    return theirs, Graph(area, sums, pairs, nothing, nothing)
+    return theirs, Graph(area, sums, pairs)
 
 
 def test_threshold_cut_is_scikit_images():
@@ -191,8 +189,7 @@ def test_hierarchical_merging_is_the_plain_algorithm():
         pairs = np.array(sorted((min(e), max(e)) for e in net.edges), np.int64).reshape(-1, 2)
         area = rng.integers(1, 9, number)
         sums = rng.integers(0, 1000, (number, 2)) * area[:, None]
-        nothing = np.zeros(len(pairs), np.int64)
-        found = graphs.hierarchical(Graph(area, sums, pairs, nothing, nothing), 300.0)
+        found = graphs.hierarchical(Graph(area, sums, pairs), 300.0)
         sets = {k: {k} for k in range(number)}
         while True:
             mean = {k: sums[list(s)].sum(axis=0) / area[list(s)].sum() for k, s in sets.items()}
@@ -215,7 +212,7 @@ def test_felzenszwalb_is_the_plain_algorithm():
         net = nx.gnp_random_graph(number, 0.3, seed=int(rng.integers(1000)))
         pairs = np.array(sorted((min(e), max(e)) for e in net.edges), np.int64).reshape(-1, 2)
         area, sums = rng.integers(1, 9, number), rng.integers(0, 1000, (number, 1))
-        graph = Graph(area, sums, pairs, np.zeros(len(pairs), np.int64), np.zeros(len(pairs), np.int64))
+        graph = Graph(area, sums, pairs)
         found = graphs.felzenszwalb(graph, 200.0)
         sets, within = [{k} for k in range(number)], [0.0] * number
         for weight, a, b in sorted(zip(graph.distances().tolist(), *pairs.T.tolist(), strict=True)):

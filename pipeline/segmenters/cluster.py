@@ -28,14 +28,11 @@ AUTO = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Centres(Features):
-    """Classes of pixels nearest to a centre, each feature divided by its spread in the sample."""
+class Clusters(Features):
+    """Classes of pixels that are found in a sample."""
 
     centres: tuple[tuple[float, ...], ...] | None = None
-    """By class, its features; None: they are found in the image."""
-
-    weights: tuple[float, ...] | None = None
-    """What each feature is multiplied by before distances are taken; None: one over its spread."""
+    """By class, its mean features; None: they are found in the image."""
 
     @property
     def unfitted(self) -> bool:
@@ -44,12 +41,27 @@ class Centres(Features):
 
     def fit(self, rows: Floats) -> Any:
         """The same with what a sample of pixels, (pixel, feature), shows."""
-        _refuse_empty(rows)
+        if not len(rows):
+            raise SegmenterError("the image has no valid pixel to find classes in")
         if self.greys_missing:
             return self.with_greys(rows)
-        weights = self.weigh(rows)
         with threadpool_limits(1):  # several threads add in an order of their own
-            found = self._found(rows * weights) / np.where(weights > 0, weights, 1.0)
+            return self._fitted(rows, self.weigh(rows))
+
+    def _fitted(self, rows: Floats, weights: Floats) -> Any:
+        """The same with the classes of a sample, whose features are to be multiplied by the weights."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Centres(Clusters):
+    """Classes of pixels nearest to a centre, each feature divided by its spread in the sample."""
+
+    weights: tuple[float, ...] | None = None
+    """What each feature is multiplied by before distances are taken; None: one over its spread."""
+
+    def _fitted(self, rows: Floats, weights: Floats) -> Any:
+        found = self._found(rows * weights) / np.where(weights > 0, weights, 1.0)
         centres = sorted({tuple(map(rounded, centre)) for centre in np.where(weights > 0, found, rows[0]).tolist()})
         return replace(self, centres=tuple(centres), weights=tuple(weights.tolist()))
 
@@ -149,7 +161,7 @@ class MeanShift(Centres):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GaussianMixture(Features):
+class GaussianMixture(Clusters):
     """Pixels that are alike, in classes each with a spread and a direction of its own in the space of features.
 
     Use it where classes overlap or differ in size, as spectral signatures do. It wants more pixels of each class than ``kmeans``.
@@ -167,9 +179,6 @@ class GaussianMixture(Features):
     sample: int = 20_000
     """How many pixels the classes are found in."""
 
-    centres: tuple[tuple[float, ...], ...] | None = None
-    """By class, its mean features; None: they are found in the image."""
-
     factors: tuple[tuple[tuple[float, ...], ...], ...] | None = None
     """By class, (feature, feature): what a pixel's distance from the mean is multiplied by, so that it spreads by 1 in each direction."""
 
@@ -180,24 +189,13 @@ class GaussianMixture(Features):
         Features.__post_init__(self)  # super() does not work in a class with slots
         _refuse_number(self.clusters, self.sample)
 
-    @property
-    def unfitted(self) -> bool:
-        """Whether something is still to be found in the image."""
-        return self.greys_missing or self.centres is None
-
-    def fit(self, rows: Floats) -> Any:
-        """The same with what a sample of pixels, (pixel, feature), shows."""
+    def _fitted(self, rows: Floats, weights: Floats) -> Any:
         from sklearn.mixture import GaussianMixture as Fitter
 
-        _refuse_empty(rows)
-        if self.greys_missing:
-            return self.with_greys(rows)
-        weights = self.weigh(rows)
         scaled, different = rows * weights, len(np.unique(rows, axis=0))
         numbers = range(1, AUTO[-1] + 1) if self.clusters == "auto" else (self.clusters,)
-        with threadpool_limits(1):  # several threads add in an order of their own
-            fits = [Fitter(number, random_state=0).fit(scaled) for number in sorted({min(n, different) for n in numbers})]
-            best = min(fits, key=lambda fit: fit.bic(scaled)) if len(fits) > 1 else fits[0]
+        fits = [Fitter(number, random_state=0).fit(scaled) for number in sorted({min(n, different) for n in numbers})]
+        best = min(fits, key=lambda fit: fit.bic(scaled)) if len(fits) > 1 else fits[0]
         means = np.where(weights > 0, best.means_ / np.where(weights > 0, weights, 1.0), rows[0])
         factors = weights[None, :, None] * best.precisions_cholesky_
         offsets = np.log(best.weights_) + np.log(np.diagonal(best.precisions_cholesky_, axis1=1, axis2=2)).sum(axis=1)
@@ -214,11 +212,6 @@ class GaussianMixture(Features):
         if model[0].shape[1] != len(features):
             raise JobError(f"centres: of {model[0].shape[1]} features; allowed: {len(features)}, one for each feature of a pixel")
         return np.asarray(_likeliest(features.reshape(len(features), -1), *model).reshape(valid.shape))
-
-
-def _refuse_empty(rows: Floats) -> None:
-    if not len(rows):
-        raise SegmenterError("the image has no valid pixel to find classes in")
 
 
 def _refuse_number(clusters: object, sample: object) -> None:

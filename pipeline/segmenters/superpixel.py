@@ -94,11 +94,9 @@ def _patches(
     places = [(at + begin) // spacing - low for at, begin, low in zip(edges, start, first, strict=True)]
     owner[known] = number[np.ix_(*places)][known]
     weight = (compactness / spacing) ** 2
-    for _ in range(iterations):
+    for _ in range(iterations + 1):
         centres = _centres(solid, owner, start, number.size)
         _assign(solid, start, spacing, cells, centres, weight, owner)
-    centres = _centres(solid, owner, start, number.size)
-    _assign(solid, start, spacing, cells, centres, weight, owner)
     orphan = _orphans(owner)
     for _ in range(spacing):
         if not orphan.any() or not _adopt(solid, owner, orphan, start, centres, weight):

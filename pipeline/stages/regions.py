@@ -1,6 +1,6 @@
 """The graph of the labels of a segmenter that merges them: what a tile knows of it, and the whole.
 
-Each pair of pixels that touch is counted by the tile that owns the first of the two. So the sums of tiles are those of the image.
+Each pair of pixels that touch is seen by the tile that owns the first of the two, so what tiles know adds up to the graph of the image.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pipeline.stages import FIRST, Run, record_key
 from pipeline.stages.drawn import Drawn, Flags
 
 Integers = npt.NDArray[np.int64]
-_NAMES = ("key", "area", "node_sums", "borders", "border_sums")
+_NAMES = ("key", "area", "node_sums", "borders")
 
 
 def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Flags) -> Arrays:
-    """What a tile knows of the graph: the sums of its labels' features, and which keys touch, how long and how differently."""
+    """What a tile knows of the graph: the sums of its labels' features, and which keys touch."""
     segmenter: Any = run.method(tile).segmenter
     if not hasattr(segmenter, "merge"):
         return {}
@@ -31,16 +31,13 @@ def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Fl
     names = np.concatenate([np.zeros(1, np.int64), np.zeros(0, np.int64) if drawn.key is None else drawn.key])
     mine, flat = core.within(outer), drawn.labels[core.within(outer)].ravel()
     sums = [np.bincount(flat, feature[mine].ravel(), len(names)).astype(np.int64) for feature in features]  # exact below 2^53
-    found = [np.zeros((0, 4), np.int64)]
+    found = [np.zeros((0, 2), np.int64)]
     for axis in range(len(outer.shape)):
         here, there = _beside(core.within(outer), axis, outer.shape[axis])
         a, b = drawn.labels[here], drawn.labels[there]
         touch = (a != b) & (a > 0) & (b > 0)
-        contrast = sum(abs(feature[here][touch] - feature[there][touch]) for feature in features)
-        ends = np.sort(np.stack([names[a[touch]], names[b[touch]]], axis=1), axis=1)
-        found.append(np.concatenate([ends, np.ones((len(ends), 1), np.int64), np.asarray(contrast, np.int64).reshape(-1, 1)], axis=1))
-    pairs, totals = _added(np.concatenate(found))
-    return {"node_sums": np.stack(sums, axis=1)[1:], "borders": pairs, "border_sums": totals}
+        found.append(np.sort(np.stack([names[a[touch]], names[b[touch]]], axis=1), axis=1))
+    return {"node_sums": np.stack(sums, axis=1)[1:], "borders": np.unique(np.concatenate(found), axis=0)}
 
 
 def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integers]:
@@ -52,9 +49,8 @@ def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integ
     area, sums = np.zeros(len(keys), np.int64), np.zeros((len(keys), every["node_sums"].shape[1]), np.int64)
     np.add.at(area, where, every["area"][owned])
     np.add.at(sums, where, every["node_sums"][owned])
-    pairs, totals = _added(np.concatenate([every["borders"], every["border_sums"]], axis=1))
     segmenter: Any = run.methods[number].segmenter
-    graph = Graph(area, sums, np.searchsorted(keys, pairs), totals[:, 0], totals[:, 1])
+    graph = Graph(area, sums, np.searchsorted(keys, np.unique(every["borders"], axis=0)))
     return keys, np.asarray(segmenter.merge(graph), np.int64) + 1
 
 
@@ -64,13 +60,3 @@ def _beside(core: tuple[slice, ...], axis: int, extent: int) -> tuple[tuple[slic
     here, there = list(core), list(core)
     here[axis], there[axis] = slice(core[axis].start, last), slice(core[axis].start + 1, last + 1)
     return tuple(here), tuple(there)
-
-
-def _added(rows: Integers) -> tuple[Integers, Integers]:
-    """Rows (a, b, length, contrast): each pair once, in ascending order, with the sums of the rest."""
-    order = np.lexsort((rows[:, 1], rows[:, 0]))
-    rows = rows[order]
-    first = np.flatnonzero((np.diff(rows[:, :2], axis=0, prepend=-1) != 0).any(axis=1))
-    if not len(first):
-        return np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64)
-    return rows[first, :2], np.add.reduceat(rows[:, 2:], first, axis=0)
