@@ -18,6 +18,8 @@ from pipeline.segmenters import Contract, Segmenter
 
 Pixels = Annotated[int, Field(ge=1, strict=True)]
 Size = Pixels | list[Pixels] | Literal["auto"]
+MOST_REPAIRS = 8
+"""Windows doubled more often are larger than any image."""
 
 
 class _Part(BaseModel):
@@ -43,6 +45,9 @@ class Stitch(_Part):
 
     iou: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
     """The least intersection over union that is evidence."""
+
+    repair: Annotated[int, Field(ge=0, le=MOST_REPAIRS, strict=True)] = 0
+    """How many times tiles with disputed seams are segmented again, each time in windows twice as large (beyond max_halo)."""
 
 
 class Output(_Part):

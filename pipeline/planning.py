@@ -134,7 +134,8 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
     none = np.zeros(0, np.int16)
-    draft = Run(source, Grid(shape, shape), methods, none, depth, max(most, depth), memory, scratch(job), job.stitch.iou, steps)
+    most = max(most, *(method.halo for method in methods))  # every window reads so far
+    draft = Run(source, Grid(shape, shape), methods, none, depth, most, memory, scratch(job), job.stitch.iou, steps)
     tile = tuple(begun["size"]) if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape) else _tile(job, draft, workers)
     grid = Grid(shape, tile)
     run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))

@@ -166,7 +166,7 @@ def _again(run: Run, tiles: list[int]) -> tuple[Box, Labels, npt.NDArray[np.bool
     for stage in (segment, link):
         for tile in mine:
             stage(run, tile)
-    number, _ = group(run)
+    number = group(run).objects
     cores = [run.grid.core(tile) for tile in tiles]
     box = Box(tuple(map(min, *(c.start for c in cores))), tuple(map(max, *(c.stop for c in cores)))) if len(cores) > 1 else cores[0]
     labels, sure = np.zeros(box.shape, np.int64), np.ones(number + 1, bool)

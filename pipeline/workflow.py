@@ -24,7 +24,8 @@ from pipeline.sampling import Sample, collect, merge
 from pipeline.segmenters import name_of, sample_size
 from pipeline.sinks.chunked import Mask
 from pipeline.sinks.pyramid import Pyramid
-from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, publish, record_key, route, sound
+from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, publish, record_key, repair, route, sound
+from pipeline.stages.group import Grouping
 from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
 
@@ -73,16 +74,13 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
 
         fitted = _fit(draft.run, crew)
         routed = _route(fitted, job, crew)
-        _segment(routed, draft, crew)
-        resume.same_image(draft)
-        _link(routed, crew)
-        objects, classes = _group(routed, job, crew)
-        certificates = _publish(routed, draft, objects, classes, crew)
+        drawn, found = _draw(routed, draft, crew)
+        certificates = _publish(drawn, draft, found, crew)
 
-        facts = {"complete": True, "objects": objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
-        named = legend(classes, job.output.legend) if "semantic" in draft.results else {}
+        facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
+        named = legend(found.classes, job.output.legend) if "semantic" in draft.results else {}
         facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
-        finish.publish_all(draft.folder, draft.staging, facts | _record(routed, draft, missing=[]))
+        finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, missing=[]))
         return Result(str(draft.folder))
 
 
@@ -185,14 +183,27 @@ def _route(run: Run, job: Job, crew: _Crew) -> Run:
     return replace(run, routes=run.scratch.load("routes", "routes")[1]["routes"])
 
 
+def _draw(run: Run, draft: Plan, crew: _Crew) -> tuple[Run, Grouping]:
+    """Segment all tiles, compare them and join what they hold; where that ends in disputes, again in larger windows, as the job says."""
+    while True:
+        run = repair.widened(run)
+        _segment(run, draft, crew)
+        resume.same_image(draft)
+        _link(run, crew)
+        found = _group(run, draft.job, crew)
+        if not repair.begin(run, found, draft.job.stitch.repair):
+            return run, found
+
+
 def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
     """Segment every tile that is neither empty nor skipped; TilesError names those that fail."""
     tiles = np.flatnonzero(run.routes >= FIRST).tolist()
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
     kept = {tile for tile, good in crew.each("check", sound, run, there) if good}
     failed: dict[int, str] = {}
-    event = Event("segment", len(kept), len(tiles), empty=len(run.grid) - len(tiles))
-    for outcome in crew.engine.run(segment_tile, run, [t for t in tiles if t not in kept], needs=run.needs, label="segment"):
+    stage = f"repair {rounds}" if (rounds := repair.rounds(run)) else "segment"
+    event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
+    for outcome in crew.engine.run(segment_tile, run, [t for t in tiles if t not in kept], needs=run.needs, label=stage):
         event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
         crew.watch(event)
         if outcome.error is not None:
@@ -210,30 +221,30 @@ def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
 
 def _link(run: Run, crew: _Crew) -> None:
     """Compare each tile with its neighbours."""
-    todo = [tile for tile in range(len(run.grid)) if not run.scratch.sound(link.link_key(tile))]
+    todo = [tile for tile in range(len(run.grid)) if not link.linked(run, tile)]
     for _ in crew.each("link", link.link, run, todo):
         pass
 
 
-def _group(run: Run, job: Job, crew: _Crew) -> tuple[int, int]:
-    """Settle which labels are one object; the number of objects, and the highest class. OutputError if they do not fit their type."""
-    if not run.scratch.sound("grouped"):
+def _group(run: Run, job: Job, crew: _Crew) -> Grouping:
+    """Settle which labels are one object. OutputError if they do not fit their type."""
+    found = group.known(run)
+    if found is None:
         crew.watch(Event("group", 0, 1))
-        objects, classes = group.group(run)
-        run.scratch.save("grouped", {"objects": objects, "classes": classes})
+        found = group.group(run)
+        group.save(run, found)
         crew.watch(Event("group", 1, 1))
-    objects, classes = (int(run.scratch.load("grouped")[0][name]) for name in ("objects", "classes"))
-    if job.output.dtype is not None and objects > np.iinfo(job.output.dtype).max:
-        raise OutputError(f"output.dtype: {objects} objects do not fit in {job.output.dtype}; allowed: uint64")
-    if classes > MOST:
-        raise OutputError(f"there are classes up to {classes}; allowed: {MOST}")
-    return objects, classes
+    if job.output.dtype is not None and found.objects > np.iinfo(job.output.dtype).max:
+        raise OutputError(f"output.dtype: {found.objects} objects do not fit in {job.output.dtype}; allowed: uint64")
+    if found.classes > MOST:
+        raise OutputError(f"there are classes up to {found.classes}; allowed: {MOST}")
+    return found
 
 
-def _publish(run: Run, draft: Plan, objects: int, classes: int, crew: _Crew) -> dict[str, int]:
+def _publish(run: Run, draft: Plan, found: Grouping, crew: _Crew) -> dict[str, int]:
     """Stage labels, classes, their pyramids, the table and what else is wanted; the number of objects with each certificate."""
     wanted, staging = draft.job.output, draft.staging
-    work = _places(run, draft, objects, classes)
+    work = _places(run, draft, found)
     for place in (work.labels, work.classes, work.mask):
         if place:
             place.create()
@@ -251,17 +262,17 @@ def _publish(run: Run, draft: Plan, objects: int, classes: int, crew: _Crew) -> 
     return dict(zip(CERTIFICATES, counts.tolist(), strict=True))
 
 
-def _places(run: Run, draft: Plan, objects: int, classes: int) -> publish.Publication:
+def _places(run: Run, draft: Plan, found: Grouping) -> publish.Publication:
     """Where everything is staged, and of what type it is."""
     frame, wanted, staging = draft.source.frame, draft.job.output, draft.staging
     labels = kinds = mask = None
     if "instance" in draft.results:
-        dtype = wanted.dtype or ("uint32" if objects <= np.iinfo(np.uint32).max else "uint64")
+        dtype = wanted.dtype or ("uint32" if found.objects <= np.iinfo(np.uint32).max else "uint64")
         labels = Pyramid(str(staging / finish.LABELS), frame, draft.chunk, dtype)
         if "cog" in wanted.labels and route.needed(run, ()):
             mask = Mask(str(staging / "valid.zarr"), frame.shape, draft.chunk)
     if "semantic" in draft.results:
-        named = legend(classes, wanted.legend)
+        named = legend(found.classes, wanted.legend)
         small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
         kinds = Pyramid(str(staging / finish.CLASSES), frame, draft.chunk, np.dtype(small).name, int(np.iinfo(small).max), named)
     return publish.Publication(run, labels, kinds, mask)
@@ -269,5 +280,5 @@ def _places(run: Run, draft: Plan, objects: int, classes: int) -> publish.Public
 
 def _record(run: Run, draft: Plan, missing: list[dict[str, Any]]) -> dict[str, Any]:
     """What run.json says of any run, complete or not."""
-    known = {"missing": missing, "routes": route.tally(run), "fitted": fit.found(draft.run, run)}
+    known = {"missing": missing, "routes": route.tally(run), "repairs": repair.tally(run), "fitted": fit.found(draft.run, run)}
     return {**known, "job": draft.job.plain(), "plan": draft.facts(), **draft.terms()}

@@ -36,7 +36,15 @@ ROOMS = {
     "segmenters": ("__init__", "given pixels", "cluster edge growing region superpixel threshold", "blob graph windowed"),
     "sinks": ("__init__", "chunked cog picture table", "pyramid"),
     "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
-    "stages": ("__init__", "drawn", "connected keyed regions supports", "fit link publish route segment", "group", "measure", "finish"),
+    "stages": (
+        "__init__",
+        "drawn",
+        "connected keyed regions supports",
+        "fit link publish route segment",
+        "group",
+        "measure repair",
+        "finish",
+    ),
 }
 """The floors within a package."""
 

@@ -55,13 +55,15 @@ def tiled(
     methods = tuple(Method(str(k), kind, c, c.reach + far) for k, (kind, c) in enumerate(zip(kinds, contracts, strict=True)))
     grid = Grid(source.frame.shape, tuple(tile))
     where = np.array(routes, np.int16) if routes is not None else np.full(len(grid), FIRST, np.int16)
-    run = Run(source, grid, methods, where, depth, max(max_halo, depth), 1 << 40, Scratch(str(folder)), iou, tuple(steps))
+    run = Run(
+        source, grid, methods, where, depth, max(max_halo, *(m.halo for m in methods)), 1 << 40, Scratch(str(folder)), iou, tuple(steps)
+    )
     chosen = [t for t in (order if order is not None else range(len(grid))) if run.routes[t] >= FIRST]
     for t in chosen:
         segment(run, t)
     for t in range(len(grid)):
         link(run, t)
-    number, _ = group(run)
+    number = group(run).objects
     labels = np.zeros(grid.shape, np.int64)
     for t in chosen:
         ids = run.scratch.load(table_key(t), "ids")[1]["ids"]

@@ -33,7 +33,7 @@ class Step(Protocol):
         """A block of the same extent; it may take ``valid``."""
 
 
-ALGORITHMS = 3
+ALGORITHMS = 4
 """Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
 
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))
@@ -78,6 +78,9 @@ class Run:
     steps: tuple[Step, ...] = ()
     """What is made of the image before it is segmented, in this order."""
 
+    widenings: npt.NDArray[np.int8] | None = None
+    """By tile: how often its windows were doubled to settle a dispute; None: never."""
+
     @property
     def bytes_per_pixel(self) -> int:
         """A rough bound of what segmenting one pixel of a window takes: its bands, what steps make of them, and a dozen 8-byte arrays."""
@@ -85,8 +88,19 @@ class Run:
         return len(frame.bands) * (np.dtype(frame.dtype).itemsize + (24 if self.steps else 8)) + 96
 
     def method(self, tile: int) -> Method:
-        """The method that segments a tile, which is neither empty nor skipped."""
-        return self.methods[int(self.routes[tile]) - FIRST]
+        """The method that segments a tile, which is neither empty nor skipped; with a larger halo where its windows were doubled."""
+        found, times = self.methods[int(self.routes[tile]) - FIRST], self.widened(tile)
+        while times and self.grid.window(tile, found.halo << times).size * self.bytes_per_pixel > self.memory:
+            times -= 1
+        return replace(found, halo=found.halo << times) if times else found
+
+    def widened(self, tile: int) -> int:
+        """How often a tile's windows were doubled."""
+        return 0 if self.widenings is None else int(self.widenings[tile])
+
+    def max_halo_of(self, tile: int) -> int:
+        """How far beyond its core a tile may read."""
+        return self.max_halo << self.widened(tile)
 
     def needs(self, tile: int) -> dict[str, float]:
         """The resources that segmenting a tile takes, as Dask names them."""
@@ -155,5 +169,7 @@ def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
 
 
 def sound(run: Run, tile: int) -> bool:
-    """Whether what a tile left is there and undamaged."""
-    return run.scratch.sound(record_key(tile)) and run.scratch.sound(pixels_key(tile))
+    """Whether what a tile left is there and undamaged, and was drawn in windows as they are now."""
+    if not (run.scratch.sound(record_key(tile)) and run.scratch.sound(pixels_key(tile))):
+        return False
+    return bool(run.scratch.load(record_key(tile))[0]["widened"] == run.widened(tile))

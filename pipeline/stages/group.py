@@ -17,9 +17,7 @@ from pipeline.stages import FIRST, Run, load_sums, record_key, save_sums, table_
 from pipeline.stages.link import link_key
 from pipeline.stages.regions import merged
 from pipeline.stitching import (
-    AGREED,
     DISPUTED,
-    PROVED,
     Groups,
     Integers,
     Nodes,
@@ -30,19 +28,59 @@ from pipeline.stitching import (
     settle,
 )
 
+_KEY = "grouped"
+
 
 def slab_key(slab: int) -> str:
     """Where the sums of the objects that begin in a slab and meet a seam lie."""
     return f"slabs/{slab}"
 
 
-def group(run: Run) -> tuple[int, int]:
-    """Group the labels of all tiles, and write their ids; the number of objects, and the highest class of one."""
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """What the labels of all tiles make."""
+
+    objects: int
+    """How many objects there are."""
+
+    classes: int
+    """The highest class of one."""
+
+    disputes: int
+    """How many of the objects that meet a seam are disputed."""
+
+    disputed: Integers
+    """The tiles in which labels are disputed at a seam, ascending."""
+
+
+def group(run: Run) -> Grouping:
+    """Group the labels of all tiles, and write their ids."""
     tiles = np.flatnonzero(run.routes >= FIRST)
     seams = _seams(run, tiles)
     everyone, joined, filled = _joined(run, tiles, seams)
     groups = settle(everyone.nodes, joined, filled)
-    return _name(run, everyone, groups)
+    disputed = np.unique(everyone.nodes.tile[(everyone.nodes.status == DISPUTED) & (groups.of >= 0)])
+    return Grouping(*_name(run, everyone, groups), int((groups.status == DISPUTED).sum()), disputed)
+
+
+def known(run: Run) -> Grouping | None:
+    """What `group` found of the labels as they are now, if that is recorded."""
+    if not run.scratch.sound(_KEY):
+        return None
+    facts, arrays = run.scratch.load(_KEY, "disputed")
+    current = facts.pop("widened") == _widened(run)
+    return Grouping(**facts, **arrays) if current else None
+
+
+def save(run: Run, found: Grouping) -> None:
+    """Record what `group` found, when its tables are written."""
+    facts = {name: getattr(found, name) for name in ("objects", "classes", "disputes")}
+    run.scratch.save(_KEY, {**facts, "widened": _widened(run)}, {"disputed": found.disputed})
+
+
+def _widened(run: Run) -> int:
+    """How many windows were doubled: more with every round of repairs."""
+    return 0 if run.widenings is None else int(run.widenings.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +162,21 @@ def _of_one_key(run: Run, members: _Members, keys: Integers) -> Integers:
 
 def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> _Members:
     """The nodes of some labels of some tiles; tiles and labels ascend."""
-    tile_of, flags, sums, key = [], [], [], [np.zeros(0, np.int64)]
+    tile_of, flags, sums, key, status = [], [], [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for tile, labels in wanted:
-        mine = run.scratch.load(record_key(tile), "whole", "hole", "outside", "key")[1]
+        mine = run.scratch.load(record_key(tile), "status", "hole", "outside", "key")[1]
         key.append(mine["key"][labels - 1])
         tile_of.append(_keys(tile, labels))
-        flags.append(np.stack([mine[name][labels] for name in ("whole", "hole", "outside")]))
+        status.append(mine["status"][labels].astype(np.int64))
+        flags.append(np.stack([mine[name][labels] for name in ("hole", "outside")]))
         sums.append(load_sums(run, record_key(tile)).take(labels - 1))
     keys = np.concatenate([np.zeros(0, np.int64), *tile_of])
-    whole, hole, outside = np.concatenate([np.zeros((3, 0), bool), *flags], axis=1)
+    hole, outside = np.concatenate([np.zeros((2, 0), bool), *flags], axis=1)
     total = concatenate(sums) if sums else empty(0, len(run.grid.shape), len(run.source.frame.bands))
-    status = np.where(whole, PROVED, AGREED).astype(np.int64)
     nothing = np.zeros(len(keys), bool)
-    nodes = Nodes(keys >> 32, keys & 0xFFFFFFFF, np.concatenate(key), total.area, total.anchor, status, hole, outside, nothing)
+    nodes = Nodes(
+        keys >> 32, keys & 0xFFFFFFFF, np.concatenate(key), total.area, total.anchor, np.concatenate(status), hole, outside, nothing
+    )
     return _Members(nodes, keys, total)
 
 
@@ -213,7 +253,8 @@ def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64])
 
 
 def _write_table(run: Run, members: _Members, groups: Groups, tile: int, table: Integers, ids: Integers) -> None:
-    nodes = members.of(tile)
-    alone = table > 0
-    table[members.nodes.label[nodes]] = ids[groups.of[nodes]]
-    run.scratch.save(table_key(tile), {}, {"ids": table, "alone": np.flatnonzero(alone)})
+    mine = members.of(tile)
+    nodes, of = members.nodes.label[mine], groups.of[mine]
+    alone, status = table > 0, run.scratch.load(record_key(tile), "status")[1]["status"].copy()
+    table[nodes], status[nodes[of >= 0]] = ids[of], groups.status[of[of >= 0]]
+    run.scratch.save(table_key(tile), {}, {"ids": table, "status": status, "alone": np.flatnonzero(alone)})

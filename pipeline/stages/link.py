@@ -11,12 +11,20 @@ import numpy.typing as npt
 
 from pipeline.scratch import Arrays
 from pipeline.stages import Run, pixels_key, record_key
-from pipeline.stitching import Seam, View, compare
+from pipeline.stitching import PROVED, Seam, View, compare
 
 
 def link_key(tile: int) -> str:
     """Where what is known of a tile's seams lies."""
     return f"links/{tile // 1000}/{tile}"
+
+
+def linked(run: Run, tile: int) -> bool:
+    """Whether what is known of a tile's seams is there and undamaged, and of labels as they are now."""
+    if not run.scratch.sound(link_key(tile)):
+        return False
+    facts = run.scratch.load(link_key(tile))[0]
+    return bool(facts["widened"] == [run.widened(each) for each in (tile, *facts["others"])])
 
 
 def link(run: Run, tile: int) -> int:
@@ -30,7 +38,7 @@ def link(run: Run, tile: int) -> int:
         one_method = bool(run.routes[tile] == run.routes[other]) and mine.segmented and run.segmented(other)
         seam = compare(_view(run, tile, other, mine), _view(run, other, tile, _Flags.of(run, other)), one_method=one_method)
         found |= {f"{field} {other}": getattr(seam, field) for field in Seam.__dataclass_fields__}
-    run.scratch.save(link_key(tile), {"others": others}, found)
+    run.scratch.save(link_key(tile), {"others": others, "widened": [run.widened(each) for each in (tile, *others)]}, found)
     return len(others)
 
 
@@ -45,15 +53,15 @@ class _Flags:
 
     def __init__(self, *, segmented: bool, arrays: Arrays) -> None:
         self.segmented = segmented
-        self.whole: npt.NDArray[np.bool_] = arrays["whole"]
+        self.whole: npt.NDArray[np.bool_] = arrays["status"] == PROVED
         self.hole: npt.NDArray[np.bool_] = arrays["hole"]
         self.owned: npt.NDArray[np.bool_] = np.concatenate([[False], arrays["area"] > 0])
 
     @classmethod
     def of(cls, run: Run, tile: int) -> _Flags:
         if run.segmented(tile):
-            return cls(segmented=True, arrays=run.scratch.load(record_key(tile), "whole", "hole", "area")[1])
-        return cls(segmented=False, arrays={"whole": np.ones(1, bool), "hole": np.zeros(1, bool), "area": np.zeros(0)})
+            return cls(segmented=True, arrays=run.scratch.load(record_key(tile), "status", "hole", "area")[1])
+        return cls(segmented=False, arrays={"status": np.full(1, PROVED), "hole": np.zeros(1, bool), "area": np.zeros(0)})
 
     def seam(self, run: Run, tile: int, other: int) -> npt.NDArray[np.int32]:
         if not self.segmented:

@@ -10,7 +10,7 @@ from pipeline.measurement import Sums, concatenate, means
 from pipeline.sinks.table import names, write_part
 from pipeline.stages import FIRST, Run, load_sums, record_key, table_key
 from pipeline.stages.group import slab_key
-from pipeline.stitching import AGREED, CERTIFICATES, PROVED, Integers
+from pipeline.stitching import CERTIFICATES, Integers
 
 
 def part_path(run: Run, slab: int) -> Path:
@@ -43,12 +43,11 @@ def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
     sums = [load_sums(run, slab_key(slab))]
     about = [{"id": met["ids"], "status": met["status"], "tiles": met["tiles"], "home": met["home"]}]
     for tile in (tile for tile in list(run.grid.slabs())[slab] if run.routes[tile] >= FIRST):
-        table = run.scratch.load(table_key(tile), "ids", "alone")[1]
-        labels, ids = table["alone"], table["ids"][table["alone"]]
-        whole = run.scratch.load(record_key(tile), "whole")[1]["whole"][labels]
+        table = run.scratch.load(table_key(tile), "ids", "status", "alone")[1]
+        labels = table["alone"]
         sums.append(load_sums(run, record_key(tile)).take(labels - 1))
-        status = np.where(whole, PROVED, AGREED)
-        about.append({"id": ids, "status": status, "tiles": np.ones(len(labels), np.int64), "home": np.full(len(labels), tile)})
+        once, home = np.ones(len(labels), np.int64), np.full(len(labels), tile)
+        about.append({"id": table["ids"][labels], "status": table["status"][labels].astype(np.int64), "tiles": once, "home": home})
     return concatenate(sums), {name: np.concatenate([part[name] for part in about]) for name in about[0]}
 
 

@@ -18,6 +18,7 @@ from pipeline.stages.drawn import Drawn, Flags, Labels
 from pipeline.stages.keyed import by_class, by_key
 from pipeline.stages.regions import survey
 from pipeline.stages.supports import objects
+from pipeline.stitching import AGREED, PROVED
 
 DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
     "connected": connected, "object": objects, "keyed": by_key, "class": by_class,
@@ -53,8 +54,10 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     if not valid.all():
         pixels["valid"] = np.packbits(valid)
     run.scratch.save(pixels_key(tile), {"shape": labels.shape, "valid": bool(valid.all())}, pixels)
-    flags = {name: getattr(drawn, name) for name in ("whole", "hole", "outside", "beside")}
+    flags = {name: getattr(drawn, name) for name in ("hole", "outside", "beside")}
+    status = np.where(drawn.whole, PROVED, AGREED).astype(np.int8)
     key = np.zeros(len(drawn.whole) - 1, np.int64) if drawn.key is None else drawn.key
     exponents, columns = save_sums(sums)
-    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, **exponents}
-    run.scratch.save(record_key(tile), facts, {**columns, **flags, **graph, "key": key, "on_seams": np.flatnonzero(on_seams)})
+    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, "widened": run.widened(tile), **exponents}
+    about = {**flags, **graph, "status": status, "key": key, "on_seams": np.flatnonzero(on_seams)}
+    run.scratch.save(record_key(tile), facts, {**columns, **about})

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipeline.components import pieces
 from pipeline.grid import Box, Side, sides
 from pipeline.segmenters import draw, support
-from pipeline.stages import Method, Run
+from pipeline.stages import Run
 from pipeline.stages.drawn import Drawn, Flags, Labels
 
 
@@ -37,7 +37,7 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
             continue
         enlarged += 1
-        if (found := _hold(run, method, mine, sketch.box, core)) is not None:
+        if (found := _hold(run, tile, mine, sketch.box)) is not None:
             box, mine, drawn = found
             shared = box & sketch.box
             here, new, mine = shared.within(sketch.box), drawn[shared.within(box)], mine[shared.within(box)]
@@ -95,14 +95,15 @@ def _sketch(drawn: Labels, ground: Flags, box: Box, image: Box) -> Sketch:
     return Sketch(box, labels, piece, cut)
 
 
-def _hold(run: Run, method: Method, mine: Flags, box: Box, core: Box) -> tuple[Box, Flags, Labels] | None:
+def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Labels] | None:
     """Find a window that holds a piece of support whole, and draw that piece there.
 
     ``mine`` is the piece where it was seen first, in ``box``. Returns the box, the piece in it, and its labels, 0 elsewhere; None where no
     window within ``max_halo`` of the core and within the memory allowed holds it.
     """
-    image, reach = run.grid.whole, method.contract.reach + run.reach_of_steps()
-    limit = core.grow(run.max_halo) & image
+    method, image = run.method(tile), run.grid.whole
+    reach = method.contract.reach + run.reach_of_steps()
+    limit = run.grid.window(tile, run.max_halo_of(tile))
     place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(np.argwhere(mine)[0], box.start, strict=True)), strict=True))
     window, step, seen = _extent(mine, box).grow(reach + 1), max(1, method.halo), None
     while True:
