@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline import legend, plugins
+from pipeline import layers, legend, plugins
 from pipeline.errors import JobError, nearest
-from pipeline.routing import SKIP, Range, Rule
+from pipeline.routing import SKIP, Rule, rule
 from pipeline.segmenters import Contract, Segmenter
 
 Pixels = Annotated[int, Field(ge=1, strict=True)]
@@ -56,9 +56,9 @@ class Output(_Part):
     path: str
     """A folder."""
 
-    results: list[Literal["instance", "semantic"]] | None = None
-    """``instance``: each object has its number (``labels``). ``semantic``: each pixel has its class (``classes``). None: what the
-    segmenters are for."""
+    results: list[Literal["instance", "semantic", "panoptic"]] | None = None
+    """``instance``: each object has its number (``labels``). ``semantic``: each pixel has its class (``classes``). ``panoptic``: both, and
+    COCO's panoptic PNG and JSON (2-D, of layers). None: what the segmenters are for; of layers, all."""
 
     labels: list[Literal["zarr", "cog"]] = ["zarr"]
     """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only). The same for classes."""
@@ -91,7 +91,7 @@ class Output(_Part):
     @classmethod
     def _results(cls, given: list[str] | None) -> list[str] | None:
         if given is not None and (not given or len(set(given)) < len(given)):
-            raise JobError(f"output.results: {given!r}; allowed: instance, semantic, or both")
+            raise JobError(f"output.results: {given!r}; allowed: instance, semantic, panoptic, each once")
         return given
 
     @field_validator("path", "scratch", mode="before")
@@ -105,7 +105,8 @@ class Job(_Part):
 
     ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options. ``steps`` is what is made of the image
     before segmenting, in order: mappings (``kind`` and options), or any callables from a block to a block. ``segmenters`` maps names to
-    mappings or to any callable. ``route`` may be left out where there is one segmenter.
+    mappings or to any callable. ``route`` may be left out where there is one segmenter. With ``layers`` in its place every segmenter sees
+    every tile, and the first layer that has something at a pixel has it.
     """
 
     source: Any
@@ -113,6 +114,7 @@ class Job(_Part):
     steps: list[Any] = []
     segmenters: dict[str, Any]
     route: list[Any] = []
+    layers: list[Any] = []
     stitch: Stitch = Stitch()
     output: Output
 
@@ -139,10 +141,18 @@ class Job(_Part):
     @model_validator(mode="after")
     def _routes(self) -> Job:
         names = list(self.segmenters)
-        if not self.route and len(names) > 1:
-            raise JobError(f"route: missing; with several segmenters ({', '.join(names)}) it says which tile goes where")
-        rules = [_rule(rule, number, names) for number, rule in enumerate(self.route)] or [Rule(names[0])]
-        object.__setattr__(self, "route", rules)
+        if self.layers and self.route:
+            raise JobError("route: given with layers; allowed: `when` in a layer, which says for which tiles its segmenter is asked")
+        if not self.layers and "panoptic" in (self.output.results or ()):
+            raise JobError("output.results: panoptic; allowed with layers, which say what is a thing and what is stuff")
+        if not self.route and not self.layers and len(names) > 1:
+            raise JobError(f"route: missing; with several segmenters ({', '.join(names)}) it says which tile goes where, or layers do")
+        rules = [rule(given, f"route[{number}]", names) for number, given in enumerate(self.route)]
+        object.__setattr__(self, "route", rules if rules or self.layers else [Rule(names[0])])
+        stack = [layers.layer(given, f"layers[{number}]", names) for number, given in enumerate(self.layers)]
+        if stack:
+            layers.refuse(stack, names)
+        object.__setattr__(self, "layers", stack)
         return self
 
     def plain(self) -> dict[str, Any]:
@@ -153,7 +163,8 @@ class Job(_Part):
             "tiles": self.tiles.model_dump(),
             "steps": [plugins.describe(step) for step in self.steps],
             "segmenters": {name: plugins.describe(segmenter) for name, segmenter in self.segmenters.items()},
-            "route": [_plain(rule) for rule in self.route],
+            "route": [rule.plain() for rule in self.route],
+            "layers": [layer.plain() for layer in self.layers],
             "stitch": self.stitch.model_dump(),
             "output": self.output.model_dump(),
         }
@@ -227,41 +238,6 @@ def _step(what: Any, where: str) -> Any:
             "or in Python any callable that states its reach in pixels"
         )
     return what
-
-
-def _rule(given: Any, number: int, names: list[str]) -> Rule:
-    where = f"route[{number}]"
-    if isinstance(given, str):
-        given = {"use": given}
-    if isinstance(given, Mapping):
-        if unknown := next((key for key in given if key not in ("use", "when")), None):
-            raise JobError(f"{where}.{unknown}: there is no such key; {nearest(unknown, ('use', 'when'))}")
-        given = Rule(given.get("use", ""), {str(t): _range(span, f"{where}.when.{t}") for t, span in (given.get("when") or {}).items()})
-    if not isinstance(given, Rule):
-        raise JobError(f"{where}: {given!r}; allowed: a rule such as {{use: {names[0]}, when: {{valid: {{min: 0.5}}}}}}")
-    if given.use not in (*names, SKIP):
-        raise JobError(f"{where}.use: {given.use!r}; {nearest(given.use, (*names, SKIP))}")
-    return given
-
-
-def _range(given: Any, where: str) -> Range:
-    if (
-        not isinstance(given, Mapping)
-        or not given
-        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given.values())
-    ):
-        raise JobError(f"{where}: {given!r}; allowed: {{min: number}}, {{max: number}} or both")
-    if unknown := next((key for key in given if key not in ("min", "max")), None):
-        raise JobError(f"{where}.{unknown}: there is no such key; {nearest(str(unknown), ('min', 'max'))}")
-    return Range(**given)
-
-
-def _plain(rule: Rule) -> dict[str, Any]:
-    spans = {
-        name: {end: getattr(span, end) for end in ("min", "max") if abs(getattr(span, end)) < float("inf")}
-        for name, span in rule.when.items()
-    }
-    return {"use": rule.use} | ({"when": spans} if spans else {})
 
 
 def _explained(faults: Iterable[Any]) -> list[str]:

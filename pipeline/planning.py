@@ -18,7 +18,7 @@ from pipeline.job import Job
 from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, call
 from pipeline.sources import Source, open_source
-from pipeline.stages import ALGORITHMS, FIRST, Method, Run
+from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
 
 HALO = {2: 64, 3: 16}
 MAX_HALO = {2: 1024, 3: 128}
@@ -44,12 +44,18 @@ class Plan:
     """What tells the image from any other."""
 
     results: tuple[str, ...] = ("instance",)
-    """What is wanted: instance, semantic."""
+    """What is wanted: instance, semantic, panoptic."""
 
     @property
     def folder(self) -> Path:
         """Where the result goes."""
         return Path(self.job.output.path).absolute()
+
+    @property
+    def image(self) -> str:
+        """What the image is called: its file's name, or what it is in memory."""
+        source = self.job.plain()["source"]
+        return Path(str(source["path"] if isinstance(source, Mapping) else source)).name
 
     @property
     def staging(self) -> Path:
@@ -72,13 +78,14 @@ class Plan:
             "segmenters": job["segmenters"],
             "identities": {method.name: method.contract.identity for method in self.run.methods},
             "companions": {method.name: fingerprints(method.segmenter) for method in self.run.methods},
-            "route": job["route"],
+            "route": job["route"] or sorted(({**layer, "classes": None} for layer in job["layers"]), key=str),
         }
 
     def terms(self) -> dict[str, Any]:
         """The identity, and what only the stages after segmenting depend on."""
         output = self.job.output.model_dump(exclude={"path", "scratch", "keep_scratch"})
-        return {"identity": self.identity(), "stitch": self.job.stitch.model_dump(), "output": output}
+        layers = {"layers": self.job.plain()["layers"]} if self.job.layers else {}
+        return {"identity": self.identity(), **layers, "stitch": self.job.stitch.model_dump(), "output": output}
 
     def facts(self) -> dict[str, Any]:
         """The plan in plain words and numbers."""
@@ -122,13 +129,14 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     shape = source.frame.shape
     segmenters = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
     contracts = {name: Contract.of(segmenter) for name, segmenter in segmenters.items()}
-    wanted = results(job, contracts)
+    wanted, stuff = results(job, contracts, len(shape)), {layer.stuff for layer in job.layers}
     pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():
         _refuse_misfit(f"segmenters.{name}", segmenters[name], contract, pixel)
-    if "instance" not in wanted:
-        contracts = {name: replace(c, identity="class") if c.plain else c for name, c in contracts.items()}
-    depth = _depth(job, contracts, len(shape))
+    classes_only = {name for name in contracts if name in stuff or not (job.layers or "instance" in wanted)}
+    contracts = {name: replace(c, identity="class") if c.plain and name in classes_only else c for name, c in contracts.items()}
+    asked = HALO[len(shape)] if job.tiles.halo == "auto" else job.tiles.halo
+    depth = depth_of([contract.identity for contract in contracts.values()], asked)
     steps = tuple(job.steps)
     far = depth + sum(step.reach for step in steps)
     methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())
@@ -143,11 +151,14 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     return Plan(job, source, run, tuple(map(_chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint(), wanted)
 
 
-def results(job: Job, contracts: Mapping[str, Contract]) -> tuple[str, ...]:
-    """What is wanted: what the job says, or what its segmenters are for."""
-    if job.output.results is not None:
-        return tuple(job.output.results)
-    return ("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",)
+def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str, ...]:
+    """What is wanted: what the job says, or what its segmenters are for; JobError if there is no such result of a volume."""
+    wanted = tuple(job.output.results or ())
+    if "panoptic" in wanted and ndim == 3:
+        raise JobError("output.results: panoptic of a volume; allowed: instance and semantic, which are the pair of its rasters")
+    if "panoptic" in wanted or (job.layers and not wanted):
+        return ("instance", "semantic", "panoptic")[: 5 - ndim]
+    return wanted or (("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",))
 
 
 def _source(job: Job) -> Source:
@@ -190,14 +201,6 @@ def _refuse_misfit(where: str, segmenter: Any, contract: Contract, pixel: Any) -
                 call(getattr(segmenter, name), pixel, np.ones(pixel.shape[1:], bool))
     except JobError as error:
         raise JobError(f"{where}: {error}") from error
-
-
-def _depth(job: Job, contracts: Mapping[str, Contract], ndim: int) -> int:
-    """One shared pixel proves all that there is to prove of connected pixels; evidence wants as many as the job says."""
-    kinds = {contract.identity for contract in contracts.values()}
-    if kinds == {"class"} or (len(contracts) == 1 and kinds <= {"connected", "keyed"}):
-        return 1
-    return max(1, HALO[ndim] if job.tiles.halo == "auto" else job.tiles.halo)
 
 
 def _tile(job: Job, draft: Run, workers: int) -> tuple[int, ...]:

@@ -137,6 +137,8 @@ class Result:
             "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
             "classes.zarr": "the class of every pixel, OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
             "classes.tif": "the same as a cloud-optimised GeoTIFF with colours and names: QGIS, GDAL, rasterio",
+            "panoptic.png": "COCO's panoptic PNG: the colour of a pixel is the number of its segment",
+            "panoptic.json": "and its JSON: the class, area and box of every segment, which are things or stuff",
             "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
             "overview.png": "a picture: each object, or class, has its own colour",
             "run.json": "the record of the run: job, certificates, fingerprint",

@@ -18,7 +18,7 @@ from pipeline.scratch import differences, locked
 from pipeline.stages import finish
 
 AFTER_SEGMENTING = ("repairs", "grouped", "ids", "slabs", "objects")
-"""Records that a change of ``stitch`` or ``output`` makes stale; the links do not depend on them."""
+"""Records that a change of ``stitch``, ``layers`` or ``output`` makes stale; the links do not depend on them."""
 
 
 def begun(job: Job) -> dict[str, Any]:
@@ -87,11 +87,18 @@ def _begin(draft: Plan) -> None:
                 f"{draft.folder} holds a run that was begun otherwise, and cannot go on: {'; '.join(changed)}; "
                 "give the job as it was, or start anew (--fresh)"
             )
-        if before == terms and not store.damaged(*AFTER_SEGMENTING):
+        late = _after_segmenting(draft)
+        if before == terms and not store.damaged(*late):
             return
-        store.forget(*AFTER_SEGMENTING)
+        store.forget(*late, "overlay")
         finish.discard(draft.staging)
     store.save("begun", terms)
+
+
+def _after_segmenting(draft: Plan) -> list[str]:
+    """The same records of the run, or of each layer and of what is laid over each other."""
+    folders = [f"layers/{layer.use}/" for layer in draft.job.layers] + ["overlay/"] if draft.job.layers else [""]
+    return [f"{folder}{key}" for folder in folders for key in AFTER_SEGMENTING]
 
 
 def _held(draft: Plan) -> contextlib.AbstractContextManager[None]:

@@ -88,6 +88,49 @@ class Rule:
         """Whether every trait lies in its range."""
         return all(span.min <= trait(name, block, valid) <= span.max for name, span in self.when.items())
 
+    def plain(self) -> dict[str, Any]:
+        """As a job says it."""
+        spans = plain_conditions(self.when)
+        return {"use": self.use} | ({"when": spans} if spans else {})
+
+
+def rule(given: Any, where: str, names: Sequence[str]) -> Rule:
+    """A rule as a job describes it; JobError names ``where``, the value and what is allowed."""
+    if isinstance(given, str):
+        given = {"use": given}
+    if isinstance(given, Mapping):
+        if unknown := next((key for key in given if key not in ("use", "when")), None):
+            raise JobError(f"{where}.{unknown}: there is no such key; {nearest(unknown, ('use', 'when'))}")
+        given = Rule(given.get("use", ""), conditions(given.get("when"), f"{where}.when"))
+    if not isinstance(given, Rule):
+        raise JobError(f"{where}: {given!r}; allowed: a rule such as {{use: {names[0]}, when: {{valid: {{min: 0.5}}}}}}")
+    if given.use not in (*names, SKIP):
+        raise JobError(f"{where}.use: {given.use!r}; {nearest(given.use, (*names, SKIP))}")
+    return given
+
+
+def conditions(given: Any, where: str) -> dict[str, Range]:
+    """The ranges of traits as a job describes them; none where it does not."""
+    return {str(name): _range(span, f"{where}.{name}") for name, span in (given or {}).items()}
+
+
+def plain_conditions(when: Mapping[str, Range]) -> dict[str, dict[str, float]]:
+    """Ranges of traits as a job says them."""
+    ends = {name: {"min": span.min, "max": span.max} for name, span in when.items()}
+    return {name: {end: value for end, value in span.items() if abs(value) < np.inf} for name, span in ends.items()}
+
+
+def _range(given: Any, where: str) -> Range:
+    if (
+        not isinstance(given, Mapping)
+        or not given
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given.values())
+    ):
+        raise JobError(f"{where}: {given!r}; allowed: {{min: number}}, {{max: number}} or both")
+    if unknown := next((key for key in given if key not in ("min", "max")), None):
+        raise JobError(f"{where}.{unknown}: there is no such key; {nearest(str(unknown), ('min', 'max'))}")
+    return Range(**given)
+
 
 def trait(name: str, block: Pixels, valid: npt.NDArray[np.bool_]) -> float:
     """A trait of a block of pixels, (band, row, column) or (band, plane, row, column); JobError if it names a band that is not there."""

@@ -37,6 +37,10 @@ class Scratch:
     root: str
     """The folder."""
 
+    def within(self, name: str) -> Scratch:
+        """A store of its own in a folder of this one."""
+        return Scratch(str(Path(self.root, name)))
+
     def save(self, key: str, meta: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
         """Write a record: plain facts that JSON can hold, and arrays; OutputError where the disk refuses."""
         commit(self._path(key), _pack(meta, arrays or {}))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline import engine as engines
-from pipeline import resume
+from pipeline import layers, resume
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
 from pipeline.grid import Box
@@ -20,11 +20,10 @@ from pipeline.job import Job
 from pipeline.legend import MOST, legend
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
+from pipeline.routing import Rule
 from pipeline.sampling import Sample, collect, merge
 from pipeline.segmenters import name_of, sample_size
-from pipeline.sinks.chunked import Mask
-from pipeline.sinks.pyramid import Pyramid
-from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, publish, record_key, repair, route, sound
+from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, overlay, panoptic, publish, record_key, repair, route, sound
 from pipeline.stages.group import Grouping
 from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
@@ -73,8 +72,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         crew, started = _Crew(engine, watch), time.monotonic()
 
         fitted = _fit(draft.run, crew)
-        routed = _route(fitted, job, crew)
-        drawn, found = _draw(routed, draft, crew)
+        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(_route(fitted, job.route, crew), draft, crew)
         certificates = _publish(drawn, draft, found, crew)
 
         facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
@@ -121,15 +119,22 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     return run(job, engine, **how)
 
 
+@dataclass(frozen=True, slots=True)
 class _Crew:
     """An engine, and somebody who watches."""
 
-    def __init__(self, engine: Engine, watch: Watch) -> None:
-        self.engine, self.watch = engine, watch
+    engine: Engine
+    watch: Watch
+    layer: str = ""
+    """What is being drawn, where that is not all."""
+
+    def named(self, stage: str) -> str:
+        """A stage as it is told of."""
+        return f"{self.layer} {stage}".strip()
 
     def each(self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]) -> Iterator[tuple[int, T]]:
         """Each item with the function's value; the first that fails ends the stage."""
-        work = list(items)
+        work, stage = list(items), self.named(stage)
         for done, outcome in enumerate(self.engine.run(function, context, work, label=stage), start=1):
             if outcome.error is not None:
                 raise TilesError(f"{stage} {outcome.item}: {outcome.error}")
@@ -170,11 +175,22 @@ def _sample(run: Run, subject: fit.Subject, crew: _Crew) -> Sample:
     return collect(run.grid.shape, size, gather)
 
 
-def _route(run: Run, job: Job, crew: _Crew) -> Run:
+def _lay(run: Run, draft: Plan, crew: _Crew) -> tuple[Run, Grouping]:
+    """Draw each layer as a run of its own, and then what shows of them all."""
+    drawn, highest = [], {}
+    for sheet in overlay.sheets(run, draft.job.layers):
+        own, found = _draw(_route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=sheet.layer.use))
+        drawn.append(replace(sheet, run=own))
+        highest[sheet.layer.use] = found.classes
+    layers.refuse(draft.job.layers, list(highest), highest)
+    return _draw(overlay.laid_over(run, drawn), draft, replace(crew, layer="layers"))
+
+
+def _route(run: Run, rules: Sequence[Rule], crew: _Crew) -> Run:
     """Decide where each tile goes."""
-    work = route.Plan(run, tuple(job.route), fit.batches(run, crew.engine.workers))
+    work = route.Plan(run, tuple(rules), fit.batches(run, crew.engine.workers))
     if not run.scratch.sound("routes"):
-        if route.needed(run, job.route):
+        if route.needed(run, rules):
             found = crew.all("route", route.routes, work, range(len(work.batches)))
             routes = np.concatenate([np.array(batch, np.int16) for batch in found.values()])
         else:
@@ -201,7 +217,7 @@ def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
     kept = {tile for tile, good in crew.each("check", sound, run, there) if good}
     failed: dict[int, str] = {}
-    stage = f"repair {rounds}" if (rounds := repair.rounds(run)) else "segment"
+    stage = crew.named(f"repair {rounds}" if (rounds := repair.rounds(run)) else "segment")
     event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
     for outcome in crew.engine.run(segment_tile, run, [t for t in tiles if t not in kept], needs=run.needs, label=stage):
         event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
@@ -230,10 +246,10 @@ def _group(run: Run, job: Job, crew: _Crew) -> Grouping:
     """Settle which labels are one object. OutputError if they do not fit their type."""
     found = group.known(run)
     if found is None:
-        crew.watch(Event("group", 0, 1))
+        crew.watch(Event(crew.named("group"), 0, 1))
         found = group.group(run)
         group.save(run, found)
-        crew.watch(Event("group", 1, 1))
+        crew.watch(Event(crew.named("group"), 1, 1))
     if job.output.dtype is not None and found.objects > np.iinfo(job.output.dtype).max:
         raise OutputError(f"output.dtype: {found.objects} objects do not fit in {job.output.dtype}; allowed: uint64")
     if found.classes > MOST:
@@ -244,7 +260,9 @@ def _group(run: Run, job: Job, crew: _Crew) -> Grouping:
 def _publish(run: Run, draft: Plan, found: Grouping, crew: _Crew) -> dict[str, int]:
     """Stage labels, classes, their pyramids, the table and what else is wanted; the number of objects with each certificate."""
     wanted, staging = draft.job.output, draft.staging
-    work = _places(run, draft, found)
+    if "panoptic" in draft.results:
+        panoptic.refuse(found)
+    work = publish.places(run, wanted, draft.results, draft.chunk, staging, (found.objects, found.classes))
     for place in (work.labels, work.classes, work.mask):
         if place:
             place.create()
@@ -257,28 +275,17 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: _Crew) -> dict[str, i
     finish.write_table(run, staging)
     if "cog" in wanted.labels:
         finish.write_geotiffs(work, staging)
+    if "panoptic" in draft.results:
+        panoptic.write_panoptic(work, found, staging / finish.TABLE, draft.image, staging)
     if wanted.picture:
         finish.write_picture(work, staging)
     return dict(zip(CERTIFICATES, counts.tolist(), strict=True))
 
 
-def _places(run: Run, draft: Plan, found: Grouping) -> publish.Publication:
-    """Where everything is staged, and of what type it is."""
-    frame, wanted, staging = draft.source.frame, draft.job.output, draft.staging
-    labels = kinds = mask = None
-    if "instance" in draft.results:
-        dtype = wanted.dtype or ("uint32" if found.objects <= np.iinfo(np.uint32).max else "uint64")
-        labels = Pyramid(str(staging / finish.LABELS), frame, draft.chunk, dtype)
-        if "cog" in wanted.labels and route.needed(run, ()):
-            mask = Mask(str(staging / "valid.zarr"), frame.shape, draft.chunk)
-    if "semantic" in draft.results:
-        named = legend(found.classes, wanted.legend)
-        small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
-        kinds = Pyramid(str(staging / finish.CLASSES), frame, draft.chunk, np.dtype(small).name, int(np.iinfo(small).max), named)
-    return publish.Publication(run, labels, kinds, mask)
-
-
 def _record(run: Run, draft: Plan, missing: list[dict[str, Any]]) -> dict[str, Any]:
     """What run.json says of any run, complete or not."""
-    known = {"missing": missing, "routes": route.tally(run), "repairs": repair.tally(run), "fitted": fit.found(draft.run, run)}
+    drawers = overlay.drawers(run)
+    fitted = {name: what for each in drawers for name, what in fit.found(draft.run, each).items()}
+    repairs = [told for each in drawers for told in repair.tally(each)]
+    known = {"missing": missing, "routes": route.tally(run), "repairs": repairs, "fitted": fitted}
     return {**known, "job": draft.job.plain(), "plan": draft.facts(), **draft.terms()}

@@ -163,7 +163,7 @@ def test_keys_are_objects(seed, tile, shape):
         ({"legend": {1: {"name": "a", "color": "#000000"}}}, "class 1: .*; allowed: a name, or"),
         ({"legend": {1: {"name": "a", "colour": "red"}}}, "class 1: the colour 'red'; allowed: '#' and six"),
         ({"legend": {70000: "a"}}, "class 70000; allowed: 0 to 65534"),
-        ({"results": []}, "output.results: .*; allowed: instance, semantic, or both"),
+        ({"results": []}, "output.results: .*; allowed: instance, semantic, panoptic, each once"),
     ],
     ids=str,
 )

@@ -45,7 +45,7 @@ Pixels: TypeAlias = npt.NDArray[Any]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Origin: TypeAlias = tuple[int, ...] | None
 """The place of a block's first pixel in the image; None: the image's first pixel."""
-Identity = Literal["connected", "object", "keyed", "class"]
+Identity = Literal["connected", "object", "keyed", "class", "layered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Contract:
     identity: Identity = "object"
     """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` – what was drawn in one piece of support;
     ``keyed`` – one label, a key that does not depend on the tiling, may need 64 bits, and whose pixels hang together. (``class``, all
-    pixels of one class, is what ``connected`` becomes where only classes are wanted.)"""
+    pixels of one class, is what ``connected`` becomes where only classes are wanted; ``layered`` is what shows of several layers.)"""
 
     reach: int = 0
     """How many pixels away (along each axis) a pixel can be and still change the class or the support of a pixel."""

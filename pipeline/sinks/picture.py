@@ -62,6 +62,11 @@ def painted(classes: npt.NDArray[Any], colours: Mapping[int, tuple[int, int, int
     return np.asarray(palette[classes])
 
 
+def outlined(picture: RGB, labels: npt.NDArray[Any]) -> RGB:
+    """A picture with the outlines of objects on it: labels (row, column), 0 = background."""
+    return np.where(((labels != 0) & _border(labels))[..., None], np.uint8(255), picture)
+
+
 def overview(path: str, labels: npt.NDArray[Any], background: RGB | None = None, *, outline: bool = False) -> None:
     """Write labels as a PNG.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,15 @@ def join_parts(parts: Iterable[str], target: str, frame: Frame) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return rows
+
+
+def rows(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of a table, a row at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=list(columns)):
+            yield from batch.to_pylist()
 
 
 def names(bands: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ the floors below, which know nothing of tiles' files; DESIGN names the stages, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -114,7 +115,7 @@ class Run:
         """Whether the labels of two neighbouring tiles are compared: not where their keys say what is one object."""
         routes = {int(self.routes[tile]), int(self.routes[other])}
         kinds = {self.methods[route - FIRST].contract.identity for route in routes if route >= FIRST}
-        return "class" not in kinds and not (kinds == {"keyed"} and len(routes) == 1)
+        return not kinds & {"class", "layered"} and not (kinds == {"keyed"} and len(routes) == 1)
 
     def overlap(self, tile: int, other: int) -> Box:
         """Where two neighbouring tiles both keep their labels."""
@@ -138,6 +139,15 @@ class Run:
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
         """The same run with fitted segmenters in place of those of the same name."""
         return replace(self, methods=tuple(replace(m, segmenter=segmenters.get(m.name, m.segmenter)) for m in self.methods))
+
+
+def depth_of(identities: Sequence[str], asked: int) -> int:
+    """How deep tiles overlap, from the identity of each method: one shared pixel proves all that there is to prove of connected pixels and
+    of classes; evidence wants as many as are asked for.
+    """
+    if set(identities) == {"class"} or (len(identities) == 1 and identities[0] in ("connected", "keyed")):
+        return 1
+    return max(1, asked)
 
 
 def record_key(tile: int) -> str:

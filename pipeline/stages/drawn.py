@@ -19,7 +19,7 @@ class Drawn:
     """Of the core and the rim around it that neighbours also label."""
 
     whole: Flags
-    """Proved, as far as this tile goes."""
+    """Proved, as far as this tile goes; of 0: it is sure that there is nothing."""
 
     hole: Flags
     """Background that may turn out to be enclosed."""
@@ -35,6 +35,12 @@ class Drawn:
 
     key: npt.NDArray[np.int64] | None = None
     """By label, without 0: what it is called wherever it lies, from 1. None: it has no such name."""
+
+    disputed: Flags | None = None
+    """By label: it is not proved, since something else that it depends on is disputed. None: nothing is."""
+
+    nodes: Flags | None = None
+    """By label: it may be one object with a label of another tile though no seam shows that. None: nothing is."""
 
     seeds: Flags | None = None
     """Of the labels' shape: pixels of which an object needs one; None: it needs none."""

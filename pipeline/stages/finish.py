@@ -18,16 +18,18 @@ import numpy.typing as npt
 from pipeline.grid import Box
 from pipeline.scratch import commit
 from pipeline.sinks.cog import Palette, write_cog
-from pipeline.sinks.picture import overview, painted, to_png
+from pipeline.sinks.picture import outlined, overview, painted, to_png
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.sinks.table import join_parts
 from pipeline.stages import Run
 from pipeline.stages.measure import part_path
-from pipeline.stages.publish import Publication
+from pipeline.stages.overlay import sheets_of
+from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
+from pipeline.stages.publish import CLASSES, LABELS, Publication
 
-LABELS, COG, CLASSES, CLASSES_COG = "labels.zarr", "labels.tif", "classes.zarr", "classes.tif"
+COG, CLASSES_COG = "labels.tif", "classes.tif"
 TABLE, PICTURE, RECORD = "objects.parquet", "overview.png", "run.json"
-PUBLISHED = (LABELS, COG, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", TABLE, PICTURE)
+PUBLISHED = (LABELS, COG, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", SEGMENTS, SEGMENTS_INFO, TABLE, PICTURE)
 PICTURE_SIZE = 2048
 """Pixels along the longer side of the picture, at most."""
 
@@ -50,15 +52,18 @@ def write_geotiffs(work: Publication, staging: Path) -> None:
 
 
 def write_picture(work: Publication, staging: Path) -> None:
-    """Draw the objects over the faded image, or where there are none the classes; of a volume, its middle plane."""
+    """Draw the objects over the faded image, or where there are none the classes; of layers, the things' outlines over the classes. Of a
+    volume, its middle plane.
+    """
     pyramid = work.labels or work.classes
     assert pyramid is not None  # noqa: S101  something is published
-    labels, step = thumbnail(pyramid, PICTURE_SIZE)
-    if pyramid.legend is not None:
-        colours = {number: entry.colour for number, entry in pyramid.legend.items()}
-        (staging / PICTURE).write_bytes(to_png(painted(labels, colours)))
+    shown, step = thumbnail(pyramid, PICTURE_SIZE)
+    if work.classes is not None and (work.labels is None or sheets_of(work.run)):
+        colours = {number: entry.colour for number, entry in (work.classes.legend or {}).items()}
+        drawn = painted(thumbnail(work.classes, PICTURE_SIZE)[0], colours)
+        (staging / PICTURE).write_bytes(to_png(drawn if work.labels is None else outlined(drawn, shown)))
     else:
-        overview(str(staging / PICTURE), labels, _backdrop(work.run, labels.shape, step))
+        overview(str(staging / PICTURE), shown, _backdrop(work.run, shown.shape, step))
 
 
 def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:

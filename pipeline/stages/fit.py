@@ -160,7 +160,8 @@ def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
 def found(before: Run, after: Run) -> dict[str, dict[str, Any]]:
     """What fitting settled: by step and by segmenter, its options that were open before, and their values."""
     pairs: list[tuple[str, Any, Any]] = [(f"step {k + 1}", *pair) for k, pair in enumerate(zip(before.steps, after.steps, strict=True))]
-    pairs += [(new.name, old.segmenter, new.segmenter) for old, new in zip(before.methods, after.methods, strict=True)]
+    known = {method.name: method.segmenter for method in before.methods}
+    pairs += [(new.name, known[new.name], new.segmenter) for new in after.methods]
     return {name: changed for name, old, new in pairs if old is not new and (changed := _changed(old, new))}
 
 

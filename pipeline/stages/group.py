@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.measurement import Sums, concatenate, empty
 from pipeline.stages import FIRST, Run, load_sums, record_key, save_sums, table_key
 from pipeline.stages.link import link_key
+from pipeline.stages.overlay import LAYER, STUFF
 from pipeline.stages.regions import merged
 from pipeline.stitching import (
     DISPUTED,
@@ -29,6 +30,8 @@ from pipeline.stitching import (
 )
 
 _KEY = "grouped"
+STUFF_KEY = "slabs/stuff"
+"""Where the sums of the stuff lie, one row for each class of it."""
 
 
 def slab_key(slab: int) -> str:
@@ -58,6 +61,8 @@ def group(run: Run) -> Grouping:
     tiles = np.flatnonzero(run.routes >= FIRST)
     seams = _seams(run, tiles)
     everyone, joined, filled = _joined(run, tiles, seams)
+    if any(method.contract.identity == "layered" for method in run.methods):
+        _doubt_all_of_each(everyone.nodes, joined)
     groups = settle(everyone.nodes, joined, filled)
     disputed = np.unique(everyone.nodes.tile[(everyone.nodes.status == DISPUTED) & (groups.of >= 0)])
     return Grouping(*_name(run, everyone, groups), int((groups.status == DISPUTED).sum()), disputed)
@@ -69,7 +74,7 @@ def known(run: Run) -> Grouping | None:
         return None
     facts, arrays = run.scratch.load(_KEY, "disputed")
     current = facts.pop("widened") == _widened(run)
-    return Grouping(**facts, **arrays) if current else None
+    return Grouping(facts["objects"], facts["classes"], facts["disputes"], arrays["disputed"]) if current else None
 
 
 def save(run: Run, found: Grouping) -> None:
@@ -112,6 +117,13 @@ class _Seams:
 
 def _keys(tile: int, labels: npt.NDArray[np.integer]) -> Integers:
     return (np.int64(tile) << 32) | labels.astype(np.int64)
+
+
+def _doubt_all_of_each(nodes: Nodes, joined: Integers) -> None:
+    """Let a part that is hidden count too: what hides it may be in doubt, and it has no pixel of its own."""
+    status = np.zeros(int(joined.max(initial=-1)) + 1, np.int64)
+    np.maximum.at(status, joined, nodes.status)
+    nodes.status[:] = status[joined]
 
 
 def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
@@ -227,6 +239,12 @@ def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
     kept = (groups.area >= least[run.routes[groups.home]]) & (sums.marked > 0)
     ids = np.zeros(len(groups.area) + 1, np.int64)  # the last is the id of a node of no group: 0
     number, highest = 0, int(sums.kind[kept].max(initial=0))
+    keys = np.zeros(len(groups.area), np.int64)
+    np.maximum.at(keys, groups.of[groups.of >= 0], members.nodes.key[groups.of >= 0])
+    stuff = _stuff(run, members, groups)
+    ids[:-1][stuff], kept = STUFF + sums.kind[stuff], kept & ~stuff
+    facts, arrays = save_sums(sums.take(stuff))
+    run.scratch.save(STUFF_KEY, facts, {**arrays, "status": groups.status[stuff]})
     for slab, tiles in enumerate(run.grid.slabs()):
         here = np.flatnonzero(kept & (groups.home >= tiles.start) & (groups.home < tiles.stop))
         own = [(tile, *_alone(run, members, tile, least)) for tile in tiles if run.routes[tile] >= FIRST]
@@ -237,9 +255,19 @@ def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
         for (tile, _, _), named in zip(own, numbered[1:], strict=True):
             _write_table(run, members, groups, tile, np.concatenate([[0], named]), ids)
         facts, arrays = save_sums(sums.take(here))
-        about = {"ids": ids[here], "status": groups.status[here], "tiles": groups.tiles[here], "home": groups.home[here]}
+        about = {"ids": ids[here], "key": keys[here], "status": groups.status[here]}
+        about |= {"tiles": groups.tiles[here], "home": groups.home[here]}
         run.scratch.save(slab_key(slab), facts, {**arrays, **about})
     return number, highest
+
+
+def _stuff(run: Run, members: _Members, groups: Groups) -> npt.NDArray[np.bool_]:
+    """Which groups are not things, hence have no number."""
+    mine = (members.nodes.key < LAYER) & (groups.of >= 0)
+    stuff = np.zeros(len(groups.area), bool)
+    if any(method.contract.identity == "layered" for method in run.methods):
+        stuff[groups.of[mine]] = True
+    return stuff
 
 
 def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[Integers, int]:

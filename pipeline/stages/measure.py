@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.measurement import Sums, concatenate, means
 from pipeline.sinks.table import names, write_part
 from pipeline.stages import FIRST, Run, load_sums, record_key, table_key
 from pipeline.stages.group import slab_key
+from pipeline.stages.overlay import LAYER, sheets_of
 from pipeline.stitching import CERTIFICATES, Integers
 
 
@@ -23,11 +25,10 @@ def measure(run: Run, slab: int) -> list[int]:
     sums, about = gather(run, slab)
     order = np.argsort(about["id"])
     sums, about = sums.take(order), {name: column[order] for name, column in about.items()}
-    routes = np.array(["empty", "skip", *(method.name for method in run.methods)])
     columns = _columns(run, sums) | {
         "id": about["id"].astype(np.uint64),
         "class": sums.kind.astype(np.int32),
-        "route": routes[run.routes[about["home"]]],
+        "route": _routes(run, about),
         "certificate": np.array(CERTIFICATES)[about["status"]],
         "tiles": about["tiles"].astype(np.int32),
     }
@@ -39,16 +40,24 @@ def measure(run: Run, slab: int) -> list[int]:
 
 def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
     """The objects that begin in a slab: those that meet a seam, then those of each tile that do not."""
-    met = run.scratch.load(slab_key(slab), "ids", "status", "tiles", "home")[1]
+    met = run.scratch.load(slab_key(slab), "ids", "status", "tiles", "home", "key")[1]
     sums = [load_sums(run, slab_key(slab))]
-    about = [{"id": met["ids"], "status": met["status"], "tiles": met["tiles"], "home": met["home"]}]
+    about = [{"id": met["ids"], "status": met["status"], "tiles": met["tiles"], "home": met["home"], "key": met["key"]}]
     for tile in (tile for tile in list(run.grid.slabs())[slab] if run.routes[tile] >= FIRST):
         table = run.scratch.load(table_key(tile), "ids", "status", "alone")[1]
         labels = table["alone"]
         sums.append(load_sums(run, record_key(tile)).take(labels - 1))
-        once, home = np.ones(len(labels), np.int64), np.full(len(labels), tile)
-        about.append({"id": table["ids"][labels], "status": table["status"][labels].astype(np.int64), "tiles": once, "home": home})
+        own = {"id": table["ids"][labels], "status": table["status"][labels].astype(np.int64)}
+        own |= {"tiles": np.ones(len(labels), np.int64), "home": np.full(len(labels), tile)}
+        about.append(own | {"key": run.scratch.load(record_key(tile), "key")[1]["key"][labels - 1]})
     return concatenate(sums), {name: np.concatenate([part[name] for part in about]) for name in about[0]}
+
+
+def _routes(run: Run, about: dict[str, Integers]) -> npt.NDArray[np.str_]:
+    """What drew each object: its layer, or what the tile that it begins in was routed to."""
+    if layers := sheets_of(run):
+        return np.array([sheet.layer.use for sheet in layers])[about["key"] // LAYER - 1]
+    return np.array(["empty", "skip", *(method.name for method in run.methods)])[run.routes[about["home"]]]
 
 
 def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.grid import Box
+from pipeline.job import Output
+from pipeline.legend import legend
 from pipeline.sinks.chunked import Mask
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.stages import EMPTY, FIRST, Run, pixels_key, record_key, table_key
+from pipeline.stages.overlay import STUFF
+from pipeline.stages.route import needed
+
+LABELS, CLASSES = "labels.zarr", "classes.zarr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,24 @@ class Publication:
         return np.flatnonzero(self.run.routes > EMPTY if every else self.run.routes >= FIRST).tolist()
 
 
+def places(
+    run: Run, output: Output, results: Sequence[str], chunk: tuple[int, ...], staging: Path, highest: tuple[int, int]
+) -> Publication:
+    """Where the results are staged, and of what type they are, from the highest id and the highest class."""
+    frame, (objects, classes) = run.source.frame, highest
+    labels = kinds = mask = None
+    if "instance" in results:
+        dtype = output.dtype or ("uint32" if objects <= np.iinfo(np.uint32).max else "uint64")
+        labels = Pyramid(str(staging / LABELS), frame, chunk, dtype)
+        if "cog" in output.labels and needed(run, ()):
+            mask = Mask(str(staging / "valid.zarr"), frame.shape, chunk)
+    if "semantic" in results:
+        named = legend(classes, output.legend)
+        small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
+        kinds = Pyramid(str(staging / CLASSES), frame, chunk, np.dtype(small).name, int(np.iinfo(small).max), named)
+    return Publication(run, labels, kinds, mask)
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """One level of a pyramid above the first, to be made from the level below it."""
@@ -46,7 +72,7 @@ def publish(work: Publication, tile: int) -> None:
     segmented = run.routes[tile] >= FIRST
     ids, labels = _final(run, tile) if segmented else (np.zeros(1, np.int64), np.zeros(core.shape, np.int32))
     if work.labels is not None and segmented:
-        work.labels.write(core, ids.astype(work.labels.dtype)[labels])
+        work.labels.write(core, np.where(ids < STUFF, ids, 0).astype(work.labels.dtype)[labels])
     if work.classes is not None or work.mask is not None:
         valid = _valid(run, tile, core)
         if work.mask is not None:

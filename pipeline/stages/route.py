@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.routing import GLANCE, SKIP, Rule, choose
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
+from pipeline.stages.overlay import sheets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,11 @@ def all_alike(plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
 
 
 def tally(run: Run) -> Mapping[str, int]:
-    """How many tiles take each route."""
+    """How many tiles take each route; of layers, how many each of them is asked for."""
     names = ["empty", SKIP, *(method.name for method in run.methods)]
-    return dict(zip(names, np.bincount(run.routes, minlength=len(names)).tolist(), strict=True))
+    taken = dict(zip(names, np.bincount(run.routes, minlength=len(names)).tolist(), strict=True))
+    layers = {sheet.layer.use: int((sheet.run.routes >= FIRST).sum()) for sheet in sheets_of(run)}
+    return {name: taken[name] for name in ("empty", SKIP)} | layers if layers else taken
 
 
 def _route(plan: Plan, tile: int) -> int:

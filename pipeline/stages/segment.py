@@ -1,5 +1,5 @@
 """One tile: read its window, draw its labels, and write what later stages need. How labels are drawn depends on what makes pixels one
-object: see `connected`, `supports` and `keyed`.
+object: see `connected`, `supports`, `keyed` and `overlay`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pipeline.stages import Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected import connected
 from pipeline.stages.drawn import Drawn, Flags, Labels
 from pipeline.stages.keyed import by_class, by_key
+from pipeline.stages.overlay import layered
 from pipeline.stages.regions import survey
 from pipeline.stages.supports import objects
-from pipeline.stitching import AGREED, PROVED
+from pipeline.stitching import AGREED, DISPUTED, PROVED
 
 DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
-    "connected": connected, "object": objects, "keyed": by_key, "class": by_class,
+    "connected": connected, "object": objects, "keyed": by_key, "class": by_class, "layered": layered,
 }  # fmt: skip
 
 
@@ -48,6 +49,8 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
         on_seams[strip] = True
     if run.method(tile).contract.identity == "class" or graph:
         on_seams[:] = True
+    if drawn.nodes is not None:
+        on_seams |= drawn.nodes
     on_seams[0] = False
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
     pixels: dict[str, npt.NDArray[Any]] = {"labels": labels, **seams}
@@ -56,6 +59,8 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     run.scratch.save(pixels_key(tile), {"shape": labels.shape, "valid": bool(valid.all())}, pixels)
     flags = {name: getattr(drawn, name) for name in ("hole", "outside", "beside")}
     status = np.where(drawn.whole, PROVED, AGREED).astype(np.int8)
+    if drawn.disputed is not None:
+        status[drawn.disputed] = DISPUTED
     key = np.zeros(len(drawn.whole) - 1, np.int64) if drawn.key is None else drawn.key
     exponents, columns = save_sums(sums)
     facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, "widened": run.widened(tile), **exponents}

@@ -37,7 +37,9 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
             continue
         enlarged += 1
-        if (found := _hold(run, tile, mine, sketch.box)) is not None:
+        found = _hold(run, tile, mine, sketch.box)
+        whole[0] &= found is not None or not method.contract.partial
+        if found is not None:
             box, mine, drawn = found
             shared = box & sketch.box
             here, new, mine = shared.within(sketch.box), drawn[shared.within(box)], mine[shared.within(box)]
