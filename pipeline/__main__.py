@@ -122,8 +122,12 @@ def methods() -> None:
 @app.command()
 def evaluate(
     labels: Annotated[Path, typer.Argument(help="A result's folder, or labels as a raster or Zarr.", show_default=False)],
-    truth: Annotated[str, typer.Argument(help="A raster, Zarr, vector file, COCO JSON, Pascal XML or CSV of boxes.", show_default=False)],
-    kind: Annotated[str, typer.Option("--kind", help="instance or semantic: whether numbers are objects or classes.")] = "instance",
+    truth: Annotated[
+        str, typer.Argument(help="A raster, Zarr, vector file, COCO JSON (panoptic too), Pascal XML or CSV of boxes.", show_default=False)
+    ],
+    kind: Annotated[
+        str, typer.Option("--kind", help="instance, semantic or panoptic: whether numbers are objects, classes, or both.")
+    ] = "instance",
     attribute: Annotated[str | None, typer.Option("--attribute", help="The attribute of a vector file that holds classes.")] = None,
     image: Annotated[str | None, typer.Option("--image", help="Which image of a COCO file.")] = None,
     tolerance: Annotated[int, typer.Option("--tolerance", min=0, help="Pixels between borders that are still the same.")] = 2,

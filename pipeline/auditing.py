@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,10 @@ from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import Contingency, Overlap
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
+from pipeline.segments import CLASS, VOID, Coco, Pair, kinds_of, open_pair, open_truth
 from pipeline.sources import open_source
 
-Kind = Literal["instance", "semantic"]
+Kind = Literal["instance", "semantic", "panoptic"]
 EXTENT = {2: 2048, 3: 128}
 """The extent in pixels of what is compared at once."""
 PICTURE = 2000
@@ -61,15 +62,16 @@ def evaluate(
         The folder of a result, a raster or a Zarr array of labels or classes.
     truth
         A raster or Zarr of the same grid, a vector file in the same CRS (each shape an object), COCO JSON, or boxes: Pascal VOC XML or
-        CSV (xmin, ymin, xmax, ymax). A mapping as seeds take it names an attribute that holds classes.
+        CSV (xmin, ymin, xmax, ymax). A mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's panoptic
+        JSON with its PNG, or the folder of another result.
     kind
-        ``instance``: numbers are objects. ``semantic``: numbers are classes.
+        ``instance``: numbers are objects. ``semantic``: numbers are classes. ``panoptic``: both, of a result of layers.
     tolerance
         How far apart in pixels borders may be and still be the same, for the boundary F1.
     image
         Which image of a COCO file is meant.
     ignore
-        Numbers of the truth where nothing is asked, besides those that are no data.
+        Numbers of the truth (of panoptic truth, classes) where nothing is asked, besides those that are no data.
 
     Raises
     ------
@@ -78,17 +80,21 @@ def evaluate(
     SourceError
         If something cannot be read.
     """
-    if kind not in ("instance", "semantic"):
-        raise JobError(f"kind: {kind!r}; allowed: 'instance' or 'semantic'")
-    ours = _ours(Path(labels), kind)
-    known = _truth(truth, ours.source.frame, image)
+    if kind not in ("instance", "semantic", "panoptic"):
+        raise JobError(f"kind: {kind!r}; allowed: 'instance', 'semantic' or 'panoptic'")
+    ours, known = _opened(Path(labels), truth, kind, image, ignore)
     if isinstance(known, Drawings):
         overlap = evaluation.boxes(_boxes(ours), known.boxes)
         return Evaluation(kind, evaluation.objects(overlap), None, overlap)
     counts, borders = _counted(ours, known, tolerance, ignore)
-    measures = evaluation.instances(counts) if kind == "instance" else evaluation.semantic(counts)
+    overlap = evaluation.overlaps(counts)
+    if kind == "panoptic":
+        kinds, things = (kinds_of(names) for names in (overlap.ours, overlap.truth)), known.things if isinstance(known, Coco) else None
+        measures, overlap = evaluation.panoptic(counts, *kinds, void=VOID, things=things), _of_one_class(overlap)
+    else:
+        measures = evaluation.instances(counts) if kind == "instance" else evaluation.semantic(counts)
     measures |= evaluation.boundary((int(borders[0]), int(borders[2])), (int(borders[1]), int(borders[3])))
-    return Evaluation(kind, measures, counts, evaluation.overlaps(counts))
+    return Evaluation(kind, measures, counts, overlap)
 
 
 def lines(found: Evaluation) -> list[str]:
@@ -113,9 +119,8 @@ def picture(labels: str | os.PathLike[str], truth: Any, found: Evaluation, path:
     """
     from PIL import Image
 
-    ours = _ours(Path(labels), found.kind)
+    ours, known = _opened(Path(labels), truth, found.kind, image)
     frame = ours.source.frame
-    known = _truth(truth, frame, image)
     step = max(1, -(-max(frame.shape[-2:]) // PICTURE))
     canvas = np.zeros(tuple(-(-n // step) for n in frame.shape[-2:]), np.uint8)
     fates = _fates(found.overlap)
@@ -156,6 +161,23 @@ def _shaded(
 def _looked_up(labels: npt.NDArray[np.int64], names: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     where = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
     return values[where] if len(names) else np.zeros(labels.shape, np.uint8)
+
+
+def _of_one_class(overlap: Overlap) -> Overlap:
+    """Without the pairs of segments that are not of one class."""
+    alike = overlap.ours[overlap.pairs[:, 0]] // CLASS == overlap.truth[overlap.pairs[:, 1]] // CLASS
+    return replace(overlap, pairs=overlap.pairs[alike], iou=overlap.iou[alike], shared=overlap.shared[alike])
+
+
+def _opened(
+    path: Path, truth: Any, kind: Kind, image: str | None, ignore: Sequence[int] = ()
+) -> tuple[Raster | Pair, Companion | Drawings]:
+    """What is compared, and with what."""
+    if kind == "panoptic":
+        pair = open_pair(path)
+        return pair, open_truth(Path(truth), pair.source.frame, image, tuple(ignore))
+    ours = _ours(path, kind)
+    return ours, _truth(truth, ours.source.frame, image)
 
 
 def _ours(path: Path, kind: Kind) -> Raster:
@@ -206,7 +228,7 @@ def _boxes_of(frame: Frame, step: int = 1) -> Iterator[Box]:
         yield core if frame.ndim == 2 else Box((middle, *core.start), (middle + 1, *core.stop))
 
 
-def _counted(ours: Raster, truth: Companion, tolerance: int, ignore: Sequence[int]) -> tuple[Contingency, npt.NDArray[np.int64]]:
+def _counted(ours: Raster | Pair, truth: Companion, tolerance: int, ignore: Sequence[int]) -> tuple[Contingency, npt.NDArray[np.int64]]:
     """The counts of all pixels, and of border pixels: ours that have one of the truth's beside them, ours, the reverse."""
     frame = ours.source.frame
     grid, parts, borders = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim), [], np.zeros(4, np.int64)
@@ -243,7 +265,7 @@ def _near(mask: npt.NDArray[np.bool_], tolerance: int) -> npt.NDArray[np.bool_]:
     return np.asarray(ndimage.distance_transform_edt(~mask) <= tolerance)
 
 
-def _boxes(ours: Raster) -> npt.NDArray[np.float64]:
+def _boxes(ours: Raster | Pair) -> npt.NDArray[np.float64]:
     """(n, 4) the bounding box of each label, by ascending label."""
     frame = ours.source.frame
     if frame.ndim != 2:

@@ -6,7 +6,7 @@ equal to scikit-image's and scikit-learn's on a whole image (see the tests).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 """Intersections over union at which objects are matched."""
+_QUALITIES = ("pq", "sq", "rq")
 MOSTLY = 0.5
 """The share of an object that lies in another for it to be called a part of it."""
 
@@ -215,7 +216,9 @@ def semantic(counts: Contingency) -> dict[str, Any]:
     return {"accuracy": _ratio(sum(hits), int(table.sum())), **means, "classes": each, "confusion": confusion}
 
 
-def panoptic(counts: Contingency, ours: dict[int, int], truth: dict[int, int], *, void: int | None = None) -> dict[str, Any]:
+def panoptic(
+    counts: Contingency, ours: dict[int, int], truth: dict[int, int], *, void: int | None = None, things: Container[int] | None = None
+) -> dict[str, Any]:
     """Panoptic, segmentation and recognition quality.
 
     Parameters
@@ -226,11 +229,14 @@ def panoptic(counts: Contingency, ours: dict[int, int], truth: dict[int, int], *
         By segment, its class: a match needs one class.
     void
         The class of the truth of which nothing is asked: pixels of it count for nothing, and segments mostly on it are not false.
+    things
+        The classes that are those of things, where that is known.
 
     Returns
     -------
     dict
-        ``pq``, ``sq``, ``rq``: the means over classes; ``classes``: by class the same with its matches, missed and invented.
+        ``pq``, ``sq``, ``rq``: the means over classes, and with ``_things`` and ``_stuff`` over those; ``classes``: by class the same with
+        its matches, missed and invented.
 
     References
     ----------
@@ -254,8 +260,15 @@ def panoptic(counts: Contingency, ours: dict[int, int], truth: dict[int, int], *
         hits, missed, invented = int(mine.sum()), int((~met_b & (kind_b == kind)).sum()), int((false & (kind_a == kind)).sum())
         quality = _quality(iou[mine].sum(), hits, hits + invented, hits + missed)
         each[kind] = {**quality, "matches": hits, "missed": missed, "invented": invented}
-    occurring = [one for one in each.values() if one["matches"] + one["missed"] + one["invented"]]
-    return {**{k: _ratio(sum(one[k] for one in occurring), len(occurring)) for k in ("pq", "sq", "rq")}, "classes": each}
+    occurring = {kind: one for kind, one in each.items() if one["matches"] + one["missed"] + one["invented"]}
+    groups = {"": set(occurring)}
+    if things is not None:
+        groups["_things"] = {kind for kind in occurring if kind in things}
+        groups["_stuff"] = set(occurring) - groups["_things"]
+    means = {
+        f"{k}{name}": _ratio(sum(occurring[kind][k] for kind in kinds), len(kinds)) for name, kinds in groups.items() for k in _QUALITIES
+    }
+    return {**means, "classes": each}
 
 
 def boundary(hits: tuple[int, int], totals: tuple[int, int]) -> dict[str, float]:

@@ -21,6 +21,7 @@ FLOORS = (
     "steps thresholds",
     "segmenters sources sinks scratch engine",
     "companions plugins",
+    "segments",
     "auditing",
     "job",
     "stages",
