@@ -196,3 +196,19 @@ def test_scenes_without_truth(shared, tmp_path, engine, name):
     tiled, untiled = (zarr.open_array(folder / raster / "0")[:] for folder in (found, whole))
     np.testing.assert_array_equal(tiled, untiled)
     assert 3 < len(np.unique(tiled)) < 5000
+
+
+@quiet
+def test_panoptic_aerial(shared, tmp_path, engine):
+    """Crowns over kinds of ground: as many crowns are found as alone, every measured pixel has a class, and tiles change nothing."""
+    image = shared / "aerial" / "deepforest_OSBS_029.tif"
+    found = pipeline.Result(str(carried_out("panoptic_aerial", image, tmp_path, engine, **{"tiles.size": 150})))
+    whole = pipeline.Result(str(carried_out("panoptic_aerial", image, tmp_path / "whole", engine, **{"tiles.size": 600})))
+    for one, other in ((found.labels, whole.labels), (found.classes, whole.classes)):
+        np.testing.assert_array_equal(one.values, other.values)
+    assert evaluate(found.path, shared / "aerial" / "deepforest_OSBS_029.csv").measures["f1"] > 0.55
+    assert set(np.unique(found.classes.values)) == {1, 2, 3, 4, 5, 255}
+    measures = evaluate(found.path, Path(whole.path, "panoptic.json"), kind="panoptic").measures
+    assert (measures["pq"], measures["pq_things"], measures["pq_stuff"]) == (1, 1, 1)
+    with rasterio.open(Path(found.path, "classes.tif")) as file:
+        assert file.colormap(1)[5][:3] == (0x1D, 0x7A, 0x35)
