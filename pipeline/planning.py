@@ -126,6 +126,8 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():
         _refuse_misfit(f"segmenters.{name}", segmenters[name], contract, pixel)
+        if contract.lines and ("instance" not in wanted or len(shape) != 2):
+            raise JobError(f"segmenters.{name}: lines without objects, or in a volume; allowed: results: [instance], in two dimensions")
     if "instance" not in wanted:
         contracts = {name: replace(c, identity="class") if c.plain else c for name, c in contracts.items()}
     depth = _depth(job, contracts, len(shape))

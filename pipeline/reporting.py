@@ -138,6 +138,7 @@ class Result:
             "classes.zarr": "the class of every pixel, OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
             "classes.tif": "the same as a cloud-optimised GeoTIFF with colours and names: QGIS, GDAL, rasterio",
             "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
+            "lines.gpkg": "lines along curves: QGIS, GDAL, geopandas",
             "overview.png": "a picture: each object, or class, has its own colour",
             "run.json": "the record of the run: job, certificates, fingerprint",
         }

@@ -24,7 +24,7 @@ from pipeline.sampling import Sample, collect, merge
 from pipeline.segmenters import name_of, sample_size
 from pipeline.sinks.chunked import Mask
 from pipeline.sinks.pyramid import Pyramid
-from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, publish, record_key, route, sound
+from pipeline.stages import FIRST, Run, finish, fit, group, lines, link, measure, publish, record_key, route, sound
 from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
 
@@ -244,6 +244,9 @@ def _publish(run: Run, draft: Plan, objects: int, classes: int, crew: _Crew) -> 
             crew.all(f"pyramid {level}", publish.reduce, reduction, range(len(reduction.blocks)))
     counts = np.array(list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())).sum(axis=0)
     finish.write_table(run, staging)
+    if curves := lines.tiles(run):
+        crew.all("trace", lines.trace_tile, work, curves)
+        finish.write_curves(run, staging)
     if "cog" in wanted.labels:
         finish.write_geotiffs(work, staging)
     if wanted.picture:

@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "annotations frame grid legend",
+    "annotations contours frame grid legend",
     "colours components evaluation exact filters routing stitching",
     "features graphs measurement sampling",
     "histograms",
@@ -34,24 +34,32 @@ FLOORS = (
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "segmenters": ("__init__", "given pixels", "cluster edge growing region superpixel threshold", "blob graph windowed"),
-    "sinks": ("__init__", "chunked cog picture table", "pyramid"),
+    "sinks": ("__init__", "chunked cog picture table vector", "pyramid"),
     "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
-    "stages": ("__init__", "drawn", "connected keyed regions supports", "fit link publish route segment", "group", "measure", "finish"),
+    "stages": (
+        "__init__",
+        "drawn",
+        "connected keyed regions supports",
+        "fit link publish route segment",
+        "group lines",
+        "measure",
+        "finish",
+    ),
 }
 """The floors within a package."""
 
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine",
-    "numba": "components exact graphs measurement segmenters",
+    "numba": "components contours exact graphs measurement segmenters",
     "pandas": "reporting",
     "PIL": "auditing sinks.picture",
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins",
-    "pyogrio": "companions",
+    "pyogrio": "companions sinks.vector",
     "rasterio": "companions sources.raster sinks.cog sinks.pyramid",
     "rich": "progress",
-    "shapely": "auditing companions evaluation",
+    "shapely": "auditing companions evaluation sinks.vector",
     "skimage": "colours histograms segmenters",
     "sklearn": "segmenters",
     "torch": "",
