@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from pipeline import evaluation
 from pipeline.annotations import Drawings, is_coco, read_drawings
-from pipeline.companions import Companion, Raster, Shapes, open_companion
+from pipeline.companions import Companion, Raster, open_companion
 from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import Contingency, Overlap
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
+from pipeline.outlines import CROWD, layers
 from pipeline.sources import open_source
 
 Kind = Literal["instance", "semantic"]
@@ -60,8 +61,9 @@ def evaluate(
     labels
         The folder of a result, a raster or a Zarr array of labels or classes.
     truth
-        A raster or Zarr of the same grid, a vector file in the same CRS (each shape an object), COCO JSON, or boxes: Pascal VOC XML or
-        CSV (xmin, ymin, xmax, ymax). A mapping as seeds take it names an attribute that holds classes.
+        A raster or Zarr of the same grid, a vector file in the same CRS (each shape an object), COCO JSON (polygons, run-length masks or
+        boxes; of crowds nothing is asked: their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin, xmax, ymax). A
+        mapping as seeds take it names an attribute that holds classes.
     kind
         ``instance``: numbers are objects. ``semantic``: numbers are classes.
     tolerance
@@ -83,7 +85,7 @@ def evaluate(
     ours = _ours(Path(labels), kind)
     known = _truth(truth, ours.source.frame, image)
     if isinstance(known, Drawings):
-        overlap = evaluation.boxes(_boxes(ours), known.boxes)
+        overlap = _matched_boxes(_boxes(ours), known)
         return Evaluation(kind, evaluation.objects(overlap), None, overlap)
     counts, borders = _counted(ours, known, tolerance, ignore)
     measures = evaluation.instances(counts) if kind == "instance" else evaluation.semantic(counts)
@@ -122,7 +124,8 @@ def picture(labels: str | os.PathLike[str], truth: Any, found: Evaluation, path:
     for box in _boxes_of(frame, step):
         a, b = _numbers(ours, box)[0], np.zeros(box.shape, np.int64)
         if not isinstance(known, Drawings):
-            b = _numbers(known, box)[0]
+            b, asked = _numbers(known, box)
+            a = np.where(asked, a, 0)
         drawn = _shaded(found, fates, a, b).reshape(box.shape[-2:])[::step, ::step]
         r, c = (first // step for first in box.start[-2:])
         canvas[r : r + drawn.shape[0], c : c + drawn.shape[1]] = drawn
@@ -184,16 +187,23 @@ def _truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
         raise JobError(f"truth of {drawings.shape[0]} x {drawings.shape[1]} pixels; allowed: {frame.shape[-2]} x {frame.shape[-1]}")
     if drawings.outlines is None:
         return drawings
-    import shapely
+    return layers(drawings.outlines, drawings.crowd)
 
-    shapes = [shapely.MultiPolygon([shapely.Polygon(ring) for ring in rings]) for rings in drawings.outlines]
-    return Shapes(tuple(shapely.to_wkb(shapes).tolist()), tuple(range(1, len(shapes) + 1)))
+
+def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:
+    """How far our boxes overlap with those drawn, without those of ours that lie mostly in a crowd."""
+    crowd = np.array(known.crowd or (False,) * len(known.boxes), bool)
+    within = evaluation.boxes(ours, known.boxes[crowd])
+    mostly = within.shared > evaluation.MOSTLY * within.area[0][within.pairs[:, 0]]
+    kept = np.setdiff1d(np.arange(len(ours)), within.pairs[mostly, 0])
+    return replace(evaluation.boxes(ours[kept], known.boxes[~crowd]), ours=kept + 1)
 
 
 def _numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The numbers in a box, and where they are known."""
     if not isinstance(what, Raster):
-        return what.read(box), np.ones(box.shape, bool)
+        found = what.read(box)
+        return np.where(found == CROWD, 0, found), found != CROWD
     block = what.source.read(box)
     return block[0].astype(np.int64), what.source.frame.valid(block)
 
