@@ -141,7 +141,7 @@ def evaluate(
     """Compare a result with truth."""
     import json
 
-    from pipeline import auditing
+    from pipeline import auditing, fates
 
     with _errors(debug=debug):
         known: Any = {"path": truth, "attribute": attribute} if attribute else truth
@@ -149,7 +149,7 @@ def evaluate(
         if to_json:
             to_json.write_text(json.dumps(found.measures, indent=2) + "\n")
         if to_picture:
-            auditing.picture(labels, known, found, to_picture, image=image)
+            fates.picture(labels, known, found, to_picture, image=image)
         typer.echo("\n".join(auditing.lines(found)))
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
+from pipeline.runs import Runs, runs
 
+Rings: TypeAlias = tuple[tuple[tuple[float, float], ...], ...]
 CORNERS = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -25,15 +27,18 @@ class Drawings:
     names: tuple[str, ...]
     """(n,) what each shows."""
 
-    outlines: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] | None = None
-    """(n,) of each, its polygons of (column, row); None: only boxes were drawn."""
+    outlines: tuple[Rings | Runs, ...] | None = None
+    """(n,) of each, its polygons of (column, row), or its mask; None: only boxes were drawn."""
 
     shape: tuple[int, int] | None = None
     """The image's rows and columns, where the file says."""
 
+    crowd: tuple[bool, ...] = ()
+    """(n,) whether it is a crowd of which nothing is asked; empty: none is."""
+
 
 def read_drawings(path: Path, image: str | None = None) -> Drawings:
-    """Read COCO JSON, Pascal VOC XML, or a table (CSV) with the columns xmin, ymin, xmax and ymax.
+    """Read COCO JSON (polygons, run-length masks, boxes), Pascal VOC XML, or a table (CSV) with the columns xmin, ymin, xmax and ymax.
 
     Parameters
     ----------
@@ -69,16 +74,24 @@ def _coco(path: Path, image: str | None) -> Drawings:
     ((number, entry),) = images.items()
     kinds = {kind["id"]: kind["name"] for kind in data.get("categories", [])}
     mine = [a for a in data["annotations"] if a["image_id"] == number]
-    if any(isinstance(a.get("segmentation"), dict) for a in mine):
-        raise SourceError(f"{path} holds run-length masks; allowed: polygons and boxes")
+    shape = (entry["height"], entry["width"])
     boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in (a["bbox"] for a in mine)], np.float64).reshape(-1, 4)
-    outlines = tuple(
-        tuple(tuple((float(x), float(y)) for x, y in zip(ring[::2], ring[1::2], strict=True)) for ring in a["segmentation"])
-        for a in mine
-        if a.get("segmentation")
-    )
+    drawn = [a.get("segmentation") for a in mine]
+    outlines = tuple(_outline(one, shape, f"{path}: annotation {a.get('id')}") for one, a in zip(drawn, mine, strict=True) if one)
     names = tuple(str(kinds.get(a.get("category_id"), "")) for a in mine)
-    return Drawings(boxes, names, outlines if len(outlines) == len(mine) else None, (entry["height"], entry["width"]))
+    crowd = tuple(bool(a.get("iscrowd")) for a in mine)
+    return Drawings(boxes, names, outlines if len(outlines) == len(mine) else None, shape, crowd)
+
+
+def _outline(drawn: Any, shape: tuple[int, int], where: str) -> Rings | Runs:
+    if not isinstance(drawn, dict):
+        return tuple(tuple((float(x), float(y)) for x, y in zip(ring[::2], ring[1::2], strict=True)) for ring in drawn)
+    if tuple(drawn["size"]) != shape:
+        raise SourceError(f"{where}: a mask of {drawn['size']} pixels; allowed: the image's {list(shape)} rows and columns")
+    try:
+        return runs(drawn["counts"], shape)
+    except ValueError as error:
+        raise SourceError(f"{where}: {error}") from error
 
 
 def _pascal(path: Path, _image: str | None) -> Drawings:

@@ -13,22 +13,18 @@ import numpy.typing as npt
 
 from pipeline import evaluation
 from pipeline.annotations import Drawings, is_coco, read_drawings
-from pipeline.companions import Companion, Raster, Shapes, open_companion
+from pipeline.companions import Companion, Raster, open_companion
 from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import Contingency, Overlap
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
+from pipeline.outlines import CROWD, layers
 from pipeline.segments import CLASS, VOID, Coco, Pair, kinds_of, open_pair, open_truth
 from pipeline.sources import open_source
 
 Kind = Literal["instance", "semantic", "panoptic"]
 EXTENT = {2: 2048, 3: 128}
 """The extent in pixels of what is compared at once."""
-PICTURE = 2000
-"""The longest side of the picture, in pixels."""
-MATCHED, MISSED, INVENTED, SPLIT, MERGED = range(1, 6)
-SHADES = ((24, 26, 30), (70, 160, 90), (220, 60, 60), (70, 120, 230), (240, 200, 60), (210, 80, 200))
-"""Background, matched, missed, invented, split, merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +57,10 @@ def evaluate(
     labels
         The folder of a result, a raster or a Zarr array of labels or classes.
     truth
-        A raster or Zarr of the same grid, a vector file in the same CRS (each shape an object), COCO JSON, or boxes: Pascal VOC XML or
-        CSV (xmin, ymin, xmax, ymax). A mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's panoptic
-        JSON with its PNG, or the folder of another result.
+        A raster or Zarr of the same grid, a vector file in the same CRS (each shape an object), COCO JSON (polygons, run-length masks or
+        boxes; of crowds nothing is asked: their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin, xmax, ymax). A
+        mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's panoptic JSON with its PNG, or the
+        folder of another result.
     kind
         ``instance``: numbers are objects. ``semantic``: numbers are classes. ``panoptic``: both, of a result of layers.
     tolerance
@@ -82,9 +79,9 @@ def evaluate(
     """
     if kind not in ("instance", "semantic", "panoptic"):
         raise JobError(f"kind: {kind!r}; allowed: 'instance', 'semantic' or 'panoptic'")
-    ours, known = _opened(Path(labels), truth, kind, image, ignore)
+    ours, known = opened(Path(labels), truth, kind, image, ignore)
     if isinstance(known, Drawings):
-        overlap = evaluation.boxes(_boxes(ours), known.boxes)
+        overlap = _matched_boxes(_boxes(ours), known)
         return Evaluation(kind, evaluation.objects(overlap), None, overlap)
     counts, borders = _counted(ours, known, tolerance, ignore)
     overlap = evaluation.overlaps(counts)
@@ -112,66 +109,13 @@ def lines(found: Evaluation) -> list[str]:
     return text
 
 
-def picture(labels: str | os.PathLike[str], truth: Any, found: Evaluation, path: Path, *, image: str | None = None) -> None:
-    """Write a PNG of what was matched (green), missed (red), invented (blue), split (yellow) and merged (purple).
-
-    Of classes, what is right is green and what is wrong red. Of a volume, it is the middle plane.
-    """
-    from PIL import Image
-
-    ours, known = _opened(Path(labels), truth, found.kind, image)
-    frame = ours.source.frame
-    step = max(1, -(-max(frame.shape[-2:]) // PICTURE))
-    canvas = np.zeros(tuple(-(-n // step) for n in frame.shape[-2:]), np.uint8)
-    fates = _fates(found.overlap)
-    for box in _boxes_of(frame, step):
-        a, b = _numbers(ours, box)[0], np.zeros(box.shape, np.int64)
-        if not isinstance(known, Drawings):
-            b = _numbers(known, box)[0]
-        drawn = _shaded(found, fates, a, b).reshape(box.shape[-2:])[::step, ::step]
-        r, c = (first // step for first in box.start[-2:])
-        canvas[r : r + drawn.shape[0], c : c + drawn.shape[1]] = drawn
-    Image.fromarray(np.array(SHADES, np.uint8)[canvas]).save(path)
-
-
-def _fates(overlap: Overlap) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """What happened to each object of ours, and to each of the truth."""
-    pairs = overlap.pairs[evaluation.matched(overlap, 0.5)]
-    split, merged = evaluation.broken(overlap)
-    ours, truth = np.full(len(overlap.ours), INVENTED, np.uint8), np.full(len(overlap.truth), MISSED, np.uint8)
-    ours[merged], truth[split] = MERGED, SPLIT
-    ours[pairs[:, 0]], truth[pairs[:, 1]] = MATCHED, MATCHED
-    return ours, truth
-
-
-def _shaded(
-    found: Evaluation,
-    fates: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
-    ours: npt.NDArray[np.int64],
-    truth: npt.NDArray[np.int64],
-) -> npt.NDArray[np.uint8]:
-    """What happened at each pixel."""
-    if found.kind == "semantic":
-        return np.where(ours == truth, np.where(truth > 0, MATCHED, 0), MISSED).astype(np.uint8)
-    drawn = np.where(ours > 0, _looked_up(ours, found.overlap.ours, fates[0]), 0)
-    theirs = np.where(truth > 0, _looked_up(truth, found.overlap.truth, fates[1]), 0)
-    return np.where((theirs > 0) & (theirs != MATCHED) & (drawn != MERGED), theirs, drawn).astype(np.uint8)
-
-
-def _looked_up(labels: npt.NDArray[np.int64], names: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    where = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
-    return values[where] if len(names) else np.zeros(labels.shape, np.uint8)
-
-
 def _of_one_class(overlap: Overlap) -> Overlap:
     """Without the pairs of segments that are not of one class."""
     alike = overlap.ours[overlap.pairs[:, 0]] // CLASS == overlap.truth[overlap.pairs[:, 1]] // CLASS
     return replace(overlap, pairs=overlap.pairs[alike], iou=overlap.iou[alike], shared=overlap.shared[alike])
 
 
-def _opened(
-    path: Path, truth: Any, kind: Kind, image: str | None, ignore: Sequence[int] = ()
-) -> tuple[Raster | Pair, Companion | Drawings]:
+def opened(path: Path, truth: Any, kind: Kind, image: str | None, ignore: Sequence[int] = ()) -> tuple[Raster | Pair, Companion | Drawings]:
     """What is compared, and with what."""
     if kind == "panoptic":
         pair = open_pair(path)
@@ -206,21 +150,28 @@ def _truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
         raise JobError(f"truth of {drawings.shape[0]} x {drawings.shape[1]} pixels; allowed: {frame.shape[-2]} x {frame.shape[-1]}")
     if drawings.outlines is None:
         return drawings
-    import shapely
-
-    shapes = [shapely.MultiPolygon([shapely.Polygon(ring) for ring in rings]) for rings in drawings.outlines]
-    return Shapes(tuple(shapely.to_wkb(shapes).tolist()), tuple(range(1, len(shapes) + 1)))
+    return layers(drawings.outlines, drawings.crowd)
 
 
-def _numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:
+    """How far our boxes overlap with those drawn, without those of ours that lie mostly in a crowd."""
+    crowd = np.array(known.crowd or (False,) * len(known.boxes), bool)
+    within = evaluation.boxes(ours, known.boxes[crowd])
+    mostly = within.shared > evaluation.MOSTLY * within.area[0][within.pairs[:, 0]]
+    kept = np.setdiff1d(np.arange(len(ours)), within.pairs[mostly, 0])
+    return replace(evaluation.boxes(ours[kept], known.boxes[~crowd]), ours=kept + 1)
+
+
+def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The numbers in a box, and where they are known."""
     if not isinstance(what, Raster):
-        return what.read(box), np.ones(box.shape, bool)
+        found = what.read(box)
+        return np.where(found == CROWD, 0, found), found != CROWD
     block = what.source.read(box)
     return block[0].astype(np.int64), what.source.frame.valid(block)
 
 
-def _boxes_of(frame: Frame, step: int = 1) -> Iterator[Box]:
+def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:
     """A plane, of volumes the middle one, part after part, in parts of whole steps."""
     grid = Grid(frame.shape[-2:], (EXTENT[2] // step * step,) * 2)
     for k in range(len(grid)):
@@ -234,7 +185,7 @@ def _counted(ours: Raster | Pair, truth: Companion, tolerance: int, ignore: Sequ
     grid, parts, borders = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim), [], np.zeros(4, np.int64)
     for k in range(len(grid)):
         core, window = grid.core(k), grid.window(k, tolerance + 1)
-        (a, known_a), (b, known_b) = _numbers(ours, window), _numbers(truth, window)
+        (a, known_a), (b, known_b) = numbers(ours, window), numbers(truth, window)
         inside, valid = core.within(window), known_a & known_b & ~np.isin(b, ignore)
         parts.append(Contingency.of(a[inside], b[inside], valid[inside]))
         edges = [_border(np.where(valid, each, 0)) for each in (a, b)]
@@ -271,8 +222,8 @@ def _boxes(ours: Raster | Pair) -> npt.NDArray[np.float64]:
     if frame.ndim != 2:
         raise JobError("truth of boxes for a volume; allowed: a raster")
     names, rows = [], []
-    for box in _boxes_of(frame):
-        labels = _numbers(ours, box)[0]
+    for box in parts_of(frame):
+        labels = numbers(ours, box)[0]
         present, where = np.unique(labels, return_inverse=True)
         names.append(present)
         rows.append(_extents(where.reshape(labels.shape), len(present), box))

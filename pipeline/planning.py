@@ -133,6 +133,10 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():
         _refuse_misfit(f"segmenters.{name}", segmenters[name], contract, pixel)
+        if contract.lines and (job.layers or "instance" not in wanted or len(shape) != 2):
+            raise JobError(
+                f"segmenters.{name}: lines without objects, in layers, or in a volume; allowed: results: [instance], in two dimensions"
+            )
     classes_only = {name for name in contracts if name in stuff or not (job.layers or "instance" in wanted)}
     contracts = {name: replace(c, identity="class") if c.plain and name in classes_only else c for name, c in contracts.items()}
     asked = HALO[len(shape)] if job.tiles.halo == "auto" else job.tiles.halo

@@ -140,6 +140,7 @@ class Result:
             "panoptic.png": "COCO's panoptic PNG: the colour of a pixel is the number of its segment",
             "panoptic.json": "and its JSON: the class, area and box of every segment, which are things or stuff",
             "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
+            "lines.gpkg": "lines along curves: QGIS, GDAL, geopandas",
             "overview.png": "a picture: each object, or class, has its own colour",
             "run.json": "the record of the run: job, certificates, fingerprint",
         }

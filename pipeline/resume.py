@@ -17,7 +17,7 @@ from pipeline.planning import Plan, scratch
 from pipeline.scratch import differences, locked
 from pipeline.stages import finish
 
-AFTER_SEGMENTING = ("repairs", "grouped", "ids", "slabs", "objects")
+AFTER_SEGMENTING = ("repairs", "grouped", "ids", "slabs", "objects", "lines")
 """Records that a change of ``stitch``, ``layers`` or ``output`` makes stale; the links do not depend on them."""
 
 

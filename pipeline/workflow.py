@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from pipeline import engine as engines
 from pipeline import layers, resume
+from pipeline.crew import Crew
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
 from pipeline.grid import Box
@@ -23,12 +24,27 @@ from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.routing import Rule
 from pipeline.sampling import Sample, collect, merge
 from pipeline.segmenters import name_of, sample_size
-from pipeline.stages import FIRST, Run, finish, fit, group, link, measure, overlay, panoptic, publish, record_key, repair, route, sound
+from pipeline.stages import (
+    FIRST,
+    Run,
+    finish,
+    fit,
+    group,
+    lines,
+    link,
+    measure,
+    overlay,
+    panoptic,
+    publish,
+    record_key,
+    repair,
+    route,
+    sound,
+)
 from pipeline.stages.group import Grouping
 from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
 
-T = TypeVar("T")
 UNKNOWN = 1 << 62
 """Bytes of memory of workers that are not there yet."""
 PATIENCE = 8
@@ -69,7 +85,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         engine = engine or stack.enter_context(engines.cluster())
         draft = plan(job, workers=engine.workers, memory=engine.memory, begun=None if fresh else resume.begun(job))
         stack.enter_context(resume.opened(draft, fresh=fresh))
-        crew, started = _Crew(engine, watch), time.monotonic()
+        crew, started = Crew(engine, watch), time.monotonic()
 
         fitted = _fit(draft.run, crew)
         drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(_route(fitted, job.route, crew), draft, crew)
@@ -119,34 +135,7 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     return run(job, engine, **how)
 
 
-@dataclass(frozen=True, slots=True)
-class _Crew:
-    """An engine, and somebody who watches."""
-
-    engine: Engine
-    watch: Watch
-    layer: str = ""
-    """What is being drawn, where that is not all."""
-
-    def named(self, stage: str) -> str:
-        """A stage as it is told of."""
-        return f"{self.layer} {stage}".strip()
-
-    def each(self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]) -> Iterator[tuple[int, T]]:
-        """Each item with the function's value; the first that fails ends the stage."""
-        work, stage = list(items), self.named(stage)
-        for done, outcome in enumerate(self.engine.run(function, context, work, label=stage), start=1):
-            if outcome.error is not None:
-                raise TilesError(f"{stage} {outcome.item}: {outcome.error}")
-            self.watch(Event(stage, done, len(work)))
-            yield outcome.item, outcome.value  # type: ignore[misc]
-
-    def all(self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]) -> dict[int, T]:
-        """The function's value by item, in order of the items."""
-        return dict(sorted(self.each(stage, function, context, items)))
-
-
-def _fit(run: Run, crew: _Crew) -> Run:
+def _fit(run: Run, crew: Crew) -> Run:
     """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds as they need."""
     for number in range(fit.MOST_ROUNDS):
         wanted = fit.subjects(run)
@@ -164,7 +153,7 @@ def _fit(run: Run, crew: _Crew) -> Run:
     raise SegmenterError(f"{', '.join(subject.name for subject in wanted)}: still unfitted after {fit.MOST_ROUNDS} rounds of fitting")
 
 
-def _sample(run: Run, subject: fit.Subject, crew: _Crew) -> Sample:
+def _sample(run: Run, subject: fit.Subject, crew: Crew) -> Sample:
     """The sample of the image's pixels that a step or a segmenter asks for."""
     size = sample_size(subject.what)
 
@@ -175,7 +164,7 @@ def _sample(run: Run, subject: fit.Subject, crew: _Crew) -> Sample:
     return collect(run.grid.shape, size, gather)
 
 
-def _lay(run: Run, draft: Plan, crew: _Crew) -> tuple[Run, Grouping]:
+def _lay(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
     """Draw each layer as a run of its own, and then what shows of them all."""
     drawn, highest = [], {}
     for sheet in overlay.sheets(run, draft.job.layers):
@@ -186,7 +175,7 @@ def _lay(run: Run, draft: Plan, crew: _Crew) -> tuple[Run, Grouping]:
     return _draw(overlay.laid_over(run, drawn), draft, replace(crew, layer="layers"))
 
 
-def _route(run: Run, rules: Sequence[Rule], crew: _Crew) -> Run:
+def _route(run: Run, rules: Sequence[Rule], crew: Crew) -> Run:
     """Decide where each tile goes."""
     work = route.Plan(run, tuple(rules), fit.batches(run, crew.engine.workers))
     if not run.scratch.sound("routes"):
@@ -199,7 +188,7 @@ def _route(run: Run, rules: Sequence[Rule], crew: _Crew) -> Run:
     return replace(run, routes=run.scratch.load("routes", "routes")[1]["routes"])
 
 
-def _draw(run: Run, draft: Plan, crew: _Crew) -> tuple[Run, Grouping]:
+def _draw(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
     """Segment all tiles, compare them and join what they hold; where that ends in disputes, again in larger windows, as the job says."""
     while True:
         run = repair.widened(run)
@@ -211,7 +200,7 @@ def _draw(run: Run, draft: Plan, crew: _Crew) -> tuple[Run, Grouping]:
             return run, found
 
 
-def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
+def _segment(run: Run, draft: Plan, crew: Crew) -> None:
     """Segment every tile that is neither empty nor skipped; TilesError names those that fail."""
     tiles = np.flatnonzero(run.routes >= FIRST).tolist()
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
@@ -235,14 +224,14 @@ def _segment(run: Run, draft: Plan, crew: _Crew) -> None:
         )
 
 
-def _link(run: Run, crew: _Crew) -> None:
+def _link(run: Run, crew: Crew) -> None:
     """Compare each tile with its neighbours."""
     todo = [tile for tile in range(len(run.grid)) if not link.linked(run, tile)]
     for _ in crew.each("link", link.link, run, todo):
         pass
 
 
-def _group(run: Run, job: Job, crew: _Crew) -> Grouping:
+def _group(run: Run, job: Job, crew: Crew) -> Grouping:
     """Settle which labels are one object. OutputError if they do not fit their type."""
     found = group.known(run)
     if found is None:
@@ -257,7 +246,7 @@ def _group(run: Run, job: Job, crew: _Crew) -> Grouping:
     return found
 
 
-def _publish(run: Run, draft: Plan, found: Grouping, crew: _Crew) -> dict[str, int]:
+def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, int]:
     """Stage labels, classes, their pyramids, the table and what else is wanted; the number of objects with each certificate."""
     wanted, staging = draft.job.output, draft.staging
     if "panoptic" in draft.results:
@@ -273,6 +262,9 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: _Crew) -> dict[str, i
             crew.all(f"pyramid {level}", publish.reduce, reduction, range(len(reduction.blocks)))
     counts = np.array(list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())).sum(axis=0)
     finish.write_table(run, staging)
+    if curves := lines.tiles(run):
+        crew.all("trace", lines.trace_tile, work, curves)
+        finish.write_curves(run, staging)
     if "cog" in wanted.labels:
         finish.write_geotiffs(work, staging)
     if "panoptic" in draft.results:

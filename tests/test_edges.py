@@ -62,7 +62,7 @@ def kinds(draw):
         high=high,
         low=high / draw(st.sampled_from([1, 2, 5])),
         gaps=draw(st.sampled_from([0, 0, 1])),
-        form=draw(st.sampled_from(["edges", "regions"])),
+        form=draw(st.sampled_from(["edges", "lines", "regions"])),
         min_area=draw(st.sampled_from([0, 0, 5])),
     )
 
@@ -89,7 +89,7 @@ def test_tiled_equals_whole_image(data):
     assert set(found.certificates) <= {"proved"}
 
 
-@pytest.mark.parametrize("form", ["edges", "regions"])
+@pytest.mark.parametrize("form", ["edges", "lines", "regions"])
 def test_an_edge_over_ten_tiles(tmp_path, form):
     """A weak edge that crosses ten tiles and is strong in one is an edge in all; one that is strong nowhere is none."""
     image = np.zeros((41, 200))
@@ -100,7 +100,9 @@ def test_an_edge_over_ten_tiles(tmp_path, form):
     found = tiled(image[None], method, (41, 20), tmp_path)
     untiled = method(image[None])
     np.testing.assert_array_equal(found.labels, untiled)
-    if form == "edges":
+    if form == "lines":
+        assert len(np.unique(found.labels)) == 2
+    elif form == "edges":
         assert (found.labels[[9, 10, 19, 20]][:, :90] == 1).all()
         assert not found.labels[25:].any()
     else:
@@ -154,7 +156,7 @@ def test_gaps_are_closed():
     ("options", "message"),
     [
         ({"method": "cany"}, "method: 'cany'; .*did you mean 'canny'"),
-        ({"form": "lines"}, "form: 'lines'; .*regions"),
+        ({"form": "curves"}, "form: 'curves'; .*lines, regions"),
         ({"high": 0}, "high: 0; allowed: more than 0"),
         ({"high": "outsu"}, "high: 'outsu'; a slope, or .*otsu"),
         ({"high": 3, "low": 5}, "low: 5; allowed: more than 0 and no more than high"),

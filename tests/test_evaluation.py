@@ -20,10 +20,11 @@ from sklearn import metrics
 from typer.testing import CliRunner
 
 import pipeline
-from pipeline import auditing, evaluation
+from pipeline import auditing, evaluation, fates
 from pipeline.__main__ import app
 from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import Contingency
+from tests.ground.test_runs import counted, packed
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
 
@@ -208,6 +209,76 @@ def test_every_form_of_truth(scene, in_parts, tmp_path):
         assert auditing.evaluate(folder / "ours.tif", str(tmp_path / name)).measures["at"][0.5] == expected
 
 
+def coco(path, outlines, shape, crowds=()):
+    """A COCO file of one image; ``outlines`` may be None: only boxes."""
+    drawn = []
+    for number, (box, outline) in enumerate(outlines, start=1):
+        r0, c0, r1, c1 = box
+        drawn.append({"id": number, "image_id": 1, "category_id": 1, "bbox": [c0, r0, c1 - c0, r1 - r0], "iscrowd": int(number in crowds)})
+        drawn[-1] |= {"segmentation": outline} if outline else {}
+    images = [{"id": 1, "file_name": "a.tif", "height": shape[0], "width": shape[1]}]
+    path.write_text(json.dumps({"images": images, "annotations": drawn, "categories": [{"id": 1, "name": "disc"}]}))
+    return str(path)
+
+
+def boxed(mask):
+    (rows, columns) = ndimage.find_objects(mask.astype(int))[0]
+    return rows.start, columns.start, rows.stop, columns.stop
+
+
+@pytest.mark.parametrize("pack", [list, packed], ids=["counts", "string"])
+def test_run_length_masks(scene, in_parts, tmp_path, pack):
+    """Truth as run-length masks, alone or among polygons, is what the raster of these masks is."""
+    folder, _, truth = scene
+    masks = [truth == number for number in np.unique(truth[truth > 0])]
+    drawn = [(boxed(mask), {"size": list(mask.shape), "counts": pack(counted(mask))}) for mask in masks]
+    expected = auditing.evaluate(folder / "ours.tif", folder / "truth.tif").measures
+    assert auditing.evaluate(folder / "ours.tif", coco(tmp_path / "masks.json", drawn, truth.shape)).measures == expected
+    square = np.zeros(truth.shape, bool)
+    square[270:290, 10:50] = True
+    both = [(boxed(square), [[10, 270, 50, 270, 50, 290, 10, 290]]), *drawn]
+    more = auditing.evaluate(folder / "ours.tif", np.where(square, 99, truth)).measures
+    assert auditing.evaluate(folder / "ours.tif", coco(tmp_path / "both.json", both, truth.shape)).measures == more
+
+
+def test_nothing_is_asked_of_crowds(scene, in_parts, tmp_path):
+    """Pixels of a crowd are left out, but those of an object drawn in it; of boxes, those of ours that lie mostly in it."""
+    folder, ours, truth = scene
+    masks = [truth == number for number in np.unique(truth[truth > 0])]
+    crowd = np.zeros(truth.shape, bool)
+    crowd[200:, :250] = True  # over what is invented, at (250, 100)
+    crowd[10:90, 20:80] = True  # over an object
+    assert set(np.unique(ours[crowd & (truth == 0)])) != {0}
+    drawn = [(boxed(mask), {"size": list(mask.shape), "counts": counted(mask)}) for mask in [*masks, crowd]]
+    found = auditing.evaluate(folder / "ours.tif", coco(tmp_path / "crowd.json", drawn, truth.shape, crowds=[len(drawn)])).measures
+    asked = np.where(crowd & (truth == 0), 77, truth)
+    plain = auditing.evaluate(folder / "ours.tif", asked, ignore=[77]).measures
+    assert found == plain
+    assert found["at"][0.5]["invented"] == 0
+    boxes = [(box, None) for box, _ in drawn[:-1]]
+    corner = ((200, 0, 300, 250), None)
+    without, with_crowd = (
+        auditing.evaluate(folder / "ours.tif", coco(tmp_path / f"{len(some)}.json", some, truth.shape, crowds=[len(drawn)])).measures
+        for some in (boxes, [*boxes, corner])
+    )
+    assert (without["at"][0.5]["invented"], with_crowd["at"][0.5]["invented"]) == (1, 0)
+    assert without["truth"] == with_crowd["truth"]
+
+
+def test_masks_that_do_not_fit(tmp_path):
+    """A mask of another size, or whose runs do not add up, is an error that names the annotation."""
+    labels = np.zeros((6, 8), np.uint8)
+    zarr.save_array(tmp_path / "ours.zarr", labels)
+    for mask, message in (
+        ({"size": [8, 6], "counts": [48]}, r"annotation 1: a mask of \[8, 6\] pixels; allowed: the image's \[6, 8\]"),
+        ({"size": [6, 8], "counts": [40]}, "annotation 1: the runs of a mask add up to 40 pixels"),
+        ({"size": [6, 8], "counts": "~"}, "annotation 1: the runs '~' are no packed lengths"),
+        ({"size": [6, 8]}, "holds no drawings that can be read: KeyError: 'counts'"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            auditing.evaluate(tmp_path / "ours.zarr", coco(tmp_path / "bad.json", [((0, 0, 2, 2), mask)], (6, 8)))
+
+
 def test_a_result_of_a_run(scene, tmp_path):
     """A result's folder stands for its labels, or its classes with what was not measured left out."""
     folder, _, truth = scene
@@ -232,15 +303,15 @@ def test_the_command(scene, tmp_path, in_parts):
     assert "f1                            0.7500" in done.stdout
     assert json.loads(report.read_text())["f1"] == 0.75
     picture = np.asarray(Image.open(drawing))
-    shade = np.array(auditing.SHADES, np.uint8)
-    np.testing.assert_array_equal(picture[50, 60], shade[auditing.MATCHED])
-    np.testing.assert_array_equal(picture[250, 100], shade[auditing.INVENTED])
-    np.testing.assert_array_equal(picture[250, 380], shade[auditing.MISSED])
+    shade = np.array(fates.SHADES, np.uint8)
+    np.testing.assert_array_equal(picture[50, 60], shade[fates.MATCHED])
+    np.testing.assert_array_equal(picture[250, 100], shade[fates.INVENTED])
+    np.testing.assert_array_equal(picture[250, 380], shade[fates.MISSED])
     np.testing.assert_array_equal(picture[0, 0], shade[0])
     assert ((picture != shade[0]).any(axis=2) <= ((ours > 0) | (truth > 0))).all()
     done = CliRunner().invoke(app, ["evaluate", *where, "--kind", "classes"])
     assert done.exit_code == 2
-    assert "kind: 'classes'; allowed: 'instance' or 'semantic'" in done.stderr
+    assert "kind: 'classes'; allowed: 'instance', 'semantic' or 'panoptic'" in done.stderr
 
 
 def test_refusals(scene, tmp_path):

@@ -17,7 +17,7 @@ from skimage import data as pictures
 from typer.testing import CliRunner
 
 import pipeline
-from pipeline import auditing
+from pipeline import auditing, fates
 from pipeline.__main__ import app
 from pipeline.errors import JobError, OutputError, SourceError
 from pipeline.legend import MOST
@@ -297,7 +297,7 @@ def test_a_result_against_itself_and_another(tissue, tmp_path):
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "pq_things" in done.output
-    assert (np.asarray(Image.open(drawing)) == auditing.SHADES[auditing.MATCHED]).all(axis=-1).mean() > 0.99
+    assert (np.asarray(Image.open(drawing)) == fates.SHADES[fates.MATCHED]).all(axis=-1).mean() > 0.99
 
 
 @quiet

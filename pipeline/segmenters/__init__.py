@@ -95,6 +95,9 @@ class Contract:
     between: bool = False
     """For ``connected``, with seeds: objects are not the pixels of the class but what lies between those pieces of it that have a seed."""
 
+    lines: bool = False
+    """Objects are curves, a pixel wide, in two dimensions: they are written as lines too."""
+
     windowed: bool = False
     """For ``object``: what is drawn depends on the whole window, so that nothing is proved unless that is the whole image."""
 

@@ -1,8 +1,8 @@
-"""Edges: Canny's, or plain slopes; as curves, or as the regions that they enclose.
+"""Edges: Canny's, or plain slopes; as curves, as lines along them, or as the regions that they enclose.
 
 Which pixels may be edges is decided within a few pixels. Which of them are kept (hysteresis) is decided when all parts of a curve are
 known: a weak edge that crosses ten tiles and is strong in one is an edge in all ten. Regions are what lies between the edges that are kept,
-so they wait for the same decision. Both are exact at any size.
+so they wait for the same decision. All are exact at any size.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from pipeline.segmenters import Classes, Identity, label
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
+FORMS = ("edges", "lines", "regions")
+PASSES = 8
+"""How often lines are thinned; each pass takes a pixel off either side of a curve, and looks two pixels away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edges(Feature):
     """Curves along which brightness changes steeply, or the regions between them.
 
-    Use ``edges`` to find outlines; ``regions`` to part fields, roofs or cells that have sharp borders and are even inside. An outline with
-    a gap does not part anything: ``gaps`` closes small ones; where most outlines have gaps, ``watershed`` on the gradient serves better.
-    Beside pixels that are not valid nothing is known of slopes: those count as edges when regions are wanted.
+    Use ``edges`` to find outlines; ``lines`` for a vector file of them; ``regions`` to part fields, roofs or cells that have sharp borders
+    and are even inside. An outline with a gap does not part anything: ``gaps`` closes small ones; where most outlines have gaps,
+    ``watershed`` on the gradient serves better. Beside pixels that are not valid nothing is known of slopes: those count as edges when
+    regions are wanted.
 
     Examples
     --------
@@ -60,8 +64,9 @@ class Edges(Feature):
     gaps: int = 0
     """Gaps of up to twice as many pixels are closed before it is decided how far an edge goes on."""
 
-    form: Literal["edges", "regions"] = "edges"
-    """What objects are: connected edges, or connected pixels between edges."""
+    form: Literal["edges", "lines", "regions"] = "edges"
+    """What objects are: connected edges; those thinned to a pixel (where they are no wider than seventeen), which are also written as
+    lines; or connected pixels between edges."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed."""
@@ -71,7 +76,7 @@ class Edges(Feature):
 
     def __post_init__(self) -> None:
         Feature.__post_init__(self)  # super() does not work in a class with slots
-        for name, allowed in (("method", ("canny", "sobel", "scharr")), ("form", ("edges", "regions"))):
+        for name, allowed in (("method", ("canny", "sobel", "scharr")), ("form", FORMS)):
             if getattr(self, name) not in allowed:
                 raise JobError(f"{name}: {getattr(self, name)!r}; {nearest(str(getattr(self, name)), allowed)}")
         if isinstance(self.high, str) and self.high not in FINDERS:
@@ -85,13 +90,18 @@ class Edges(Feature):
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius, a pixel for the slope, one for its neighbours', and the gaps'."""
-        return self.radius + 2 + 2 * self.gaps
+        """The smoothing's radius, a pixel for the slope, one for its neighbours', the gaps' and the thinning's."""
+        return self.radius + 2 + 2 * self.gaps + 2 * PASSES * self.lines
+
+    @property
+    def lines(self) -> bool:
+        """Whether objects are curves that are written as lines."""
+        return self.form == "lines"
 
     @property
     def seeded(self) -> bool:
         """Whether an object needs a pixel that is strong: edges do, regions do not."""
-        return self.form == "edges"
+        return self.form != "regions"
 
     @property
     def between(self) -> bool:
@@ -101,7 +111,7 @@ class Edges(Feature):
     @property
     def connectivity(self) -> int:
         """Edges go on across corners, and so regions do not."""
-        return 8 if self.form == "edges" else 4
+        return 4 if self.form == "regions" else 8
 
     @property
     def unfitted(self) -> bool:
@@ -132,7 +142,7 @@ class Edges(Feature):
         if self.form == "regions" and not good.all():
             unknown = valid & ~_eroded(good)
             weak, strong = weak | unknown, strong | unknown
-        return Classes(weak & valid, strong)
+        return Classes(*_thinned(weak & valid, strong)) if self.lines else Classes(weak & valid, strong)
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
         """Label one block as if it were the whole image: int32, in raster order; without ``min_area``."""
@@ -152,6 +162,24 @@ def _closed(mask: Flags, gap: int) -> Flags:
 
     wide = ndimage.maximum_filter(mask, size=2 * gap + 1, mode="nearest")
     return np.asarray(ndimage.minimum_filter(wide, size=2 * gap + 1, mode="nearest"))
+
+
+def _thinned(mask: Flags, strong: Flags) -> tuple[Flags, Flags]:
+    """Curves thinned, none of them parted, and what is left of each strong where it was.
+
+    A pixel that is taken away has a neighbour that stays, at each half of a pass. So a strong pixel has one that is left within as many
+    steps along the curve as there were halves.
+
+    References
+    ----------
+    Z. Guo, R. W. Hall (1989), "Parallel thinning with two-subiteration algorithms", Comm. ACM 32(3), 359-373.
+    """
+    from scipy import ndimage
+    from skimage.morphology import thin
+
+    thinned = np.asarray(thin(mask, PASSES))
+    near = ndimage.binary_dilation(strong & mask, np.ones((3, 3), bool), iterations=2 * PASSES, mask=mask)
+    return thinned, near & thinned
 
 
 def _eroded(mask: Flags) -> Flags:

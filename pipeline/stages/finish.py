@@ -21,15 +21,17 @@ from pipeline.sinks.cog import Palette, write_cog
 from pipeline.sinks.picture import outlined, overview, painted, to_png
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.sinks.table import join_parts
+from pipeline.sinks.vector import write_lines
 from pipeline.stages import Run
+from pipeline.stages.lines import lines
 from pipeline.stages.measure import part_path
 from pipeline.stages.overlay import sheets_of
 from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
 from pipeline.stages.publish import CLASSES, LABELS, Publication
 
 COG, CLASSES_COG = "labels.tif", "classes.tif"
-TABLE, PICTURE, RECORD = "objects.parquet", "overview.png", "run.json"
-PUBLISHED = (LABELS, COG, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", SEGMENTS, SEGMENTS_INFO, TABLE, PICTURE)
+TABLE, LINES, PICTURE, RECORD = "objects.parquet", "lines.gpkg", "overview.png", "run.json"
+PUBLISHED = (LABELS, COG, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE)
 PICTURE_SIZE = 2048
 """Pixels along the longer side of the picture, at most."""
 
@@ -38,6 +40,11 @@ def write_table(run: Run, staging: Path) -> None:
     """Join the slabs' parts of the object table."""
     slabs = range(run.grid.counts[0])
     join_parts([str(part_path(run, slab)) for slab in slabs], str(staging / TABLE), run.source.frame)
+
+
+def write_curves(run: Run, staging: Path) -> None:
+    """Write the lines along curves that all tiles have traced."""
+    write_lines(str(staging / LINES), run.source.frame, lines(run))
 
 
 def write_geotiffs(work: Publication, staging: Path) -> None:

@@ -1,0 +1,160 @@
+"""Lines as a GeoPackage, which QGIS, GDAL and geopandas open as it is.
+
+Written in batches of a fixed number, and under a date that is always the same: the same lines give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import OutputError
+from pipeline.frame import Frame
+
+Integers = npt.NDArray[np.int64]
+BATCH = 50_000
+"""Lines that are written at once."""
+DATE = "1980-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines along pixels, one after the other."""
+
+    pixels: Integers
+    """(n,) pixels' numbers in raster order of the image; those that follow each other in a line touch."""
+
+    start: Integers
+    """(m + 1,) where each line begins, and where the last ends."""
+
+    label: Integers
+    """(m,) the object that each belongs to."""
+
+
+def write_lines(path: str, frame: Frame, parts: Iterable[Lines]) -> int:
+    """Write lines through pixels' centres, in the order given. The file appears when it is complete.
+
+    Parameters
+    ----------
+    path
+        The file to be written, a GeoPackage with one layer, ``lines``: ``id``, ``pixels`` (the length in pixels; a step across a corner is
+        the root of two), and, where the image has a scale, ``length`` in its unit or the CRS's.
+    frame
+        The image, 2-D. Where it lies nowhere, x is the column and y the row, from the upper left corner of the first pixel.
+    parts
+        The lines.
+
+    Returns
+    -------
+    int
+        How many lines there are.
+
+    Raises
+    ------
+    OutputError
+        Where the file cannot be written.
+    """
+    partial = Path(path).with_suffix(".partial.gpkg")
+    number = 0
+    try:
+        with _dated():
+            for shapes, columns in _batches(_rows(frame, part) for part in parts):
+                _append(partial, frame, shapes, columns, more=number > 0)
+                number += len(shapes)
+            if not number:
+                _append(
+                    partial, frame, *_rows(frame, Lines(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int64))), more=False
+                )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return number
+
+
+@contextlib.contextmanager
+def _dated() -> Iterator[None]:
+    import pyogrio
+
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": DATE})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+
+
+def _append(path: Path, frame: Frame, shapes: npt.NDArray[Any], columns: dict[str, npt.NDArray[Any]], *, more: bool) -> None:
+    import pyogrio
+
+    path.unlink(missing_ok=True) if not more else None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")  # an image may well have none
+            pyogrio.raw.write(
+                path, shapes, list(columns.values()), list(columns), layer="lines", driver="GPKG", geometry_type="LineString",
+                crs=frame.crs, append=more,
+            )  # fmt: skip
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
+        raise OutputError(f"{path} cannot be written: {error}; make room or choose another place, then run the same command") from error
+
+
+def _batches(parts: Iterable[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The same rows in batches of BATCH, however they come."""
+    held: list[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]] = []
+    for part in parts:
+        held.append(part)
+        while sum(len(shapes) for shapes, _ in held) >= BATCH:
+            shapes, columns = _together(held)
+            yield shapes[:BATCH], {name: values[:BATCH] for name, values in columns.items()}
+            held = [(shapes[BATCH:], {name: values[BATCH:] for name, values in columns.items()})]
+    if any(len(shapes) for shapes, _ in held):
+        yield _together(held)
+
+
+def _together(held: list[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]]) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+    columns = {name: np.concatenate([each[name] for _, each in held]) for name in held[0][1]}
+    return np.concatenate([shapes for shapes, _ in held]), columns
+
+
+def _rows(frame: Frame, lines: Lines) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+    """Geometries as WKB, without the points in the middle of straight stretches; and columns."""
+    import shapely
+
+    which = np.repeat(np.arange(len(lines.label)), np.diff(lines.start))
+    row, column = np.divmod(lines.pixels, frame.shape[1])
+    down, across, inside = np.diff(row), np.diff(column), np.diff(which) == 0
+    steps = [np.bincount(which[1:][inside & kind], minlength=len(lines.label)) for kind in _kinds(down, across)]
+    bend = np.ones(len(which), bool)
+    bend[1:-1] = ~(inside[1:] & inside[:-1] & (down[1:] == down[:-1]) & (across[1:] == across[:-1]))
+    x, y = frame.place(row[bend] + 0.5, column[bend] + 0.5)
+    shapes = shapely.linestrings(x, y, indices=which[bend]) if len(which) else np.zeros(0, object)
+    plain = [1.0, 1.0, np.sqrt(2.0), np.sqrt(2.0)]
+    columns = {"id": lines.label, "pixels": _length(steps, plain)}
+    if sizes := _sizes(frame):
+        columns["length"] = _length(steps, sizes)
+    return np.asarray(shapely.to_wkb(shapes), object), columns
+
+
+def _kinds(down: Integers, across: Integers) -> tuple[npt.NDArray[np.bool_], ...]:
+    """Steps along rows, along columns, and along the two diagonals."""
+    return down == 0, across == 0, down * across > 0, down * across < 0
+
+
+def _length(steps: list[npt.NDArray[np.intp]], sizes: list[float]) -> npt.NDArray[np.float64]:
+    """Steps are counted, so that a length does not depend on where a line was put together."""
+    return np.asarray(sum(number * size for number, size in zip(steps, sizes, strict=True)), np.float64)
+
+
+def _sizes(frame: Frame) -> list[float]:
+    """How long each kind of step is; nothing where the image has no scale."""
+    if frame.transform is None and frame.unit == "pixel":
+        return []
+    a, b, _, d, e, _ = frame.transform or (frame.pixel_size[1], 0.0, 0.0, 0.0, frame.pixel_size[0], 0.0)
+    return [float(np.hypot(*step)) for step in ((a, d), (b, e), (a + b, d + e), (a - b, d - e))]
