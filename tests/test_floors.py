@@ -35,7 +35,7 @@ ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "segmenters": ("__init__", "given pixels", "cluster edge growing region superpixel threshold", "blob graph windowed"),
     "sinks": ("__init__", "chunked cog picture table", "pyramid"),
-    "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
+    "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
     "stages": ("__init__", "drawn", "connected keyed regions supports", "fit link publish route segment", "group", "measure", "finish"),
 }
 """The floors within a package."""
