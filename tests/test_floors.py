@@ -33,7 +33,7 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "segmenters": ("__init__", "given pixels", "cluster edge growing region superpixel threshold", "blob graph windowed"),
+    "segmenters": ("__init__", "given pixels relief", "cluster edge growing region superpixel threshold", "blob graph windowed"),
     "sinks": ("__init__", "chunked cog picture table", "pyramid"),
     "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
     "stages": ("__init__", "drawn", "connected keyed regions supports", "fit link publish route segment", "group", "measure", "finish"),
