@@ -43,7 +43,7 @@ ROOMS = {
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine",
-    "numba": "components exact filters graphs measurement segmenters",
+    "numba": "components exact filters graphs histograms measurement segmenters",
     "pandas": "reporting",
     "PIL": "auditing sinks.picture",
     "pyarrow": "sinks.table reporting",
