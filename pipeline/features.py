@@ -85,7 +85,8 @@ class Feature:
 
 def measured(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     """The feature's values at valid pixels, one-dimensional, without those that are no finite number."""
-    return feature[usable(feature, valid)]
+    good = usable(feature, valid)
+    return feature.reshape(-1) if good.all() else feature[good]
 
 
 def _normalised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

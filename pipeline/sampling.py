@@ -20,6 +20,8 @@ SQUARE = {2: 256, 3: 32}
 """The extent of a square (a cube) in pixels."""
 AT_ONCE = 1024
 """Squares that are looked at before asking whether they were enough."""
+HIGHEST = (1 << 64) - 1
+"""The highest rank there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,10 @@ def rank(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
-def pick(features: npt.NDArray[Any], valid: npt.NDArray[np.bool_], box: Box, shape: Sequence[int], size: int) -> Sample:
-    """The ``size`` valid pixels of the lowest ranks in a box.
+def pick(
+    features: npt.NDArray[Any], valid: npt.NDArray[np.bool_], box: Box, shape: Sequence[int], size: int, highest: int = HIGHEST
+) -> Sample:
+    """The ``size`` valid pixels of the lowest ranks in a box, or those of them whose rank is not above ``highest``.
 
     Parameters
     ----------
@@ -56,11 +60,26 @@ def pick(features: npt.NDArray[Any], valid: npt.NDArray[np.bool_], box: Box, sha
         The image's shape.
     size
         How many pixels are wanted; fewer come where there are not so many.
+    highest
+        The highest rank that still counts, where so many pixels of lower ranks are known already.
     """
-    inside = np.nonzero(valid & np.isfinite(features).all(axis=0))
-    places = np.ravel_multi_index(tuple(at + first for at, first in zip(inside, box.start, strict=True)), tuple(shape)).astype(np.int64)
-    rows = np.stack([feature[inside] for feature in features], axis=1).astype(np.float64)
-    return _lowest(Sample(places, rows), size)
+    axes = np.ix_(*(np.arange(first, last) for first, last in zip(box.start, box.stop, strict=True)))
+    everywhere = np.ravel_multi_index(axes, tuple(shape)).astype(np.int64)
+    wanted = valid & np.isfinite(features).all(axis=0)
+    if highest < HIGHEST:
+        wanted &= rank(everywhere) <= np.uint64(highest)
+    return _lowest(Sample(everywhere[wanted], np.stack([feature[wanted] for feature in features], axis=1).astype(np.float64)), size)
+
+
+def picked(parts: Iterable[Callable[[int], Sample]], size: int) -> Sample:
+    """The ``size`` pixels of the lowest ranks of several parts, each of which is told the highest rank that still counts."""
+    found, highest = [], HIGHEST
+    for part in parts:
+        found.append(part(highest))
+        if sum(len(some.places) for some in found) >= (1 if highest == HIGHEST else 2) * size:
+            found = [merge(found, size)]
+            highest = int(rank(found[0].places).max())
+    return merge(found, size)
 
 
 def merge(samples: Iterable[Sample], size: int) -> Sample:
@@ -93,5 +112,6 @@ def _lowest(sample: Sample, size: int) -> Sample:
     chosen = np.arange(len(sample.places))
     if len(chosen) > size:
         chosen = np.argpartition(rank(sample.places), size)[:size]
-    chosen = chosen[np.argsort(sample.places[chosen])]
+    if (np.diff(sample.places[chosen]) < 0).any():
+        chosen = chosen[np.argsort(sample.places[chosen])]
     return Sample(sample.places[chosen], sample.rows[chosen])

@@ -36,9 +36,9 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "segmenters": ("__init__", "given pixels", "cluster edge growing region superpixel threshold", "blob graph windowed"),
+    "segmenters": ("__init__", "given pixels relief", "cluster edge growing region superpixel threshold", "blob graph windowed"),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
-    "sources": ("__init__", "axes checksum", "arrays raster zarrs"),
+    "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
     "stages": (
         "__init__",
         "drawn",
@@ -54,7 +54,7 @@ ROOMS = {
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine",
-    "numba": "components contours exact graphs measurement segmenters",
+    "numba": "components contours exact filters graphs histograms measurement segmenters",
     "pandas": "reporting",
     "PIL": "fates sinks.picture",
     "pyarrow": "sinks.table reporting",

@@ -23,6 +23,10 @@ SILENCE = 60.0  # seconds after which a worker of our own clusters that shows no
 # Tasks leave nothing on a worker, so spilling would free nothing, and one that pauses would be waited for in vain.
 NO_SPILLING = {"target": False, "spill": False, "pause": False}
 
+# Dask lets workers give back every freed block at once, so that each large array is paged in anew, which costs as much as the work on it.
+# These hold what one tile frees for the next; blocks of up to MMAP bytes come from the heap, which may keep TRIM bytes at its end.
+ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+
 CHATTY = ("distributed", "distributed.client", "distributed.gc")  # the loggers to which Dask gives a level
 
 
@@ -74,7 +78,9 @@ def start(offers: Sequence[Needs], folder: str) -> Any:
         "allowed_failures": 0,
         "worker_ttl": SILENCE,
     }
-    with dask.config.set({"distributed.scheduler.worker-saturation": 1.0, "temporary-directory": folder}):
+    settings = {"distributed.scheduler.worker-saturation": 1.0, "temporary-directory": folder}
+    settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATION.items()}
+    with dask.config.set(settings):
         return SpecCluster(  # type: ignore[no-untyped-call]
             scheduler={"cls": Scheduler, "options": scheduler},
             workers={n: {"cls": Nanny, "options": {**worker, "resources": dict(offer)}} for n, offer in enumerate(offers)},

@@ -20,7 +20,7 @@ from pipeline.features import Feature
 from pipeline.filters import gaussian_radius, smooth
 from pipeline.histograms import FINDERS, Histogram, threshold
 from pipeline.segmenters import Identity, fitted_to
-from pipeline.segmenters.region import levelled, summits, without_ties
+from pipeline.segmenters.relief import levelled, summits, without_ties
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]

@@ -26,6 +26,8 @@ SEEDS = 1_000_000
 SHARE = 16
 """The tolerance is this part of the range of the image's values where it is not given."""
 PEAKS = 254
+SMALL = 2
+"""Bytes of values that are looked up in a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +105,12 @@ class RegionGrowing(Feature):
 
     def features(self, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.float64]:
         """(2, …): at seeds, their class and their value; NaN elsewhere, and everywhere where no seeds are given."""
+        kinds = np.zeros(valid.shape) if self.seeds is None else given_in(self.seeds, valid.shape, origin)
+        if not kinds.any():  # as in most windows
+            return np.full((2, *valid.shape), np.nan)
         value = self.feature(block, valid).astype(np.float64)
         if self.around:
             value = local_mean(value, valid, 2 * self.around + 1)
-        kinds = np.zeros(valid.shape) if self.seeds is None else given_in(self.seeds, valid.shape, origin)
         return np.where((kinds > 0) & np.isfinite(value), np.stack([kinds.astype(np.float64), value]), np.nan)
 
     def fit(self, found: Any) -> RegionGrowing:
@@ -124,16 +128,14 @@ class RegionGrowing(Feature):
         """The class of each pixel, 0 where no value is within the tolerance, and the seeds."""
         if self.values is None or self.tolerance is None:
             raise SegmenterError("the values of seeds are not fitted; call fit() first")
-        value = self.feature(block, valid).astype(np.float64)
+        value = self.feature(block, valid)
         kind, level = np.array([k for k, _ in self.values]), np.array([v for _, v in self.values])
         order = np.lexsort((kind, level))
         first = order[np.diff(level[order], prepend=-np.inf) > 0]
         kind, level = kind[first], level[first]
-        nearest = np.searchsorted((level[:-1] + level[1:]) / 2, value)
-        near = np.abs(value - level[nearest]) <= self.tolerance  # false for NaN
-        kinds = np.where(near & valid, kind[nearest], 0)
+        near, kinds = _grown(value, valid, kind, level, self.tolerance)
         if self.seeds is None:
-            return Classes(kinds, near & _even(value, valid, self.tolerance))
+            return Classes(kinds, near & _even(value.astype(np.float64), valid, self.tolerance))
         seeds = given_in(self.seeds, valid.shape, origin)
         own = np.zeros(max(int(seeds.max(initial=0)), *(k for k, _ in self.values)) + 1, np.int64)
         own[[k for k, _ in self.values]] = kind[np.searchsorted(level, [v for _, v in self.values])]
@@ -223,6 +225,21 @@ class QuasiFlat:
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
         """Label one block as if it were the whole image: int32, in raster order; without ``min_area``."""
         return label(self, block, valid)
+
+
+def _grown(
+    value: Pixels, valid: Flags, kind: npt.NDArray[np.int64], level: npt.NDArray[np.float64], tolerance: float
+) -> tuple[Flags, npt.NDArray[Any]]:
+    """Where a pixel is within the tolerance of the nearest of the ascending levels, and the class of that; 0 elsewhere."""
+    if value.dtype.kind in "bu" and value.dtype.itemsize <= SMALL:  # what is found for each value holds for each pixel of it
+        every = np.arange(1 << 8 * value.dtype.itemsize, dtype=np.float64)
+        near, kinds = _grown(every, np.ones(len(every), bool), kind, level, tolerance)
+        places = value.astype(np.intp)
+        return near[places] & valid, np.where(valid, kinds[places], 0)
+    real = value.astype(np.float64)
+    nearest = np.searchsorted((level[:-1] + level[1:]) / 2, real)
+    near = valid & (np.abs(real - level[nearest]) <= tolerance)  # false for NaN
+    return near, np.where(near, kind[nearest], 0)
 
 
 def _even(value: npt.NDArray[np.float64], valid: Flags, tolerance: float) -> Flags:

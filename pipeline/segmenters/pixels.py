@@ -99,14 +99,17 @@ class Features:
 
     def features(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> Floats:
         """(feature, row, column) or (feature, plane, row, column); NaN where one is not known. JobError if a band is missing."""
-        grey: Floats = block.mean(axis=0, dtype=np.float64)
+        grey: Floats = block.mean(axis=0, dtype=np.float64) if self.texture else np.zeros(0)
         if self.greys_missing:
             return grey[None]
-        found = [self._smoothed(value, valid) for value in (*self._spectral(block, valid), *self._textures(grey, valid))]
+        looks = [*self._spectral(block, valid), *self._textures(grey, valid)]
+        found = np.zeros((len(looks) + AXES * (self.position > 0), *valid.shape))
+        for number, value in enumerate(looks):
+            found[number] = smooth(value, valid, self.sigma) if self.sigma else value
         if self.position:
-            places = np.meshgrid(*(np.arange(n) + o for n, o in zip(valid.shape, origin, strict=True)), indexing="ij")
-            found += [np.zeros(valid.shape)] * (AXES - valid.ndim) + [place.astype(np.float64) for place in places]
-        return np.stack(found)
+            for axis, place in enumerate(np.ix_(*(np.arange(n) + o for n, o in zip(valid.shape, origin, strict=True)))):
+                found[axis - valid.ndim] = place
+        return found
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
         """Label the connected pieces of classes of one block as if it were the whole image: int32, in raster order."""
@@ -137,9 +140,6 @@ class Features:
         if "gabor" in self.texture:
             made["gabor"] = local_gabor(grey, valid, self.wavelength)
         return [made[name] for name in self.texture]
-
-    def _smoothed(self, value: Pixels, valid: Flags) -> Floats:
-        return smooth(value, valid, self.sigma) if self.sigma else value.astype(np.float64)
 
     def weigh(self, rows: Floats) -> Floats:
         """What each feature is multiplied by, so that all spread alike and places count as asked for; 0 where it has one value only."""

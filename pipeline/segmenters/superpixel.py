@@ -98,9 +98,7 @@ def _patches(
         centres = _centres(solid, owner, start, number.size)
         _assign(solid, start, spacing, cells, centres, weight, owner)
     orphan = _orphans(owner)
-    for _ in range(spacing):
-        if not orphan.any() or not _adopt(solid, owner, orphan, start, centres, weight):
-            break
+    _adopt(solid, owner, orphan, start, centres, weight, spacing)
     key = _named(np.unravel_index(np.arange(number.size), tuple(cells)), first) + 1
     keys = np.where(known, key[owner], 0)
     if orphan.any():  # each piece of them is a patch of its own, named by its first pixel
@@ -141,45 +139,63 @@ def _centres(values, owner, start, number):  # type: ignore[no-untyped-def]  # n
 
 @numba.njit(cache=True, nogil=True)
 def _assign(values, start, spacing, cells, centres, weight, owner):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Give each pixel to the nearest centre of the cells around its own; of equally near ones the first. A row of a cell at a time."""
+    """Give each pixel to the nearest centre of the cells around its own; of equally near ones the first. A row of cells at a time."""
     planes, rows, columns = owner.shape
-    far, nearest, which = np.empty(spacing), np.empty(spacing), np.empty(spacing, np.int32)
+    room = spacing * spacing
+    far, nearest, which, pixels = np.empty(room), np.empty(room), np.empty(room, np.int32), np.empty((values.shape[0], room))
     for p in range(planes):
         z = (p + start[0]) // spacing - start[0] // spacing
-        for r in range(rows):
-            y = (r + start[1]) // spacing - start[1] // spacing
+        for y in range(cells[1]):
+            top = max((start[1] // spacing + y) * spacing - start[1], 0)
+            high = min((start[1] // spacing + y + 1) * spacing - start[1], rows) - top
             for x in range(cells[2]):
                 low = max((start[2] // spacing + x) * spacing - start[2], 0)
-                number = min((start[2] // spacing + x + 1) * spacing - start[2], columns) - low
+                wide = min((start[2] // spacing + x + 1) * spacing - start[2], columns) - low
+                cell = (p, top, low, high, wide)
+                _fetch(values, cell, pixels)
                 nearest[:] = np.inf
                 for dz in range(max(z - 1, 0), min(z + 2, cells[0])):
                     for dy in range(max(y - 1, 0), min(y + 2, cells[1])):
                         for dx in range(max(x - 1, 0), min(x + 2, cells[2])):
                             k = (dz * cells[1] + dy) * cells[2] + dx
                             if centres[k, 0] > 0.0:
-                                _compete(values, (p, r, low, number), start, centres[k], k, weight, far, nearest, which)
-                for i in range(number):
-                    if owner[p, r, low + i] >= 0:
-                        owner[p, r, low + i] = which[i]
+                                _compete(pixels, cell, start, centres[k], k, weight, far, nearest, which)
+                for r in range(high):
+                    for c in range(wide):
+                        if owner[p, top + r, low + c] >= 0:
+                            owner[p, top + r, low + c] = which[r * wide + c]
 
 
 @numba.njit(cache=True, nogil=True)
-def _compete(values, row, start, centre, k, weight, far, nearest, which):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Let a centre have the pixels of a row that no centre before it is as near to; loops that the compiler turns into vectors."""
-    p, r, low, number = row
-    down, across = p + start[0] - centre[1], r + start[1] - centre[2]
-    beside = weight * (down * down + across * across)
-    for i in range(number):
-        along = low + i + start[2] - centre[3]
-        far[i] = beside + weight * along * along
+def _fetch(values, cell, pixels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Lay the pixels of a cell next to each other, band by band: short rows would cost more than what is worked out on them."""
+    p, top, low, high, wide = cell
     for b in range(values.shape[0]):
-        mean = centre[4 + b]
+        for r in range(high):
+            for c in range(wide):
+                pixels[b, r * wide + c] = values[b, p, top + r, low + c]
+
+
+@numba.njit(cache=True, nogil=True)
+def _compete(pixels, cell, start, centre, k, weight, far, nearest, which):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Let a centre have the pixels of a cell that no centre before it is as near to; loops that the compiler turns into vectors."""
+    p, top, low, high, wide = cell
+    down, number = p + start[0] - centre[1], high * wide
+    for r in range(high):
+        across = top + r + start[1] - centre[2]
+        beside = weight * (down * down + across * across)
+        for c in range(wide):
+            along = low + c + start[2] - centre[3]
+            far[r * wide + c] = beside + weight * along * along
+    for b in range(pixels.shape[0]):
+        mean, band = centre[4 + b], pixels[b]
         for i in range(number):
-            step = values[b, p, r, low + i] - mean
+            step = band[i] - mean
             far[i] += step * step
     for i in range(number):
-        if far[i] < nearest[i]:
-            nearest[i], which[i] = far[i], k
+        closer = far[i] < nearest[i]
+        nearest[i] = far[i] if closer else nearest[i]
+        which[i] = k if closer else which[i]
 
 
 def _orphans(owner: npt.NDArray[np.int32]) -> Flags:
@@ -207,25 +223,27 @@ def _distance(values, p, r, c, start, centre, weight):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _adopt(values, owner, orphan, start, centres, weight):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Give the orphans beside a pixel that is none to the nearest of the patches beside them; whether there was one."""
+def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Give the orphans beside a pixel that is none to the nearest of the patches beside them, round by round while there is one."""
     planes, rows, columns = owner.shape
     found = np.argwhere(orphan)
-    new = np.full(len(found), -1, np.int32)
-    for i in range(len(found)):
-        p, r, c = found[i]
-        best = np.inf
-        for axis in range(6):
-            step = 1 if axis % 2 else -1
-            q, s, t = p + (step if axis < 2 else 0), r + (step if axis // 2 == 1 else 0), c + (step if axis > 3 else 0)
-            if 0 <= q < planes and 0 <= s < rows and 0 <= t < columns and owner[q, s, t] >= 0 and not orphan[q, s, t]:
-                far = _distance(values, p, r, c, start, centres[owner[q, s, t]], weight)
-                if far < best or (far == best and owner[q, s, t] < new[i]):
-                    best = far
-                    new[i] = owner[q, s, t]
-    some = False
-    for i in range(len(found)):
-        if new[i] >= 0:
+    for _ in range(rounds):
+        new = np.full(len(found), -1, np.int32)
+        for i in range(len(found)):
             p, r, c = found[i]
-            owner[p, r, c], orphan[p, r, c], some = new[i], False, True
-    return some
+            best = np.inf
+            for axis in range(6):
+                step = 1 if axis % 2 else -1
+                q, s, t = p + (step if axis < 2 else 0), r + (step if axis // 2 == 1 else 0), c + (step if axis > 3 else 0)
+                if 0 <= q < planes and 0 <= s < rows and 0 <= t < columns and owner[q, s, t] >= 0 and not orphan[q, s, t]:
+                    far = _distance(values, p, r, c, start, centres[owner[q, s, t]], weight)
+                    if far < best or (far == best and owner[q, s, t] < new[i]):
+                        best = far
+                        new[i] = owner[q, s, t]
+        for i in range(len(found)):
+            if new[i] >= 0:
+                p, r, c = found[i]
+                owner[p, r, c], orphan[p, r, c] = new[i], False
+        if (new < 0).all():
+            return
+        found = found[new < 0]

@@ -22,6 +22,7 @@ from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.kept import Kept
 
 SAMPLED = 64
 """Chunk files that a fingerprint looks into."""
@@ -136,7 +137,7 @@ def _array(path: str, _stamps: object) -> Any:
     """The array, opened once per process."""
     import zarr
 
-    return zarr.open_array(path, mode="r")
+    return Kept(zarr.open_array(path, mode="r"), path)
 
 
 def _metadata(path: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.errors import SegmenterError
 from pipeline.features import measured
 from pipeline.grid import Box
 from pipeline.histograms import Bins
-from pipeline.sampling import Sample, merge, pick
+from pipeline.sampling import Sample, pick, picked
 from pipeline.segmenters import call, float_bins, sample_size
 from pipeline.stages import Run
 
@@ -101,15 +102,16 @@ def counts(survey: Survey, batch: int) -> dict[str, tuple[Any, Any]]:
 
 def sample(survey: Survey, item: int) -> Sample:
     """The sample that the first subject wants of some squares."""
+    boxes = survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM]
+    return picked([partial(_picked, survey, box) for box in boxes], sample_size(survey.subjects[0].what))
+
+
+def _picked(survey: Survey, box: Box, highest: int) -> Sample:
     subject, run = survey.subjects[0], survey.run
-    size = sample_size(subject.what)
-    found = []
-    for box in survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM]:
-        block, valid, inside = _around(run, box, subject.steps, subject.what)
-        origin = tuple(first - cut.start for first, cut in zip(box.start, inside, strict=True))
-        features = call(subject.what.features, block, valid, origin)[(slice(None), *inside)]
-        found.append(pick(features, valid[inside], box, run.grid.shape, size))
-    return merge(found, size)
+    block, valid, inside = _around(run, box, subject.steps, subject.what)
+    origin = tuple(first - cut.start for first, cut in zip(box.start, inside, strict=True))
+    features = call(subject.what.features, block, valid, origin)[(slice(None), *inside)]
+    return pick(features, valid[inside], box, run.grid.shape, sample_size(subject.what), highest)
 
 
 def common_bins(found: Iterable[Mapping[str, tuple[float, float, str, int]]]) -> dict[str, Bins]:

@@ -15,6 +15,9 @@ from pipeline.segmenters import classes, keys
 from pipeline.stages import Run
 from pipeline.stages.drawn import Drawn, Flags
 
+SMALL = 2
+"""Bytes of keys that are looked up in a table."""
+
 
 def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """All pixels of a class are one label."""
@@ -33,14 +36,29 @@ def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
 def _compact(run: Run, tile: int, drawn: npt.NDArray[Any]) -> dict[str, Any]:
     """Number the keys that the core and its rim show, 1 to n, by ascending key."""
     window, outer = run.grid.window(tile, run.method(tile).halo), run.grid.window(tile, run.depth)
-    names, labels = np.unique(drawn[outer.within(window)], return_inverse=True)
+    names, labels = _numbered(drawn[outer.within(window)])
     background = bool(names.size and names[0] == 0)
     nothing = np.zeros(len(names) + (not background), bool)
     return {
-        "labels": (labels.reshape(outer.shape) + (not background)).astype(np.int32),
+        "labels": labels.astype(np.int32) + np.int32(not background),
         "whole": ~nothing,
         "hole": nothing,
         "outside": nothing,
         "beside": np.zeros((0, 2), np.int64),
         "key": names[int(background) :].astype(np.int64),
     }
+
+
+def _numbered(keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The different keys in ascending order, and the place of each pixel's among them.
+
+    Small integers are looked up; of others, one of each run of equal ones is sorted, since sorting all pixels takes longer than all else.
+    """
+    if keys.dtype.kind in "bu" and keys.dtype.itemsize <= SMALL:
+        there = np.zeros(1 << 8 * keys.dtype.itemsize, bool)
+        there[keys.astype(np.uint8) if keys.dtype == bool else keys] = True
+        return np.flatnonzero(there).astype(keys.dtype), (np.cumsum(there, dtype=np.int32) - 1)[keys.astype(np.intp)]
+    flat = keys.ravel()
+    begins = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])) if flat.size else np.zeros(0, np.intp)
+    names, of_run = np.unique(flat[begins], return_inverse=True)
+    return names, np.repeat(of_run.astype(np.int32), np.diff(np.append(begins, flat.size))).reshape(keys.shape)

@@ -37,13 +37,13 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
             continue
         enlarged += 1
-        found = _hold(run, tile, mine, sketch.box)
-        whole[0] &= found is not None or not method.contract.partial
-        if found is not None:
-            box, mine, drawn = found
-            shared = box & sketch.box
-            here, new, mine = shared.within(sketch.box), drawn[shared.within(box)], mine[shared.within(box)]
-            sketch.piece[here][mine] = 0
+        box, mine, drawn = _hold(run, tile, mine, sketch.box)
+        shared = box & sketch.box
+        here, mine = shared.within(sketch.box), mine[shared.within(box)]
+        sketch.piece[here][mine] = 0
+        whole[0] &= drawn is not None or not method.contract.partial
+        if drawn is not None:
+            new = drawn[shared.within(box)]
             labels[here][mine] = np.where(new > 0, new + (len(whole) - 1), 0)[mine]
             whole = np.append(whole, np.ones(int(drawn.max(initial=0)), bool))
     return _compact(labels, whole, enlarged)
@@ -97,11 +97,12 @@ def _sketch(drawn: Labels, ground: Flags, box: Box, image: Box) -> Sketch:
     return Sketch(box, labels, piece, cut)
 
 
-def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Labels] | None:
+def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Labels | None]:
     """Find a window that holds a piece of support whole, and draw that piece there.
 
-    ``mine`` is the piece where it was seen first, in ``box``. Returns the box, the piece in it, and its labels, 0 elsewhere; None where no
-    window within ``max_halo`` of the core and within the memory allowed holds it.
+    ``mine`` is the piece where it was seen first, in ``box``. Returns the box, the piece in it, and its labels, 0 elsewhere; None for the
+    labels where no window within ``max_halo`` of the core and within the memory allowed holds it. A piece that goes on where no window may
+    is given up at once, with all that hangs together with it.
     """
     method, image = run.method(tile), run.grid.whole
     reach = method.contract.reach + run.reach_of_steps()
@@ -109,9 +110,11 @@ def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Label
     place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(np.argwhere(mine)[0], box.start, strict=True)), strict=True))
     window, step, seen = _extent(mine, box).grow(reach + 1), max(1, method.halo), None
     while True:
-        window = _extended(window, [side for side in sides(box, image) if side.open and mine[side.face].any()], step) & limit
-        if window == seen or window.size * run.bytes_per_pixel > run.memory:
-            return None
+        goes_on = [side for side in sides(box, image) if side.open and mine[side.face].any()]
+        window = _extended(window, goes_on, step) & limit
+        lost = seen is not None and any(_end(window, side) == _end(seen, side) for side in goes_on)
+        if lost or window.size * run.bytes_per_pixel > run.memory:
+            return box, mine, None
         seen, step, box = window, 2 * step, trusted(window, image, reach)
         block, valid = run.read(window)
         block = run.prepared(block, valid)
@@ -119,7 +122,8 @@ def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Label
         mine = piece == piece[place.within(box)]
         if not any(side.open and mine[side.face].any() for side in sides(box, image)):
             drawn = draw(method.segmenter, block, valid, window.start)[box.within(window)]
-            return None if np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any() else (box, mine, np.where(mine, drawn, 0))
+            alone = not np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any()
+            return box, mine, np.where(mine, drawn, 0) if alone else None
 
 
 def trusted(window: Box, image: Box, reach: int) -> Box:
@@ -138,6 +142,11 @@ def _extent(mask: Flags, box: Box) -> Box:
     spans = [np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
     ends = [(int(span[0]) + o, int(span[-1]) + 1 + o) for span, o in zip(spans, box.start, strict=True)]
     return Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
+
+
+def _end(window: Box, side: Side) -> int:
+    """Where a window ends on a side."""
+    return (window.stop if side.high else window.start)[side.axis]
 
 
 def _extended(window: Box, where: list[Side], step: int) -> Box:

@@ -1,15 +1,19 @@
 """Each method against the library that one would use on the whole image otherwise.
 
-usage: python tests/benchmarks/methods.py [SIDE] [KIND …]
+usage: python tests/benchmarks/methods.py [SIDE] [KIND …] [--runs N]
 
 Prints, for an image of SIDE x SIDE pixels (default 8192) and two workers, wall x workers of a run from file to file over the time of the
-peer on the whole image in memory, and the memory that both take. Peers are called as their documentation says; reading and writing are not
-counted for them. Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE first.
+peer on the whole image in memory; the processor time of all processes of the run; and the memory that both take, of ours the sum of every
+process's own peak. Ours and the peer run in turn, N times (default 3), and medians are printed. Peers are called as their documentation
+says; reading and writing are not counted for them. Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE first.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import zarr
 from scipy import ndimage
 
@@ -82,41 +87,59 @@ def peers() -> dict[str, Callable[[np.ndarray[Any, Any]], Any]]:
 
 
 def ours(path: Path, kind: str, folder: Path) -> None:
-    """One run on a cluster of two processes, which has started already."""
+    """One run on a cluster of two processes that have both worked already: its seconds, processor seconds and MB."""
     import pipeline
 
     with pipeline.cluster(WORKERS) as engine:
-        pipeline.segment(np.zeros((64, 64), np.uint8), "threshold", folder / "warm", engine=engine)
-        begin = time.perf_counter()
+        pipeline.segment(np.eye(512, dtype=np.uint8), "threshold", folder / "warm", tile=64, engine=engine)
+        begin, used = time.perf_counter(), _processor_seconds()
         pipeline.segment(str(path), {"kind": kind, **KINDS[kind]}, folder / "out", engine=engine)
-        print(time.perf_counter() - begin)
+        print(time.perf_counter() - begin, _processor_seconds() - used, sum(map(_peak, _family())))
 
 
 def theirs(path: Path, kind: str) -> None:
-    """The peer, on the image in memory."""
+    """The peer, on the image in memory: its seconds and MB."""
     image, call = zarr.open_array(path)[:], peers()[kind]
     begin = time.perf_counter()
     call(image)
-    print(time.perf_counter() - begin)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
-def main(side: int, kinds: list[str]) -> None:
+def main(side: int, kinds: list[str], runs: int) -> None:
     """Run each of them in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "scene.zarr")
         zarr.create_array(path, data=scene(side), chunks=(3, 1024, 1024))
-        print(f"{'':16}{'wall x 2':>10}{'peer':>10}{'ratio':>8}{'peer MB':>9}")
+        print(f"{'':16}{'wall x 2':>10}{'CPU':>8}{'peer':>8}{'ratio':>8}{'MB':>8}{'peer MB':>9}")
         for kind in kinds:
-            mine = WORKERS * float(_run("ours", path, kind)[0])
-            peer = _run("theirs", path, kind) if kind in peers() else []
-            ratio = f"{float(peer[0]):10.1f}{mine / float(peer[0]):8.2f}{peer[1]:>9}" if peer else ""
-            print(f"{kind:16}{mine:10.1f}{ratio}", flush=True)
+            both = [(_run("ours", path, kind), _run("theirs", path, kind)) for _ in range(runs)]
+            wall, used, memory = map(statistics.median, zip(*(ours for ours, _ in both), strict=True))
+            peer, room = map(statistics.median, zip(*(peer for _, peer in both), strict=True))
+            mine = WORKERS * wall
+            print(f"{kind:16}{mine:10.2f}{used:8.2f}{peer:8.2f}{mine / peer:8.2f}{memory:8.0f}{room:9.0f}", flush=True)
 
 
-def _run(who: str, path: Path, kind: str) -> list[str]:
-    done = subprocess.run([sys.executable, __file__, who, str(path), kind], capture_output=True, text=True, check=True)
-    return done.stdout.split()
+def _run(who: str, path: Path, kind: str) -> list[float]:
+    """The numbers that one of them prints; not numbers where there is no peer."""
+    if who == "theirs" and kind not in peers():
+        return [float("nan")] * 2
+    done = subprocess.run([sys.executable, __file__, who, str(path), kind], stdout=subprocess.PIPE, text=True, check=True)
+    return list(map(float, done.stdout.split()))
+
+
+def _family() -> list[psutil.Process]:
+    """This process and all that it started."""
+    here = psutil.Process()
+    return [here, *here.children(recursive=True)]
+
+
+def _processor_seconds() -> float:
+    return sum(used.user + used.system for used in (each.cpu_times() for each in _family()))
+
+
+def _peak(process: psutil.Process) -> float:
+    """The most memory that a process has held so far, in MB."""
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[0]) / 1024
 
 
 if __name__ == "__main__":
@@ -126,4 +149,9 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["theirs"]:
         theirs(Path(sys.argv[2]), sys.argv[3])
     else:
-        main(int(sys.argv[1]) if sys.argv[1:] else 8192, sys.argv[2:] or list(KINDS))
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("side", nargs="?", type=int, default=8192)
+        parser.add_argument("kinds", nargs="*", default=list(KINDS), metavar="KIND")
+        parser.add_argument("--runs", type=int, default=3)
+        asked = parser.parse_args()
+        main(asked.side, asked.kinds, asked.runs)

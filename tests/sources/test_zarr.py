@@ -184,3 +184,18 @@ def test_fingerprint(tmp_path):
         seen.append(open_source(tmp_path / name).fingerprint())
     assert seen[0] == seen[1] != seen[2]
     assert open_source(tmp_path / "a", axes="xy").fingerprint() != seen[0]
+
+
+@pytest.mark.parametrize("layout", [{"chunks": (7, 6)}, {"chunks": (7, 6), "shards": (14, 12)}, {"chunks": (7, 6), "zarr_format": 2}])
+def test_windows_of_kept_chunks(tmp_path, layout):
+    """Windows that share chunks read what the array holds, also after a chunk was written anew."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 200, (40, 33)).astype(np.uint8)
+    stored = zarr.create_array(tmp_path / "a.zarr", data=image, **layout)
+    source = open_source(str(tmp_path / "a.zarr"))
+    for change in range(3):
+        for _ in range(20):
+            (a, b), (c, d) = (sorted(rng.choice(n + 1, 2, replace=False).tolist()) for n in image.shape)
+            np.testing.assert_array_equal(source.read(Box((a, c), (b, d)))[0], image[a:b, c:d])
+        image[8 * change : 8 * change + 3, 5:20] = change
+        stored[:] = image

@@ -1,0 +1,87 @@
+"""Decoded chunks of a Zarr array that are kept for a while.
+
+Windows overlap, and a chunk can only be decoded whole: with tiles of one chunk and a halo each chunk is decoded nine times, with tiles of
+two by two four times. Kept are the chunks that were read last, up to `MOST` bytes of them; a chunk whose file was written anew is read anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.grid import Box
+from pipeline.sources.checksum import stamp
+
+MOST = 1 << 27
+"""Bytes of decoded chunks that a process keeps of an array."""
+Place = tuple[int, ...]
+
+
+class Kept:
+    """A Zarr array that is read in windows; it is indexed by numbers and slices as the array itself."""
+
+    def __init__(self, array: Any, folder: str) -> None:
+        self._array, self._folder = array, folder
+        self._chunks: OrderedDict[Place, tuple[object, npt.NDArray[Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[Any]:
+        """The elements, read by whole chunks unless they are too many, or not next to each other."""
+        spans = [slice(i, i + 1) if isinstance(i, int) else slice(*i.indices(n)) for i, n in zip(index, self._array.shape, strict=True)]
+        box = Box(tuple(s.start for s in spans), tuple(s.stop for s in spans))
+        chunk = self._array.chunks
+        first, last = [a // c for a, c in zip(box.start, chunk, strict=True)], [-(-b // c) for b, c in zip(box.stop, chunk, strict=True)]
+        cover = Box(tuple(first), tuple(last))
+        bytes_of_chunk = int(np.prod(chunk)) * self._array.dtype.itemsize
+        if box.size == 0 or any(s.step not in (None, 1) for s in spans) or cover.size * bytes_of_chunk > MOST:
+            return np.asarray(self._array[index])
+        block = np.empty(box.shape, self._array.dtype)
+        for place, values in self._covering(cover).items():
+            where = self._extent(Box(place, tuple(p + 1 for p in place)))
+            shared = where & box
+            block[shared.within(box)] = values[shared.within(where)]
+        with self._lock:
+            while len(self._chunks) * bytes_of_chunk > MOST:
+                self._chunks.popitem(last=False)
+        return block[tuple(0 if isinstance(i, int) else slice(None) for i in index)]
+
+    def _covering(self, cover: Box) -> dict[Place, npt.NDArray[Any]]:
+        """Some chunks, given as a box of their places: those that are kept, and the others, read at once."""
+        places = list(itertools.product(*map(range, cover.start, cover.stop)))
+        stamps = {place: self._stamp(place) for place in places}
+        with self._lock:
+            found = {p: self._chunks[p][1] for p in places if p in self._chunks and self._chunks[p][0] == stamps[p]}
+        missing = [place for place in places if place not in found]
+        if missing:
+            hull = Box(tuple(map(min, zip(*missing, strict=True))), tuple(max(axis) + 1 for axis in zip(*missing, strict=True)))
+            extent = self._extent(hull)
+            values = np.asarray(self._array[extent.slices])
+            for place in missing:
+                where = self._extent(Box(place, tuple(p + 1 for p in place)))
+                found[place] = values[where.within(extent)].copy()
+        with self._lock:
+            for place in places:
+                self._chunks[place] = stamps[place], found[place]
+                self._chunks.move_to_end(place)
+        return found
+
+    def _extent(self, places: Box) -> Box:
+        """Where some chunks lie in the array."""
+        start = tuple(a * c for a, c in zip(places.start, self._array.chunks, strict=True))
+        stop = tuple(b * c for b, c in zip(places.stop, self._array.chunks, strict=True))
+        return Box(start, stop) & Box.whole(self._array.shape)
+
+    def _stamp(self, place: Place) -> object:
+        """What changes when the file of a chunk is written anew; a shard is a file of several."""
+        shard = self._array.shards or self._array.chunks
+        file = tuple(p * c // s for p, c, s in zip(place, self._array.chunks, shard, strict=True))
+        try:
+            return stamp(str(Path(self._folder, self._array.metadata.encode_chunk_key(file))))
+        except FileNotFoundError:
+            return None
