@@ -107,14 +107,20 @@ def plan(
 
 
 @app.command()
-def methods() -> None:
+def methods(markdown: Annotated[bool, typer.Option("--markdown", help="Without options, as a table for documents.")] = False) -> None:
     """List the kinds of segmenters: what they find, how far they are exact, and their options with defaults."""
     from pipeline import plugins
     from pipeline.segmenters import exactness
 
+    if markdown:
+        typer.echo("| kind | what it finds | identity | exact under tiling |\n|---|---|---|---|")
     for name in plugins.kinds():
         kind = plugins.load(name)
-        typer.echo(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}\n  {exactness(kind)}")
+        what, identity = (kind.__doc__ or "").strip().splitlines()[0], getattr(kind, "identity", "object")
+        if markdown:
+            typer.echo(f"| `{name}` | {what} | {identity} | {exactness(kind)} |")
+            continue
+        typer.echo(f"{name}: {what}\n  identity {identity}, exact {exactness(kind)}")
         for option, parameter in plugins.options(kind).items():
             typer.echo(f"  {option} = {parameter.default!r}")
 

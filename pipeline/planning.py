@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.job import Job
 from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, call
 from pipeline.sources import Source, open_source
-from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
+from pipeline.stages import ALGORITHMS, FIRST, Method, Run, Step, depth_of
 
 HALO = {2: 64, 3: 16}
 MAX_HALO = {2: 1024, 3: 128}
@@ -146,6 +146,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
     none = np.zeros(0, np.int16)
+    _refuse_far_sight(methods, steps, most)
     most = max(most, *(method.halo for method in methods))  # every window reads so far
     draft = Run(source, Grid(shape, shape), methods, none, depth, most, memory, scratch(job), job.stitch.iou, steps)
     tile = tuple(begun["size"]) if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape) else _tile(job, draft, workers)
@@ -236,6 +237,17 @@ def _up(extent: int) -> int:
 def _bytes(run: Run, size: int) -> int:
     halo = max(method.halo for method in run.methods)
     return int(np.prod([min(n, size + 2 * halo) for n in run.grid.shape], dtype=np.int64)) * run.bytes_per_pixel
+
+
+def _refuse_far_sight(methods: Sequence[Method], steps: Sequence[Step], most: int) -> None:
+    """JobError if a segmenter, after the steps, looks further than a tile may read."""
+    for method in methods:
+        reach = method.contract.reach + sum(step.reach for step in steps)
+        if reach > most:
+            raise JobError(
+                f"segmenters.{method.name}: with the steps before it, it looks {reach} pixels far, and a tile may read {most} beyond its "
+                "core; allowed: smaller windows, sigmas and radii, or a larger tiles.max_halo"
+            )
 
 
 def _refuse_too_large(run: Run) -> None:

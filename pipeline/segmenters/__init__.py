@@ -146,12 +146,11 @@ class Contract:
 
 def exactness(kind: Any) -> str:
     """How far what a kind draws is exact under tiling, in words."""
-    identity = getattr(kind, "identity", "object")
     if getattr(kind, "windowed", False):
-        return f"identity {identity}, exact only where the image fits into one window"
-    if identity == "object":
-        return f"identity {identity}, exact where the foreground's piece fits into a window (max_halo)"
-    return f"identity {identity}, exact at any size"
+        return "only where the image fits into one window"
+    if getattr(kind, "identity", "object") == "object":
+        return "where the foreground's piece fits into a window (`max_halo`)"
+    return "at any size"
 
 
 def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.int32]:

@@ -37,15 +37,15 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
             continue
         enlarged += 1
-        box, mine, drawn = _hold(run, tile, mine, sketch.box)
+        box, mine, found = _hold(run, tile, mine, sketch.box)
         shared = box & sketch.box
         here, mine = shared.within(sketch.box), mine[shared.within(box)]
         sketch.piece[here][mine] = 0
-        whole[0] &= drawn is not None or not method.contract.partial
-        if drawn is not None:
-            new = drawn[shared.within(box)]
+        whole[0] &= found is not None or not method.contract.partial
+        if found is not None:
+            new = found[shared.within(box)]
             labels[here][mine] = np.where(new > 0, new + (len(whole) - 1), 0)[mine]
-            whole = np.append(whole, np.ones(int(drawn.max(initial=0)), bool))
+            whole = np.append(whole, np.ones(int(found.max(initial=0)), bool))
     return _compact(labels, whole, enlarged)
 
 
