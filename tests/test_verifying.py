@@ -127,7 +127,7 @@ def test_routed_runs(scene, tmp_path):
     job = pipeline.Job(source=str(scene), tiles={"size": 48, "halo": 8}, output={"path": str(out)}, **ROUTED)
     record = pipeline.run(job, pipeline.local()).record
     assert min(record["routes"][name] for name in ("skip", "bright", "grounds")) >= 5, record["routes"]
-    found = verify(out, parts=25)
+    found = verify(out, parts=50)
     assert found.wrong == []
     assert found.objects > 15
     assert found.near[0] > 0
@@ -141,7 +141,7 @@ def test_routed_runs(scene, tmp_path):
         changed = labels.copy()
         changed[np.isin(labels, mine["id"]) & (np.arange(labels.shape[1]) % 2 == 0)] = 0
         array[:] = changed
-        again = verify(out, parts=25)
+        again = verify(out, parts=50)
         assert len({tuple(one["ids"]) for one in again.wrong} & {(0, id_) for id_ in mine["id"]}) > 0, route
 
 
