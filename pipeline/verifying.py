@@ -1,29 +1,37 @@
-"""Whether a result holds: parts of it are cut into other tiles, segmented again, and compared object by object.
+"""Whether a result holds: parts of it are cut into other tiles, segmented again, and compared object by object and pixel by pixel.
 
 A part is four neighbouring tiles of a grid of another size. An object that lies whole inside is right if the result has the same pixels
 under one id. What goes on beyond the part is left out, since nothing is known of it here. Statistics of the image are those that the run
 found; they are not found again.
+
+Where the run took several segmenters, each part is segmented by each of them that it met there, and of each those objects are compared that
+lie whole in tiles that the run gave to it: what such a tile draws does not depend on who draws the next. Regions that are merged on the
+graph of the whole image are compared by their superpixels, each of which lies in one region.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import plugins
+from pipeline.comparison import Part, Verification, compare, count_edges
 from pipeline.errors import JobError, OutputError
 from pipeline.grid import Box, Grid, sides
 from pipeline.job import Job
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Result
-from pipeline.scratch import Scratch
-from pipeline.stages import EMPTY, FIRST, SKIPPED, Run, pixels_key, table_key
+from pipeline.scratch import Scratch, differences
+from pipeline.segmenters.superpixel import Superpixels
+from pipeline.stages import EMPTY, FIRST, SKIPPED, Method, Run, pixels_key, route, table_key
 from pipeline.stages.group import group
 from pipeline.stages.link import link
 from pipeline.stages.measure import gather
@@ -33,53 +41,9 @@ from pipeline.stitching import PROVED
 Labels = npt.NDArray[np.int64]
 SHARE = 0.7
 """The size of the other tiles, as a share of the run's."""
-BESIDE = (2, 3, 4, 5, 6)
-"""How far from a seam, in pixels, lie the lines that it is compared with."""
 
 
-@dataclass
-class Verification:
-    """What was compared, and what came out."""
-
-    parts: int = 0
-    pixels: int = 0
-    objects: int = 0
-    """Objects that lie whole inside a part."""
-
-    at_seams: int = 0
-    """Of those, how many meet a seam of the run's."""
-
-    differ: list[dict[str, Any]] = field(default_factory=list)
-    """Those that the result has not, or otherwise: where, how many pixels, the result's id (0: none) and its certificate."""
-
-    edges: int = 0
-    """Borders between pixels of different objects, along the run's seams."""
-
-    beside: float = 0.0
-    """The same along lines beside them, on the average."""
-
-    @property
-    def wrong(self) -> list[dict[str, Any]]:
-        """What differs though the result calls it proved."""
-        return [one for one in self.differ if one["certificate"] == "proved"]
-
-    @property
-    def straightness(self) -> float:
-        """How many times as often objects end at seams as beside them; 1 where tiles leave no trace, more where they do."""
-        return self.edges / self.beside if self.beside else 1.0
-
-    def lines(self) -> list[str]:
-        """In words."""
-        near = sum(one["at_seam"] for one in self.differ)
-        text = [
-            f"{self.parts} parts, {self.pixels:,} pixels, {self.objects:,} objects compared, {self.at_seams:,} of them at seams",
-            f"{len(self.differ):,} differ: {near:,} at seams, {len(self.differ) - near:,} inside; {len(self.wrong):,} are called proved",
-            f"objects end at seams {self.straightness:.2f} times as often as beside them",
-        ]
-        return text + [f"  {one}" for one in self.wrong[:10]]
-
-
-def verify(path: str | Path, parts: int = 8) -> Verification:
+def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verification:
     """Segment parts of a finished result again, in other tiles, and compare.
 
     Parameters
@@ -88,11 +52,13 @@ def verify(path: str | Path, parts: int = 8) -> Verification:
         The folder of the result.
     parts
         How many parts, spread over the image.
+    job
+        What was run. Needed only where its record does not hold it: functions, and images in memory.
 
     Raises
     ------
     OutputError
-        If there is no complete result, or its image or methods cannot be had again.
+        If there is no complete result, or its image, its seeds or its methods cannot be had again, or are others now.
     """
     result = Result(str(path))
     record = result.record
@@ -100,44 +66,88 @@ def verify(path: str | Path, parts: int = 8) -> Verification:
         raise OutputError(f"{path} holds no complete labels; there is nothing to verify")
     found, certificates = Verification(), dict(zip(result.objects["id"], result.objects["certificate"], strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        draft = _planned(record, Path(folder))
-        if any(hasattr(method.segmenter, "merge") for method in draft.run.methods):
-            raise OutputError("regions that are merged on the graph of the whole image cannot be verified in parts; run it in other tiles")
-        if len(draft.run.methods) > 1 or record["routes"].get("skip"):
-            raise OutputError("a run that routes its tiles cannot be cut into others; allowed: runs of one segmenter")
+        draft = _planned(record, Path(folder), job)
         seams = Grid(draft.run.grid.shape, tuple(record["plan"]["tiles"]["size"]))
         for number, tiles in enumerate(_blocks(draft.run.grid, parts)):
-            run = replace(draft.run, scratch=Scratch(str(Path(folder, str(number)))), routes=_routes(draft.run, tiles))
-            box, labels, proved = _again(run, tiles)
+            box = _around([draft.run.grid.core(tile) for tile in tiles])
             published = result.labels.data[box.slices].compute().astype(np.int64)
-            _compare(found, labels, proved, published, box, seams, certificates)
+            found.parts, found.pixels = found.parts + 1, found.pixels + box.size
+            count_edges(found, published, box, seams)
+            owner = _owner(draft, seams, box)
+            for way in np.unique(owner[owner >= FIRST]).tolist():
+                run = _only(draft.run, way, Scratch(str(Path(folder, f"{number} {way}"))), tiles)
+                merged = hasattr(draft.run.methods[way - FIRST].segmenter, "merge")
+                labels, sure = _again(run, tiles, box)
+                compare(found, Part(box, seams.whole, labels, sure, owner == way, merged), published, seams, certificates)
     return found
 
 
-def _planned(record: Mapping[str, Any], folder: Path) -> Plan:
+def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
     """The run's job with what was fitted, in tiles of another size."""
-    job, fitted = record["job"], record["fitted"]
-    known = {name: {**what, **fitted.get(name, {})} for name, what in job["segmenters"].items()}
-    steps = [{**what, **fitted.get(f"step {k + 1}", {})} for k, what in enumerate(job["steps"])]
-    if any(what["kind"].startswith("python:") for what in (*known.values(), *steps)):
-        raise OutputError("the run used a function, which its record does not hold; allowed: kinds of segmenters and steps")
+    told, fitted = record["job"], record["fitted"]
+    if job is not None:
+        _refuse_another(told, job.plain())
+    segmenters = {
+        name: _known(what, fitted.get(name, {}), job and job.segmenters[name], plugins.SEGMENTERS)
+        for name, what in told["segmenters"].items()
+    }
+    steps = [_known(what, fitted.get(f"step {k + 1}", {}), job and job.steps[k], plugins.STEPS) for k, what in enumerate(told["steps"])]
     size = [max(1, min(n, int(SHARE * t))) for n, t in zip(record["plan"]["frame"]["shape"], record["plan"]["tiles"]["size"], strict=True)]
     try:
         again = Job(
-            source=job["source"],
+            source=told["source"] if job is None else job.source,
             steps=steps,
-            segmenters=known,
-            route=job["route"],
-            tiles={**job["tiles"], "size": size},
-            stitch=job["stitch"],
-            output={"path": str(folder / "out")},
+            segmenters=segmenters,
+            route=told["route"],
+            tiles={**told["tiles"], "size": size},
+            stitch=told["stitch"],
+            output={"path": str(folder / "out"), "results": ["instance"]},
         )
         draft = plan(again, workers=1, memory=record["identity"]["tiles"]["memory"])
     except JobError as error:
         raise OutputError(f"the run's job cannot be had again: {error}") from error
-    if dict(draft.fingerprint) != record["identity"]["source"]["fingerprint"]:
+    now, then = json.loads(json.dumps(draft.identity())), record["identity"]
+    if now["source"]["fingerprint"] != then["source"]["fingerprint"]:
         raise OutputError("the image has changed since the run")
+    if changed := differences(then["companions"], now["companions"]):
+        raise OutputError(f"what the segmenters were given besides the image has changed since the run: {'; '.join(changed)}")
+    if unfitted := [m.name for m in draft.run.methods if getattr(m.segmenter, "unfitted", False)]:
+        raise OutputError(
+            f"{', '.join(unfitted)}: the record does not hold what was found in the image; allowed: segmenters that are fitted"
+        )
     return draft
+
+
+def _refuse_another(told: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """OutputError if a job is not the one that was run."""
+    keys = ("segmenters", "steps", "route", "stitch")
+    before, now = ({key: what[key] for key in keys} for what in (told, json.loads(json.dumps(given))))
+    if changed := differences(before, now):
+        raise OutputError(f"the job is another than the one that was run ({'; '.join(changed)}); give the job as it was")
+
+
+def _known(what: Mapping[str, Any], fitted: Mapping[str, Any], given: Any, group: str) -> Any:
+    """A segmenter or a step with what was fitted: from the record, or where that cannot hold it, what is given."""
+    if what["kind"] in plugins.kinds(group):
+        return {**what, **fitted}
+    if given is None:
+        raise OutputError(
+            f"the run used {what['kind']}, which its record does not hold; allowed: kinds of segmenters and steps, "
+            "or from Python verify(path, job=job) with the job that was run"
+        )
+    return replace(given, **fitted) if fitted else given
+
+
+def _owner(draft: Plan, seams: Grid, box: Box) -> npt.NDArray[np.int16]:
+    """By pixel of a box, the route that its tile took in the run."""
+    own = replace(draft.run, grid=seams)
+    spans = [range(a // size, -(-b // size)) for a, b, size in zip(box.start, box.stop, seams.tile, strict=True)]
+    tiles = [seams.number(at) for at in itertools.product(*spans)]
+    work = route.Plan(own, tuple(draft.job.route), tuple(range(tile, tile + 1) for tile in tiles))
+    owner = np.full(box.shape, EMPTY, np.int16)
+    for k, tile in enumerate(tiles):
+        owner[(seams.core(tile) & box).within(box)] = route.routes(work, k)[0]
+    return owner
 
 
 def _blocks(grid: Grid, parts: int) -> list[list[int]]:
@@ -152,23 +162,37 @@ def _blocks(grid: Grid, parts: int) -> list[list[int]]:
     ]
 
 
-def _routes(run: Run, tiles: list[int]) -> npt.NDArray[np.int16]:
-    """The tiles of a part go to the one method of the run; all others nowhere."""
+def _around(cores: list[Box]) -> Box:
+    """The box that some cores fill."""
+    return Box(
+        tuple(np.min([core.start for core in cores], axis=0).tolist()), tuple(np.max([core.stop for core in cores], axis=0).tolist())
+    )
+
+
+def _only(run: Run, number: int, scratch: Scratch, tiles: list[int]) -> Run:
+    """A run in which the tiles of a part go to one method, of merged regions to their superpixels; all others go nowhere."""
     routes = np.full(len(run.grid), SKIPPED, np.int16)
     for tile in tiles:
-        routes[tile] = FIRST if run.read(run.grid.core(tile))[1].any() else EMPTY
-    return routes
+        routes[tile] = number if run.read(run.grid.core(tile))[1].any() else EMPTY
+    methods = tuple(_unmerged(method) for method in run.methods)
+    return replace(run, scratch=scratch, routes=routes, methods=methods)
 
 
-def _again(run: Run, tiles: list[int]) -> tuple[Box, Labels, npt.NDArray[np.bool_]]:
-    """Segment some tiles; the box that they fill, its labels, and by label whether the object lies whole inside and is sure."""
+def _unmerged(method: Method) -> Method:
+    segmenter: Any = method.segmenter
+    if not hasattr(segmenter, "merge"):
+        return method
+    nodes = Superpixels(**{f.name: getattr(segmenter, f.name) for f in fields(Superpixels)})
+    return replace(method, segmenter=nodes, contract=replace(method.contract, min_area=0))
+
+
+def _again(run: Run, tiles: list[int], box: Box) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    """Segment some tiles; the labels of the box that they fill, and by label whether the object lies whole inside and is sure."""
     mine = [tile for tile in tiles if run.routes[tile] >= FIRST]
     for stage in (segment, link):
         for tile in mine:
             stage(run, tile)
     number = group(run).objects
-    cores = [run.grid.core(tile) for tile in tiles]
-    box = Box(tuple(map(min, *(c.start for c in cores))), tuple(map(max, *(c.stop for c in cores)))) if len(cores) > 1 else cores[0]
     labels, sure = np.zeros(box.shape, np.int64), np.ones(number + 1, bool)
     for tile in mine:
         ids = run.scratch.load(table_key(tile), "ids")[1]["ids"]
@@ -178,59 +202,9 @@ def _again(run: Run, tiles: list[int]) -> tuple[Box, Labels, npt.NDArray[np.bool
             sure[labels[side.face]] = False
     for id_, status in _statuses(run):
         sure[id_] &= status == PROVED
-    return box, labels, sure
+    return labels, sure
 
 
 def _statuses(run: Run) -> list[tuple[int, int]]:
     found = [gather(run, slab)[1] for slab in range(run.grid.counts[0])]
     return [pair for about in found for pair in zip(about["id"].tolist(), about["status"].tolist(), strict=True)]
-
-
-def _compare(
-    found: Verification, labels: Labels, sure: npt.NDArray[np.bool_], published: Labels, box: Box, seams: Grid, known: Mapping[int, str]
-) -> None:
-    """Look for each object that lies whole inside."""
-    found.parts, found.pixels = found.parts + 1, found.pixels + box.size
-    pairs, count = np.unique(np.stack([labels.ravel(), published.ravel()], axis=1), axis=0, return_counts=True)
-    total = dict(zip(*np.unique(published, return_counts=True), strict=True))
-    crossed = set(np.unique(labels[_at_seams(box, seams)]).tolist())
-    for label in np.unique(labels[sure[labels] & (labels > 0)]).tolist():
-        found.objects += 1
-        found.at_seams += label in crossed
-        under = slice(*np.searchsorted(pairs[:, 0], [label, label + 1]).tolist())  # they ascend
-        ids = pairs[under, 1]
-        if len(ids) != 1 or ids[0] == 0 or total[ids[0]] != count[under][0]:
-            doubted = [known[int(i)] for i in ids if i and known[int(i)] != "proved"]
-            place = tuple(int(a) + o for a, o in zip(np.argwhere(labels == label)[0], box.start, strict=True))
-            found.differ.append(
-                {
-                    "place": place,
-                    "pixels": int(count[under].sum()),
-                    "ids": [int(i) for i in ids],
-                    "certificate": doubted[0] if doubted else "proved",
-                    "at_seam": label in crossed,
-                }
-            )
-    for axis in range(published.ndim):
-        _count_edges(found, np.moveaxis(published, axis, 0), box.start[axis], seams.tile[axis])
-
-
-def _at_seams(box: Box, seams: Grid) -> npt.NDArray[np.bool_]:
-    """Pixels on either side of a seam."""
-    mask = np.zeros(box.shape, bool)
-    for axis, (start, size) in enumerate(zip(box.start, seams.tile, strict=True)):
-        places = np.arange(start, start + box.shape[axis])
-        near = ((places % size == 0) & (places > 0)) | ((places + 1) % size == 0)
-        mask |= near.reshape([-1 if a == axis else 1 for a in range(len(box.shape))])
-    return mask
-
-
-def _count_edges(found: Verification, rows: Labels, start: int, size: int) -> None:
-    """Count borders of objects along seams across the first axis, and along lines beside them."""
-    ends = (rows[1:] != rows[:-1]).reshape(len(rows) - 1, -1).sum(axis=1)  # between row k and row k + 1
-    for seam in range(-(-(start + 1) // size) * size, start + len(rows), size):
-        lines = [seam - start - 1 + side * far for far in BESIDE for side in (-1, 1)]
-        lines = [line for line in lines if 0 <= line < len(ends)]
-        if seam - start >= 1 and lines:
-            found.edges += int(ends[seam - start - 1])
-            found.beside += float(np.mean(ends[lines]))

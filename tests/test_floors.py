@@ -16,7 +16,7 @@ FLOORS = (
     "errors",
     "contours frame grid legend",
     "runs",
-    "annotations colours components evaluation exact filters routing stitching",
+    "annotations colours comparison components evaluation exact filters routing stitching",
     "features graphs layers measurement sampling",
     "histograms",
     "steps thresholds",

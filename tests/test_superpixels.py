@@ -27,6 +27,7 @@ from pipeline.graphs import Graph
 from pipeline.segmenters import fitted_to
 from pipeline.segmenters.graph import FINE, RegionGraph
 from pipeline.segmenters.superpixel import Superpixels
+from pipeline.stages import FIRST, SKIPPED
 from tests.test_exactness import tilings
 from tests.tiling import in_raster_order, tiled
 
@@ -236,6 +237,17 @@ def test_regions_find_what_is_there():
         found = tiled(image[None], method, (50, 50), Path(folder))
     parts = label(cover + 1 + 3 * (np.arange(160) < 80), connectivity=1)
     assert adjusted_rand_score(parts.ravel(), found.labels.ravel()) > 0.9
+
+
+@pytest.mark.parametrize("cut", ["hierarchical", "felzenszwalb", "threshold"])
+def test_regions_beside_tiles_of_another_route(tmp_path, cut):
+    """Superpixels that lie whole in tiles left out are no nodes of the graph; the others are merged as ever."""
+    image = np.random.default_rng(1).random((40, 60))
+    method = RegionGraph(cut=cut, spacing=4, iterations=2, gain=1.0, threshold=1e9, scale=1e9)
+    found = tiled(image[None], method, (20, 20), tmp_path, routes=[FIRST, SKIPPED, FIRST, SKIPPED, SKIPPED, FIRST])
+    expected = np.zeros((40, 60), int)
+    expected[:20, :20], expected[:, 40:] = 1, 2
+    np.testing.assert_array_equal(found.labels, expected)
 
 
 def test_little_to_find():

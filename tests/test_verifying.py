@@ -24,6 +24,7 @@ METHODS = {
     "quasi_flat": {"tolerance": 6.0, "min_area": 9},
     "region_growing": {"seeds": [[38, 45], [38, 112], [200, 200]], "tolerance": 40},
     "superpixels": {"spacing": 7, "iterations": 1},
+    "region_graph": {"spacing": 9, "iterations": 2},
 }
 
 
@@ -48,7 +49,9 @@ def test_what_is_right_passes(scene, tmp_path, kind):
     """Parts in other tiles hold the same objects, at seams and inside, with all that was fitted; nothing is left beside the result."""
     out = carried_out(scene, tmp_path / "out", kind)
     found = verify(out, parts=6)
-    assert (found.parts, found.differ) == (6, [])
+    assert (found.parts, found.differ, found.merged) == (6, [], kind == "region_graph")
+    assert found.near[1] == found.inside[1] == 0
+    assert min(found.near[0], found.inside[0]) > 100 or kind == "region_growing"
     assert found.objects > (0 if kind == "region_growing" else 5)
     assert found.at_seams > 0 or kind == "region_growing"
     assert CliRunner().invoke(app, ["verify", str(out), "--tiles", "3"]).exit_code == 0
@@ -75,6 +78,126 @@ def test_tampered_labels_are_found(scene, tmp_path):
     assert f"{len(found.wrong)} are called proved" in done.stdout
 
 
+def test_pixels_that_differ(scene, tmp_path):
+    """Pixels are counted near seams and inside: of a disc that was moved from an object, and of one where nothing is."""
+    out = carried_out(scene, tmp_path / "out", "threshold", tile=100)
+    array = zarr.open_array(out / "labels.zarr" / "0")
+    labels = array[:]
+    spans = ndimage.find_objects(labels)
+    free = [
+        k for k, s in enumerate(spans, 1) if s[0].start // 100 == (s[0].stop - 1) // 100 and s[1].start // 100 == (s[1].stop - 1) // 100
+    ]
+    victim = next(k for k in free if spans[k - 1][0].start % 100 > 12 and spans[k - 1][0].stop % 100 < 85)
+    rows, columns = np.nonzero(labels == victim)
+    cut = slice(0, len(rows) // 3)
+    labels[rows[cut], columns[cut]] = 0
+    near = ((columns[cut] % 100 < 8) & (columns[cut] >= 100)) | ((columns[cut] % 100 >= 92) & (columns[cut] < 300))
+    array[:] = labels
+    found = verify(out, parts=1000)
+    assert [one["ids"] for one in found.wrong[:1]] == [[0, victim]]
+    times = len(found.wrong)  # parts overlap, and each that holds it whole tells of it
+    assert (found.near[1], found.inside[1]) == (times * near.sum(), times * (~near).sum())
+
+
+def test_invented_objects_are_found(scene, tmp_path):
+    """An object where nothing is drawn again is a difference, if the result calls it proved."""
+    out = carried_out(scene, tmp_path / "out", "threshold", tile=100)
+    array = zarr.open_array(out / "labels.zarr" / "0")
+    labels = array[:]
+    ground = ndimage.distance_transform_cdt(labels == 0, "chessboard")
+    row, column = np.unravel_index(ground[10:-10, 10:-10].argmax(), (283, 364))
+    moved = int(labels.max())
+    labels[labels == moved] = 0
+    labels[row + 8 : row + 13, column + 8 : column + 13] = moved
+    array[:] = labels
+    found = verify(out, parts=1000)
+    assert [moved] in [one["ids"] for one in found.wrong]
+    assert found.near[1] + found.inside[1] >= 25
+
+
+ROUTED = {
+    "segmenters": {"bright": {"kind": "threshold", "value": 130}, "grounds": {"kind": "watershed", "sigma": 1.0, "min_distance": 4}},
+    "route": [{"use": "skip", "when": {"mean": {"max": 70}}}, {"use": "bright", "when": {"mean": {"min": 97}}}, {"use": "grounds"}],
+}  # fmt: skip
+
+
+def test_routed_runs(scene, tmp_path):
+    """Where tiles went to several segmenters, or nowhere, the objects that lie in tiles of one are compared; what is wrong is found."""
+    out = tmp_path / "out"
+    job = pipeline.Job(source=str(scene), tiles={"size": 48, "halo": 8}, output={"path": str(out)}, **ROUTED)
+    record = pipeline.run(job, pipeline.local()).record
+    assert min(record["routes"][name] for name in ("skip", "bright", "grounds")) >= 5, record["routes"]
+    found = verify(out, parts=50)
+    assert found.wrong == []
+    assert found.objects > 15
+    assert found.near[0] > 0
+    table = pipeline.Result(str(out)).objects
+    array = zarr.open_array(out / "labels.zarr" / "0")
+    labels = array[:]
+    for route in ("bright", "grounds"):
+        mine = table[
+            (table["route"] == route) & (table["tiles"] == 1) & (table["certificate"] == "proved") & (table["area"].between(4, 300))
+        ]
+        changed = labels.copy()
+        changed[np.isin(labels, mine["id"]) & (np.arange(labels.shape[1]) % 2 == 0)] = 0
+        array[:] = changed
+        again = verify(out, parts=50)
+        assert len({tuple(one["ids"]) for one in again.wrong} & {(0, id_) for id_ in mine["id"]}) > 0, route
+
+
+def test_merged_regions(scene, tmp_path):
+    """Superpixels that do not lie whole in one region are found, though how regions are merged is not looked at."""
+    out = carried_out(scene, tmp_path / "out", "region_graph")
+    array = zarr.open_array(out / "labels.zarr" / "0")
+    labels = array[:]
+    labels[::2, 100:104] = labels.max()
+    array[:] = labels
+    found = verify(out, parts=20)
+    assert len(found.wrong) > 10
+    assert found.near[1] > 0
+    assert "which are merged is decided on the whole image's graph" in "\n".join(found.lines())
+
+
+def own(block):
+    return ndimage.label(np.nan_to_num(block[0]) > 120)[0]
+
+
+def other(block):
+    return ndimage.label(np.nan_to_num(block[0]) > 140)[0]
+
+
+def test_functions(scene, tmp_path):
+    """From Python, a run of a function on an image in memory is verified with its job; another function or image is refused."""
+    image = zarr.open_array(scene)[:]
+
+    def job(function, what=image):
+        return pipeline.Job(source=what, tiles={"size": 96}, segmenters={"own": function}, output={"path": str(tmp_path / "out")})
+
+    pipeline.run(job(own), pipeline.local())
+    found = verify(tmp_path / "out", 6, job=job(own))
+    assert (found.parts, found.differ) == (6, [])
+    assert found.objects > 20
+    with pytest.raises(OutputError, match=r"the job is another than the one that was run \(segmenters\.own"):
+        verify(tmp_path / "out", job=job(other))
+    with pytest.raises(OutputError, match="the image has changed since the run"):
+        verify(tmp_path / "out", job=job(own, image + 1))
+
+
+def test_changed_seeds(scene, tmp_path):
+    """Seeds that are others than in the run are refused, as another image is."""
+    seeds = np.zeros((303, 384), np.int32)
+    seeds[38, 45] = 1
+    zarr.save_array(tmp_path / "seeds.zarr", seeds)
+    with pipeline.local() as engine:
+        what = {"kind": "region_growing", "seeds": str(tmp_path / "seeds.zarr"), "tolerance": 40}
+        pipeline.segment(str(scene), what, tmp_path / "out", engine=engine, tile=96)
+    assert verify(tmp_path / "out").wrong == []
+    seeds[200, 200] = 2
+    zarr.open_array(tmp_path / "seeds.zarr", mode="r+")[:] = seeds
+    with pytest.raises(OutputError, match=r"given besides the image has changed since the run: .*seeds"):
+        verify(tmp_path / "out")
+
+
 def test_traces_of_tiles_are_seen(scene, tmp_path):
     """Where windows decide, objects end at seams more often than beside them; where nothing depends on tiles, they do not."""
     decided, exact = (verify(carried_out(scene, tmp_path / kind, kind, 60), parts=20) for kind in ("felzenszwalb", "quasi_flat"))
@@ -82,7 +205,7 @@ def test_traces_of_tiles_are_seen(scene, tmp_path):
 
 
 def test_refusals(scene, tmp_path):
-    """What cannot be had again is refused: functions, merged graphs, several segmenters, another image, no result."""
+    """What cannot be had again is refused: functions, another image, other seeds, no result."""
 
     def own(block):
         return ndimage.label(np.nan_to_num(block[0]) > 120)[0]
@@ -91,16 +214,14 @@ def test_refusals(scene, tmp_path):
         pipeline.segment(str(scene), own, tmp_path / "own", engine=engine, tile=96)
         pipeline.segment(pictures.coins(), "threshold", tmp_path / "memory", engine=engine, tile=96)
         pipeline.segment(str(scene), "kmeans", tmp_path / "classes", engine=engine, tile=96)
-    carried_out(scene, tmp_path / "graph", "region_graph")
     carried_out(scene, tmp_path / "changed", "threshold")
     record = json.loads((tmp_path / "changed" / "run.json").read_text())
     record["identity"]["source"]["fingerprint"] = {}
     (tmp_path / "changed" / "run.json").write_text(json.dumps(record))
     for name, message in (
-        ("own", "the run used a function"),
+        ("own", r"the run used python:.*own, which its record does not hold; .* verify\(path, job=job\)"),
         ("memory", "cannot be had again|there is no image"),
         ("classes", "no complete labels"),
-        ("graph", "merged on the graph of the whole image"),
         ("changed", "the image has changed since the run"),
         ("none", "holds no complete result"),
     ):

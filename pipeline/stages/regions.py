@@ -50,7 +50,9 @@ def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integ
     np.add.at(area, where, every["area"][owned])
     np.add.at(sums, where, every["node_sums"][owned])
     segmenter: Any = run.methods[number].segmenter
-    graph = Graph(area, sums, np.searchsorted(keys, np.unique(every["borders"], axis=0)))
+    borders = np.unique(every["borders"], axis=0)
+    borders = borders[np.isin(borders, keys).all(axis=1)]  # a tile also sees superpixels that lie whole in tiles of another route
+    graph = Graph(area, sums, np.searchsorted(keys, borders))
     return keys, np.asarray(segmenter.merge(graph), np.int64) + 1
 
 
