@@ -31,7 +31,7 @@ from pipeline.planning import Plan, plan
 from pipeline.reporting import Result
 from pipeline.scratch import Scratch, differences
 from pipeline.segmenters.superpixel import Superpixels
-from pipeline.stages import EMPTY, FIRST, SKIPPED, Method, Run, pixels_key, route, table_key
+from pipeline.stages import EMPTY, FIRST, SKIPPED, Method, Run, overlay, pixels_key, route, table_key
 from pipeline.stages.group import group
 from pipeline.stages.link import link
 from pipeline.stages.measure import gather
@@ -73,6 +73,11 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
             published = result.labels.data[box.slices].compute().astype(np.int64)
             found.parts, found.pixels = found.parts + 1, found.pixels + box.size
             count_edges(found, published, box, seams)
+            if draft.job.layers:
+                labels, sure = _again(_laid(draft, Scratch(str(Path(folder, str(number)))), tiles), tiles, box)
+                everywhere = np.ones(box.shape, bool)
+                compare(found, Part(box, seams.whole, labels, sure, everywhere, merged=False), published, seams, certificates)
+                continue
             owner = _owner(draft, seams, box)
             for way in np.unique(owner[owner >= FIRST]).tolist():
                 run = _only(draft.run, way, Scratch(str(Path(folder, f"{number} {way}"))), tiles)
@@ -99,6 +104,7 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
             steps=steps,
             segmenters=segmenters,
             route=told["route"],
+            layers=told["layers"],
             tiles={**told["tiles"], "size": size},
             stitch=told["stitch"],
             output={"path": str(folder / "out"), "results": ["instance"]},
@@ -106,6 +112,11 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
         draft = plan(again, workers=1, memory=record["identity"]["tiles"]["memory"])
     except JobError as error:
         raise OutputError(f"the run's job cannot be had again: {error}") from error
+    if unfit := [layer.use for layer in again.layers if layer.when or hasattr(again.segmenters[layer.use], "merge")]:
+        raise OutputError(
+            f"{', '.join(unfit)}: layers of some tiles only, and those merged on the graph of the whole image, cannot be verified in "
+            "parts; run the job in other tiles, and compare"
+        )
     now, then = json.loads(json.dumps(draft.identity())), record["identity"]
     if now["source"]["fingerprint"] != then["source"]["fingerprint"]:
         raise OutputError("the image has changed since the run")
@@ -120,7 +131,7 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
 
 def _refuse_another(told: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """OutputError if a job is not the one that was run."""
-    keys = ("segmenters", "steps", "route", "stitch")
+    keys = ("segmenters", "steps", "route", "layers", "stitch")
     before, now = ({key: what[key] for key in keys} for what in (told, json.loads(json.dumps(given))))
     if changed := differences(before, now):
         raise OutputError(f"the job is another than the one that was run ({'; '.join(changed)}); give the job as it was")
@@ -188,14 +199,11 @@ def _unmerged(method: Method) -> Method:
 
 def _again(run: Run, tiles: list[int], box: Box) -> tuple[Labels, npt.NDArray[np.bool_]]:
     """Segment some tiles; the labels of the box that they fill, and by label whether the object lies whole inside and is sure."""
-    mine = [tile for tile in tiles if run.routes[tile] >= FIRST]
-    for stage in (segment, link):
-        for tile in mine:
-            stage(run, tile)
-    number = group(run).objects
+    number, mine = _drawn(run, tiles), [tile for tile in tiles if run.routes[tile] >= FIRST]
     labels, sure = np.zeros(box.shape, np.int64), np.ones(number + 1, bool)
     for tile in mine:
         ids = run.scratch.load(table_key(tile), "ids")[1]["ids"]
+        ids = np.where(ids < overlay.STUFF, ids, 0)
         labels[run.grid.core(tile).within(box)] = ids[run.scratch.load(pixels_key(tile), "labels")[1]["labels"]]
     for side in sides(box, run.grid.whole):
         if side.open:
@@ -203,6 +211,24 @@ def _again(run: Run, tiles: list[int], box: Box) -> tuple[Labels, npt.NDArray[np
     for id_, status in _statuses(run):
         sure[id_] &= status == PROVED
     return labels, sure
+
+
+def _laid(draft: Plan, scratch: Scratch, tiles: list[int]) -> Run:
+    """The run that lays the layers of some tiles over each other, each of which is drawn."""
+    part = _only(draft.run, FIRST, scratch, tiles)
+    sheets = overlay.sheets(part, draft.job.layers)
+    for sheet in sheets:
+        _drawn(sheet.run, tiles)
+    return overlay.laid_over(part, sheets)
+
+
+def _drawn(run: Run, tiles: list[int]) -> int:
+    """Segment some tiles and group what they hold; the number of objects."""
+    for stage in (segment, link):
+        for tile in tiles:
+            if run.routes[tile] >= FIRST:
+                stage(run, tile)
+    return group(run).objects
 
 
 def _statuses(run: Run) -> list[tuple[int, int]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,6 +24,7 @@ from pipeline.__main__ import app
 from pipeline.errors import JobError, OutputError, SourceError
 from pipeline.legend import MOST
 from pipeline.sinks import panoptic
+from pipeline.verifying import verify
 from tests.faults.staging import Flawed, raises
 from tests.tiling import in_raster_order
 
@@ -92,7 +95,8 @@ def tissue(tmp_path_factory):
     layers = [{"things": "nuclei", "classes": 9}, {"stuff": "cover"}]
     segmenters = {"nuclei": NUCLEI, "cover": {"kind": "kmeans", "clusters": 3, "sigma": 2.0}}
     output = {"legend": {9: "nucleus"}, "picture": True}
-    return [laid(TISSUE, segmenters, layers, folder / str(tile), tile, output=output) for tile in (80, 1000)]
+    zarr.save_array(folder / "tissue.zarr", TISSUE)
+    return [laid(str(folder / "tissue.zarr"), segmenters, layers, folder / str(tile), tile, output=output) for tile in (80, 1000)]
 
 
 def test_on_a_real_image(tissue):
@@ -109,6 +113,19 @@ def test_on_a_real_image(tissue):
     assert set(tiled.record["fitted"]) == {"nuclei", "cover"}
 
 
+def test_verified_in_other_tiles(tissue, tmp_path):
+    """Parts of a result of layers, laid anew in other tiles, hold the same things; a thing that was tampered with is found."""
+    found = verify(tissue[0].path, parts=4)
+    assert found.objects > 20
+    assert found.differ == []
+    copy = Path(shutil.copytree(tissue[0].path, tmp_path / "copy"))
+    array = zarr.open_array(copy / "labels.zarr" / "0")
+    labels = array[:]
+    middle = int(labels[100:200, 100:300].max())
+    array[:] = np.where(labels == middle, 0, labels)
+    assert len(verify(copy, parts=100).wrong) > 0
+
+
 @quiet
 def test_files_of_coco(tissue):
     """The PNG's numbers are the things' ids, and one for each stuff; the JSON has class, area and box of every one, as read by others."""
@@ -119,7 +136,7 @@ def test_files_of_coco(tissue):
         told = json.loads((folder / "panoptic.json").read_text())
         (annotation,) = told["annotations"]
         assert annotation["file_name"] == "panoptic.png"
-        assert [(i["height"], i["width"]) for i in told["images"]] == [(300, 400)]
+        assert [(i["file_name"], i["height"], i["width"]) for i in told["images"]] == [("tissue.zarr", 300, 400)]
         labels, classes = result.labels.values, result.classes.values
         np.testing.assert_array_equal(np.where(labels > 0, found, 0), labels)
         segments = {s["id"]: s for s in annotation["segments_info"]}
