@@ -37,14 +37,14 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
             continue
         enlarged += 1
-        box, mine, drawn = _hold(run, method, mine, sketch.box, core)
+        box, mine, found = _hold(run, method, mine, sketch.box, core)
         shared = box & sketch.box
         here, mine = shared.within(sketch.box), mine[shared.within(box)]
         sketch.piece[here][mine] = 0
-        if drawn is not None:
-            new = drawn[shared.within(box)]
+        if found is not None:
+            new = found[shared.within(box)]
             labels[here][mine] = np.where(new > 0, new + (len(whole) - 1), 0)[mine]
-            whole = np.append(whole, np.ones(int(drawn.max(initial=0)), bool))
+            whole = np.append(whole, np.ones(int(found.max(initial=0)), bool))
     return _compact(labels, whole, enlarged)
 
 
