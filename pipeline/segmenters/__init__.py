@@ -20,7 +20,8 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     is several: then ``fit`` is handed a list of histograms. Floats are counted in as many bins as the attribute ``bins`` says, or 256.
 ``features(block, valid) -> array``, ``sample`` and ``fit(rows) -> segmenter``
     likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64 (pixel, feature), of as many pixels as the
-    attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling.
+    attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling. ``absent(box) -> bool`` may say
+    where there is none, so that the image is not read there.
 """
 
 from __future__ import annotations

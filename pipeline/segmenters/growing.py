@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SegmenterError
 from pipeline.features import Feature
 from pipeline.filters import local_mean
+from pipeline.grid import Box
 from pipeline.histograms import Histogram
 from pipeline.segmenters import Classes, Identity, Origin, label
 from pipeline.segmenters.given import given_in
@@ -102,6 +103,10 @@ class RegionGrowing(Feature):
     def sample(self) -> int:
         """Seeds are looked up once the histogram is known, or where it is not needed."""
         return 0 if self.tolerance is None or self.seeds is None else SEEDS
+
+    def absent(self, box: Box) -> bool:
+        """Whether a box of the image holds no seed."""
+        return self.seeds is not None and not given_in(self.seeds, box.shape, box.start).any()
 
     def features(self, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.float64]:
         """(2, …): at seeds, their class and their value; NaN elsewhere, and everywhere where no seeds are given."""

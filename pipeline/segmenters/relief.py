@@ -40,34 +40,45 @@ def reconstructed(seed: npt.NDArray[np.float64], mask: npt.NDArray[np.float64]) 
 @numba.njit(cache=True, nogil=True)
 def _reconstruct(value, mask, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Once forwards, once backwards, and what may still spread then from a queue, in which no pixel stands twice. Borders are -inf."""
-    number = len(value)
+    number, before = len(value), -steps
+    _scan(value, mask, before, range(number))
+    _scan(value, mask, steps, range(number - 1, -1, -1))
+    queue, many, waits = np.empty(number, np.int64), 0, np.zeros(number, np.bool_)
     for i in range(number):
         if mask[i] > -np.inf:
-            best = value[i]
             for step in steps:
-                best = max(best, value[i - step])
-            value[i] = min(best, mask[i])
-    queue, first, many, waits = np.empty(number, np.int64), 0, 0, np.zeros(number, np.bool_)
-    for i in range(number - 1, -1, -1):
+                waits[i] |= value[i + step] < min(value[i], mask[i + step])
+            if waits[i]:
+                queue[many] = i
+                many += 1
+    _spread(value, mask, np.concatenate((before, steps)), queue, many, waits)
+
+
+@numba.njit(cache=True, nogil=True)
+def _scan(value, mask, steps, order):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Lift each pixel to the highest of the neighbours that come before it in an order, under the mask."""
+    for i in order:
         if mask[i] > -np.inf:
             best = value[i]
             for step in steps:
                 best = max(best, value[i + step])
-            value[i] = best = min(best, mask[i])
-            for step in steps:
-                if value[i + step] < best and value[i + step] < mask[i + step] and not waits[i]:
-                    queue[many], waits[i] = i, True
-                    many += 1
+            value[i] = min(best, mask[i])
+
+
+@numba.njit(cache=True, nogil=True)
+def _spread(value, mask, steps, queue, many, waits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Let the ``many`` first of a queue lift their neighbours, which then wait in it themselves."""
+    number, first = len(queue), 0
     while many:
         i = queue[first]
         first, many, waits[i] = (first + 1) % number, many - 1, False
         for step in steps:
-            for j in (i - step, i + step):
-                if value[j] < value[i] and value[j] < mask[j]:
-                    value[j] = min(value[i], mask[j])
-                    if not waits[j]:
-                        queue[(first + many) % number], waits[j] = j, True
-                        many += 1
+            j = i + step
+            if value[j] < min(value[i], mask[j]):
+                value[j] = min(value[i], mask[j])
+                if not waits[j]:
+                    queue[(first + many) % number], waits[j] = j, True
+                    many += 1
 
 
 def summits(

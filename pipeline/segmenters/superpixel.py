@@ -160,10 +160,17 @@ def _assign(values, start, spacing, cells, centres, weight, owner):  # type: ign
                             k = (dz * cells[1] + dy) * cells[2] + dx
                             if centres[k, 0] > 0.0:
                                 _compete(pixels, cell, start, centres[k], k, weight, far, nearest, which)
-                for r in range(high):
-                    for c in range(wide):
-                        if owner[p, top + r, low + c] >= 0:
-                            owner[p, top + r, low + c] = which[r * wide + c]
+                _settle(owner, cell, which)
+
+
+@numba.njit(cache=True, nogil=True)
+def _settle(owner, cell, which):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write down who has the pixels of a cell; those that are not known belong to nobody."""
+    p, top, low, high, wide = cell
+    for r in range(high):
+        for c in range(wide):
+            if owner[p, top + r, low + c] >= 0:
+                owner[p, top + r, low + c] = which[r * wide + c]
 
 
 @numba.njit(cache=True, nogil=True)

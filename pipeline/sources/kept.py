@@ -1,7 +1,7 @@
 """Decoded chunks of a Zarr array that are kept for a while.
 
 Windows overlap, and a chunk can only be decoded whole: with tiles of one chunk and a halo each chunk is decoded nine times, with tiles of
-two by two four times. Kept are the chunks that were read last, up to `MOST` bytes of them; a chunk whose file was written anew is read anew.
+two by two four times. Kept are the chunks that were read last, up to `MOST` bytes; a chunk whose file was written anew is read anew.
 """
 
 from __future__ import annotations

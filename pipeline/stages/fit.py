@@ -102,8 +102,10 @@ def counts(survey: Survey, batch: int) -> dict[str, tuple[Any, Any]]:
 
 def sample(survey: Survey, item: int) -> Sample:
     """The sample that the first subject wants of some squares."""
-    boxes = survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM]
-    return picked([partial(_picked, survey, box) for box in boxes], sample_size(survey.subjects[0].what))
+    boxes, what = survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM], survey.subjects[0].what
+    if hasattr(what, "absent"):  # most squares hold no seed, and need not be read
+        boxes = tuple(box for box in boxes if not what.absent(box)) or boxes[:1]
+    return picked([partial(_picked, survey, box) for box in boxes], sample_size(what))
 
 
 def _picked(survey: Survey, box: Box, highest: int) -> Sample:

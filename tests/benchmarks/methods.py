@@ -3,9 +3,10 @@
 usage: python tests/benchmarks/methods.py [SIDE] [KIND …] [--runs N]
 
 Prints, for an image of SIDE x SIDE pixels (default 8192) and two workers, wall x workers of a run from file to file over the time of the
-peer on the whole image in memory; the processor time of all processes of the run; and the memory that both take, of ours the sum of every
-process's own peak. Ours and the peer run in turn, N times (default 3), and medians are printed. Peers are called as their documentation
-says; reading and writing are not counted for them. Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE first.
+peer on the whole image in memory; likewise the processor time of all processes of the run, which what else the machine does disturbs less;
+and the memory that both take, of ours the sum of every process's own peak. Ours and the peer run in turn, N times (default 3), and medians
+are printed. Peers are called as their documentation says; reading and writing are not counted for them. Unset OPENBLAS_CORETYPE and
+OPENBLAS_L2_SIZE first.
 """
 
 from __future__ import annotations
@@ -98,11 +99,12 @@ def ours(path: Path, kind: str, folder: Path) -> None:
 
 
 def theirs(path: Path, kind: str) -> None:
-    """The peer, on the image in memory: its seconds and MB."""
+    """The peer, on the image in memory: its seconds, processor seconds and MB."""
     image, call = zarr.open_array(path)[:], peers()[kind]
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), time.process_time()
     call(image)
-    print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    seconds, used = time.perf_counter() - begin, time.process_time() - used
+    print(seconds, used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def main(side: int, kinds: list[str], runs: int) -> None:
@@ -110,19 +112,19 @@ def main(side: int, kinds: list[str], runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "scene.zarr")
         zarr.create_array(path, data=scene(side), chunks=(3, 1024, 1024))
-        print(f"{'':16}{'wall x 2':>10}{'CPU':>8}{'peer':>8}{'ratio':>8}{'MB':>8}{'peer MB':>9}")
+        print(f"{'':15}{'wall x 2':>9}{'peer':>8}{'ratio':>7}{'CPU':>8}{'peer':>8}{'ratio':>7}{'MB':>7}{'peer':>7}")
         for kind in kinds:
             both = [(_run("ours", path, kind), _run("theirs", path, kind)) for _ in range(runs)]
-            wall, used, memory = map(statistics.median, zip(*(ours for ours, _ in both), strict=True))
-            peer, room = map(statistics.median, zip(*(peer for _, peer in both), strict=True))
-            mine = WORKERS * wall
-            print(f"{kind:16}{mine:10.2f}{used:8.2f}{peer:8.2f}{mine / peer:8.2f}{memory:8.0f}{room:9.0f}", flush=True)
+            ours, peer = ([statistics.median(row) for row in zip(*rows, strict=True)] for rows in zip(*both, strict=True))
+            wall = WORKERS * ours[0]
+            times = f"{wall:9.2f}{peer[0]:8.2f}{wall / peer[0]:7.2f}{ours[1]:8.2f}{peer[1]:8.2f}{ours[1] / peer[1]:7.2f}"
+            print(f"{kind:15}{times}{ours[2]:7.0f}{peer[2]:7.0f}", flush=True)
 
 
 def _run(who: str, path: Path, kind: str) -> list[float]:
     """The numbers that one of them prints; not numbers where there is no peer."""
     if who == "theirs" and kind not in peers():
-        return [float("nan")] * 2
+        return [float("nan")] * 3
     done = subprocess.run([sys.executable, __file__, who, str(path), kind], stdout=subprocess.PIPE, text=True, check=True)
     return list(map(float, done.stdout.split()))
 
