@@ -82,7 +82,7 @@ class Bins:
         if self.whole:
             return np.bincount(values.astype(np.int64) - int(self.low), minlength=self.number)
         kind = np.dtype(self.dtype).type
-        if values.dtype.str == "<f8" and self.dtype == "float64" and self.low < self.high:
+        if values.dtype.name == "float64" and self.dtype == "float64" and self.low < self.high:
             edges = np.linspace(self.low, self.high, self.number + 1)
             return np.asarray(_counted(np.ascontiguousarray(values), edges))
         return np.histogram(values, self.number, (kind(self.low), kind(self.high)))[0].astype(np.int64)
