@@ -18,6 +18,7 @@ _HOMES = {
     "GaussianMixture": "pipeline.segmenters.cluster",
     "Job": "pipeline.job",
     "KMeans": "pipeline.segmenters.cluster",
+    "Layer": "pipeline.layers",
     "MeanShift": "pipeline.segmenters.cluster",
     "NormalizedCut": "pipeline.segmenters.windowed",
     "QuasiFlat": "pipeline.segmenters.growing",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pipeline.errors import TilewiseError as TilewiseError
     from pipeline.job import Job as Job
     from pipeline.job import from_yaml as from_yaml
+    from pipeline.layers import Layer as Layer
     from pipeline.reporting import Result as Result
     from pipeline.segmenters.blob import Blobs as Blobs
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture

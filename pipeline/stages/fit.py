@@ -155,7 +155,9 @@ def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
             several = [f"{name}#{k}" for k in range(len(bins)) if f"{name}#{k}" in bins]
             statistics = [Bins(**bins[one]).histogram(found[one]) for one in several] or None
         if statistics is None:
-            raise SegmenterError(f"{name}: no statistics can be fitted, since the image has no valid pixel")
+            given = any(getattr(subject.what, option) is not None for option in getattr(subject.what, "companions", ()))
+            where = " under its seeds" if given else ""
+            raise SegmenterError(f"{name}: no statistics can be fitted, since the image has no valid pixel{where}")
         new[name] = subject.what.fit(statistics)
     steps = tuple(new.get(f"step {k + 1}", step) for k, step in enumerate(run.steps)) if wanted[0].steps < len(run.steps) else run.steps
     return replace(run, steps=steps) if steps != run.steps else run.fitted(new)
