@@ -205,7 +205,7 @@ def test_joined_again_by_another_rule(flawed, tmp_path):
 
     pipeline.run(job(0.5), pipeline.local())
     assert calls(Path(flawed.log)) == 16
-    assert pipeline.run(job(0.8), pipeline.local()).record["stitch"] == {"iou": 0.8}
+    assert pipeline.run(job(0.8), pipeline.local()).record["stitch"] == {"iou": 0.8, "repair": 0}
     assert calls(Path(flawed.log)) == 0
 
 
@@ -240,7 +240,8 @@ def test_damaged_records_are_made_again(tmp_path):
 def test_more_objects_than_fit(flawed, tmp_path):
     """Row 23: ids that do not fit the type asked for are refused before anything is published."""
     begun(spotted(), flawed, tmp_path / "out", dtype="uint32")
-    Scratch(str(tmp_path / "out" / ".tilewise")).save("grouped", {"objects": 2**32, "classes": 1})
+    facts = {"objects": 2**32, "classes": 1, "disputes": 0, "widened": 0}
+    Scratch(str(tmp_path / "out" / ".tilewise")).save("grouped", facts, {"disputed": np.zeros(0, np.int64)})
     with pytest.raises(OutputError, match=r"output\.dtype: 4294967296 objects do not fit in uint32; allowed: uint64"):
         run(spotted(), flawed, tmp_path / "out", dtype="uint32")
     assert not is_published(tmp_path / "out")
