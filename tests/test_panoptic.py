@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,7 +26,7 @@ from pipeline.errors import JobError, OutputError, SourceError
 from pipeline.legend import MOST
 from pipeline.sinks import panoptic
 from pipeline.verifying import verify
-from tests.faults.staging import Flawed, raises
+from tests.faults.staging import Flawed, Stopped, Stopper, raises
 from tests.tiling import in_raster_order
 
 TISSUE = np.moveaxis(pictures.immunohistochemistry(), -1, 0)[:, :300, :400].copy()
@@ -209,32 +209,19 @@ def test_layers_can_be_laid_otherwise(tmp_path):
     assert again.record["objects"] == 0
 
 
-class Stopped(Exception):
-    """What ends a run here."""
-
-
 def test_a_run_that_dies_goes_on(tmp_path, monkeypatch):
     """However many files were written when a run of layers ends, the same call gives the same things, classes and files of COCO."""
     image = np.moveaxis(TISSUE, 0, -1)[:90, :120].transpose(2, 0, 1)
     segmenters = {"nuclei": NUCLEI, "cover": LEVELS}
     layers = [{"things": "nuclei", "classes": 9}, {"stuff": "cover"}]
     whole = laid(image, segmenters, layers, tmp_path / "whole", 50)
-    replace, left = os.replace, [10**9]
-
-    def counting(a, b):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Stopped
-        replace(a, b)
-
-    monkeypatch.setattr(os, "replace", counting)
+    stopper = Stopper(monkeypatch)
     laid(image, segmenters, layers, tmp_path / "counted", 50)
-    for stop in range(2, 10**9 - left[0], 13):
-        out = tmp_path / str(stop)
-        left[0] = stop
+    for stop in range(2, stopper.written, 13):
+        out, stopper.left = tmp_path / str(stop), stop
         with pytest.raises((Stopped, pipeline.TilewiseError)):
             laid(image, segmenters, layers, out, 50)
-        left[0] = 10**9
+        stopper.left = math.inf
         again = laid(image, segmenters, layers, out, 50)
         np.testing.assert_array_equal(again.labels.values, whole.labels.values)
         np.testing.assert_array_equal(again.classes.values, whole.classes.values)

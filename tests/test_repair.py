@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from skimage import data as pictures
 import pipeline
 from pipeline.errors import JobError
 from pipeline.stages import supports
+from tests.faults.staging import Stopped, Stopper
 
 COINS = pictures.coins()
 CUT = {"size": 64, "halo": 8, "max_halo": 8}
@@ -80,31 +80,16 @@ def test_another_budget_goes_on_from_what_is_kept(unrepaired, tmp_path, calls):
     np.testing.assert_array_equal(back.labels.values, unrepaired.labels.values)
 
 
-class Stopped(Exception):
-    """What ends a run here."""
-
-
 def test_a_repair_that_dies_goes_on(tmp_path, monkeypatch):
     """However many files were written when a run with repairs ends, the same call gives the same labels, ids and certificates."""
     whole = carried_out(tmp_path / "whole", 2)
-    replace, left = os.replace, [0]
-
-    def counting(a, b):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Stopped
-        replace(a, b)
-
-    monkeypatch.setattr(os, "replace", counting)
-    left[0] = 10**9
+    stopper = Stopper(monkeypatch)
     carried_out(tmp_path / "counted", 2)
-    written = 10**9 - left[0]
-    for stop in range(60, written, 17):
-        out = Path(tmp_path, str(stop))
-        left[0] = stop
+    for stop in range(60, stopper.written, 17):
+        out, stopper.left = tmp_path / str(stop), stop
         with pytest.raises((Stopped, pipeline.TilewiseError)):
             carried_out(out, 2)
-        left[0] = 10**9
+        stopper.left = math.inf
         again = carried_out(out, 2)
         np.testing.assert_array_equal(again.labels.values, whole.labels.values)
         assert again.objects.equals(whole.objects)

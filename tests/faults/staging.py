@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -71,6 +72,25 @@ def once(flag: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+class Stopped(Exception):
+    """What a `Stopper` ends a run with."""
+
+
+class Stopper:
+    """Stands in for `os.replace`, by which every file is committed: counts the files, and ends the run in place of one of them."""
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.written, self.left, self._replace = 0, math.inf, os.replace
+        monkeypatch.setattr(os, "replace", self)
+
+    def __call__(self, source: Any, target: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped
+        self.written += 1
+        self._replace(source, target)
 
 
 def raises(flag: str) -> None:
