@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.measurement import Sums, concatenate, empty
 from pipeline.stages import FIRST, Run, load_sums, record_key, save_sums, table_key
 from pipeline.stages.link import link_key
-from pipeline.stages.overlay import LAYER, STUFF
+from pipeline.stages.overlay import LAYER, STUFF, sheets_of
 from pipeline.stages.regions import merged
 from pipeline.stitching import (
     DISPUTED,
@@ -61,7 +61,7 @@ def group(run: Run) -> Grouping:
     tiles = np.flatnonzero(run.routes >= FIRST)
     seams = _seams(run, tiles)
     everyone, joined, filled = _joined(run, tiles, seams)
-    if any(method.contract.identity == "layered" for method in run.methods):
+    if sheets_of(run):
         _doubt_all_of_each(everyone.nodes, joined)
     groups = settle(everyone.nodes, joined, filled)
     disputed = np.unique(everyone.nodes.tile[(everyone.nodes.status == DISPUTED) & (groups.of >= 0)])
@@ -265,7 +265,7 @@ def _stuff(run: Run, members: _Members, groups: Groups) -> npt.NDArray[np.bool_]
     """Which groups are not things, hence have no number."""
     mine = (members.nodes.key < LAYER) & (groups.of >= 0)
     stuff = np.zeros(len(groups.area), bool)
-    if any(method.contract.identity == "layered" for method in run.methods):
+    if sheets_of(run):
         stuff[groups.of[mine]] = True
     return stuff
 

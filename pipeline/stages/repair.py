@@ -35,8 +35,8 @@ def widened(run: Run) -> Run:
 
 def begin(run: Run, grouping: Grouping, most: int) -> bool:
     """Record the next round, if there is a dispute that larger windows may settle and fewer than ``most`` rounds have been."""
-    number = rounds(run)
-    tiles = [int(tile) for tile in grouping.disputed if _may_help(run, int(tile), set(grouping.disputed.tolist()))]
+    number, disputed = rounds(run), set(grouping.disputed.tolist())
+    tiles = sorted(tile for tile in disputed if _may_help(run, tile, disputed))
     if number >= most or not tiles:
         return False
     run.scratch.save(repair_key(number), {"disputed": grouping.disputes}, {"tiles": np.array(tiles, np.int64)})
