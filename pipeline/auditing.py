@@ -19,7 +19,7 @@ from pipeline.evaluation import Contingency, Overlap
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
 from pipeline.outlines import CROWD, layers
-from pipeline.segments import CLASS, VOID, Coco, Pair, kinds_of, open_pair, open_truth
+from pipeline.segments import CLASS, VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
 from pipeline.sources import open_source
 
 Kind = Literal["instance", "semantic", "panoptic"]
@@ -131,9 +131,7 @@ def _ours(path: Path, kind: Kind) -> Raster:
         if not (path / name).exists():
             raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
         path = path / name
-    source = open_source(path)
-    if path.name == "classes.zarr":
-        source = open_source(path, nodata=float(np.iinfo(source.frame.dtype).max))
+    source = open_classes(path) if path.name == "classes.zarr" else open_source(path)
     if np.dtype(source.frame.dtype).kind == "f":
         raise JobError(f"{path} holds {source.frame.dtype}; allowed: labels, which are integers")
     return Raster(source)

@@ -162,7 +162,7 @@ def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str
     if "panoptic" in wanted and ndim == 3:
         raise JobError("output.results: panoptic of a volume; allowed: instance and semantic, which are the pair of its rasters")
     if "panoptic" in wanted or (job.layers and not wanted):
-        return ("instance", "semantic", "panoptic")[: 5 - ndim]
+        return ("instance", "semantic", "panoptic") if ndim == 2 else ("instance", "semantic")
     return wanted or (("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",))
 
 

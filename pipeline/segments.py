@@ -40,11 +40,6 @@ class Pair:
         """One of the two rasters, for what both are of."""
         return self.labels.source
 
-    @property
-    def things(self) -> Container[int] | None:
-        """The classes of things, where that is known."""
-        return None
-
     def read(self, box: Box) -> Numbers:
         """The numbers in a box."""
         kinds = self.classes.read(box)
@@ -89,9 +84,12 @@ def open_pair(path: Path, ignore: tuple[int, ...] = ()) -> Pair:
     for name in ("labels.zarr", "classes.zarr"):
         if not (path / name).exists():
             raise SourceError(f"{path} holds no {name}; allowed: the folder of a result of layers, or of instance and semantic results")
-    classes = open_source(path / "classes.zarr")
-    fill = float(np.iinfo(classes.frame.dtype).max)
-    return Pair(Raster(open_source(path / "labels.zarr")), Raster(open_source(path / "classes.zarr", nodata=fill)), ignore)
+    return Pair(Raster(open_source(path / "labels.zarr")), Raster(open_classes(path / "classes.zarr")), ignore)
+
+
+def open_classes(path: Path) -> Source:
+    """A result's classes; what was not measured, the highest value of their type, is no data."""
+    return open_source(path, nodata=float(np.iinfo(open_source(path).frame.dtype).max))
 
 
 def open_truth(path: Path, frame: Frame, image: str | None = None, ignore: tuple[int, ...] = ()) -> Pair | Coco:

@@ -24,7 +24,7 @@ def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Draw
     window = run.grid.window(tile, run.method(tile).halo)
     kinds = classes(run.method(tile).segmenter, block, valid, window.start).kinds
     drawn = _compact(run, tile, kinds)
-    return Drawn(**drawn, kind=drawn["key"])
+    return Drawn(**drawn, kind=drawn["key"], nodes=np.ones(len(drawn["whole"]), bool))
 
 
 def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:

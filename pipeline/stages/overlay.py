@@ -102,7 +102,8 @@ def layered(run: Run, tile: int, _block: npt.NDArray[Any], _valid: Flags) -> Dra
             np.maximum.at(status, part.labels[doubt > 0], doubt[doubt > 0])
         free = (shown == 0) & (part.kind > 0)[part.labels]
         shown[free] = part.labels[free] + (first - 1)
-        doubt = np.maximum(doubt, part.status[part.labels])
+        if part.status.any():
+            doubt = np.maximum(doubt, part.status[part.labels])
         seen.append(replace(part, status=status))
         first += len(status) - 1
     return _compact(shown, seen)

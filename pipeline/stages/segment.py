@@ -47,7 +47,7 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     on_seams = np.zeros(len(drawn.whole), bool)
     for strip in strips.values():
         on_seams[strip] = True
-    if run.method(tile).contract.identity == "class" or graph:
+    if graph:
         on_seams[:] = True
     if drawn.nodes is not None:
         on_seams |= drawn.nodes
