@@ -35,6 +35,10 @@ class Sample:
     """(n, feature) its features."""
 
 
+NOTHING = Sample(np.zeros(0, np.int64), np.zeros((0, 0)))
+"""Of no pixel."""
+
+
 def rank(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """The numbers scrambled, no two alike (the finaliser of SplitMix64)."""
     mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -83,8 +87,8 @@ def picked(parts: Iterable[Callable[[int], Sample]], size: int) -> Sample:
 
 
 def merge(samples: Iterable[Sample], size: int) -> Sample:
-    """The ``size`` pixels of the lowest ranks of several samples of different pixels; there is at least one."""
-    parts = list(samples)
+    """The ``size`` pixels of the lowest ranks of several samples of different pixels."""
+    parts = [part for part in samples if len(part.places)] or [NOTHING]
     return _lowest(Sample(np.concatenate([part.places for part in parts]), np.concatenate([part.rows for part in parts])), size)
 
 

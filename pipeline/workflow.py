@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
 
 def finished(job: Job) -> Result | None:
     """The result of this very job, if its output holds it; nothing is started for that. OutputError if it is another's, or nobody's."""
+    if not Path(job.output.path).exists():
+        return None
     before = resume.begun(job)
     draft = plan(job, workers=1, memory=before.get("memory", UNKNOWN), begun=before)
     return Result(str(draft.folder)) if resume.finished(draft) else None
@@ -257,9 +260,8 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
             place.create()
     crew.all("publish", publish.publish, work, work.tiles)
     for pyramid in (work.labels, work.classes):
-        for level in range(1, pyramid.levels if pyramid else 0):
-            reduction = publish.Level(pyramid, level, tuple(pyramid.blocks(level)))  # type: ignore[arg-type, union-attr]
-            crew.all(f"pyramid {level}", publish.reduce, reduction, range(len(reduction.blocks)))
+        for above in publish.levels(pyramid):
+            crew.all(f"pyramid {above.level}", publish.reduce, above, range(len(above.blocks)))
     counts = np.array(list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())).sum(axis=0)
     finish.write_table(run, staging)
     if curves := lines.tiles(run):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.components import looked_up
 from pipeline.errors import JobError, SegmenterError
 from pipeline.features import Feature
 from pipeline.filters import local_mean
@@ -138,10 +139,12 @@ class RegionGrowing(Feature):
         order = np.lexsort((kind, level))
         first = order[np.diff(level[order], prepend=-np.inf) > 0]
         kind, level = kind[first], level[first]
-        near, kinds = _grown(value, valid, kind, level, self.tolerance)
+        kinds = _grown(value, valid, kind, level, self.tolerance)
         if self.seeds is None:
-            return Classes(kinds, near & _even(value.astype(np.float64), valid, self.tolerance))
+            return Classes(kinds, (kinds > 0) & _even(value.astype(np.float64), valid, self.tolerance))
         seeds = given_in(self.seeds, valid.shape, origin)
+        if not seeds.any():  # as in most windows
+            return Classes(kinds, np.zeros(valid.shape, bool))
         own = np.zeros(max(int(seeds.max(initial=0)), *(k for k, _ in self.values)) + 1, np.int64)
         own[[k for k, _ in self.values]] = kind[np.searchsorted(level, [v for _, v in self.values])]
         return Classes(kinds, (seeds > 0) & (own[seeds] == kinds))
@@ -232,19 +235,17 @@ class QuasiFlat:
         return label(self, block, valid)
 
 
-def _grown(
-    value: Pixels, valid: Flags, kind: npt.NDArray[np.int64], level: npt.NDArray[np.float64], tolerance: float
-) -> tuple[Flags, npt.NDArray[Any]]:
-    """Where a pixel is within the tolerance of the nearest of the ascending levels, and the class of that; 0 elsewhere."""
+def _grown(value: Pixels, valid: Flags, kind: npt.NDArray[np.int64], level: npt.NDArray[np.float64], tolerance: float) -> npt.NDArray[Any]:
+    """The class of the nearest of the ascending levels where a pixel is within the tolerance of it; 0 elsewhere."""
     if value.dtype.kind in "bu" and value.dtype.itemsize <= SMALL:  # what is found for each value holds for each pixel of it
         every = np.arange(1 << 8 * value.dtype.itemsize, dtype=np.float64)
-        near, kinds = _grown(every, np.ones(len(every), bool), kind, level, tolerance)
-        places = value.astype(np.intp)
-        return near[places] & valid, np.where(valid, kinds[places], 0)
+        kinds = _grown(every, np.ones(len(every), bool), kind, level, tolerance)
+        small = kinds.astype(np.min_scalar_type(int(kinds.max())))
+        found = looked_up(small, value.view(np.uint8) if value.dtype == bool else value)
+        return found if valid.all() else np.where(valid, found, small.dtype.type(0))
     real = value.astype(np.float64)
     nearest = np.searchsorted((level[:-1] + level[1:]) / 2, real)
-    near = valid & (np.abs(real - level[nearest]) <= tolerance)  # false for NaN
-    return near, np.where(near, kind[nearest], 0)
+    return np.where(valid & (np.abs(real - level[nearest]) <= tolerance), kind[nearest], 0)  # 0 for NaN
 
 
 def _even(value: npt.NDArray[np.float64], valid: Flags, tolerance: float) -> Flags:

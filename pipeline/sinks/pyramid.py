@@ -1,6 +1,7 @@
 """Labels as an OME-Zarr 0.5 pyramid (Zarr format 3), written by many processes, each chunk by one task.
 
-Level 0 is the labels; every further level takes each second row and column of the one before, so that an id is never averaged. A chunk
+Level 0 is the labels; every further level takes each second row and column of the one before, so that an id is never averaged. What is
+written at once also fills the further levels of which it covers whole chunks; the others are made when these are there. A chunk
 ends in a CRC-32C of its bytes: without it most flipped bits in a compressed chunk read as other labels. A chunk that is *absent* reads
 as background, which is also how empty chunks are stored: whoever calls keeps the record of what is written.
 
@@ -70,6 +71,9 @@ class Pyramid:
     legend: Mapping[int, Entry] | None = None
     """For classes: their names and colours."""
 
+    tile: tuple[int, ...] | None = None
+    """The extent of what is written at once, a whole number of chunks; None: a chunk."""
+
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise JobError(f"labels cannot be written as {self.dtype}; allowed: {', '.join(DTYPES)}")
@@ -81,9 +85,22 @@ class Pyramid:
         """How many levels there are: rows and columns are halved until neither is longer than LONGEST; planes stay."""
         return 1 + (-(-max(self.frame.shape[-2:]) // LONGEST) - 1).bit_length()
 
+    @property
+    def direct(self) -> int:
+        """How many levels ``write`` fills: those of which each tile covers whole chunks."""
+        halvings = [0 if n % size else (n // size & -(n // size)).bit_length() - 1 for n, size in self._rows_and_columns]
+        return min(self.levels, 1 + min(halvings))
+
+    @property
+    def _rows_and_columns(self) -> list[tuple[int, int]]:
+        """Of a tile and of a chunk; a tile that holds the whole image covers whole chunks of any level."""
+        whole = self.chunk[-2:]
+        tile = self.chunk if self.tile is None else self.tile
+        return [(c << self.levels if t >= n else t, c) for t, c, n in zip(tile[-2:], whole, self.frame.shape[-2:], strict=True)]
+
     def shape(self, level: int) -> tuple[int, ...]:
         """The extent of a level in its own pixels."""
-        return (*self.frame.shape[:-2], *((n + 2**level - 1) >> level for n in self.frame.shape[-2:]))
+        return self._within(self.frame.shape, level)
 
     def create(self) -> None:
         """Write the metadata of the group and of every level, no labels. Called again, it keeps the labels that are there.
@@ -101,14 +118,16 @@ class Pyramid:
             self._level(level).create(_spatial(self.frame, level), _AXES[-self.frame.ndim :])
 
     def write(self, box: Box, labels: npt.NDArray[Any]) -> None:
-        """Write labels of full resolution, (row, column) or (plane, row, column), in whole chunks.
+        """Write labels of full resolution, (row, column) or (plane, row, column), in whole tiles, and what the levels above take of them.
 
         Raises
         ------
         ValueError
             Where the box cuts a chunk or leaves the image, or ``labels`` are not of its shape or not safely of the pyramid's type.
         """
-        self._level(0).write(box, labels)
+        for level in range(self.direct):
+            reduced = Box(self._within(box.start, level), self._within(box.stop, level))
+            self._level(level).write(reduced, labels[..., :: 1 << level, :: 1 << level])
 
     def blocks(self, level: int) -> list[Box]:
         """Boxes of whole chunks, some ACROSS pixels across, that cover the level once: what one task each should ``reduce``."""
@@ -143,6 +162,10 @@ class Pyramid:
             Where a chunk's bytes are not those that were written.
         """
         return self._level(level).read(box)
+
+    def _within(self, place: tuple[int, ...], level: int) -> tuple[int, ...]:
+        """A corner of full resolution in a level's own pixels."""
+        return (*place[:-2], *((n + (1 << level) - 1) >> level for n in place[-2:]))
 
     def _level(self, level: int) -> Array:
         return Array(f"{self.path}/{level}", self.shape(level), self.chunk, self.dtype, self.fill)

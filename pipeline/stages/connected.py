@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.components import pieces
+from pipeline.components import kinds_of, pieces
 from pipeline.grid import Box, Grid, sides
 from pipeline.segmenters import classes
 from pipeline.stages import Run
@@ -35,15 +35,8 @@ def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dra
     surface = None if found.surface is None else found.surface[(slice(None), *seen)]
     labels, number = pieces(kinds, neighbours, surface, found.step)
     nothing = np.zeros(number + 1, bool)
-    kind = None if kinds.dtype == bool else _kind_of(labels, kinds, number)
+    kind = None if kinds.dtype == bool else kinds_of(labels, number, kinds)
     return Drawn(labels, np.ones(number + 1, bool), nothing, nothing, np.zeros((0, 2), np.int64), kind=kind, seeds=seeds)
-
-
-def _kind_of(labels: Labels, kinds: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
-    """The class of each label, all of whose pixels have the same."""
-    kind = np.zeros(number + 1, np.int64)
-    kind[labels] = kinds
-    return kind[1:]
 
 
 def _with_holes(mask: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:

@@ -104,7 +104,7 @@ def sample(survey: Survey, item: int) -> Sample:
     """The sample that the first subject wants of some squares."""
     boxes, what = survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM], survey.subjects[0].what
     if hasattr(what, "absent"):  # most squares hold no seed, and need not be read
-        boxes = tuple(box for box in boxes if not what.absent(box)) or boxes[:1]
+        boxes = tuple(box for box in boxes if not what.absent(box))
     return picked([partial(_picked, survey, box) for box in boxes], sample_size(what))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.components import looked_up
 from pipeline.grid import Box
 from pipeline.job import Output
 from pipeline.legend import legend
@@ -46,24 +47,29 @@ def places(
     labels = kinds = mask = None
     if "instance" in results:
         dtype = output.dtype or ("uint32" if objects <= np.iinfo(np.uint32).max else "uint64")
-        labels = Pyramid(str(staging / LABELS), frame, chunk, dtype)
+        labels = Pyramid(str(staging / LABELS), frame, chunk, dtype, tile=run.grid.tile)
         if "cog" in output.labels and needed(run, ()):
             mask = Mask(str(staging / "valid.zarr"), frame.shape, chunk)
     if "semantic" in results:
         named = legend(classes, output.legend)
         small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
-        kinds = Pyramid(str(staging / CLASSES), frame, chunk, np.dtype(small).name, int(np.iinfo(small).max), named)
+        kinds = Pyramid(str(staging / CLASSES), frame, chunk, np.dtype(small).name, int(np.iinfo(small).max), named, run.grid.tile)
     return Publication(run, labels, kinds, mask)
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of a pyramid above the first, to be made from the level below it."""
+    """One level of a pyramid, to be made from the level below it; and where it is one piece of work, all levels above it too."""
 
     pyramid: Pyramid
     level: int
     blocks: tuple[Box, ...]
     """The pieces of work."""
+
+    @property
+    def last(self) -> bool:
+        """Whether it makes all levels above it too."""
+        return len(self.blocks) == 1
 
 
 def publish(work: Publication, tile: int) -> None:
@@ -72,7 +78,7 @@ def publish(work: Publication, tile: int) -> None:
     segmented = run.routes[tile] >= FIRST
     ids, labels = _final(run, tile) if segmented else (np.zeros(1, np.int64), np.zeros(core.shape, np.int32))
     if work.labels is not None and segmented:
-        work.labels.write(core, np.where(ids < STUFF, ids, 0).astype(work.labels.dtype)[labels])
+        work.labels.write(core, looked_up(np.where(ids < STUFF, ids, 0).astype(work.labels.dtype), labels))
     if work.classes is not None or work.mask is not None:
         valid = _valid(run, tile, core)
         if work.mask is not None:
@@ -82,9 +88,22 @@ def publish(work: Publication, tile: int) -> None:
             work.classes.write(core, np.where(valid, kinds[labels], np.dtype(work.classes.dtype).type(work.classes.fill)))
 
 
+def levels(pyramid: Pyramid | None) -> Iterator[Level]:
+    """The levels that are to be made when all tiles are written."""
+    if pyramid is None:
+        return
+    for level in range(pyramid.direct, pyramid.levels):
+        yield (work := Level(pyramid, level, tuple(pyramid.blocks(level))))
+        if work.last:
+            return
+
+
 def reduce(work: Level, block: int) -> None:
     """Write one block of a level of a pyramid."""
     work.pyramid.reduce(work.level, work.blocks[block])
+    for level in range(work.level + 1, work.pyramid.levels) if work.last else ():
+        for box in work.pyramid.blocks(level):
+            work.pyramid.reduce(level, box)
 
 
 def _final(run: Run, tile: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
