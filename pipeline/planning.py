@@ -22,7 +22,9 @@ from pipeline.stages import ALGORITHMS, FIRST, Method, Run, Step, depth_of
 
 HALO = {2: 64, 3: 16}
 MAX_HALO = {2: 1024, 3: 128}
-SIZES = {2: (4096, 2048, 1024, 512, 256), 3: (256, 128, 64, 32)}
+SIZES = {2: (2048, 1024, 512, 256), 3: (256, 128, 64, 32)}
+LEAST = {2: 1024, 3: 64}
+"""The extent that `size: auto` wants at least, so that fewer pixels are read for the neighbours' sake."""
 CHUNK = {2: 1024, 3: 128}
 ENOUGH = 4
 """Tiles per worker that `size: auto` wants at least, so that no worker idles for long at the end."""
@@ -218,7 +220,7 @@ def _tile(job: Job, draft: Run, workers: int) -> tuple[int, ...]:
         return tuple(min(asked, _up(n)) for n in shape)
     halo = max(method.halo for method in draft.methods)
     fitting = [s for s in SIZES[len(shape)] if _bytes(draft, s) <= draft.memory / 2] or [SIZES[len(shape)][-1]]
-    worth = [s for s in fitting if s >= max(SIZES[len(shape)][2], WORTH * halo)] or fitting[:1]
+    worth = [s for s in fitting if s >= max(LEAST[len(shape)], WORTH * halo)] or fitting[:1]
     busy = [s for s in worth if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers]
     size = max(busy, default=min(worth))
     return tuple(min(_whole_chunks(size, chunk), _up(n)) for n, chunk in zip(shape, draft.source.frame.chunks, strict=True))
