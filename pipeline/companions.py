@@ -96,7 +96,7 @@ class Shapes:
 
 
 def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
-    """The segmenter with what it is given opened; JobError names ``where`` and what does not fit the image."""
+    """The segmenter with what it is given opened, suited to the image; JobError names ``where`` and what does not fit."""
     what: Any = segmenter
     for name in getattr(segmenter, "companions", ()):
         given = getattr(what, name)
@@ -105,6 +105,11 @@ def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
                 what = replace(what, **{name: open_companion(given, frame)})
             except (JobError, SourceError) as error:
                 raise JobError(f"{where}.{name}: {error}") from error
+    if hasattr(what, "suited"):
+        try:
+            what = what.suited(frame)
+        except JobError as error:
+            raise JobError(f"{where}: {error}") from error
     return what  # type: ignore[no-any-return]
 
 

@@ -125,7 +125,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     JobError
         If a tile cannot fit into the memory, or keys do not fit the image.
     """
-    begun = begun or {}
+    job, begun = _named(job), begun or {}
     memory = begun.get("memory", memory)
     source = _source(job)
     shape = source.frame.shape
@@ -166,6 +166,13 @@ def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str
     if "panoptic" in wanted or (job.layers and not wanted):
         return ("instance", "semantic", "panoptic") if ndim == 2 else ("instance", "semantic")
     return wanted or (("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",))
+
+
+def _named(job: Job) -> Job:
+    """The job with the names of classes that its segmenters bring, where it does not give them."""
+    known = {number: entry for what in job.segmenters.values() for number, entry in getattr(what, "legend", {}).items()}
+    output = job.output.model_copy(update={"legend": {**known, **job.output.legend}})
+    return job.model_copy(update={"output": output}) if known and not job.layers else job
 
 
 def _source(job: Job) -> Source:

@@ -19,7 +19,7 @@ FLOORS = (
     "annotations colours comparison components evaluation exact filters routing stitching",
     "features graphs layers measurement sampling",
     "histograms",
-    "steps thresholds",
+    "networks steps thresholds",
     "segmenters sources sinks scratch engine",
     "companions plugins",
     "outlines segments",
@@ -36,7 +36,8 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "segmenters": ("__init__", "given pixels relief", "cluster edge growing region superpixel threshold", "blob graph windowed"),
+    "networks": ("__init__", "card windows", "architectures", "resident", "probe"),
+    "segmenters": ("__init__", "given pixels relief", "cluster edge growing region superpixel threshold", "blob graph network windowed"),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
     "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
     "stages": (
@@ -65,10 +66,14 @@ HOMES = {
     "shapely": "companions evaluation outlines sinks.vector",
     "skimage": "colours histograms segmenters",
     "sklearn": "segmenters",
-    "torch": "",
+    "onnxruntime": "networks.resident",
+    "safetensors": "networks",
+    "segmentation_models_pytorch": "networks.architectures",
+    "torch": "networks",
+    "torchvision": "networks.architectures",
     "typer": "__main__",
     "xarray": "sources.arrays reporting",
-    "yaml": "job __main__",
+    "yaml": "job networks.card __main__",
     "zarr": "sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""

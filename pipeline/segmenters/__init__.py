@@ -22,6 +22,11 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64 (pixel, feature), of as many pixels as the
     attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling. ``absent(box) -> bool`` may say
     where there is none, so that the image is not read there.
+``predict(block, valid, origin) -> channels`` and ``decoder``
+    for what is costly and serves all of these: each window is predicted once, and the ``decoder``, itself a segmenter, is handed the
+    channels, (channel, row, column), in place of the pixels.
+``suited(frame) -> segmenter``
+    is asked before anything is read: the same for this image, or JobError.
 """
 
 from __future__ import annotations
@@ -102,6 +107,9 @@ class Contract:
     windowed: bool = False
     """For ``object``: what is drawn depends on the whole window, so that nothing is proved unless that is the whole image."""
 
+    proved: bool = True
+    """Whether what it draws can be proved at all. False: at best, windows agree."""
+
     partial: bool = False
     """For ``object``: there may be pieces of the foreground in which nothing is drawn."""
 
@@ -119,6 +127,8 @@ class Contract:
         if not callable(segmenter):
             raise JobError(f"a segmenter is a function from a block to labels, not {segmenter!r}")
         stated = {name: getattr(segmenter, name) for name in cls.__dataclass_fields__ if hasattr(segmenter, name)}
+        if str(stated.get("device", "")).startswith(("cuda", "mps")):
+            stated["device"] = "gpu"
         contract = cls(**stated)
         for name, holds, allowed in (
             ("identity", contract.identity in ("connected", "object", "keyed"), "'connected', 'object' or 'keyed'"),

@@ -53,6 +53,23 @@ class Method:
     halo: int
     """Pixels read beyond a core: the depth to which neighbours are compared, and on top the reach of the segmenter and of the steps."""
 
+    @property
+    def drawer(self) -> Segmenter:
+        """What draws labels: the segmenter, or of a network that predicts, its decoder."""
+        return getattr(self.segmenter, "decoder", self.segmenter)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window as it is read, and what is made of it before labels are drawn; each (band, row, column)."""
+
+    block: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_]
+    prepared: npt.NDArray[Any]
+    """After all steps."""
+    shown: npt.NDArray[Any]
+    """What labels are drawn from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -135,6 +152,13 @@ class Run:
         for step in self.steps[:number]:
             block = call(step, block, valid)
         return block
+
+    def seen(self, tile: int, window: Box) -> Window:
+        """What a tile's segmenter draws from in a window: the pixels after all steps, or what its network makes of them."""
+        block, valid = self.read(window)
+        shown = self.prepared(block, valid)
+        predict = getattr(self.method(tile).segmenter, "predict", None)
+        return Window(block, valid, shown, shown if predict is None else call(predict, shown, valid, window.start))
 
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
         """The same run with fitted segmenters in place of those of the same name."""

@@ -25,7 +25,7 @@ def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dra
     method = run.method(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
     seen = outer.within(window)
-    found = classes(method.segmenter, block, valid, window.start)
+    found = classes(method.drawer, block, valid, window.start)
     kinds, seeds = found.kinds[seen], None if found.seeds is None else found.seeds[seen]
     neighbours = method.contract.neighbours(len(outer.shape))
     if method.contract.between and seeds is not None:

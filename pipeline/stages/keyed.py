@@ -22,7 +22,7 @@ SMALL = 2
 def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """All pixels of a class are one label."""
     window = run.grid.window(tile, run.method(tile).halo)
-    kinds = classes(run.method(tile).segmenter, block, valid, window.start).kinds
+    kinds = classes(run.method(tile).drawer, block, valid, window.start).kinds
     drawn = _compact(run, tile, kinds)
     return Drawn(**drawn, kind=drawn["key"], nodes=np.ones(len(drawn["whole"]), bool))
 
@@ -30,7 +30,7 @@ def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Draw
 def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """All pixels of a key are one label."""
     window = run.grid.window(tile, run.method(tile).halo)
-    return Drawn(**_compact(run, tile, keys(run.method(tile).segmenter, block, valid, window.start)))
+    return Drawn(**_compact(run, tile, keys(run.method(tile).drawer, block, valid, window.start)))
 
 
 def _compact(run: Run, tile: int, drawn: npt.NDArray[Any]) -> dict[str, Any]:

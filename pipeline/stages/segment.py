@@ -30,14 +30,13 @@ def segment(run: Run, tile: int) -> dict[str, int]:
     """Segment a tile and write what later stages need; the number of its labels and pixels."""
     method, core = run.method(tile), run.grid.core(tile)
     window = run.grid.window(tile, method.halo)
-    block, valid = run.read(window)
-    prepared = run.prepared(block, valid)
-    drawn = DRAW[method.contract.identity](run, tile, prepared, valid)
+    seen = run.seen(tile, window)
+    drawn = DRAW[method.contract.identity](run, tile, seen.shown, seen.valid)
     mine, inside = core.within(run.grid.window(tile, run.depth)), core.within(window)
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds = None if drawn.seeds is None else drawn.seeds[mine]
-    sums = measure(labels, block[(slice(None), *inside)], len(drawn.whole) - 1, core, run.grid.shape, kind=drawn.kind, seeds=seeds)
-    _save(run, tile, drawn, labels, valid[inside], sums, survey(run, tile, drawn, prepared, valid))
+    sums = measure(labels, seen.block[(slice(None), *inside)], len(drawn.whole) - 1, core, run.grid.shape, kind=drawn.kind, seeds=seeds)
+    _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid))
     return {"labels": int((sums.area > 0)[~drawn.hole[1:]].sum()), "pixels": core.size, "enlarged": drawn.enlarged}
 
 
@@ -58,7 +57,8 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
         pixels["valid"] = np.packbits(valid)
     run.scratch.save(pixels_key(tile), {"shape": labels.shape, "valid": bool(valid.all())}, pixels)
     flags = {name: getattr(drawn, name) for name in ("hole", "outside", "beside")}
-    status = np.where(drawn.whole, PROVED, AGREED).astype(np.int8)
+    best = PROVED if run.method(tile).contract.proved else AGREED
+    status = np.where(drawn.whole, best, AGREED).astype(np.int8)
     if drawn.disputed is not None:
         status[drawn.disputed] = DISPUTED
     key = np.zeros(len(drawn.whole) - 1, np.int64) if drawn.key is None else drawn.key

@@ -25,11 +25,11 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
     """What the segmenter draws, each piece of support in a window that holds it where there is one."""
     method, core = run.method(tile), run.grid.core(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
-    drawn = draw(method.segmenter, block, valid, window.start)
+    drawn = draw(method.drawer, block, valid, window.start)
     if method.contract.windowed:
         seen = drawn[outer.within(window)]
         return _compact(seen.copy(), np.full(int(seen.max(initial=0)) + 1, window == run.grid.whole), 0)
-    ground = support(method.segmenter, block, valid, window.start) if method.contract.partial else drawn > 0
+    ground = support(method.drawer, block, valid, window.start) if method.contract.partial else drawn > 0
     sketch = _sketch(drawn[outer.within(window)], ground[outer.within(window)], outer, run.grid.whole)
     labels, whole, enlarged = sketch.labels.copy(), sketch.whole(), 0
     for p in sketch.unfinished(core):
@@ -116,12 +116,11 @@ def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Label
         if lost or window.size * run.bytes_per_pixel > run.memory:
             return box, mine, None
         seen, step, box = window, 2 * step, trusted(window, image, reach)
-        block, valid = run.read(window)
-        block = run.prepared(block, valid)
-        piece, _ = pieces(support(method.segmenter, block, valid, window.start)[box.within(window)])
+        view = run.seen(tile, window)
+        piece, _ = pieces(support(method.drawer, view.shown, view.valid, window.start)[box.within(window)])
         mine = piece == piece[place.within(box)]
         if not any(side.open and mine[side.face].any() for side in sides(box, image)):
-            drawn = draw(method.segmenter, block, valid, window.start)[box.within(window)]
+            drawn = draw(method.drawer, view.shown, view.valid, window.start)[box.within(window)]
             alone = not np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any()
             return box, mine, np.where(mine, drawn, 0) if alone else None
 
