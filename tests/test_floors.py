@@ -36,7 +36,14 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "segmenters": ("__init__", "given pixels relief", "cluster edge growing region superpixel threshold", "blob graph windowed"),
+    "segmenters": (
+        "__init__",
+        "channels given pixels relief streams",
+        "basins",
+        "decoding",
+        "cluster edge growing region superpixel threshold",
+        "blob graph windowed",
+    ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
     "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
     "stages": (
