@@ -175,6 +175,31 @@ def verify(
             sys.exit(1)
 
 
+@app.command()
+def train(
+    card: Annotated[Path, typer.Argument(help="The card of a network, with a section `train` (YAML).", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Argument(help="The folder for the bundle. Default: the card's name, where the command runs.", show_default=False)
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the card: train.steps=500.")
+    ] = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network on images and truth, and leave a bundle. The same command again goes on where it was."""
+    from pipeline.progress import watching
+    from pipeline.training import loop, recipe
+
+    with _errors(debug=debug):
+        what = recipe.from_yaml(card, dict(_assignment(change, "--set") for change in changes or []))
+        say: Any = (lambda _line: None) if quiet or as_json else typer.echo
+        with watching(quiet=quiet, as_json=as_json) as watch:
+            loop.train(what, out or Path(what.card.name), fresh=fresh, watch=watch, say=say)
+
+
 @app.callback(invoke_without_command=True)
 def front(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     """Segment images too large to hold: the same labels, however the image is tiled."""

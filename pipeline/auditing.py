@@ -121,7 +121,7 @@ def opened(path: Path, truth: Any, kind: Kind, image: str | None, ignore: Sequen
         pair = open_pair(path)
         return pair, open_truth(Path(truth), pair.source.frame, image, tuple(ignore))
     ours = _ours(path, kind)
-    return ours, _truth(truth, ours.source.frame, image)
+    return ours, known_truth(truth, ours.source.frame, image)
 
 
 def _ours(path: Path, kind: Kind) -> Raster:
@@ -137,7 +137,8 @@ def _ours(path: Path, kind: Kind) -> Raster:
     return Raster(source)
 
 
-def _truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
+def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
+    """Truth as `evaluate` takes it, for an image: numbers of pixels, or boxes."""
     path = Path(truth) if isinstance(truth, (str, os.PathLike)) else None
     if path is not None and not path.exists():
         raise SourceError(f"there is no truth at {path}")

@@ -28,7 +28,7 @@ FLOORS = (
     "stages",
     "planning",
     "reporting resume",
-    "crew progress verifying",
+    "crew progress training verifying",
     "workflow",
     "__init__ __main__",
 )
@@ -37,7 +37,14 @@ FLOORS = (
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "networks": ("__init__", "card windows", "architectures", "resident", "probe"),
-    "segmenters": ("__init__", "given pixels relief", "cluster edge growing region superpixel threshold", "blob graph network windowed"),
+    "segmenters": (
+        "__init__",
+        "channels given pixels relief streams",
+        "basins",
+        "decoding",
+        "cluster edge growing region superpixel threshold",
+        "blob graph windowed",
+    ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
     "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
     "stages": (
@@ -49,6 +56,7 @@ ROOMS = {
         "lines measure panoptic repair",
         "finish",
     ),
+    "training": ("__init__", "augmentation losses", "recipe", "samples", "appraisal", "pictures", "loop"),
 }
 """The floors within a package."""
 
@@ -57,7 +65,7 @@ HOMES = {
     "distributed": "engine",
     "numba": "components contours exact filters graphs histograms measurement segmenters",
     "pandas": "reporting",
-    "PIL": "fates sinks.picture",
+    "PIL": "fates sinks.picture training",
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins",
     "pyogrio": "companions sinks.vector",
@@ -69,11 +77,11 @@ HOMES = {
     "onnxruntime": "networks.resident",
     "safetensors": "networks",
     "segmentation_models_pytorch": "networks.architectures",
-    "torch": "networks",
+    "torch": "networks training",
     "torchvision": "networks.architectures",
     "typer": "__main__",
     "xarray": "sources.arrays reporting",
-    "yaml": "job networks.card __main__",
+    "yaml": "job networks.card training.recipe __main__",
     "zarr": "sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""

@@ -1,0 +1,86 @@
+"""How good a network is: held-out images are predicted, decoded and compared with truth as `tilewise evaluate` compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import evaluation
+from pipeline.evaluation import Contingency
+from pipeline.networks.card import Card
+from pipeline.networks.probe import Sight
+from pipeline.networks.windows import Patches
+from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.training.samples import Floats, Labels, Pair
+
+OVERLAP = 8
+"""Of a network that looks at whole windows, this part of a patch on either side falls to its edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a network drew on a held-out image, and what is true."""
+
+    name: str
+    image: Floats
+    """(band, row, column), as the network is given it."""
+
+    drawn: npt.NDArray[Any]
+    truth: Labels
+    """-1 where it is not known."""
+
+    score: float
+
+
+def patches(card: Card, sight: Sight) -> Patches:
+    """How an image is cut for the network."""
+    stride = sight.stride
+    extent = -(-max(card.window, 4 * (sight.reach or 0)) // stride) * stride
+    return Patches(extent, stride, extent // OVERLAP, blended=True) if sight.reach is None else Patches(extent, stride, sight.reach)
+
+
+def appraise(
+    pairs: Sequence[Pair], decoder: Decoder, cut: Patches, forward: Callable[[Floats], Floats]
+) -> tuple[dict[str, Any], list[Shown]]:
+    """Measures over all of some pairs, and what was drawn on each.
+
+    Returns
+    -------
+    dict
+        Of objects ``f1``, ``precision``, ``recall`` at an IoU of 0.5, ``ap``, and how many there are; of classes ``iou``, the mean over
+        those that occur, and ``accuracy``. ``images``: the F1, or IoU, of each. Empty where there are no pairs.
+    list of Shown
+    """
+    shown, counts, offset = [], [], 0
+    for pair in pairs:
+        box = pair.middle()
+        image, truth, valid = pair.read(box)
+        channels = cut.run(image, box.start, forward)
+        drawn = decoder.classify(channels, valid) if isinstance(decoder, Semantic) else decoder.draw(channels, valid)
+        known = truth >= (1 if isinstance(decoder, Semantic) and decoder.background is None else 0)
+        count = Contingency.of(drawn, truth, known)
+        shown.append(Shown(pair.name, image, drawn, truth, score(_measures([count], decoder))))
+        # Objects of one image are never those of another.
+        moved = 0 if isinstance(decoder, Semantic) else offset
+        ours, true = (np.where(names > 0, names + moved, 0) for names in (count.ours, count.truth))
+        counts.append(Contingency(ours, true, count.count))
+        offset += int(max(drawn.max(initial=0), truth.max(initial=0)))
+    if not shown:
+        return {}, []
+    return _measures(counts, decoder) | {"images": {one.name: round(one.score, 4) for one in shown}}, shown
+
+
+def score(measures: dict[str, Any]) -> float:
+    """The one number by which the best weights are chosen: F1 of objects, or mean IoU of classes."""
+    return float(measures.get("f1", measures.get("iou", 0.0)))
+
+
+def _measures(counts: Sequence[Contingency], decoder: Decoder) -> dict[str, Any]:
+    every = Contingency.added(counts)
+    found = evaluation.semantic(every) if isinstance(decoder, Semantic) else evaluation.objects(evaluation.overlaps(every))
+    names = [name for name in ("f1", "precision", "recall", "ap", "objects", "truth", "iou", "accuracy") if name in found]
+    return {name: round(found[name], 4) for name in names}

@@ -1,0 +1,110 @@
+"""Variations of a crop, so that a network trained on few images serves for others: of its values, and of its place.
+
+All are drawn from a generator that is handed in, so that a seed tells them all. Values are scaled already, mostly from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """How far crops are varied; each is drawn anew for each crop."""
+
+    flips: bool = True
+    """Whether rows and columns may run backwards."""
+
+    turns: bool = True
+    """Whether rows and columns may change places; with ``flips``, all quarter turns."""
+
+    zoom: float = 1.3
+    """Crops are enlarged or shrunk by up to this factor; 1: not."""
+
+    brightness: float = 0.1
+    """Added to all values, at most."""
+
+    contrast: float = 0.2
+    """Values' distances from their mean grow or shrink by up to this share."""
+
+    gamma: float = 0.3
+    """Values are raised to a power; its logarithm is at most this."""
+
+    noise: float = 0.03
+    """The standard deviation of normal noise, at most."""
+
+    blur: float = 1.0
+    """The standard deviation in pixels of a Gaussian, at most; every other crop is left sharp."""
+
+    colour: float = 0.0
+    """Bands are mixed, and each made brighter or darker, by up to this share: stain and hue."""
+
+    shade: float = 1.0
+    """Each object is made dimmer by a factor of its own, from this to 1, in every other crop."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("zoom", 1, 8), ("shade", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise JobError(f"{name}: {getattr(self, name)!r}; allowed: a factor from {low} to {high}")
+        for name in ("brightness", "contrast", "gamma", "noise", "blur", "colour"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise JobError(f"{name}: {getattr(self, name)!r}; allowed: 0 or more")
+
+
+def varied(image: Floats, objects: Labels, augment: Augment, rng: np.random.Generator) -> Floats:
+    """A crop (band, row, column) with other values; ``objects`` (row, column), of which none is 0 or less, may be shaded."""
+    from scipy import ndimage
+
+    image = _shaded(image, objects, augment.shade, rng) if rng.random() < 0.5 else image
+    low = min(0.0, float(image.min()))  # a power wants no negative numbers
+    image = (image - low) ** np.exp(rng.uniform(-augment.gamma, augment.gamma)) + low
+    mean = image.mean(axis=(1, 2), keepdims=True)
+    image = (image - mean) * (1 + rng.uniform(-augment.contrast, augment.contrast)) + mean
+    image = image + rng.uniform(-augment.brightness, augment.brightness)
+    mixing = np.eye(len(image)) + rng.uniform(-augment.colour, augment.colour, (len(image),) * 2)
+    image = np.einsum("ab,brc->arc", mixing, image)
+    sigma = rng.uniform(0, augment.blur)
+    if rng.random() < 0.5:
+        image = ndimage.gaussian_filter(image, (0, sigma, sigma))
+    return np.asarray(image + rng.normal(0, rng.uniform(0, augment.noise), image.shape), np.float32)
+
+
+def _shaded(image: Floats, objects: Labels, least: float, rng: np.random.Generator) -> Floats:
+    """With each object nearer to the background's median by a factor of its own, and a smooth way from one to the other."""
+    from scipy import ndimage
+
+    if least >= 1 or not (objects > 0).any() or not (objects <= 0).any():
+        return image
+    names, where = np.unique(np.maximum(objects, 0), return_inverse=True)
+    factor = np.where(names > 0, rng.uniform(least, 1, len(names)), 1)[where].reshape(objects.shape)
+    ground = np.median(image[:, objects <= 0], axis=1)[:, None, None]
+    return np.asarray(ground + (image - ground) * ndimage.gaussian_filter(factor, 1.0), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Some layers, all (…, row, column) of one extent, and where in them a crop begins."""
+
+    layers: tuple[npt.NDArray[np.generic], ...]
+    start: tuple[int, int]
+    """Its first row and column; it may lie outside."""
+
+    def turned(self, size: int, augment: Augment, rng: np.random.Generator) -> Place:
+        """Mirrored and turned, so that the crop of ``size`` rows and columns is the same one."""
+        place = self
+        if augment.turns and rng.random() < 0.5:
+            place = Place(tuple(np.swapaxes(layer, -1, -2) for layer in place.layers), place.start[::-1])
+        for axis in (0, 1):
+            if augment.flips and rng.random() < 0.5:
+                extent, start = place.layers[0].shape[axis - 2], list(place.start)
+                start[axis] = extent - start[axis] - size
+                place = Place(tuple(np.flip(layer, axis - 2) for layer in place.layers), (start[0], start[1]))
+        return place

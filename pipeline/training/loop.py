@@ -1,0 +1,275 @@
+"""The loop: crops, loss, steps; now and then an evaluation and a checkpoint; at the end a bundle.
+
+What a step does depends on the seed, the weights and the step's number alone, so that a training that was interrupted goes on from its
+checkpoint to the same weights. What concerns a GPU (halves with scaled gradients) was never run on one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import __version__
+from pipeline.errors import JobError, OutputError, ResumeError
+from pipeline.networks import architectures
+from pipeline.networks import card as cards
+from pipeline.networks.probe import Sight, probe
+from pipeline.networks.resident import available
+from pipeline.reporting import Event, Watch, silent
+from pipeline.segmenters.decoding import Semantic
+from pipeline.training import pictures
+from pipeline.training.appraisal import Shown, appraise, patches, score
+from pipeline.training.losses import loss
+from pipeline.training.recipe import Recipe
+from pipeline.training.samples import Floats, Pair, batch, gathered
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKPOINT = "checkpoint.pt"
+WARM = 0.05
+"""Of all steps, those over which the learning rate rises."""
+LONGEST = 5.0
+"""The length of a gradient, at most."""
+STRIDES = {"fcn": 8}
+"""Of kinds that do not say it themselves."""
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class State:
+    """A training as far as it has come: what a checkpoint holds."""
+
+    network: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    sight: Sight
+    step: int = 0
+    seconds: float = 0.0
+    """Spent on steps and evaluations, in all parts of the training."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float = -1.0
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The best ones."""
+
+    stale: int = 0
+    """Evaluations since the best one."""
+
+
+def train(recipe: Recipe, folder: Path, *, fresh: bool = False, watch: Watch = silent, say: Say = lambda _line: None) -> Path:
+    """Train a network, or go on with a training.
+
+    Parameters
+    ----------
+    recipe
+        What, on what, and how.
+    folder
+        Where the bundle (the card's name with ``.safetensors``), the checkpoint, ``log.txt``, ``curves.png`` and ``predictions.png`` go.
+    fresh
+        Whether what the folder holds is of no account.
+    watch, say
+        Told of progress, and given a line for each evaluation.
+
+    Returns
+    -------
+    Path
+        The bundle. Its card has the measured ``stride`` and ``reach``, what it was trained on, and the figures of the held-out images with
+        the weights as they are written.
+
+    Raises
+    ------
+    JobError
+        If something in the recipe does not fit the data, or a package is missing.
+    ResumeError
+        If the folder holds a training by another recipe.
+    OutputError
+        If the folder cannot be written.
+    """
+    bundle, mark = folder / recipe.file, recipe.fingerprint()
+    if bundle.exists() and not fresh:
+        if cards.read(str(bundle)).card.training.get("recipe") != mark:
+            raise ResumeError(f"{bundle} was trained by another recipe; give another folder, or train anew: --fresh")
+        say(f"{bundle}: complete already")
+        return bundle
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+    learned, held = gathered(recipe)
+    state = _begun(recipe, None if fresh else folder / CHECKPOINT, mark)
+    log = _logged(folder / "log.txt", say, anew=state.step == 0)
+    _learn(recipe, state, (learned, held), watch, log, lambda: _keep(state, folder / CHECKPOINT, mark))
+    return _finish(recipe, state, learned, held, bundle, log)
+
+
+def _begun(recipe: Recipe, checkpoint: Path | None, mark: str) -> State:
+    """A training at its first step, or at that of its checkpoint."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    torch.manual_seed(recipe.train.seed)
+    device = available(recipe.train.device)
+    network = architectures.build(recipe.card).to(device).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.train.learning_rate, weight_decay=recipe.train.decay)
+    scaler = torch.amp.GradScaler(device.split(":")[0], enabled=recipe.train.precision == "float16" and device != "cpu")
+    stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(recipe.card.kind, 32)
+    if recipe.train.crop % stride:
+        raise JobError(f"train.crop: {recipe.train.crop}; allowed: a multiple of the network's stride, {stride}")
+    if checkpoint is None or not checkpoint.exists():
+        network.eval()
+        return State(network, optimiser, scaler, probe(_forward(network, "float32"), len(recipe.card.bands), stride))
+    found = torch.load(checkpoint, map_location=device, weights_only=True)
+    if found["recipe"] != mark:
+        raise ResumeError(f"{checkpoint} is of a training by another recipe; give another folder, or train anew: --fresh")
+    network.load_state_dict(found["network"])
+    optimiser.load_state_dict(found["optimiser"])
+    scaler.load_state_dict(found["scaler"])
+    plain = {name: found[name] for name in ("step", "seconds", "history", "best", "weights", "stale")}
+    return State(network, optimiser, scaler, Sight(*found["sight"]), **plain)
+
+
+def _keep(state: State, path: Path, mark: str) -> None:
+    """Write a checkpoint, whole or not at all."""
+    import torch
+
+    plain = {name: getattr(state, name) for name in ("step", "seconds", "history", "best", "weights", "stale")}
+    parts = {name: getattr(state, name).state_dict() for name in ("network", "optimiser", "scaler")}
+    new = path.with_suffix(".new")
+    try:
+        torch.save({"recipe": mark, "sight": [state.sight.stride, state.sight.reach], **plain, **parts}, new)
+        new.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def _learn(
+    recipe: Recipe, state: State, pairs: tuple[Sequence[Pair], Sequence[Pair]], watch: Watch, log: Say, keep: Callable[[], None]
+) -> None:
+    """Steps until the last one, until time is up, or until nothing gets better."""
+    train = recipe.train
+    losses: list[float] = []
+    limit = math.inf if train.minutes is None else 60 * train.minutes
+    event = Event("train", state.step, train.steps)
+    watch(event)
+    begin = time.monotonic() - state.seconds
+    while state.step < train.steps and state.seconds < limit and (train.patience is None or state.stale < train.patience):
+        losses.append(_stepped(recipe, state, pairs[0], max(state.step / train.steps, state.seconds / limit)))
+        state.step += 1
+        state.seconds = time.monotonic() - begin
+        watch(dataclasses.replace(event, done=state.step, at=time.monotonic()))
+        if state.step % train.every == 0 or state.step == train.steps or state.seconds >= limit:
+            _judge(recipe, state, pairs[1], float(np.mean(losses)), log)
+            losses.clear()
+            state.seconds = time.monotonic() - begin
+            keep()
+
+
+def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -> float:
+    """One step; ``done`` is the share of all that lies behind. The loss."""
+    import torch
+
+    train, network = recipe.train, state.network
+    for group in state.optimiser.param_groups:
+        group["lr"] = train.learning_rate * (done / WARM if done < WARM else (1 + math.cos(math.pi * (done - WARM) / (1 - WARM))) / 2)
+    torch.manual_seed((train.seed << 32) + state.step)  # for what networks draw themselves
+    images, wanted = batch(pairs, recipe, state.step)
+    network.train()
+    answer = _answered(network, images, train.precision)
+    found = loss(recipe.decoder, answer.float(), torch.from_numpy(wanted).to(answer.device))
+    if not bool(torch.isfinite(found)):
+        raise JobError(f"the loss is {float(found)} at step {state.step}; lower train.learning_rate, or take precision: float32")
+    state.optimiser.zero_grad(set_to_none=True)
+    state.scaler.scale(found).backward()  # type: ignore[no-untyped-call]
+    state.scaler.unscale_(state.optimiser)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), LONGEST)
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    return float(found.detach())
+
+
+def _answered(network: torch.nn.Module, images: Floats, precision: str) -> torch.Tensor:
+    import torch
+
+    device = next(network.parameters()).device
+    given = torch.from_numpy(np.ascontiguousarray(images)).to(device, memory_format=torch.channels_last)
+    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    with torch.autocast(device.type, halves, enabled=halves is not None):
+        answer: torch.Tensor = network(given)
+    return answer
+
+
+def _forward(network: torch.nn.Module, precision: str) -> Callable[[Floats], Floats]:
+    """A network as a function of arrays, without gradients."""
+    import torch
+
+    def forward(patches: Floats) -> Floats:
+        with torch.inference_mode():
+            return np.asarray(_answered(network, patches, precision).float().cpu().numpy())
+
+    return forward
+
+
+def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log: Say) -> None:
+    """Evaluate, and keep the weights if they are the best so far; the last ones where nothing is held out."""
+    measures, _ = _appraised(recipe, state, held)
+    now = score(measures)
+    better = now > state.best or not held
+    if better:
+        state.best, state.stale = now, 0
+        state.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.network.state_dict().items()}
+    else:
+        state.stale += 1
+    state.history.append({"step": state.step, "loss": mean, "score": now})
+    figures = ", ".join(f"{name} {measures[name]:.4f}" for name in ("f1", "precision", "recall", "iou", "accuracy") if name in measures)
+    mark = ", the best" if better and held else ""
+    log(f"step {state.step}: loss {mean:.4f}{', ' if figures else ''}{figures}{mark}; {state.seconds:.0f} s")
+
+
+def _appraised(recipe: Recipe, state: State, held: Sequence[Pair]) -> tuple[dict[str, Any], list[Shown]]:
+    state.network.eval()
+    return appraise(held, recipe.decoder, patches(recipe.card, state.sight), _forward(state.network, "float32"))
+
+
+def _finish(recipe: Recipe, state: State, learned: Sequence[Pair], held: Sequence[Pair], bundle: Path, log: Say) -> Path:
+    """Write the bundle of the best weights, and the pictures."""
+    train = recipe.train
+    halved = {name: t.half().float() if train.half and t.is_floating_point() else t for name, t in state.weights.items()}
+    state.network.load_state_dict(halved)
+    measures, shown = _appraised(recipe, state, held)
+    told = {name: getattr(train, name) for name in ("steps", "batch", "crop", "learning_rate", "decay", "seed", "precision")}
+    training = {
+        "images": sorted(pair.name for pair in learned), **told, "augment": dataclasses.asdict(train.augment),
+        "minutes": round(state.seconds / 60, 1), "tilewise": __version__, "recipe": recipe.fingerprint(),
+    }  # fmt: skip
+    what = "classes" if isinstance(recipe.decoder, Semantic) else "objects, at an IoU of 0.5"
+    metrics = {"of": f"{what}, on held-out images by which the best weights were chosen", **measures} if measures else {}
+    card = dataclasses.replace(
+        recipe.card, stride=state.sight.stride, reach=state.sight.reach, sha256=None, training=training, metrics=metrics
+    )
+    pictures.curves(bundle.with_name("curves.png"), state.history)
+    pictures.predictions(bundle.with_name("predictions.png"), shown)
+    architectures.save(card, state.network, str(bundle), half=train.half)
+    log(f"{bundle}: {bundle.stat().st_size / 1e6:.1f} MB, stride {card.stride}, reach {card.reach}, {measures or 'nothing held out'}")
+    return bundle
+
+
+def _logged(path: Path, say: Say, *, anew: bool) -> Say:
+    """Says each line, and writes it down."""
+    if anew:
+        path.unlink(missing_ok=True)
+
+    def log(line: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        say(line)
+
+    return log

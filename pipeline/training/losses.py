@@ -1,0 +1,82 @@
+"""What training makes small: a number for each decoder, which what is not known does not touch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.segmenters.decoding import Boundary, Decoder, Flows, Semantic
+
+if TYPE_CHECKING:
+    import torch
+
+AROUND = 0.2
+"""The weight of a regression outside objects, beside that inside them: where foreground is drawn too large, it should still be low."""
+FLOW = 2.0
+"""The weight of flows beside the foreground."""
+
+
+def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How far a network's answer is from what a decoder wants.
+
+    Parameters
+    ----------
+    decoder
+        Says what channels mean. Logits of foreground, boundary and affinities: binary cross entropy and soft Dice. Distance: mean absolute
+        error; flows: mean squared error. Classes: cross entropy and soft Dice.
+    answer
+        (crop, channel, row, column), float32.
+    targets
+        As the decoder's ``targets`` makes them, with NaN where nothing is known: no gradient comes from there.
+
+    References
+    ----------
+    F. Milletari, N. Navab, S.-A. Ahmadi (2016), "V-Net: fully convolutional neural networks for volumetric medical image segmentation",
+    3DV, 565-571, for soft Dice.
+    """
+    if isinstance(decoder, Semantic) and answer.shape[1] > 1:
+        return _classes(answer, targets[:, 0])
+    if isinstance(decoder, Boundary):
+        return _binary(answer[:, 0], targets[:, 0]) + _binary(answer[:, 1], targets[:, 1]) + _regression(answer, targets, 2, 1)
+    if isinstance(decoder, Flows):
+        return _binary(answer[:, 0], targets[:, 0]) + FLOW * (_regression(answer, targets, 1, 2) + _regression(answer, targets, 2, 2))
+    total: torch.Tensor = sum(_binary(answer[:, k], targets[:, k]) for k in range(answer.shape[1]))  # type: ignore[assignment]
+    return total / answer.shape[1]
+
+
+def _binary(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    known = ~torch.isnan(target)
+    wanted = torch.where(known, target, 0.0)
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1) + _dice(torch.sigmoid(logits) * known, wanted)
+
+
+def _dice(probable: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """1 less soft Dice over all of a batch; both are 0 where nothing is known."""
+    return 1 - (2 * (probable * wanted).sum() + 1) / (probable.sum() + wanted.sum() + 1)
+
+
+def _regression(answer: torch.Tensor, targets: torch.Tensor, channel: int, power: int) -> torch.Tensor:
+    """The mean error of a channel in the foreground, and less of it outside; to the first power or squared."""
+    import torch
+
+    known = ~torch.isnan(targets[:, channel])
+    inside = known & (targets[:, 0] > 0)
+    error = (answer[:, channel] - torch.where(known, targets[:, channel], 0.0)).abs() ** power
+    return sum(  # type: ignore[return-value]
+        weight * (error * where).sum() / where.sum().clamp(min=1) for weight, where in ((1.0, inside), (AROUND, known & ~inside))
+    )
+
+
+def _classes(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    known = ~torch.isnan(target)
+    number = torch.where(known, target, 0.0).long()
+    each = torch.nn.functional.cross_entropy(logits, number, reduction="none")
+    probable = torch.softmax(logits, dim=1) * known[:, None]
+    wanted = torch.nn.functional.one_hot(number, logits.shape[1]).movedim(-1, 1) * known[:, None]
+    present = [k for k in range(logits.shape[1]) if bool(wanted[:, k].any())]
+    dice = sum(_dice(probable[:, k], wanted[:, k]) for k in present) / max(1, len(present))
+    return (each * known).sum() / known.sum().clamp(min=1) + dice

@@ -1,0 +1,270 @@
+"""What is to be trained, on what, and how: a card with a section ``train``, as YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pipeline.errors import JobError, nearest
+from pipeline.networks import card as cards
+from pipeline.networks.card import Card
+from pipeline.networks.resident import PRECISIONS
+from pipeline.segmenters.decoding import Affinities, Boundary, Decoder, Flows, Semantic
+from pipeline.training.augmentation import Augment
+
+DECODERS: dict[str, type[Decoder]] = {"semantic": Semantic, "boundary": Boundary, "flows": Flows, "affinities": Affinities}
+TRAINABLE = ("unet", "fcn")
+"""Kinds that are built here, and not loaded as exported."""
+DATA = ("image", "truth", "bands", "missing", "attribute")
+"""The keys of an entry of ``data``."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """The section ``train``."""
+
+    data: tuple[Mapping[str, Any], ...]
+    """Pairs: ``image`` and ``truth`` are paths, or patterns in which ``*`` stands for the same in both. ``bands``: those of the image, in
+    the network's order, by number from 1 or by name. ``missing``: numbers of the truth where it is not known. ``attribute``: that of a
+    vector file that holds classes."""
+
+    folder: str = ""
+    """Where paths of ``data`` begin; by default, and where it is relative, at the card's folder."""
+
+    bands: tuple[int | str, ...] | None = None
+    """The bands of images that do not say theirs; None: those of the card's names, else all if as many."""
+
+    held_out: float | tuple[str, ...] = 0.2
+    """Images that are not trained on, by which the best weights are chosen: patterns of file names, or a share of all images, chosen by
+    their names and the seed."""
+
+    steps: int = 2000
+    """Batches that are learned from."""
+
+    minutes: float | None = None
+    """When to end at the latest; with this, two runs need not give the same weights."""
+
+    batch: int = 8
+    """Crops in a batch."""
+
+    crop: int = 192
+    """Rows and columns of a crop, a multiple of the network's stride."""
+
+    learning_rate: float = 0.003
+    """At its greatest; it rises over the first steps and falls to nothing over the others."""
+
+    decay: float = 0.01
+    """How strongly weights are drawn to 0 (AdamW)."""
+
+    every: int = 200
+    """Steps between evaluations on what is held out."""
+
+    patience: int | None = None
+    """Training ends after so many evaluations that were not better; None: it goes on to the end."""
+
+    seed: int = 0
+    """Tells the first weights, the crops and how they are varied."""
+
+    augment: Augment = field(default_factory=Augment)
+    """How crops are varied."""
+
+    precision: str = "float32"
+    """``bfloat16`` and ``float16``: what is multiplied, by autocast."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``gpu``, ``cuda:0``, ``mps``."""
+
+    half: bool = True
+    """Whether the weights are written with 16 bits; the figures are then theirs."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("crop", 1), ("every", 1), ("seed", 0), ("patience", 1)):
+            number = getattr(self, name)
+            if not (isinstance(number, int) and not isinstance(number, bool) and number >= least) and not (
+                name == "patience" and not number
+            ):
+                raise JobError(f"{name}: {number!r}; allowed: a whole number, from {least}")
+        for name in ("learning_rate", "decay", "minutes"):
+            number = getattr(self, name)
+            if number is not None and not (isinstance(number, int | float) and number >= 0):
+                raise JobError(
+                    f"{name}: {number!r}; allowed: a number, from 0" + ("; YAML wants 1.0e-3" if isinstance(number, str) else "")
+                )
+        if self.precision not in PRECISIONS:
+            raise JobError(f"precision: {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}")
+        if isinstance(self.held_out, float) and not 0 < self.held_out < 1:
+            raise JobError(f"held_out: {self.held_out!r}; allowed: a share above 0 and below 1, or a list of names")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A card and how the network is trained."""
+
+    card: Card
+    train: Train
+    folder: Path
+    """Where relative paths begin."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """What makes labels of the network's channels; JobError where an option of it does not hold."""
+        options = dict(self.card.decoder)
+        kind = str(options.pop("kind", "semantic"))
+        if kind not in DECODERS:
+            raise JobError(f"decoder.kind: {kind!r}; {nearest(kind, DECODERS)}")
+        return _made(DECODERS[kind], options, "decoder")
+
+    @property
+    def file(self) -> str:
+        """What the bundle is called."""
+        return re.sub(r"[^\w.-]+", "_", self.card.name) + cards.SAFE
+
+    def fingerprint(self) -> str:
+        """Changes with whatever changes the weights; not with where the data lie, or the device."""
+        train = {key: value for key, value in dataclasses.asdict(self.train).items() if key not in ("folder", "device")}
+        return hashlib.sha256(json.dumps([self.card.plain(), train], sort_keys=True, default=str).encode()).hexdigest()
+
+    def pairs(self) -> list[tuple[Path, Path, Mapping[str, Any]]]:
+        """Images, their truths and the entries that name them; JobError where there are none, or a truth is missing."""
+        found = {image: (truth, entry) for entry in self.train.data for image, truth in _matched(self.folder, entry)}
+        truths = {truth for truth, _ in found.values()}
+        paired = [(image, truth, entry) for image, (truth, entry) in found.items() if image not in truths]  # a truth may match as well
+        for image, truth, _ in paired:
+            if not truth.exists():
+                raise JobError(f"train.data: {image.name} has no truth: there is no {truth}")
+        return paired
+
+    def held(self, names: Sequence[str]) -> set[str]:
+        """Which of some file names are held out; JobError where none is left to train on, or a pattern fits none."""
+        if isinstance(self.train.held_out, float):
+            number = max(1, round(self.train.held_out * len(names)))
+            order = sorted(names, key=lambda name: hashlib.sha256(f"{self.train.seed}:{name}".encode()).digest())
+            chosen = set(order[:number])
+        else:
+            chosen = {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.train.held_out)}
+            for pattern in self.train.held_out:
+                if not fnmatch.filter(chosen, pattern):
+                    raise JobError(f"train.held_out: {pattern!r} is none of the images; {nearest(pattern, names)}")
+        if len(chosen) == len(set(names)):
+            raise JobError(f"train.held_out: all {len(chosen)} images; allowed: some, so that others are left to train on")
+        return chosen
+
+
+def from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a card with a section ``train``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    changes
+        Values by dotted key, such as ``{"train.steps": 500}``, that take the place of the file's.
+
+    Raises
+    ------
+    JobError
+        If the file is missing, is no YAML, or a key is unknown or does not hold; the message names it.
+    """
+    try:
+        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"the card {path.absolute()} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise JobError(f"the card {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(parts, dict):
+        raise JobError(f"{path}: this is no card; allowed: a mapping of keys such as name, kind, bands, classes and train")
+    for key, value in (changes or {}).items():
+        _change(parts, key, value)
+    return read(parts, path.absolute().parent, str(path))
+
+
+def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
+    """The recipe in a mapping; ``folder`` is where relative paths begin, ``where`` what messages call the mapping."""
+    fields = [one.name for one in dataclasses.fields(Card)]
+    for key in parts:
+        if key not in [*fields, "train"]:
+            raise JobError(f"{where}: {key}: there is no such key; {nearest(str(key), [*fields, 'train'])}")
+    given = parts.get("train")
+    if not isinstance(given, Mapping):
+        raise JobError(f"{where}: train: {given!r}; allowed: a mapping with data (pairs of image and truth), and how to train")
+    card = cards.parse(yaml.safe_dump({key: value for key, value in parts.items() if key != "train"}), where)
+    if card.kind not in TRAINABLE:
+        raise JobError(f"{where}: kind: {card.kind!r} cannot be trained here; {nearest(card.kind, TRAINABLE)}")
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if isinstance(options.get("held_out"), str):
+        options["held_out"] = (options["held_out"],)
+    options["augment"] = _made(Augment, given.get("augment") or {}, f"{where}: train.augment")
+    options["data"] = _entries(given.get("data"), f"{where}: train.data")
+    train = _made(Train, options, f"{where}: train")
+    if train.bands is not None and len(train.bands) != len(card.bands):
+        raise JobError(f"{where}: train.bands: {len(train.bands)} bands; the network takes {len(card.bands)}: {', '.join(card.bands)}")
+    recipe = Recipe(card, train, folder / Path(train.folder).expanduser())
+    recipe.decoder  # noqa: B018  refuses what cannot be
+    return recipe
+
+
+def _entries(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+    """The pairs of a card, each with an image and a truth."""
+    entries = [given] if isinstance(given, Mapping) else given
+    if not isinstance(entries, list) or not entries:
+        raise JobError(f"{where}: {given!r}; allowed: a list of {{image: …, truth: …}}")
+    for number, entry in enumerate(entries):
+        for key in entry if isinstance(entry, Mapping) else [str(entry)]:
+            if key not in DATA:
+                raise JobError(f"{where}[{number}].{key}: there is no such key; {nearest(key, DATA)}")
+        for key in ("image", "truth"):
+            if not isinstance(entry.get(key), str):
+                raise JobError(f"{where}[{number}].{key}: {entry.get(key)!r}; allowed: a path, or a pattern such as images/*.png")
+    return tuple(entries)
+
+
+def _matched(folder: Path, entry: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+    """Images of an entry, each with the path of its truth: what its stars stand for is put in the place of the truth's."""
+    pattern, truth = (str(Path(folder, Path(entry[key]).expanduser())) for key in ("image", "truth"))
+    if truth.count("*") > pattern.count("*"):
+        raise JobError(f"train.data: truth: {entry['truth']!r} has more stars than {entry['image']!r}; allowed: the same or fewer")
+    if "*" not in pattern:
+        return [(Path(pattern), Path(truth))]
+    first = min(k for k, part in enumerate(Path(pattern).parts) if "*" in part)
+    images = sorted(Path(*Path(pattern).parts[:first]).glob("/".join(Path(pattern).parts[first:])))
+    if not images:
+        raise JobError(f"train.data: no image at {pattern}; give the folder of the data by train.folder")
+    expression = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
+    stars = [found.groups() for image in images if (found := expression.fullmatch(image.as_posix()))]
+    pieces = truth.split("*")
+    return [
+        (image, Path("".join(a + b for a, b in zip(pieces, [*star[: len(pieces) - 1], ""], strict=True))))
+        for image, star in zip(images, stars, strict=True)
+    ]
+
+
+def _made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
+    """A value of a dataclass from its options; JobError, naming ``where`` they stand, where one is unknown or does not hold."""
+    names = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in options:
+        if key not in names:
+            raise JobError(f"{where}.{key}: there is no such key; {nearest(str(key), names)}")
+    try:
+        return kind(**options)
+    except (JobError, TypeError, ValueError) as error:
+        raise JobError(f"{where}.{error}") from error
+
+
+def _change(parts: dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for name in above:
+        below = parts.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise JobError(f"{key}: {name} is {below!r}, which has no keys of its own")
+        parts = below
+    parts[last] = value

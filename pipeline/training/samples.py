@@ -1,0 +1,251 @@
+"""Pairs of images and truth, and crops of them. What is large is read window by window; what is small is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import auditing
+from pipeline.annotations import Drawings
+from pipeline.companions import Companion
+from pipeline.errors import JobError, TilewiseError, nearest
+from pipeline.frame import Frame
+from pipeline.grid import Box
+from pipeline.histograms import Bins
+from pipeline.networks import card as cards
+from pipeline.networks.card import Card
+from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.sources import Source, open_source
+from pipeline.training.augmentation import Augment, Place, varied
+from pipeline.training.recipe import Recipe
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+KEPT = 1 << 28
+"""Values (pixels times bands) of all images together that are kept in memory."""
+SEEN = 2048
+"""Rows and columns of the part of an image, its middle, by which the network is judged."""
+MARGIN = 48
+"""Pixels around a crop that are read besides, so that distances and flows in objects that it cuts are those of whole ones."""
+TRIALS = 10
+"""Places that are looked at for one with an object."""
+WITH = 0.9
+"""The share of crops for which one with an object is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its truth."""
+
+    name: str
+    """The image's file name."""
+
+    image: Source
+    truth: Companion
+    card: Card
+    missing: tuple[int, ...] = ()
+    """Numbers of the truth where it is not known."""
+
+    scale: tuple[tuple[float, float], ...] | None = None
+    """By band, the values that become 0 and 1, where the card wants the image's percentiles."""
+
+    kept: tuple[Floats, Labels, Flags] | None = None
+    """All of it, where it is small."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        return self.image.frame.shape
+
+    def read(self, box: Box) -> tuple[Floats, Labels, Flags]:
+        """What lies in a box: the bands as the network wants them, the truth, -1 where it is not known, and where the image was measured.
+
+        JobError where the truth has a class that the card has not.
+        """
+        if self.kept is not None:
+            rows, columns = box.slices
+            return self.kept[0][:, rows, columns], self.kept[1][rows, columns], self.kept[2][rows, columns]
+        block = self.image.read(box)
+        valid = self.image.frame.valid(block)
+        labels, known = auditing.numbers(self.truth, box)
+        labels = np.where(valid & known & (labels >= 0) & ~np.isin(labels, self.missing), labels, -1)
+        most = int(labels.max(initial=0))
+        if self.card.decoder.get("kind", "semantic") == "semantic" and most > len(self.card.classes):
+            raise JobError(
+                f"{self.name}: the truth has class {most}, and the card {len(self.card.classes)}: {', '.join(self.card.classes)}"
+            )
+        return scaled(block, valid, self.card, self.scale), labels, valid
+
+    def middle(self) -> Box:
+        """The part by which the network is judged."""
+        start = tuple(max(0, (n - SEEN) // 2) for n in self.shape)
+        return Box(start, tuple(min(a + SEEN, n) for a, n in zip(start, self.shape, strict=True)))
+
+
+def scaled(block: npt.NDArray[Any], valid: Flags, card: Card, scale: tuple[tuple[float, float], ...] | None) -> Floats:
+    """What the network is given: float32, 0 where nothing was measured."""
+    how, numbers = card.value_scaling, [np.zeros(1), np.ones(1)]
+    if scale is not None:
+        numbers = [np.array([pair[k] for pair in scale]) for k in (0, 1)]
+    elif how["type"] != "none":
+        numbers = [np.atleast_1d(np.array(how[name], np.float64)) for name in cards.SCALINGS[how["type"]]]
+    shift, by = numbers[0], numbers[1] if how["type"] == "z-score" else numbers[1] - numbers[0]
+    column = (slice(None), None, None)
+    return np.where(valid, (block - shift[column]) / by[column], 0).astype(np.float32)
+
+
+def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on and pairs that are held out.
+
+    Raises
+    ------
+    JobError
+        There is no truth, it is of another shape, none of it has an object, or a band is missing; the message names the image.
+    """
+    found, left = [], KEPT
+    for image, truth, entry in recipe.pairs():
+        try:
+            pair = _opened(recipe, image, truth, entry)
+            size = int(np.prod(pair.shape)) * len(recipe.card.bands)
+            if size <= left:
+                pair, left = replace(pair, kept=pair.read(Box.whole(pair.shape))), left - size
+        except TilewiseError as error:
+            raise JobError(str(error) if image.name in str(error) else f"{image.name}: {error}") from error
+        found.append(pair)
+    held = recipe.held([pair.name for pair in found])
+    train = [pair for pair in found if pair.name not in held]
+    if not any(_has_objects(pair) for pair in train):
+        raise JobError(
+            f"train.data: the truth of the {len(train)} images to train on ({', '.join(pair.name for pair in train[:3])}, …) has no object "
+            "at all; allowed: numbers above 0 for objects or classes"
+        )
+    return train, [pair for pair in found if pair.name in held]
+
+
+def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) -> Pair:
+    card = recipe.card
+    asked = entry.get("bands") or recipe.train.bands
+    source = open_source(str(image))
+    source = open_source(str(image), bands=_numbers(asked, card, source.frame.bands))
+    if source.frame.ndim != len(("row", "column")):
+        raise JobError(f"{image.name} is a volume; allowed: images of rows and columns")
+    named = {"path": str(truth), "attribute": entry["attribute"]} if entry.get("attribute") else str(truth)
+    known = auditing.known_truth(named, source.frame, image.name)
+    if isinstance(known, Drawings):
+        raise JobError(f"{truth.name} holds boxes; allowed: labels, polygons or masks, which say which pixels are of an object")
+    missing = entry.get("missing")
+    numbers = () if missing is None else tuple(missing) if isinstance(missing, list) else (int(missing),)
+    return Pair(image.name, source, known, card, numbers, _percentiles(source, card))
+
+
+def _numbers(asked: Sequence[int | str] | None, card: Card, names: Sequence[str]) -> tuple[int, ...]:
+    """The image's bands in the network's order, by number from 1."""
+    wanted = asked or (card.bands if set(card.bands) <= set(names) else range(1, len(card.bands) + 1))
+    if asked is None and not set(card.bands) <= set(names) and len(names) != len(card.bands):
+        raise JobError(
+            f"bands: the network takes {', '.join(card.bands)}, and the image has {', '.join(names)}; say which these are: "
+            "train.bands: [...], by number from 1 or by name"
+        )
+    if len(wanted) != len(card.bands):
+        raise JobError(f"bands: {list(wanted)}; the network takes {len(card.bands)}: {', '.join(card.bands)}")
+    for band in wanted:
+        if band not in names if isinstance(band, str) else not 1 <= band <= len(names):
+            raise JobError(f"bands: the image has no band {band!r}; {nearest(str(band), names)}, or numbers from 1 to {len(names)}")
+    return tuple(names.index(band) + 1 if isinstance(band, str) else int(band) for band in wanted)
+
+
+def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] | None:
+    """By band, the image's percentiles that the card wants: the same that a run of the network finds."""
+    how = card.value_scaling
+    if how["type"] != "percentiles":
+        return None
+    ends = []
+    for band in range(len(card.bands)):
+        low, high, dtype = np.inf, -np.inf, ""
+        for values in _values(source, source.frame, band):
+            low, high, dtype = min(low, values.min().item()), max(high, values.max().item()), str(values.dtype)
+        if not dtype:
+            raise JobError("the image has no valid pixel")
+        bins = Bins(low, high, dtype)
+        counted = bins.histogram(np.sum([bins.count(values) for values in _values(source, source.frame, band)], axis=0))
+        least, most = (counted.percentile(float(np.ravel(how[name])[band % np.size(how[name])])) for name in ("low", "high"))
+        ends.append((least, most if most > least else least + 1.0))
+    return tuple(ends)
+
+
+def _values(source: Source, frame: Frame, band: int) -> Any:
+    """The measured values of a band, part after part."""
+    for box in auditing.parts_of(frame):
+        block = source.read(box)
+        values = block[band][frame.valid(block)]
+        if values.size:
+            yield values
+
+
+def _has_objects(pair: Pair) -> bool:
+    return any(bool((pair.read(box)[1] > 0).any()) for box in auditing.parts_of(pair.image.frame))
+
+
+def crop(pairs: Sequence[Pair], decoder: Decoder, size: int, augment: Augment, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """A crop of one of some pairs, larger ones oftener: (band, row, column) as the network wants it, and (channel, row, column) what it
+    should answer, NaN where that is not known. Of images that are smaller, what lies beyond is not known, and their edge pixels go on.
+    """
+    weight = np.sqrt([float(np.prod(pair.shape)) for pair in pairs])
+    sought = rng.random() < WITH
+    for _ in range(TRIALS):
+        pair = pairs[int(rng.choice(len(pairs), p=weight / weight.sum()))]
+        factor = float(np.exp(rng.uniform(-1, 1) * np.log(augment.zoom)))
+        span = max(1, round(size / factor))
+        start = tuple(int(rng.integers(min(0, n - span), max(0, n - span) + 1)) for n in pair.shape)
+        box = Box(start, tuple(a + span for a in start)).grow(MARGIN) & Box.whole(pair.shape)
+        image, labels, valid = pair.read(box)
+        inside = Box(start, tuple(a + span for a in start)) & box
+        if not sought or (labels[inside.within(box)] > 0).any():
+            break
+    place = Place(_zoomed(image, labels, valid, factor), _moved(start, box, factor)).turned(size, augment, rng)
+    image, labels, valid = place.layers  # type: ignore[assignment]
+    targets = decoder.targets(labels)
+    objects = np.zeros_like(labels) if isinstance(decoder, Semantic) else labels  # classes are no objects to be shaded
+    picture, objects, measured = (_cut(layer, place.start, size, "edge") for layer in (image, objects, valid))
+    wanted = np.where(_cut(valid, place.start, size, "constant"), _cut(targets, place.start, size, "edge"), np.float32(np.nan))
+    return np.where(measured, varied(picture, objects, augment, rng), 0).astype(np.float32), wanted.astype(np.float32)
+
+
+def _moved(start: tuple[int, ...], box: Box, factor: float) -> tuple[int, int]:
+    """Where a crop begins in what was read for it, after zooming."""
+    row, column = (round((a - b) * factor) for a, b in zip(start, box.start, strict=True))
+    return row, column
+
+
+def _zoomed(image: Floats, labels: Labels, valid: Flags, factor: float) -> tuple[Floats, Labels, Flags]:
+    """Enlarged or shrunk: values between pixels, numbers from the nearest one."""
+    from scipy import ndimage
+
+    if abs(factor - 1) < 1e-3:
+        return image, labels, valid
+    bands = np.stack([ndimage.zoom(band, factor, order=1, mode="nearest", grid_mode=True) for band in image])
+    found, good = (ndimage.zoom(layer, factor, order=0, mode="nearest", grid_mode=True) for layer in (labels, valid))
+    return bands, found, good
+
+
+def _cut(layer: npt.NDArray[Any], start: tuple[int, int], size: int, beyond: str) -> npt.NDArray[Any]:
+    """Some rows and columns; beyond the layer's edge its pixels go on, or all is 0."""
+    extent = layer.shape[-2:]
+    box = Box(start, (start[0] + size, start[1] + size)) & Box.whole(extent)
+    around = [(0, 0)] * (layer.ndim - 2) + [(low - a, a + size - high) for a, low, high in zip(start, box.start, box.stop, strict=True)]
+    rows, columns = box.slices
+    part = layer[..., rows, columns]
+    return np.pad(part, around, mode="edge" if beyond == "edge" else "constant")
+
+
+def batch(pairs: Sequence[Pair], recipe: Recipe, step: int) -> tuple[Floats, Floats]:
+    """The crops of a step, told by the seed and the step's number alone: (crop, band, row, column), and what is wanted of them."""
+    train, decoder = recipe.train, recipe.decoder
+    made = [crop(pairs, decoder, train.crop, train.augment, np.random.default_rng((train.seed, step, k))) for k in range(train.batch)]
+    return np.stack([one for one, _ in made]), np.stack([wanted for _, wanted in made])
