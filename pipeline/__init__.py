@@ -15,12 +15,15 @@ _HOMES = {
     "Blobs": "pipeline.segmenters.blob",
     "Edges": "pipeline.segmenters.edge",
     "Felzenszwalb": "pipeline.segmenters.windowed",
+    "FCN": "pipeline.segmenters.network",
     "GaussianMixture": "pipeline.segmenters.cluster",
     "Job": "pipeline.job",
     "KMeans": "pipeline.segmenters.cluster",
     "Layer": "pipeline.layers",
     "MeanShift": "pipeline.segmenters.cluster",
     "NormalizedCut": "pipeline.segmenters.windowed",
+    "ONNX": "pipeline.segmenters.network",
+    "PT2": "pipeline.segmenters.network",
     "QuasiFlat": "pipeline.segmenters.growing",
     "RandomWalker": "pipeline.segmenters.windowed",
     "RegionGraph": "pipeline.segmenters.graph",
@@ -29,6 +32,8 @@ _HOMES = {
     "Superpixels": "pipeline.segmenters.superpixel",
     "Threshold": "pipeline.segmenters.threshold",
     "TilewiseError": "pipeline.errors",
+    "TorchScript": "pipeline.segmenters.network",
+    "UNet": "pipeline.segmenters.network",
     "Watershed": "pipeline.segmenters.region",
     "cluster": "pipeline.engine",
     "from_yaml": "pipeline.job",
@@ -56,6 +61,11 @@ if TYPE_CHECKING:
     from pipeline.segmenters.graph import RegionGraph as RegionGraph
     from pipeline.segmenters.growing import QuasiFlat as QuasiFlat
     from pipeline.segmenters.growing import RegionGrowing as RegionGrowing
+    from pipeline.segmenters.network import FCN as FCN
+    from pipeline.segmenters.network import ONNX as ONNX
+    from pipeline.segmenters.network import PT2 as PT2
+    from pipeline.segmenters.network import TorchScript as TorchScript
+    from pipeline.segmenters.network import UNet as UNet
     from pipeline.segmenters.region import Watershed as Watershed
     from pipeline.segmenters.superpixel import Superpixels as Superpixels
     from pipeline.segmenters.threshold import Threshold as Threshold

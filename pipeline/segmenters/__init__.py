@@ -134,7 +134,7 @@ class Contract:
             ("identity", contract.identity in ("connected", "object", "keyed"), "'connected', 'object' or 'keyed'"),
             ("reach", _whole(contract.reach), "a number of pixels, 0 or more"),
             ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
-            ("device", contract.device in ("cpu", "gpu"), "'cpu' or 'gpu'"),
+            ("device", contract.device in ("cpu", "gpu", "auto"), "'cpu', 'gpu' or 'auto'"),
             ("result", contract.result in ("instance", "semantic"), "'instance' or 'semantic'"),
             ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
             (
