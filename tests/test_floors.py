@@ -37,7 +37,15 @@ FLOORS = (
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "networks": ("__init__", "card windows", "architectures packaged probe", "resident"),
-    "segmenters": ("__init__", "given pixels relief", "cluster edge growing region superpixel threshold", "blob graph network windowed"),
+    "segmenters": (
+        "__init__",
+        "channels given pixels relief streams",
+        "basins",
+        "decoding",
+        "predictor",
+        "cluster edge growing region superpixel threshold",
+        "blob graph network windowed",
+    ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
     "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
     "stages": (

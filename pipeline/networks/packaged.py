@@ -1,7 +1,7 @@
 """Networks that come inside Python packages, as bundles: what people can run without training anything.
 
-``ukis-csmask`` (German Aerospace Center) brings four U-Nets on an EfficientNet for clouds and their shadows in reflectance of Sentinel-2 and
-Landsat, as ONNX, with the statistics of their training in a JSON file beside each.
+``ukis-csmask`` (German Aerospace Center) brings four U-Nets on an EfficientNet for clouds and their shadows in reflectance of Sentinel-2
+and Landsat, as ONNX, with the statistics of their training in a JSON file beside each.
 
 References
 ----------
