@@ -153,7 +153,7 @@ class Flows:
         from scipy import ndimage
 
         support = self.foreground(channels, valid)
-        end = ends(channels[1:], pieces(support)[0], self.steps)
+        end = ends(channels[1:], support, self.steps)
         many = np.bincount(end[support], minlength=support.size).reshape(support.shape)
         near = ndimage.correlate(many, np.ones((3, 3), np.int64), mode="constant")
         basins = _basins(np.where(support, near, -np.inf), support, self.min_depth, self.min_distance)
