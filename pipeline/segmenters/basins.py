@@ -48,9 +48,9 @@ class Boundary:
 
     References
     ----------
-    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et
-    al. (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
-    448-459, for distances.
+    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et al.
+    (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
+    448-459.
     """
 
     threshold: float = 0.5
