@@ -48,9 +48,9 @@ class Boundary:
 
     References
     ----------
-    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et
-    al. (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
-    448-459, for distances.
+    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et al.
+    (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
+    448-459.
     """
 
     threshold: float = 0.5
@@ -153,7 +153,7 @@ class Flows:
         from scipy import ndimage
 
         support = self.foreground(channels, valid)
-        end = ends(channels[1:], pieces(support)[0], self.steps)
+        end = ends(channels[1:], support, self.steps)
         many = np.bincount(end[support], minlength=support.size).reshape(support.shape)
         near = ndimage.correlate(many, np.ones((3, 3), np.int64), mode="constant")
         basins = _basins(np.where(support, near, -np.inf), support, self.min_depth, self.min_distance)

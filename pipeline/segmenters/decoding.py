@@ -17,7 +17,7 @@ of channels. Foreground, boundary, affinities and classes are logits, that is be
 
 ``targets(labels) -> float32`` is the inverse: of labels (row, column), integers, 0 for background and -1 where the truth is not known, the
 channels that a network should give, with 1 and 0 in the place of logits, and NaN where they are not known. Objects are told apart where
-they touch. Pixels of one number that do not touch are taken for objects of their own.
+they touch; pixels of one number that do not touch are taken for objects of their own. What is not known counts as outside every object.
 """
 
 from __future__ import annotations
@@ -103,11 +103,13 @@ class Semantic:
             self._refuse(self.thresholds is not None, number)
             return np.asarray((logits[0] > logit(0.5 if self.threshold is None else self.threshold)) & valid, np.uint8)
         self._refuse(self.threshold is not None or len(self.thresholds or logits) != number or (self.background or 0) >= number, number)
-        best, known = logits.argmax(axis=0), ~np.isnan(logits).any(axis=0) & valid
+        best, known = logits.argmax(axis=0), ~np.isnan(logits.max(axis=0)) & valid
         if self.thresholds is not None:
-            probable = softmax(logits)
-            reached = probable >= np.reshape(self.thresholds, (number,) + (1,) * valid.ndim)
-            best, known = np.where(reached, probable, -1).argmax(axis=0), known & reached.any(axis=0)
+            most = np.full(valid.shape, -1.0)
+            for channel, (probable, threshold) in enumerate(zip(softmax(logits), self.thresholds, strict=True)):
+                better = (probable >= threshold) & (probable > most)
+                best[better], most[better] = channel, probable[better]
+            known &= most >= 0
         return np.where(known, self._kinds(number)[best], 0)
 
     def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
