@@ -162,7 +162,7 @@ def check_promise(decoder, channels, valid):
     np.testing.assert_array_equal(drawn, in_raster_order(drawn))
     elsewhere = np.where(support, channels, np.random.default_rng(1).normal(size=channels.shape).astype(np.float32))
     elsewhere[0] = channels[0]
-    np.testing.assert_array_equal(drawn, decoder.draw(elsewhere, valid))
+    np.testing.assert_array_equal(drawn, decoder(elsewhere, valid))
     piece, _ = pieces(support)
     assert len(np.unique(np.stack([drawn[support], piece[support]]), axis=1).T) == drawn.max(initial=0)
     for k, found in enumerate(ndimage.find_objects(piece), 1):
@@ -219,8 +219,8 @@ def test_ties_are_broken_alike_everywhere(decoder):
     for place, row in enumerate(range(1, 59, 2)):
         for column in range(1 + place % 3, 50, 10):
             channels[:, row, column : column + 9] = bar
-    drawn = decoder.draw(channels, np.ones((60, 60), bool))
-    alone = decoder.draw(bar[:, None], np.ones((1, 9), bool))
+    drawn = decoder(channels, np.ones((60, 60), bool))
+    alone = decoder(bar[:, None], np.ones((1, 9), bool))
     assert alone.max() == 2
     for found in ndimage.find_objects(pieces(channels[0] > 0)[0]):
         np.testing.assert_array_equal(in_raster_order(drawn[found]), alone)
