@@ -36,7 +36,7 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "card windows", "architectures packaged probe", "resident"),
+    "networks": ("__init__", "card resampling windows", "architectures packaged probe", "resident"),
     "segmenters": (
         "__init__",
         "channels given pixels relief streams",

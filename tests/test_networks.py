@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from hypothesis import given
 from hypothesis import settings as examples
@@ -212,3 +213,21 @@ def test_blended_patches_do_not_depend_on_the_window(rows: int, columns: int, st
     found = patches.run(image[:, :, start:], (0, start), forward, 5)
     kept = patches.halo if start else 0
     assert np.array_equal(found[:, :, kept:], expected[:, :, start + kept :])
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.7, 0.6])
+def test_an_image_of_other_pixels_is_resampled_alike_in_any_tiling(factor: float, tmp_path: Path) -> None:
+    """A network that is to see other pixels gives the same classes in any tiles; those of the resampled image, where grids meet."""
+    network = pipeline.UNet(weights=bundle(tmp_path, pixel_size=factor, unit="metre"), pixel_size="resample")
+    image = scene(180, 210)
+    path = tmp_path / "image.tif"
+    profile = {"driver": "GTiff", "height": 180, "width": 210, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(path, "w", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), **profile) as file:
+        file.write(image)
+    one = pipeline.segment(path, network, tmp_path / "one", tile=256, results=["semantic"], engine=pipeline.local())
+    many = pipeline.segment(path, network, tmp_path / "many", tile=70, results=["semantic"], engine=pipeline.local())
+    assert np.array_equal(one.classes, many.classes)
+    if factor == 2:
+        coarse = image.reshape(3, 90, 2, 105, 2).mean(axis=(2, 4))
+        fine = ndimage.zoom(whole(network, coarse), (1, 2, 2), order=1, grid_mode=True, mode="nearest")
+        assert (np.asarray(one.classes) == network.decoder.classify(fine, np.ones((180, 210), bool))).mean() > 0.999

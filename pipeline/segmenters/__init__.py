@@ -159,6 +159,8 @@ def exactness(kind: Any) -> str:
     """How far what a kind draws is exact under tiling, in words."""
     if getattr(kind, "windowed", False):
         return "only where the image fits into one window"
+    if isinstance(getattr(kind, "proved", True), property):  # of a network: it depends on its bundle
+        return "to the precision of floats, where its reach is bounded"
     if getattr(kind, "identity", "object") == "object":
         return "where the foreground's piece fits into a window (`max_halo`)"
     return "at any size"
