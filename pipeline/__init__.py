@@ -13,22 +13,30 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Blobs": "pipeline.segmenters.blob",
+    "Cellpose": "pipeline.segmenters.adapters",
     "Edges": "pipeline.segmenters.edge",
     "Felzenszwalb": "pipeline.segmenters.windowed",
+    "FCN": "pipeline.segmenters.network",
     "GaussianMixture": "pipeline.segmenters.cluster",
     "Job": "pipeline.job",
+    "InstanSeg": "pipeline.segmenters.adapters",
     "KMeans": "pipeline.segmenters.cluster",
     "Layer": "pipeline.layers",
     "MeanShift": "pipeline.segmenters.cluster",
     "NormalizedCut": "pipeline.segmenters.windowed",
+    "ONNX": "pipeline.segmenters.network",
+    "PT2": "pipeline.segmenters.network",
     "QuasiFlat": "pipeline.segmenters.growing",
     "RandomWalker": "pipeline.segmenters.windowed",
     "RegionGraph": "pipeline.segmenters.graph",
     "RegionGrowing": "pipeline.segmenters.growing",
     "Result": "pipeline.reporting",
+    "StarDist": "pipeline.segmenters.adapters",
     "Superpixels": "pipeline.segmenters.superpixel",
     "Threshold": "pipeline.segmenters.threshold",
     "TilewiseError": "pipeline.errors",
+    "TorchScript": "pipeline.segmenters.network",
+    "UNet": "pipeline.segmenters.network",
     "Watershed": "pipeline.segmenters.region",
     "cluster": "pipeline.engine",
     "from_yaml": "pipeline.job",
@@ -48,6 +56,9 @@ if TYPE_CHECKING:
     from pipeline.job import from_yaml as from_yaml
     from pipeline.layers import Layer as Layer
     from pipeline.reporting import Result as Result
+    from pipeline.segmenters.adapters import Cellpose as Cellpose
+    from pipeline.segmenters.adapters import InstanSeg as InstanSeg
+    from pipeline.segmenters.adapters import StarDist as StarDist
     from pipeline.segmenters.blob import Blobs as Blobs
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
     from pipeline.segmenters.cluster import KMeans as KMeans
@@ -56,6 +67,11 @@ if TYPE_CHECKING:
     from pipeline.segmenters.graph import RegionGraph as RegionGraph
     from pipeline.segmenters.growing import QuasiFlat as QuasiFlat
     from pipeline.segmenters.growing import RegionGrowing as RegionGrowing
+    from pipeline.segmenters.network import FCN as FCN
+    from pipeline.segmenters.network import ONNX as ONNX
+    from pipeline.segmenters.network import PT2 as PT2
+    from pipeline.segmenters.network import TorchScript as TorchScript
+    from pipeline.segmenters.network import UNet as UNet
     from pipeline.segmenters.region import Watershed as Watershed
     from pipeline.segmenters.superpixel import Superpixels as Superpixels
     from pipeline.segmenters.threshold import Threshold as Threshold

@@ -117,6 +117,7 @@ def methods(markdown: Annotated[bool, typer.Option("--markdown", help="Without o
     for name in plugins.kinds():
         kind = plugins.load(name)
         what, identity = (kind.__doc__ or "").strip().splitlines()[0], getattr(kind, "identity", "object")
+        identity = "its decoder's" if isinstance(identity, property) else identity
         if markdown:
             typer.echo(f"| `{name}` | {what} | {identity} | {exactness(kind)} |")
             continue

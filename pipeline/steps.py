@@ -136,6 +136,27 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """Every value times a factor and plus an offset: digital numbers to reflectance, say."""
+
+    factor: float = 1.0
+    """What values are multiplied by: 0.0001 for reflectance of Sentinel-2."""
+
+    offset: float = 0.0
+    """What is added after that: -0.1 for Sentinel-2 since processing baseline 04.00."""
+
+    reach = 0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.factor, self.offset]).all() and self.factor != 0):
+            raise JobError(f"factor and offset: {self.factor!r} and {self.offset!r}; allowed: finite numbers, and a factor that is not 0")
+
+    def __call__(self, block: Pixels) -> Pixels:
+        """float64."""
+        return np.asarray(block * np.float64(self.factor) + np.float64(self.offset))
+
+
+@dataclass(frozen=True, slots=True)
 class Index:
     """A normalised difference of two bands, (a - b) / (a + b), in place of the bands or as one more; NaN where a + b is 0."""
 

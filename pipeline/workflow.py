@@ -93,7 +93,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         certificates = _publish(drawn, draft, found, crew)
 
         facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
-        named = legend(found.classes, job.output.legend) if "semantic" in draft.results else {}
+        named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
         facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
         finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, missing=[]))
         return Result(str(draft.folder))

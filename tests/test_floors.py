@@ -36,14 +36,15 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "card windows", "architectures", "resident", "probe"),
+    "networks": ("__init__", "card resampling windows", "architectures packaged probe", "resident"),
     "segmenters": (
         "__init__",
         "channels given pixels relief streams",
         "basins",
         "decoding",
+        "predictor",
         "cluster edge growing region superpixel threshold",
-        "blob graph windowed",
+        "adapters blob graph network windowed",
     ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
     "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
@@ -77,7 +78,7 @@ HOMES = {
     "onnxruntime": "networks.resident",
     "safetensors": "networks",
     "segmentation_models_pytorch": "networks.architectures",
-    "torch": "networks training",
+    "torch": "networks segmenters.adapters training",
     "torchvision": "networks.architectures",
     "typer": "__main__",
     "xarray": "sources.arrays reporting",

@@ -134,7 +134,7 @@ class Contract:
             ("identity", contract.identity in ("connected", "object", "keyed"), "'connected', 'object' or 'keyed'"),
             ("reach", _whole(contract.reach), "a number of pixels, 0 or more"),
             ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
-            ("device", contract.device in ("cpu", "gpu"), "'cpu' or 'gpu'"),
+            ("device", contract.device in ("cpu", "gpu", "auto"), "'cpu', 'gpu' or 'auto'"),
             ("result", contract.result in ("instance", "semantic"), "'instance' or 'semantic'"),
             ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
             (
@@ -159,6 +159,8 @@ def exactness(kind: Any) -> str:
     """How far what a kind draws is exact under tiling, in words."""
     if getattr(kind, "windowed", False):
         return "only where the image fits into one window"
+    if isinstance(getattr(kind, "proved", True), property):  # of a network: it depends on its bundle
+        return "to the precision of floats, where its reach is bounded"
     if getattr(kind, "identity", "object") == "object":
         return "where the foreground's piece fits into a window (`max_halo`)"
     return "at any size"

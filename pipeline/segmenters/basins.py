@@ -43,14 +43,14 @@ class Boundary:
     >>> truth = np.array([[1, 1, 1, 2, 2, 2, 0]])
     >>> ideal = Boundary().targets(truth)
     >>> ideal[:2] = 12 * ideal[:2] - 6
-    >>> Boundary().draw(ideal, truth >= 0)
+    >>> Boundary()(ideal, truth >= 0)
     array([[1, 1, 1, 2, 2, 2, 0]], dtype=int32)
 
     References
     ----------
-    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et
-    al. (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
-    448-459, for distances.
+    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et al.
+    (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
+    448-459.
     """
 
     threshold: float = 0.5
@@ -80,7 +80,7 @@ class Boundary:
         """The support, of the shape of ``valid``."""
         return above(checked(self, channels, valid)[0], self.threshold, valid)
 
-    def draw(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
+    def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
         """The objects; SegmenterError where there are not three channels."""
         from scipy.special import expit
 
@@ -148,12 +148,12 @@ class Flows:
         """The support, of the shape of ``valid``."""
         return above(checked(self, channels, valid, dimensions=2)[0], self.threshold, valid)
 
-    def draw(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
+    def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
         """The objects; SegmenterError where there are not three channels, or for volumes."""
         from scipy import ndimage
 
         support = self.foreground(channels, valid)
-        end = ends(channels[1:], pieces(support)[0], self.steps)
+        end = ends(channels[1:], support, self.steps)
         many = np.bincount(end[support], minlength=support.size).reshape(support.shape)
         near = ndimage.correlate(many, np.ones((3, 3), np.int64), mode="constant")
         basins = _basins(np.where(support, near, -np.inf), support, self.min_depth, self.min_distance)

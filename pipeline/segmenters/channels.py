@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,10 +23,19 @@ def with_gaps(labels: Labels, *channels: npt.NDArray[Any]) -> Targets:
     return np.where(labels < 0, np.nan, np.stack(channels)).astype(np.float32)
 
 
-def softmax(logits: Channels) -> Floats:
-    """Probabilities of channels; added one after the other, so that they are rounded alike in every window."""
-    raised = np.exp(np.ascontiguousarray(logits - logits.max(axis=0), np.float64))
-    return np.asarray(raised / sum(raised))
+def softmax(logits: Channels) -> Iterator[Floats]:
+    """The probability of one channel after the other, which takes less memory than all at once.
+
+    Channels are added in their order, so that sums are rounded alike in every window.
+    """
+    top = logits.max(axis=0)
+    total = sum(_raised(channel, top) for channel in logits)
+    for channel in logits:
+        yield _raised(channel, top) / total
+
+
+def _raised(channel: Channels, top: Channels) -> Floats:
+    return np.asarray(np.exp(np.ascontiguousarray(channel - top, np.float64)))
 
 
 def logit(probability: float) -> float:

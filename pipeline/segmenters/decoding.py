@@ -8,16 +8,16 @@ A decoder is a frozen value with options. All of them state
     as in the contract of segmenters; ``reach`` comes on top of the network's own.
 
 Those whose identity is ``connected`` offer ``classify(channels, valid) -> kinds``; those whose identity is ``object`` offer
-``foreground(channels, valid) -> bool``, the support, and ``draw(channels, valid) -> int32``, the objects in it: 1 to n in raster order of
-their first pixels, every pixel of the support in one. What is drawn in a piece of support depends on the channels of its pixels alone, so
-it is exact under tiling where the piece lies whole in the window. Nothing is decided by the area of objects.
+``foreground(channels, valid) -> bool``, the support, and are called as ``decoder(channels, valid) -> int32``, the objects in it: 1 to n in
+raster order of their first pixels, every pixel of the support in one. What is drawn in a piece of support depends on the channels of its
+pixels alone, so it is exact under tiling where the piece lies whole in the window. Nothing is decided by the area of objects.
 
 Channels are floats, (channel, row, column) or (channel, plane, row, column), and ``valid`` are the measured pixels, bool, without the axis
 of channels. Foreground, boundary, affinities and classes are logits, that is before the sigmoid or softmax; the rest are regressions.
 
 ``targets(labels) -> float32`` is the inverse: of labels (row, column), integers, 0 for background and -1 where the truth is not known, the
 channels that a network should give, with 1 and 0 in the place of logits, and NaN where they are not known. Objects are told apart where
-they touch. Pixels of one number that do not touch are taken for objects of their own.
+they touch; pixels of one number that do not touch are taken for objects of their own. What is not known counts as outside every object.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SegmenterError
-from pipeline.segmenters import Identity
+from pipeline.segmenters import Identity, label
 from pipeline.segmenters.basins import Boundary, Flows
 from pipeline.segmenters.channels import (
     Channels,
@@ -103,12 +103,18 @@ class Semantic:
             self._refuse(self.thresholds is not None, number)
             return np.asarray((logits[0] > logit(0.5 if self.threshold is None else self.threshold)) & valid, np.uint8)
         self._refuse(self.threshold is not None or len(self.thresholds or logits) != number or (self.background or 0) >= number, number)
-        best, known = logits.argmax(axis=0), ~np.isnan(logits).any(axis=0) & valid
+        best, known = logits.argmax(axis=0), ~np.isnan(logits.max(axis=0)) & valid
         if self.thresholds is not None:
-            probable = softmax(logits)
-            reached = probable >= np.reshape(self.thresholds, (number,) + (1,) * valid.ndim)
-            best, known = np.where(reached, probable, -1).argmax(axis=0), known & reached.any(axis=0)
+            most = np.full(valid.shape, -1.0)
+            for channel, (probable, threshold) in enumerate(zip(softmax(logits), self.thresholds, strict=True)):
+                better = (probable >= threshold) & (probable > most)
+                best[better], most[better] = channel, probable[better]
+            known &= most >= 0
         return np.where(known, self._kinds(number)[best], 0)
+
+    def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
+        """The connected pieces of classes of one block as if it were the whole image: int32, in raster order."""
+        return label(self, channels, valid)
 
     def targets(self, labels: Labels) -> Targets:
         """(1, row, column): the number of the channel that should be greatest, or, of one channel, the probability.
@@ -173,7 +179,7 @@ class Affinities:
         """The support, of the shape of ``valid``."""
         return above(checked(self, channels, valid, dimensions=self.dimensions)[0], self.threshold, valid)
 
-    def draw(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
+    def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
         """The objects; SegmenterError where there are not as many channels as `channels` says."""
         return joined_by(self.foreground(channels, valid), channels[1:] > logit(self.joined))
 
@@ -192,3 +198,6 @@ class Affinities:
 
 
 Decoder: TypeAlias = Semantic | Boundary | Flows | Affinities
+
+DECODERS: dict[str, type[Decoder]] = {"semantic": Semantic, "boundary": Boundary, "flows": Flows, "affinities": Affinities}
+"""By the name that a card gives."""

@@ -14,43 +14,43 @@ FINE = 1024
 """Steps to a pixel. Places are whole numbers of them: a sum of floats would be rounded in another way in another window."""
 
 
-def ends(flow: npt.NDArray[Any], piece: npt.NDArray[np.int32], steps: int) -> npt.NDArray[np.int64]:
-    """Where pixels come to that follow a flow within their piece.
+def ends(flow: npt.NDArray[Any], support: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
+    """Where pixels come to that follow a flow within their piece of a support.
 
     Parameters
     ----------
     flow
         (2, row, column): how far to go along rows and along columns, in pixels; longer ones count as one pixel, what is not finite as none.
-    piece
-        (row, column): the number of the piece of each pixel; neighbours, by sides or corners, are never of two. 0: none, no flow.
+    support
+        (row, column), bool. A step leads at most to a neighbour, hence never to another piece.
     steps
-        How many steps to take at most. One that would leave the piece is not taken, and is the last.
+        How many steps to take at most. One that would leave the support is not taken, and is the last.
 
     Returns
     -------
     numpy.ndarray
-        (row, column): the flat index of the pixel in which each ends; -1 in no piece.
+        (row, column): the flat index of the pixel in which each ends; -1 outside the support.
     """
-    known = np.where((piece > 0) & np.isfinite(flow).all(axis=0), flow, 0).astype(np.float64)
+    known = np.where(support & np.isfinite(flow).all(axis=0), flow, 0).astype(np.float64)
     length = np.maximum(np.sqrt(known[0] ** 2 + known[1] ** 2), 1)
-    end = np.full(piece.shape, -1, np.int64)
-    _follow(np.rint(known / length * FINE).astype(np.int32), piece, steps, end)
+    end = np.full(support.shape, -1, np.int64)
+    _follow(np.rint(known / length * FINE).astype(np.int32), support, steps, end)
     return end
 
 
 @numba.njit(cache=True, nogil=True)
-def _follow(flow, piece, steps, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    rows, columns = piece.shape
+def _follow(flow, support, steps, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    rows, columns = support.shape
     for r in range(rows):
         for c in range(columns):
-            if piece[r, c] == 0:
+            if not support[r, c]:
                 continue
             y, x = r * FINE, c * FINE
             before_y, before_x = y, x
             for _ in range(steps):
                 down, right = _between(flow[0], y, x), _between(flow[1], y, x)
                 row, column = (y + down + FINE // 2) // FINE, (x + right + FINE // 2) // FINE
-                if not (0 <= row < rows and 0 <= column < columns) or piece[row, column] != piece[r, c]:
+                if not (0 <= row < rows and 0 <= column < columns and support[row, column]):
                     break
                 if (down == 0 and right == 0) or (y + down == before_y and x + right == before_x):  # it stands, or goes to and fro
                     break
