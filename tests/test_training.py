@@ -15,11 +15,15 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from pipeline import evaluation
 from pipeline.__main__ import app
 from pipeline.errors import JobError, ResumeError
+from pipeline.grid import Box
+from pipeline.job import from_yaml
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
 from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Semantic
+from pipeline.segmenters.network import UNet
 from pipeline.sources import open_source
 from pipeline.training import loop, recipe, samples
 from pipeline.training.appraisal import appraise, patches
@@ -122,14 +126,15 @@ def test_going_on_is_the_same(folder, tmp_path):
 def test_it_learns_and_the_bundle_says_so(folder, tmp_path):
     """Half a minute teaches a small network to find blobs; its bundle alone finds them, as well as its card says."""
     found = tiny(
-        folder, steps=120, batch=4, crop=64, every=60, learning_rate=0.02, augment={"zoom": 1.1, "gamma": 0.1, "blur": 0.5}, half=True
+        folder, steps=150, batch=4, crop=64, every=50, learning_rate=0.02, augment={"zoom": 1.1, "gamma": 0.1, "blur": 0.5}, half=True
     )
-    changed = {**found.card.architecture, "encoder_depth": 2, "decoder_channels": [16, 16]}
+    changed = {**found.card.architecture, "encoder_depth": 3, "decoder_channels": [32, 16, 16]}
     found = dataclasses.replace(found, card=dataclasses.replace(found.card, architecture=changed))
     bundle = cards.read(str(loop.train(found, tmp_path)))
     card = bundle.card
     assert card.metrics["f1"] > 0.7
-    assert card.stride == 4
+    assert card.stride == 8
+    assert card.reach is not None
     assert card.training["images"] == ["0.tif", "1.tif", "2.tif"]
     assert list(card.metrics["images"]) == ["3.tif"]
     network = architectures.load(bundle)
@@ -137,7 +142,7 @@ def test_it_learns_and_the_bundle_says_so(folder, tmp_path):
     given = samples.scaled(image[None], np.ones(image.shape, bool), card, ((*np.percentile(image, (1, 99.8), method="inverted_cdf"),),))
     with torch.inference_mode():
         channels = network(torch.from_numpy(given)[None])[0].numpy()
-    drawn = Boundary().draw(channels, np.ones(image.shape, bool))
+    drawn = Boundary()(channels, np.ones(image.shape, bool))
     assert abs(len(np.unique(drawn)) - 1 - card.metrics["objects"]) <= 1
     assert ((drawn > 0) & (truth > 0)).sum() > 0.8 * (truth > 0).sum()
     for name in ("curves.png", "predictions.png"):
@@ -386,3 +391,41 @@ def test_cards_hold(path):
     network = architectures.build(found.card)
     assert found.train.crop % network.encoder.output_stride == 0
     assert sum(one.numel() for one in network.parameters()) * 2 < 5e6
+
+
+@pytest.fixture(scope="module")
+def shipped(shared):
+    """The bundle beside the jobs, and the images that were held out when it was trained."""
+    found = recipe.from_yaml(WORKFLOWS / "nuclei_fluorescence_train.yaml", {"train.folder": str(shared)})
+    return cards.read(str(WORKFLOWS / "nuclei_fluorescence.safetensors")), samples.gathered(found)[1]
+
+
+def test_shipped_bundle_is_of_its_card():
+    """The bundle beside the jobs was trained by the card beside it, never on an image that is held out, and is small."""
+    bundle = cards.read(str(WORKFLOWS / "nuclei_fluorescence.safetensors"))
+    found = recipe.from_yaml(WORKFLOWS / "nuclei_fluorescence_train.yaml")
+    assert bundle.card.training["recipe"] == found.fingerprint()
+    assert not set(bundle.card.training["images"]) & set(found.train.held_out)
+    assert bundle.path.stat().st_size < 5e6
+
+
+@pytest.mark.heavy
+def test_shipped_bundle_on_real_nuclei(shipped):
+    """On real images that it was not trained on, the shipped network finds nuclei, as well as its card says and better than `blobs`."""
+    bundle, held = shipped
+    network = UNet(weights=str(bundle.path), device="cpu")
+    rivals = from_yaml(WORKFLOWS / "nuclei_fluorescence.yaml").segmenters["nuclei"]
+    ours, theirs = [], []
+    for pair in held:
+        block = pair.image.read(Box.whole(pair.shape))
+        truth = pair.kept[1]
+        found = evaluation.objects(evaluation.overlaps(evaluation.Contingency.of(network(block), truth)))
+        ours.append((found["at"][0.5]["matches"], found["objects"] + found["truth"]))
+        labels = rivals(block)
+        labels = np.where((np.bincount(labels.ravel()) >= rivals.min_area)[labels], labels, 0)
+        other = evaluation.objects(evaluation.overlaps(evaluation.Contingency.of(labels, truth)))
+        theirs.append((other["at"][0.5]["matches"], other["objects"] + other["truth"]))
+    f1, rival = (2 * sum(hit for hit, _ in each) / sum(all_ for _, all_ in each) for each in (ours, theirs))
+    assert f1 > 0.85
+    assert f1 == pytest.approx(bundle.card.metrics["f1"], abs=0.01)
+    assert f1 > rival

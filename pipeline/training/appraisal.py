@@ -33,7 +33,7 @@ class Shown:
     truth: Labels
     """-1 where it is not known."""
 
-    score: float
+    measures: dict[str, Any]
 
 
 def patches(card: Card, sight: Sight) -> Patches:
@@ -60,10 +60,10 @@ def appraise(
         box = pair.middle()
         image, truth, valid = pair.read(box)
         channels = cut.run(image, box.start, forward)
-        drawn = decoder.classify(channels, valid) if isinstance(decoder, Semantic) else decoder.draw(channels, valid)
+        drawn = decoder.classify(channels, valid) if isinstance(decoder, Semantic) else decoder(channels, valid)
         known = truth >= (1 if isinstance(decoder, Semantic) and decoder.background is None else 0)
         count = Contingency.of(drawn, truth, known)
-        shown.append(Shown(pair.name, image, drawn, truth, score(_measures([count], decoder))))
+        shown.append(Shown(pair.name, image, drawn, truth, _measures([count], decoder)))
         # Objects of one image are never those of another.
         moved = 0 if isinstance(decoder, Semantic) else offset
         ours, true = (np.where(names > 0, names + moved, 0) for names in (count.ours, count.truth))
@@ -71,12 +71,14 @@ def appraise(
         offset += int(max(drawn.max(initial=0), truth.max(initial=0)))
     if not shown:
         return {}, []
-    return _measures(counts, decoder) | {"images": {one.name: round(one.score, 4) for one in shown}}, shown
+    return _measures(counts, decoder) | {"images": {one.name: one.measures.get("f1", one.measures.get("iou")) for one in shown}}, shown
 
 
 def score(measures: dict[str, Any]) -> float:
-    """The one number by which the best weights are chosen: F1 of objects, or mean IoU of classes."""
-    return float(measures.get("f1", measures.get("iou", 0.0)))
+    """The one number by which the best weights are chosen: AP of objects, since F1 at one IoU says little of how well they are drawn; mean
+    IoU of classes.
+    """
+    return float(measures.get("ap", measures.get("iou", 0.0)))
 
 
 def _measures(counts: Sequence[Contingency], decoder: Decoder) -> dict[str, Any]:

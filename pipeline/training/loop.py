@@ -1,11 +1,13 @@
 """The loop: crops, loss, steps; now and then an evaluation and a checkpoint; at the end a bundle.
 
 What a step does depends on the seed, the weights and the step's number alone, so that a training that was interrupted goes on from its
-checkpoint to the same weights. What concerns a GPU (halves with scaled gradients) was never run on one.
+checkpoint to the same weights, on the same machine with as many threads. What concerns a GPU (halves with scaled gradients) was never run
+on one.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.pt"
 WARM = 0.05
 """Of all steps, those over which the learning rate rises."""
+MEMORY = 100
+"""Steps over which weights are averaged: the means are judged and shipped, since single steps are noisy."""
 LONGEST = 5.0
 """The length of a gradient, at most."""
 STRIDES = {"fcn": 8}
@@ -52,6 +56,9 @@ class State:
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     sight: Sight
+    judged: torch.nn.Module
+    """The same network with the weights' means over the last steps."""
+
     step: int = 0
     seconds: float = 0.0
     """Spent on steps and evaluations, in all parts of the training."""
@@ -105,13 +112,15 @@ def train(recipe: Recipe, folder: Path, *, fresh: bool = False, watch: Watch = s
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
     learned, held = gathered(recipe)
-    state = _begun(recipe, None if fresh else folder / CHECKPOINT, mark)
+    for old in (bundle, folder / CHECKPOINT) if fresh else ():
+        old.unlink(missing_ok=True)
+    state = _begun(recipe, folder / CHECKPOINT, mark)
     log = _logged(folder / "log.txt", say, anew=state.step == 0)
     _learn(recipe, state, (learned, held), watch, log, lambda: _keep(state, folder / CHECKPOINT, mark))
     return _finish(recipe, state, learned, held, bundle, log)
 
 
-def _begun(recipe: Recipe, checkpoint: Path | None, mark: str) -> State:
+def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
     """A training at its first step, or at that of its checkpoint."""
     import torch
 
@@ -124,17 +133,18 @@ def _begun(recipe: Recipe, checkpoint: Path | None, mark: str) -> State:
     stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(recipe.card.kind, 32)
     if recipe.train.crop % stride:
         raise JobError(f"train.crop: {recipe.train.crop}; allowed: a multiple of the network's stride, {stride}")
-    if checkpoint is None or not checkpoint.exists():
-        network.eval()
-        return State(network, optimiser, scaler, probe(_forward(network, "float32"), len(recipe.card.bands), stride))
+    judged = copy.deepcopy(network).eval()
+    if not checkpoint.exists():
+        return State(network, optimiser, scaler, probe(_forward(judged, "float32"), len(recipe.card.bands), stride), judged)
     found = torch.load(checkpoint, map_location=device, weights_only=True)
     if found["recipe"] != mark:
         raise ResumeError(f"{checkpoint} is of a training by another recipe; give another folder, or train anew: --fresh")
-    network.load_state_dict(found["network"])
+    for one, name in ((network, "network"), (judged, "judged")):
+        one.load_state_dict(found[name])
     optimiser.load_state_dict(found["optimiser"])
     scaler.load_state_dict(found["scaler"])
     plain = {name: found[name] for name in ("step", "seconds", "history", "best", "weights", "stale")}
-    return State(network, optimiser, scaler, Sight(*found["sight"]), **plain)
+    return State(network, optimiser, scaler, Sight(*found["sight"]), judged, **plain)
 
 
 def _keep(state: State, path: Path, mark: str) -> None:
@@ -142,7 +152,7 @@ def _keep(state: State, path: Path, mark: str) -> None:
     import torch
 
     plain = {name: getattr(state, name) for name in ("step", "seconds", "history", "best", "weights", "stale")}
-    parts = {name: getattr(state, name).state_dict() for name in ("network", "optimiser", "scaler")}
+    parts = {name: getattr(state, name).state_dict() for name in ("network", "judged", "optimiser", "scaler")}
     new = path.with_suffix(".new")
     try:
         torch.save({"recipe": mark, "sight": [state.sight.stride, state.sight.reach], **plain, **parts}, new)
@@ -193,6 +203,9 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
     torch.nn.utils.clip_grad_norm_(network.parameters(), LONGEST)
     state.scaler.step(state.optimiser)
     state.scaler.update()
+    share = 1 / min(MEMORY, 1 + state.step / 5)
+    for mean, now in zip(state.judged.state_dict().values(), network.state_dict().values(), strict=True):
+        mean.copy_(mean.lerp(now, share) if mean.is_floating_point() else now)
     return float(found.detach())
 
 
@@ -225,25 +238,26 @@ def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log:
     better = now > state.best or not held
     if better:
         state.best, state.stale = now, 0
-        state.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.network.state_dict().items()}
+        state.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.judged.state_dict().items()}
     else:
         state.stale += 1
     state.history.append({"step": state.step, "loss": mean, "score": now})
-    figures = ", ".join(f"{name} {measures[name]:.4f}" for name in ("f1", "precision", "recall", "iou", "accuracy") if name in measures)
+    figures = ", ".join(
+        f"{name} {measures[name]:.4f}" for name in ("f1", "precision", "recall", "ap", "iou", "accuracy") if name in measures
+    )
     mark = ", the best" if better and held else ""
     log(f"step {state.step}: loss {mean:.4f}{', ' if figures else ''}{figures}{mark}; {state.seconds:.0f} s")
 
 
 def _appraised(recipe: Recipe, state: State, held: Sequence[Pair]) -> tuple[dict[str, Any], list[Shown]]:
-    state.network.eval()
-    return appraise(held, recipe.decoder, patches(recipe.card, state.sight), _forward(state.network, "float32"))
+    return appraise(held, recipe.decoder, patches(recipe.card, state.sight), _forward(state.judged, "float32"))
 
 
 def _finish(recipe: Recipe, state: State, learned: Sequence[Pair], held: Sequence[Pair], bundle: Path, log: Say) -> Path:
     """Write the bundle of the best weights, and the pictures."""
     train = recipe.train
     halved = {name: t.half().float() if train.half and t.is_floating_point() else t for name, t in state.weights.items()}
-    state.network.load_state_dict(halved)
+    state.judged.load_state_dict(halved)
     measures, shown = _appraised(recipe, state, held)
     told = {name: getattr(train, name) for name in ("steps", "batch", "crop", "learning_rate", "decay", "seed", "precision")}
     training = {
@@ -257,7 +271,7 @@ def _finish(recipe: Recipe, state: State, learned: Sequence[Pair], held: Sequenc
     )
     pictures.curves(bundle.with_name("curves.png"), state.history)
     pictures.predictions(bundle.with_name("predictions.png"), shown)
-    architectures.save(card, state.network, str(bundle), half=train.half)
+    architectures.save(card, state.judged, str(bundle), half=train.half)
     log(f"{bundle}: {bundle.stat().st_size / 1e6:.1f} MB, stride {card.stride}, reach {card.reach}, {measures or 'nothing held out'}")
     return bundle
 

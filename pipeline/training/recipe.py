@@ -18,10 +18,9 @@ from pipeline.errors import JobError, nearest
 from pipeline.networks import card as cards
 from pipeline.networks.card import Card
 from pipeline.networks.resident import PRECISIONS
-from pipeline.segmenters.decoding import Affinities, Boundary, Decoder, Flows, Semantic
+from pipeline.segmenters.decoding import DECODERS, Decoder
 from pipeline.training.augmentation import Augment
 
-DECODERS: dict[str, type[Decoder]] = {"semantic": Semantic, "boundary": Boundary, "flows": Flows, "affinities": Affinities}
 TRAINABLE = ("unet", "fcn")
 """Kinds that are built here, and not loaded as exported."""
 DATA = ("image", "truth", "bands", "missing", "attribute")
@@ -100,6 +99,8 @@ class Train:
                 raise JobError(
                     f"{name}: {number!r}; allowed: a number, from 0" + ("; YAML wants 1.0e-3" if isinstance(number, str) else "")
                 )
+        if self.minutes == 0:
+            raise JobError("minutes: 0; allowed: a number above 0, or none")
         if self.precision not in PRECISIONS:
             raise JobError(f"precision: {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}")
         if isinstance(self.held_out, float) and not 0 < self.held_out < 1:

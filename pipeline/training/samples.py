@@ -27,7 +27,7 @@ from pipeline.training.recipe import Recipe
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-KEPT = 1 << 28
+KEPT = 1 << 26
 """Values (pixels times bands) of all images together that are kept in memory."""
 SEEN = 2048
 """Rows and columns of the part of an image, its middle, by which the network is judged."""
