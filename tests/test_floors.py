@@ -36,7 +36,7 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "card windows", "architectures packaged probe", "resident"),
+    "networks": ("__init__", "card lattice windows", "architectures packaged probe", "resident"),
     "segmenters": (
         "__init__",
         "channels given pixels relief streams",
@@ -44,7 +44,7 @@ ROOMS = {
         "decoding",
         "predictor",
         "cluster edge growing region superpixel threshold",
-        "blob graph network windowed",
+        "blob detector graph network windowed",
     ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
     "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),

@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +54,27 @@ class Way:
     """Whether weights may be read that can run code."""
 
 
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector finds in a patch."""
+
+    scores: Floats
+    """By detection, how sure it is, from 0 to 1."""
+
+    kinds: npt.NDArray[np.int64]
+    """By detection, its class, from 1."""
+
+    masks: Floats
+    """(detection, row, column): the probability, from 0 to 1, that a pixel of the patch is of the object."""
+
+
 @dataclass(slots=True)
 class Resident:
     """A network that is loaded."""
 
-    forward: Callable[[Floats], Floats]
-    """(patch, band, row, column) to (patch, channel, row, column), in whatever batches it is given."""
+    forward: Callable[[Floats], Any]
+    """(patch, band, row, column) to (patch, channel, row, column), in whatever batches it is given; of a detector, to a list of
+    `Detections`."""
 
     way: Way
     batch: int | None = None
@@ -71,7 +86,7 @@ class Resident:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """One thread computes; others read and decode meanwhile."""
 
-    fallback: Callable[[], Callable[[Floats], Floats]] | None = None
+    fallback: Callable[[], Callable[[Floats], Any]] | None = None
     """Makes the same for the processor."""
 
     def __call__(self, patches: Floats) -> Floats:
@@ -80,6 +95,18 @@ class Resident:
             answer = self._flipped(patches) if self.way.flips else self._in_batches(patches)
         architectures.refuse_nothing(answer)
         return answer
+
+    def detect(self, patch: Floats) -> Detections:
+        """What a detector finds in one patch, (band, row, column); SegmenterError where it is no finite number.
+
+        Patches are given one by one: in batches libraries add in another order, and a score near the least would come and go.
+        """
+        with self.lock:
+            answers: list[list[Detections]] = self._parts(patch[None])
+        ((found,),) = answers
+        architectures.refuse_nothing(found.scores)
+        architectures.refuse_nothing(found.masks)
+        return found
 
     def size(self, rows: int, columns: int) -> int:
         """How many patches of an extent it should be given at once."""
@@ -94,6 +121,11 @@ class Resident:
         return total / np.float32(4)
 
     def _in_batches(self, patches: Floats) -> Floats:
+        found = self._parts(patches)
+        return np.concatenate(found) if len(found) != 1 else found[0]
+
+    def _parts(self, patches: Floats) -> list[Any]:
+        """The answers for patches, batch by batch."""
         size, done, found = self.batch or len(patches), 0, []
         while done < len(patches):
             try:
@@ -104,7 +136,7 @@ class Resident:
                     raise
                 size = self._smaller(size, error)
         self.batch = size if size < len(patches) else self.batch
-        return np.concatenate(found) if len(found) != 1 else found[0]
+        return found
 
     def _smaller(self, size: int, error: Exception) -> int:
         """Half the batch; the processor where one patch is too many already."""
@@ -167,11 +199,14 @@ def _load(bundle: Bundle, way: Way) -> Resident:
 
     torch.set_num_threads(_threads())
     network = architectures.load(bundle, unsafe=way.unsafe)
+    if bundle.card.kind == "maskrcnn":  # it drops what is no number, and would find nothing
+        for weights in network.parameters():
+            architectures.refuse_nothing(weights.detach().numpy())
     on_cpu = functools.partial(_torch, network, Way(precision=way.precision))
     return Resident(_torch(network, way), way, fallback=None if way.device == "cpu" else on_cpu)
 
 
-def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Floats]:
+def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
     """A network of PyTorch as a function of arrays."""
     import torch
 
@@ -182,7 +217,7 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Floats]:
     run = torch.compile(network) if way.compiled else network
     halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(way.precision)
 
-    def forward(patches: Floats) -> Floats:
+    def forward(patches: Floats) -> Any:
         batch = torch.from_numpy(np.ascontiguousarray(patches))
         if device.type == "cuda":
             batch = batch.pin_memory().to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -190,9 +225,18 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Floats]:
             batch = batch.to(device)
         with torch.inference_mode(), torch.autocast(device.type, halves, enabled=halves is not None):
             answer = run(batch)
-        return np.asarray(answer.float().cpu().numpy())
+        return _array(answer) if isinstance(answer, torch.Tensor) else [_detections(one) for one in answer]
 
     return forward
+
+
+def _array(answer: torch.Tensor) -> Floats:
+    return np.asarray(answer.float().cpu().numpy())
+
+
+def _detections(answer: Mapping[str, torch.Tensor]) -> Detections:
+    """What torchvision's detectors say of an image."""
+    return Detections(_array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0]))
 
 
 def _onnx(bundle: Bundle, way: Way) -> Callable[[Floats], Floats]:

@@ -22,6 +22,8 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64 (pixel, feature), of as many pixels as the
     attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling. ``absent(box) -> bool`` may say
     where there is none, so that the image is not read there.
+``Keyed``, in place of keys
+    for ``identity = "keyed"``: what a call may return, to say of which class each object is.
 ``predict(block, valid, origin) -> channels`` and ``decoder``
     for what is costly and serves all of these: each window is predicted once, and the ``decoder``, itself a segmenter, is handed the
     channels, (channel, row, column), in place of the pixels.
@@ -69,6 +71,17 @@ class Classes:
     differs between them by more than ``step``. None: always."""
 
     step: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """What a segmenter may return whose identity is ``keyed``."""
+
+    keys: npt.NDArray[Any]
+    """The key of every pixel, 0 for background: integers of up to 64 bits."""
+
+    kinds: npt.NDArray[Any] | None = None
+    """The class of every pixel, the same for all pixels of a key; integers, 0 for background. None: all are of class 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +198,12 @@ def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = 
     return replace(found, kinds=kinds, seeds=None if found.seeds is None else np.asarray(found.seeds, bool) & (kinds > 0))
 
 
-def keys(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.int64]:
-    """The key of every pixel, 0 for background, of a segmenter whose identity is ``keyed``."""
-    return _checked(segmenter, call(segmenter, block, valid, origin), valid, np.int64).astype(np.int64, copy=False)
+def keyed(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Keyed:
+    """The key of every pixel, int64, 0 for background, and the classes, of a segmenter whose identity is ``keyed``."""
+    drawn = call(segmenter, block, valid, origin)
+    found = drawn if isinstance(drawn, Keyed) else Keyed(drawn)
+    keys = _checked(segmenter, found.keys, valid, np.int64).astype(np.int64, copy=False)
+    return Keyed(keys, None if found.kinds is None else _checked(segmenter, found.kinds, valid))
 
 
 def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
