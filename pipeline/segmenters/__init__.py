@@ -82,7 +82,8 @@ class Contract:
     """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None: those with a common face."""
 
     device: str = "cpu"
-    """``cpu``, or ``gpu``: its tiles go only to workers that offer the resource GPU."""
+    """``cpu``; ``gpu``: its tiles go only to workers that offer the resource GPU; or ``auto``: the GPU where the run's workers offer one
+    when it begins, else the CPU. A dataclass with a field of this name is handed what was found."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed, once the parts of each are known."""
@@ -124,7 +125,7 @@ class Contract:
             ("identity", contract.identity in ("connected", "object", "keyed"), "'connected', 'object' or 'keyed'"),
             ("reach", _whole(contract.reach), "a number of pixels, 0 or more"),
             ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
-            ("device", contract.device in ("cpu", "gpu"), "'cpu' or 'gpu'"),
+            ("device", contract.device in ("cpu", "gpu", "auto"), "'cpu', 'gpu' or 'auto'"),
             ("result", contract.result in ("instance", "semantic"), "'instance' or 'semantic'"),
             ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
             (
