@@ -227,7 +227,7 @@ job = pipeline.Job(
     output={{"path": {str(tmp_path / "out")!r}}},
 )
 with pipeline.on({daemons.address!r}) as engine:
-    print(pipeline.run(job, engine).record["routes"])
+    print({{name: route["tiles"] for name, route in pipeline.run(job, engine).record["routes"].items()}})
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -87,7 +87,8 @@ class Contract:
     """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None: those with a common face."""
 
     device: str = "cpu"
-    """``cpu``, or ``gpu``: its tiles go only to workers that offer the resource GPU."""
+    """``cpu``; ``gpu``: its tiles go only to workers that offer the resource GPU; or ``auto``: the GPU where the run's workers offer one
+    when it begins, else the CPU. A dataclass with a field of this name is handed what was found."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed, once the parts of each are known."""
