@@ -25,16 +25,22 @@ class Clock:
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     """By route and tile."""
 
+    told: dict[str, set[str]] = field(default_factory=dict)
+    """By route, what its segmenter did otherwise than asked."""
+
     def add(self, run: Run, outcome: Outcome[Segmented]) -> None:
         """Take in that a tile was segmented, perhaps once more in a larger window."""
         if outcome.value is not None:
             tiles = self.seconds.setdefault(run.method(outcome.item).name, {})
             tiles[outcome.item] = tiles.get(outcome.item, 0.0) + outcome.value["seconds"]
+            if outcome.value["told"]:
+                self.told.setdefault(run.method(outcome.item).name, set()).update(outcome.value["told"])
 
 
-def routes(run: Run, clock: Clock) -> dict[str, dict[str, float]]:
+def routes(run: Run, clock: Clock) -> dict[str, dict[str, Any]]:
     """What each route took: its ``tiles``, the ``pixels`` of their cores, and of a segmenter the ``seconds`` that it took, on any worker,
-    at as many of them as are ``timed``: those that were done in this run. Of layers, what each of them took.
+    at as many of them as are ``timed``: those that were done in this run; ``told``, if it did something otherwise than asked. Of layers,
+    what each of them took.
     """
     size = _sizes(run.grid)
     runs = [(sheet.layer.use, sheet.run.routes >= FIRST) for sheet in sheets_of(run)]
@@ -43,6 +49,8 @@ def routes(run: Run, clock: Clock) -> dict[str, dict[str, float]]:
     for name, mine in runs:
         spent = clock.seconds.get(name, {})
         found[name] = {**_counted(mine, size), "seconds": round(sum(spent.values()), 3), "timed": len(spent)}
+        if name in clock.told:
+            found[name]["told"] = sorted(clock.told[name])
     return found
 
 
@@ -78,7 +86,7 @@ def _spent(facts: Mapping[str, Any]) -> str:
     return f", {facts['seconds']:,.1f} s{some}"
 
 
-def _counted(mine: npt.NDArray[np.bool_], size: npt.NDArray[np.int64]) -> dict[str, float]:
+def _counted(mine: npt.NDArray[np.bool_], size: npt.NDArray[np.int64]) -> dict[str, Any]:
     return {"tiles": int(mine.sum()), "pixels": int(size[mine].sum())}
 
 

@@ -34,6 +34,8 @@ class Segmented(TypedDict):
     pixels: int
     enlarged: int
     seconds: float
+    told: list[str]
+    """What the segmenter did otherwise than asked."""
 
 
 def segment(run: Run, tile: int) -> Segmented:
@@ -49,7 +51,8 @@ def segment(run: Run, tile: int) -> Segmented:
     sums = measure(labels, seen.block[(slice(None), *inside)], len(drawn.whole) - 1, core, run.grid.shape, kind=drawn.kind, seeds=seeds)
     _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid))
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
-    return {"labels": number, "pixels": core.size, "enlarged": drawn.enlarged, "seconds": seconds}
+    told = list(getattr(method.segmenter, "told", ()))
+    return {"labels": number, "pixels": core.size, "enlarged": drawn.enlarged, "seconds": seconds, "told": told}
 
 
 def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays) -> None:
