@@ -124,7 +124,10 @@ MISTAKES = {
     "no image": (("segment", "nowhere.tif", "out", "--with", "threshold"), "there is no image at {cwd}/nowhere.tif"),
     "not an image": (("segment", "text.tif", "out", "--with", "threshold"), "text.tif"),
     "no kind of image": (("segment", "text.txt", "out", "--with", "threshold"), "text.txt does not tell what it is; name its kind"),
-    "misspelt kind": ((*SEGMENT[:3], "--with", "treshold"), "there is no kind 'treshold'; allowed: blobs, cellpose, edges, fcn, felzenszwalb, gmm, "),
+    "misspelt kind": (
+        (*SEGMENT[:3], "--with", "treshold"),
+        "there is no kind 'treshold'; allowed: blobs, cellpose, edges, fcn, ",
+    ),
     "misspelt option": ((*OPTION, "vlaue=3"), "segmenters.threshold.vlaue: there is no such option; allowed: band, "),
     "option without value": ((*OPTION, "value"), "--option 'value'; allowed: key=value"),
     "option that is no YAML": ((*OPTION, "value=[1"), "--option 'value=[1': the value is no YAML"),
