@@ -2,7 +2,7 @@
 
 usage: python tests/benchmarks/networks.py BUNDLE DATA [--side 8192] [--picture mosaic.png]
 
-DATA is a folder of images and truths, NAME.png beside NAME_labels.tif (one band of fluorescence is taken). They are laid out, always alike, on
+DATA is a folder of images and truths, NAME.png beside NAME_labels.tif (of which grey is taken). They are laid out, always alike, on
 a dark mosaic of SIDE x SIDE pixels of which a part stays empty and a part holds few nuclei. Then, on two workers of one thread each:
 
 * seconds of a run from file to file times the workers, over the seconds that the network alone takes on the same windows in one thread;
