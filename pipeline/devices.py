@@ -21,14 +21,14 @@ GPU: Needs = {"GPU": 1}
 def settled(
     segmenters: Mapping[str, Segmenter], engine: Engine | None, begun: Mapping[str, str]
 ) -> tuple[dict[str, Segmenter], dict[str, Contract]]:
-    """The segmenters and their contracts, by name, with ``cpu`` or ``gpu`` for ``auto``.
+    """The segmenters and their contracts, by name, with ``cpu`` or ``gpu`` for ``auto``, as far as that is known.
 
     Parameters
     ----------
     segmenters
         By name.
     engine
-        Where they will run; None: nowhere yet, so that nothing is refused.
+        Where they will run; None: nowhere yet, so that nothing is refused, and ``auto`` stays where no run was begun.
     begun
         By name, the devices that were found for ``auto`` when the run began.
 
@@ -43,7 +43,7 @@ def settled(
         contract = Contract.of(segmenter)
         device = contract.device
         if device == "auto":
-            device = begun.get(name) or ("gpu" if engine is not None and engine.offers(GPU) else "cpu")
+            device = begun.get(name) or (device if engine is None else "gpu" if engine.offers(GPU) else "cpu")
         if device == "gpu" and engine is not None:
             _require(name, engine, contract)
         found[name] = _told(segmenter, device) if contract.device == "auto" else segmenter

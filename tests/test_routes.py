@@ -44,7 +44,7 @@ class Telling:
             raise ArithmeticError("flawed")
         return (block[0] > self.value).astype(np.int32)
 
-    def told(self) -> list[list[str]]:
+    def calls(self) -> list[list[str]]:
         """The worker and the device of each call."""
         return [line.split() for line in Path(self.log).read_text().splitlines()] if Path(self.log).exists() else []
 
@@ -105,12 +105,12 @@ def test_cheap_tiles_never_touch_the_gpu_worker(workers, device, tmp_path):
     result = pipeline.run(pipeline.Job(**parts(image, net, plain, tmp_path / "out")), workers)
     taken = tiles_by_route(result)
     assert min(taken.values()) >= 3, taken
-    assert len(net.told()) == taken["net"]
-    assert len(plain.told()) == taken["plain"]
+    assert len(net.calls()) == taken["net"]
+    assert len(plain.calls()) == taken["plain"]
     (gpu,) = gpu_workers(workers)
-    assert {address for address, _ in net.told()} == {gpu}
-    assert gpu not in {address for address, _ in plain.told()}
-    assert {device for _, device in net.told()} == {"gpu"}
+    assert {address for address, _ in net.calls()} == {gpu}
+    assert gpu not in {address for address, _ in plain.calls()}
+    assert {device for _, device in net.calls()} == {"gpu"}
     alone = pipeline.run(pipeline.Job(**parts(image, Telling(), Telling(), tmp_path / "alone")), pipeline.local())
     np.testing.assert_array_equal(result.labels, alone.labels)
 
@@ -119,7 +119,7 @@ def test_without_network_tiles_the_gpu_worker_helps(workers, tmp_path):
     """Where no tile of a run asks for a GPU, the worker that has one is a worker like the others."""
     plain = Telling(str(tmp_path / "plain"))
     pipeline.segment(blobs(128), plain, tmp_path / "out", tile=8, halo=2, engine=workers)
-    assert gpu_workers(workers) < {address for address, _ in plain.told()}
+    assert gpu_workers(workers) < {address for address, _ in plain.calls()}
 
 
 # What each route took
@@ -157,8 +157,8 @@ def test_dearest_route(tmp_path):
     size = np.array([run.grid.core(tile).size for tile in range(35)])
     for tile in (2, 6, 34):  # the network's; the last one is smaller, and was drawn twice
         for _ in range(1 + (tile == 34)):
-            clock.add(run, Outcome(tile, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 2.5}))
-    clock.add(run, Outcome(3, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 0.1}))
+            clock.add(run, Outcome(tile, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 2.5, "told": []}))
+    clock.add(run, Outcome(3, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 0.1, "told": []}))
     clock.add(run, Outcome(7, error="it failed"))
     found = costs.routes(run, clock)
     assert found["net"] == {"tiles": 9, "pixels": size[2::4].sum(), "seconds": 10.0, "timed": 3}
@@ -220,14 +220,21 @@ def test_auto_is_what_is_there_when_a_run_begins(tmp_path):
             with pytest.raises(ClusterError, match=r"net\.device: auto, and the run was begun on a GPU; .*\(--fresh\), on the CPU"):
                 pipeline.run(job, pipeline.local(other))
         result = pipeline.run(job, pipeline.local(began or other))
-        assert {told for _, told in net.told()} == {device}
+        assert {told for _, told in net.calls()} == {device}
         assert result.record["plan"]["devices"]["net"] == device
         assert result.record["job"]["segmenters"]["net"]["device"] == "auto"
-        calls = len(net.told())
+        calls = len(net.calls())
         assert pipeline.run(job, pipeline.local(other)).path == result.path
-        assert len(net.told()) == calls
+        assert len(net.calls()) == calls
     fresh = pipeline.run(job, pipeline.local({"GPU": 1}), fresh=True)
     assert fresh.record["plan"]["devices"]["net"] == "gpu"
+
+
+def test_auto_stays_where_nothing_runs_yet(tmp_path):
+    """A plan for no engine in particular, as one for comparing results, leaves `auto` to the segmenter."""
+    draft = plan(pipeline.Job(**parts(scene(), Telling(device="auto"), Telling(), tmp_path / "out")), workers=1, memory=10**9)
+    assert draft.facts()["devices"] == {"net": "auto", "plain": "cpu"}
+    assert draft.run.methods[0].segmenter == Telling(device="auto")
 
 
 def test_functions_may_ask_for_a_gpu(workers, tmp_path):
