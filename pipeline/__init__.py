@@ -13,11 +13,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Blobs": "pipeline.segmenters.blob",
+    "Cellpose": "pipeline.segmenters.adapters",
     "Edges": "pipeline.segmenters.edge",
     "Felzenszwalb": "pipeline.segmenters.windowed",
     "FCN": "pipeline.segmenters.network",
     "GaussianMixture": "pipeline.segmenters.cluster",
     "Job": "pipeline.job",
+    "InstanSeg": "pipeline.segmenters.adapters",
     "KMeans": "pipeline.segmenters.cluster",
     "Layer": "pipeline.layers",
     "MaskRCNN": "pipeline.segmenters.detector",
@@ -30,6 +32,7 @@ _HOMES = {
     "RegionGraph": "pipeline.segmenters.graph",
     "RegionGrowing": "pipeline.segmenters.growing",
     "Result": "pipeline.reporting",
+    "StarDist": "pipeline.segmenters.adapters",
     "Superpixels": "pipeline.segmenters.superpixel",
     "Threshold": "pipeline.segmenters.threshold",
     "TilewiseError": "pipeline.errors",
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
     from pipeline.job import from_yaml as from_yaml
     from pipeline.layers import Layer as Layer
     from pipeline.reporting import Result as Result
+    from pipeline.segmenters.adapters import Cellpose as Cellpose
+    from pipeline.segmenters.adapters import InstanSeg as InstanSeg
+    from pipeline.segmenters.adapters import StarDist as StarDist
     from pipeline.segmenters.blob import Blobs as Blobs
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
     from pipeline.segmenters.cluster import KMeans as KMeans

@@ -92,7 +92,7 @@ def test_every_kind_from_the_command_line(kind: str, tmp_path: Path) -> None:
         name, write, _ = EXPORTS[kind]
         weights = folder(tmp_path / "bundle", name, write, kind=kind)
     profile = {"driver": "GTiff", "height": 100, "width": 120, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
-    with rasterio.open(tmp_path / "image.tif", "w", transform=rasterio.Affine(1, 0, 0, 0, -1, 0), **profile) as file:
+    with rasterio.open(tmp_path / "image.tif", "w", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), **profile) as file:
         file.write(image)
     zarr.create_array(tmp_path / "image.zarr", data=image, chunks=(3, 64, 64))
     more = ["--option", "unsafe=true"] if kind == "torchscript" else []

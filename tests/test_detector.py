@@ -472,6 +472,7 @@ def test_classes_of_a_function_with_keys(tmp_path: Path) -> None:
         ({"margin": 0}, "window and margin: 64 and 0; allowed"),
         ({"flips": True}, "flips: True; a detector has none"),
         ({"compiled": True}, "compiled: True; a detector has none"),
+        ({"pixel_size": "resample"}, "pixel_size: 'resample'; a detector sees the image's own pixels; allowed: same, any"),
         ({"decoder_options": {"kind": "flows"}}, "decoder_options: .*; a detector has none"),
     ],
     ids=str,

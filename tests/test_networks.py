@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from hypothesis import given
 from hypothesis import settings as examples
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import pipeline
+from pipeline.errors import SegmenterError
 from pipeline.networks import architectures
 from pipeline.networks.probe import probe
-from pipeline.networks.resident import loaded
+from pipeline.networks.resident import Resident, Way, loaded
 from pipeline.networks.windows import Patches
 from tests.networks import bundle, scene
 from tests.tiling import tiled
@@ -154,3 +156,78 @@ def test_a_network_is_loaded_once_per_process(unet: pipeline.UNet, tmp_path: Pat
 
 def _held(_: None, __: int) -> list[tuple[str, Any]]:
     return loaded()
+
+
+def test_mirror_images_change_nothing_about_exactness(unet: pipeline.UNet, tmp_path: Path) -> None:
+    """With flips the answer is the mean of four, and still that of the whole image in any tiling."""
+    network = pipeline.UNet(weights=unet.weights, flips=True)
+    image = scene(130, 150)
+    one = pipeline.segment(image, network, tmp_path / "one", tile=200, results=["semantic"], engine=pipeline.local())
+    many = pipeline.segment(image, network, tmp_path / "many", tile=60, results=["semantic"], engine=pipeline.local())
+    assert np.array_equal(one.classes, many.classes)
+    block = image[:, :128, :128]  # whole strides, so that mirror images are cut alike
+    mirrored = [np.flip(unet.predict(np.flip(block, axes), np.ones((128, 128), bool)), axes) for axes in ((), (-1,), (-2,), (-2, -1))]
+    assert np.allclose(network.predict(block, np.ones((128, 128), bool)), np.mean(mirrored, axis=0), atol=1e-4)
+
+
+def test_batches_are_halved_where_memory_ends_and_at_last_the_processor_computes() -> None:
+    """Out of memory costs a smaller batch, then the processor; each is told once, and the answer is the same."""
+    sizes: list[int] = []
+
+    def device(patches: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        sizes.append(len(patches))
+        if len(patches) > 3:
+            raise torch.OutOfMemoryError
+        return 2 * patches
+
+    network = Resident(device, Way(device="cuda"))
+    patches = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1)
+    assert np.array_equal(network(patches), 2 * patches)
+    assert sizes == [10, 5, 2, 2, 2, 2, 2]
+    assert network.told == ["batches of 10 did not fit on cuda; 5 since", "batches of 5 did not fit on cuda; 2 since"]
+    assert network.size(64, 64) == 2
+
+    def never(patches: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        raise torch.OutOfMemoryError
+
+    network = Resident(never, Way(device="cuda"), fallback=lambda: lambda patches: 3 * patches)
+    assert np.array_equal(network(patches[:1]), 3 * patches[:1])
+    assert network.told == ["one patch did not fit on cuda; computed on the cpu since"]
+    with pytest.raises(SegmenterError, match=r"does not fit into the memory of cpu .* use a smaller window"):
+        Resident(never, Way())(patches[:1])
+
+
+@examples(max_examples=60)
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 130), st.sampled_from([(32, 4), (16, 7), (24, 1)]))
+def test_blended_patches_do_not_depend_on_the_window(rows: int, columns: int, start: int, cut: tuple[int, int]) -> None:
+    """What a network that looks at its whole patch gives at a pixel is the same in every window that holds the patches around it."""
+    extent, margin = cut
+
+    def forward(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return batch - batch.mean(axis=(2, 3), keepdims=True)
+
+    patches = Patches(extent, 1, margin, blended=True)
+    image = np.random.default_rng(rows).standard_normal((1, rows, columns)).astype(np.float32)
+    expected = patches.run(image, (0, 0), forward)
+    start = min(start, columns - 1)
+    found = patches.run(image[:, :, start:], (0, start), forward, 5)
+    kept = patches.halo if start else 0
+    assert np.array_equal(found[:, :, kept:], expected[:, :, start + kept :])
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.7, 0.6])
+def test_an_image_of_other_pixels_is_resampled_alike_in_any_tiling(factor: float, tmp_path: Path) -> None:
+    """A network that is to see other pixels gives the same classes in any tiles; those of the resampled image, where grids meet."""
+    network = pipeline.UNet(weights=bundle(tmp_path, pixel_size=factor, unit="metre"), pixel_size="resample")
+    image = scene(180, 210)
+    path = tmp_path / "image.tif"
+    profile = {"driver": "GTiff", "height": 180, "width": 210, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(path, "w", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), **profile) as file:
+        file.write(image)
+    one = pipeline.segment(path, network, tmp_path / "one", tile=256, results=["semantic"], engine=pipeline.local())
+    many = pipeline.segment(path, network, tmp_path / "many", tile=70, results=["semantic"], engine=pipeline.local())
+    assert np.array_equal(one.classes, many.classes)
+    if factor == 2:
+        coarse = image.reshape(3, 90, 2, 105, 2).mean(axis=(2, 4))
+        fine = ndimage.zoom(whole(network, coarse), (1, 2, 2), order=1, grid_mode=True, mode="nearest")
+        assert (np.asarray(one.classes) == network.decoder.classify(fine, np.ones((180, 210), bool))).mean() > 0.999

@@ -169,6 +169,24 @@ def test_water(shared, tmp_path, engine):
     assert found["classes"][1]["iou"] > 0.68
 
 
+def test_clouds(shared, tmp_path, engine):
+    """On a real Sentinel-2 image clouds are found as the package that brings the network finds them, and the tiles change nothing."""
+    from ukis_csmask.mask import CSmask
+
+    scene = np.load(shared / "satellite" / "ukis_sentinel2.npz")
+    truth = np.select([scene["msk"][..., 0] == 4, scene["msk"][..., 0] == 0], [1, 2], 0)  # as the package's own tests read it
+    image = tmp_path / "scene.zarr"
+    zarr.save_array(image, np.moveaxis(np.rint(scene["img"] * 10_000).astype(np.uint16), -1, 0))
+    more = {"source.kind": "zarr", "segmenters.clouds.bands": [1, 2, 3, 4, 5, 6], "output.labels": ["zarr"]}
+    outs = [carried_out("clouds", image, tmp_path / str(size), engine, **more, **{"tiles.size": size}) for size in (512, 200)]
+    one, many = (np.asarray(pipeline.Result(out).classes) for out in outs)
+    assert np.array_equal(one, many)
+    assert (one == truth).mean() > 0.898
+    assert ((one == 1) & (truth == 1)).sum() / ((one == 1) | (truth == 1)).sum() > 0.743
+    theirs = CSmask(scene["img"].copy(), ["blue", "green", "red", "nir", "swir16", "swir22"]).csm[..., 0]
+    assert (one == theirs).mean() > 0.97
+
+
 @quiet
 def test_tree_crowns(shared, tmp_path, engine):
     """Seven in ten crowns that people drew as boxes are found."""

@@ -22,8 +22,6 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64 (pixel, feature), of as many pixels as the
     attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling. ``absent(box) -> bool`` may say
     where there is none, so that the image is not read there.
-``Keyed``, in place of keys
-    for ``identity = "keyed"``: what a call may return, to say of which class each object is.
 ``predict(block, valid, origin) -> channels`` and ``decoder``
     for what is costly and serves all of these: each window is predicted once, and the ``decoder``, itself a segmenter, is handed the
     channels, (channel, row, column), in place of the pixels.
@@ -100,7 +98,8 @@ class Contract:
     """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None: those with a common face."""
 
     device: str = "cpu"
-    """``cpu``, or ``gpu``: its tiles go only to workers that offer the resource GPU."""
+    """``cpu``; ``gpu``: its tiles go only to workers that offer the resource GPU; or ``auto``: the GPU where the run's workers offer one
+    when it begins, else the CPU. A dataclass with a field of this name is handed what was found."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed, once the parts of each are known."""
@@ -169,9 +168,13 @@ class Contract:
 
 
 def exactness(kind: Any) -> str:
-    """How far what a kind draws is exact under tiling, in words."""
+    """How far what a kind draws is exact under tiling, in words: its attribute ``exactness``, or what its identity says."""
+    if stated := getattr(kind, "exactness", ""):
+        return str(stated)
     if getattr(kind, "windowed", False):
         return "only where the image fits into one window"
+    if isinstance(getattr(kind, "proved", True), property):  # of a network: it depends on its bundle
+        return "to the precision of floats, where its reach is bounded"
     if getattr(kind, "identity", "object") == "object":
         return "where the foreground's piece fits into a window (`max_halo`)"
     return "at any size"
@@ -200,8 +203,7 @@ def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = 
 
 def keyed(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Keyed:
     """The key of every pixel, int64, 0 for background, and the classes, of a segmenter whose identity is ``keyed``."""
-    drawn = call(segmenter, block, valid, origin)
-    found = drawn if isinstance(drawn, Keyed) else Keyed(drawn)
+    found = drawn if isinstance(drawn := call(segmenter, block, valid, origin), Keyed) else Keyed(drawn)
     keys = _checked(segmenter, found.keys, valid, np.int64).astype(np.int64, copy=False)
     return Keyed(keys, None if found.kinds is None else _checked(segmenter, found.kinds, valid))
 

@@ -4,8 +4,7 @@ The network is run on patches of one size that lie on a lattice over the image, 
 its own cell (`pipeline.networks.lattice`); so what is found does not depend on the tiles. What is left twice over is settled by score, and
 so are pixels that several objects cover. An object's key is its cell and its rank there.
 
-A detector is no function of a bounded neighbourhood of each pixel of the whole image, so nothing that it finds is called proved; where two
-tiles see the same they agree, and they always do.
+It is not what the network would find if it were shown the whole image at once, so nothing is called proved; tiles agree, and always do.
 """
 
 from __future__ import annotations
@@ -105,6 +104,9 @@ class MaskRCNN(Network):
     """The most objects whose centres lie in one cell, those of the highest scores; up to 16383."""
 
     KIND: ClassVar[str] = "maskrcnn"
+    identity: ClassVar[Identity] = "keyed"
+    proved: ClassVar[bool] = False
+    exactness: ClassVar[str] = "all that it finds, though none is called proved"
 
     def __post_init__(self) -> None:
         Network.__post_init__(self)  # super() does not work in a class with slots
@@ -117,6 +119,8 @@ class MaskRCNN(Network):
         for name in ("decoder_options", "flips", "compiled"):
             if getattr(self, name):
                 raise JobError(f"{name}: {getattr(self, name)!r}; a detector has none; leave it out")
+        if self.pixel_size == "resample":
+            raise JobError("pixel_size: 'resample'; a detector sees the image's own pixels; allowed: same, any; resample the image first")
 
     @property
     def patches(self) -> Patches:

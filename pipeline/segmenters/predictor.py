@@ -23,6 +23,7 @@ from pipeline.histograms import Histogram
 from pipeline.networks import card as cards
 from pipeline.networks.card import Bundle, Card
 from pipeline.networks.packaged import PACKAGES, packaged
+from pipeline.networks.resampling import Zoom
 from pipeline.networks.resident import PRECISIONS, Resident, Way, available, resident
 from pipeline.networks.windows import Patches
 from pipeline.segmenters import Identity, Origin, fitted_to
@@ -60,8 +61,8 @@ class Network:
     margin: int | None = None
     """Pixels read around what is kept of each patch; None: the reach. With less, nothing is proved, and patches are blended."""
 
-    pixel_size: Literal["same", "any"] = "same"
-    """``same``: an image of other pixels than the card's is refused. ``any``: it is taken as it is."""
+    pixel_size: Literal["same", "resample", "any"] = "same"
+    """``same``: an image of other pixels than the card's is refused. ``resample``: the network sees it at the card's. ``any``: as it is."""
 
     device: str = "auto"
     """``auto``, ``cpu``, ``gpu``, ``cuda:0``, ``mps``. ``gpu`` and ``cuda``: only on workers that offer the resource GPU."""
@@ -83,6 +84,9 @@ class Network:
 
     scale: tuple[tuple[float, float], ...] | None = None
     """By band, the values that become 0 and 1, where the card wants the image's percentiles; None: they are found."""
+
+    zoom: float = 1.0
+    """Pixels of the image to one of the network's, where it is resampled; found from the image."""
 
     KIND: ClassVar[str] = ""
 
@@ -161,7 +165,8 @@ class Network:
     @property
     def reach(self) -> int:
         """How far the network and its decoder look, in pixels."""
-        return self.patches.halo + self.decoder.reach
+        halo = self.patches.halo if self.zoom == 1 else Zoom(self.zoom).reach(self.patches.halo)
+        return halo + self.decoder.reach
 
     @property
     def legend(self) -> dict[int, Any]:
@@ -189,13 +194,7 @@ class Network:
         kinds = {np.dtype(card.data_type).kind, np.dtype(frame.dtype).kind} if card.value_scaling["type"] != "percentiles" else set()
         if np.dtype(card.data_type).itemsize < np.dtype(frame.dtype).itemsize and kinds == {"u"}:
             raise JobError(f"the network was trained on {card.data_type}, and the image is {frame.dtype}; allowed: steps that scale it")
-        size = frame.pixel_size[-1] if frame.pixel_size else None
-        if self.pixel_size == "same" and card.pixel_size and size and abs(size - card.pixel_size) > SLACK * card.pixel_size:
-            raise JobError(
-                f"the network was trained on pixels of {card.pixel_size:g} {card.unit}, and the image's are {size:g} {frame.unit}; "
-                "resample the image, or take it as it is: pixel_size: any"
-            )
-        return replace(self, bands=numbers)
+        return replace(self, bands=numbers, zoom=self._zoom_of(frame))
 
     def feature(self, block: Pixels) -> Pixels:
         """(band, row, column): the bands that the network takes, in its order."""
@@ -221,10 +220,14 @@ class Network:
         """
         if valid.ndim != len(("row", "column")):
             raise JobError("a network for images of two dimensions, in a volume; allowed: images of rows and columns")
-        given = self._scaled(self.feature(block), valid)
-        network = self.resident
+        given, start, network = self._scaled(self.feature(block), valid), origin or (0, 0), self.resident
         extent = min(self.patches.extent, max(valid.shape))
-        return self.patches.run(given, origin or (0, 0), network, network.size(extent, extent))
+        batch = network.size(extent, extent)
+        if self.zoom == 1:
+            return self.patches.run(given, start, network, batch)
+        zoom = Zoom(self.zoom)
+        answer = self.patches.run(zoom.shrink(given, start), zoom.cover(start, valid.shape)[0], network, batch)
+        return zoom.grow(answer, start, valid.shape)
 
     def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> npt.NDArray[np.int32]:
         """Label one block as if it were the whole image: int32."""
@@ -242,9 +245,26 @@ class Network:
         return resident(self._bundle, str(self.sha256), way)
 
     @property
+    def told(self) -> list[str]:
+        """What was done otherwise than asked in this process, as where memory did not suffice."""
+        return self.resident.told
+
+    @property
     def _bundle(self) -> Bundle:
         named = self.weights.split("/")[0] in PACKAGES
         return packaged(self.weights) if named else cards.read(self.weights)
+
+    def _zoom_of(self, frame: Frame) -> float:
+        """Pixels of an image to one of the network's; JobError where they differ and nobody said what to do."""
+        card, size = self.card, frame.pixel_size[-1] if frame.pixel_size and frame.unit != "pixel" else None
+        if self.pixel_size == "any" or not card.pixel_size or not size or abs(size - card.pixel_size) <= SLACK * card.pixel_size:
+            return 1.0
+        if self.pixel_size == "same" or frame.unit != card.unit:
+            raise JobError(
+                f"the network was trained on pixels of {card.pixel_size:g} {card.unit}, and the image's are {size:g} {frame.unit}; "
+                "let it be resampled (pixel_size: resample, where the units are the same), or take it as it is (pixel_size: any)"
+            )
+        return card.pixel_size / size
 
     def _scaled(self, values: Pixels, valid: Flags) -> Floats:
         """What the network is given: float32, 0 where nothing was measured."""

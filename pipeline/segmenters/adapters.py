@@ -1,0 +1,207 @@
+"""What people already use, where it is installed: Cellpose, StarDist and InstanSeg draw the objects of a window.
+
+Each looks at the whole window and joins its own tiles inside it in its own way, so nothing that it draws is called proved; objects that
+neighbouring windows drew alike are joined by evidence. Values are brought to percentiles of the whole image here, and the package's own
+normalising of what it is given, which would differ from window to window, is turned off.
+
+These were tested with stand-ins of the same interface (of cellpose 4.2, stardist 0.9 and instanseg-torch 0.1), never with their models.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError
+from pipeline.histograms import Histogram
+from pipeline.segmenters import Identity, fitted_to
+
+Pixels = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A package's network over windows."""
+
+    model: str = ""
+    """What the package calls its weights, or where they lie."""
+
+    bands: tuple[int, ...] | None = None
+    """The image's bands that it is given, in this order, counted from 1; None: all."""
+
+    low: float = 1.0
+    """Per cent of the image's pixels that become 0, band by band."""
+
+    high: float = 99.8
+    """Per cent of the pixels below those that become 1."""
+
+    scale: tuple[tuple[float, float], ...] | None = None
+    """By band, the values that become 0 and 1; None: they are found in the image."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``gpu``."""
+
+    min_area: int = 0
+    """Objects of fewer pixels are removed."""
+
+    identity: ClassVar[Identity] = "object"
+    windowed: ClassVar[bool] = True
+    PACKAGE: ClassVar[str] = ""
+    INSTALL: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise JobError(f"low, high: {self.low!r}, {self.high!r}; allowed: percentiles from 0 to 100, the lower first")
+        if self.bands is not None and (not self.bands or min(self.bands) < 1):
+            raise JobError(f"bands: {self.bands!r}; allowed: numbers of bands, from 1")
+        if self.device not in ("auto", "cpu", "gpu"):
+            raise JobError(f"device: {self.device!r}; allowed: auto, cpu, gpu")
+
+    @property
+    def unfitted(self) -> bool:
+        """Whether the image's percentiles are still to be found."""
+        return self.scale is None
+
+    def feature(self, block: Pixels) -> Pixels:
+        """(band, row, column): the bands that it is given. JobError if one is missing."""
+        if self.bands is not None and max(self.bands) > len(block):
+            raise JobError(f"bands: {max(self.bands)}; the image has {len(block)}, counted from 1")
+        return block if self.bands is None else block[[number - 1 for number in self.bands]]
+
+    def fit(self, histograms: list[Histogram]) -> Adapter:
+        """The same with the percentiles of the image's bands."""
+        ends = [(h.percentile(self.low), h.percentile(self.high)) if len(h.centers) else (0.0, 1.0) for h in histograms]
+        return replace(self, scale=tuple((low, high if high > low else low + 1.0) for low, high in ends))
+
+    def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
+        """Label one block: int32. JobError where the package is not installed."""
+        block = np.asarray(block)
+        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        fitted = fitted_to(self, block, valid)
+        ends = np.array(fitted.scale)[:, :, None, None]
+        scaled = np.where(valid, (self.feature(block) - ends[:, 0]) / (ends[:, 1] - ends[:, 0]), 0).astype(np.float32)
+        network = _resident(type(self), self.model, self.device)  # type: ignore[arg-type]
+        return np.asarray(self._labels(network, scaled), np.int32)
+
+    def _load(self, _package: Any) -> Any:
+        raise NotImplementedError
+
+    def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cellpose(Adapter):
+    """Cells and nuclei by Cellpose, where it is installed.
+
+    References
+    ----------
+    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods 18, 100-106.
+    """
+
+    model: str = "cpsam_v2"
+    """A model of Cellpose's, or the path of one."""
+
+    diameter: float | None = None
+    """About how wide objects are, in pixels; None: as the model was trained."""
+
+    flow_threshold: float = 0.4
+    """How far an object's flows may be from what they should be."""
+
+    cellprob_threshold: float = 0.0
+    """Pixels of the foreground are above this."""
+
+    PACKAGE: ClassVar[str] = "cellpose.models"
+    INSTALL: ClassVar[str] = "pip install cellpose"
+
+    def _load(self, package: Any) -> Any:
+        return package.CellposeModel(gpu=self.device != "cpu", pretrained_model=self.model)
+
+    def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
+        image = np.moveaxis(np.concatenate([scaled[:3], np.zeros((max(0, 3 - len(scaled)), *scaled.shape[1:]), np.float32)]), 0, -1)
+        options = {"diameter": self.diameter, "flow_threshold": self.flow_threshold, "cellprob_threshold": self.cellprob_threshold}
+        return network.eval(image, channel_axis=-1, normalize=False, **options)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StarDist(Adapter):
+    """Round nuclei as star-convex polygons by StarDist, where it is installed.
+
+    References
+    ----------
+    U. Schmidt et al. (2018), "Cell detection with star-convex polygons", MICCAI, LNCS 11071, 265-273.
+    """
+
+    model: str = "2D_versatile_fluo"
+    """A model of StarDist's, or the folder of one."""
+
+    prob_thresh: float | None = None
+    """The least probability of an object; None: the model's."""
+
+    nms_thresh: float | None = None
+    """How much two objects may overlap; None: the model's."""
+
+    PACKAGE: ClassVar[str] = "stardist.models"
+    INSTALL: ClassVar[str] = "pip install stardist tensorflow"
+
+    def _load(self, package: Any) -> Any:
+        from pathlib import Path
+
+        folder = Path(self.model)
+        if folder.is_dir():
+            return package.StarDist2D(None, name=folder.name, basedir=str(folder.parent))
+        return package.StarDist2D.from_pretrained(self.model)
+
+    def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
+        image, axes = (scaled[0], "YX") if len(scaled) == 1 else (np.moveaxis(scaled, 0, -1), "YXC")
+        return network.predict_instances(image, axes=axes, prob_thresh=self.prob_thresh, nms_thresh=self.nms_thresh)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanSeg(Adapter):
+    """Nuclei or cells by InstanSeg, where it is installed.
+
+    References
+    ----------
+    T. Goldsborough et al. (2024), "InstanSeg: an embedding-based instance segmentation algorithm optimized for accurate, efficient and
+    portable cell segmentation", arXiv:2408.15954.
+    """
+
+    model: str = "fluorescence_nuclei_and_cells"
+    """A model of InstanSeg's."""
+
+    target: str = "nuclei"
+    """``nuclei`` or ``cells``."""
+
+    microns: float = 0.5
+    """The extent of the image's pixels in micrometres."""
+
+    PACKAGE: ClassVar[str] = "instanseg"
+    INSTALL: ClassVar[str] = "pip install instanseg-torch"
+
+    def _load(self, package: Any) -> Any:
+        return package.InstanSeg(self.model, device="cpu" if self.device == "cpu" else None, verbosity=0)
+
+    def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
+        import torch
+
+        options = {"pixel_size": self.microns, "normalise": False, "return_image_tensor": False, "target": self.target}
+        return np.asarray(network.eval_small_image(torch.from_numpy(scaled), **options)).reshape(scaled.shape[1:])
+
+
+@functools.cache
+def _resident(kind: type[Adapter], model: str, device: str) -> Any:
+    """A package's network, loaded once per process; JobError with how to install what is missing."""
+    try:
+        package = importlib.import_module(kind.PACKAGE)
+    except ImportError as error:
+        raise JobError(
+            f"{kind.__name__.lower()} needs a package that is not installed ({error.name}); install it with: {kind.INSTALL}"
+        ) from error
+    return kind(model=model, device=device)._load(package)  # noqa: SLF001  it is this class's own
