@@ -27,7 +27,7 @@ from pipeline.grid import Box
 from pipeline.networks import architectures
 from pipeline.networks.card import Card
 from pipeline.networks.lattice import Lattice
-from pipeline.networks.resident import Detections, Resident, Way
+from pipeline.networks.resident import Detections, Resident, Way, loaded
 from pipeline.segmenters import Keyed
 from pipeline.segmenters.detector import Found, MaskRCNN, settled, targets
 from pipeline.stages.measure import gather
@@ -348,6 +348,7 @@ def test_torchvisions_network_finds_the_same_in_tiles(random: str, tmp_path: Pat
     assert result.run.grid.window(0, result.run.methods[0].halo).stop < (64, 240)
     np.testing.assert_array_equal(result.labels, in_raster_order(small.reshape(keys.shape)))
     assert len(names) > 5
+    assert sum(checksum == method.sha256 for checksum, _ in loaded()) == 1
     assert set(result.certificates) == {"agreed"}
     assert set(classes_of(result).values()) <= {1, 2}
 
@@ -376,6 +377,17 @@ def test_resnet50_is_torchvisions_own() -> None:
         ours = architectures.build(Card(name="r", kind="maskrcnn", bands=("r", "g", "b"), classes=tuple(map(str, range(90))))).state_dict()
         theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {name: tensor.shape for name, tensor in theirs.items()}
+
+
+@pytest.mark.parametrize(("backbone", "layers"), [("resnet18", 5), ("mobilenet_v3_large", 6)])
+def test_a_backbone_may_be_kept_as_it_is(backbone: str, layers: int) -> None:
+    """Of a backbone no layer is trained, or all are; frozen, its norms keep their statistics in training too."""
+    for trainable, frozen in ((0, True), (layers, False)):
+        options = {"backbone": backbone, "trainable": trainable, "frozen": frozen}
+        body = architectures.build(Card(**(WHOLE | {"bands": ("r", "g", "b")}), architecture=options)).train().backbone.body
+        assert {weights.requires_grad for weights in body.parameters()} == {not frozen}
+        assert any(isinstance(module, torchvision.ops.FrozenBatchNorm2d) for module in body.modules()) == frozen
+        assert any(isinstance(module, torch.nn.BatchNorm2d) for module in body.modules()) != frozen
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large"])

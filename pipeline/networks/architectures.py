@@ -77,7 +77,7 @@ def _build_fcn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
 
 
 def _build_maskrcnn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
-    """Torchvision's Mask R-CNN: on resnet50 it is its ``maskrcnn_resnet50_fpn``, and takes its weights.
+    """Torchvision's Mask R-CNN; on resnet50, weights are named as those of its ``maskrcnn_resnet50_fpn``; its trained ones are ``frozen``.
 
     Options beside the numbers of its constructor: ``backbone``; ``trainable``, how many of the backbone's layers are trained, from the
     last; ``frozen``, whether batch norms keep their statistics, which small batches want once there are good ones; ``anchors``, the extents
