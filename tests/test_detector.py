@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import pickle
 import re
 import tempfile
 import zlib
@@ -349,6 +350,7 @@ def test_torchvisions_network_finds_the_same_in_tiles(random: str, tmp_path: Pat
     np.testing.assert_array_equal(result.labels, in_raster_order(small.reshape(keys.shape)))
     assert len(names) > 5
     assert sum(checksum == method.sha256 for checksum, _ in loaded()) == 1
+    assert len(pickle.dumps(method)) < 2000  # what travels to workers
     assert set(result.certificates) == {"agreed"}
     assert set(classes_of(result).values()) <= {1, 2}
 
