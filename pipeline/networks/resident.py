@@ -1,6 +1,7 @@
 """Networks that stay on their worker: loaded once per process, weights and device, and never sent through the graph.
 
-A window's patches go to the device in batches whose size is halved where its memory does not suffice; at last the processor computes them.
+A window's patches go to the device in batches whose size is found from its free memory, and halved where that does not suffice; at last the
+processor computes them.
 What was done instead is kept, and told. One thread computes at a time: a worker with two threads (and GPU=2) reads and decodes one window
 while it computes another.
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 PRECISIONS = ("float32", "bfloat16", "float16")
+SHARE = 0.7
+"""Of a device's free memory, what a batch may take."""
 MOST = 64
 """Patches in a batch."""
 PIXELS = 1 << 19
@@ -89,6 +92,9 @@ class Resident:
     fallback: Callable[[], Callable[[Floats], Any]] | None = None
     """Makes the same for the processor."""
 
+    room: Callable[[Floats], int] | None = None
+    """How many patches like one the device's free memory holds, tried out on that one. None: it is not asked."""
+
     def __call__(self, patches: Floats) -> Floats:
         """The answer for patches of one shape; SegmenterError where it is no finite number."""
         with self.lock:
@@ -126,6 +132,8 @@ class Resident:
 
     def _parts(self, patches: Floats) -> list[Any]:
         """The answers for patches, batch by batch."""
+        if self.batch is None and self.room is not None and len(patches) > 1:
+            self.batch = self.room(patches[:1])
         size, done, found = self.batch or len(patches), 0, []
         while done < len(patches):
             try:
@@ -202,8 +210,26 @@ def _load(bundle: Bundle, way: Way) -> Resident:
     if bundle.card.kind == "maskrcnn":  # it drops what is no number, and would find nothing
         for weights in network.parameters():
             architectures.refuse_nothing(weights.detach().numpy())
+    forward = _torch(network, way)
+    if way.device == "cpu":
+        return Resident(forward, way)
     on_cpu = functools.partial(_torch, network, Way(precision=way.precision))
-    return Resident(_torch(network, way), way, fallback=None if way.device == "cpu" else on_cpu)
+    room = functools.partial(_room, forward, way.device) if way.device.startswith("cuda") else None
+    return Resident(forward, way, fallback=on_cpu, room=room)
+
+
+def _room(forward: Callable[[Floats], Any], device: str, patch: Floats) -> int:
+    """How many patches at once a GPU's free memory holds, from what one takes."""
+    import torch
+
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        forward(patch)
+    except torch.OutOfMemoryError:
+        return 1
+    used = torch.cuda.max_memory_allocated(device) - before
+    return max(1, min(MOST, int(SHARE * torch.cuda.mem_get_info(device)[0] / max(1, used))))
 
 
 def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
