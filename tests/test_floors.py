@@ -36,7 +36,7 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "card lattice resampling windows", "architectures packaged probe", "resident"),
+    "networks": ("__init__", "card lattice resampling windows", "architectures packaged probe", "sessions", "resident"),
     "segmenters": (
         "__init__",
         "channels given pixels relief streams",
@@ -74,7 +74,7 @@ HOMES = {
     "shapely": "companions evaluation outlines sinks.vector",
     "skimage": "colours histograms segmenters",
     "sklearn": "segmenters",
-    "onnxruntime": "networks.resident",
+    "onnxruntime": "networks.sessions",
     "safetensors": "networks",
     "segmentation_models_pytorch": "networks.architectures",
     "torch": "networks segmenters.adapters",

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SegmenterError
 from pipeline.networks import architectures
 from pipeline.networks.card import Bundle
+from pipeline.networks.sessions import session
 
 if TYPE_CHECKING:
     import torch
@@ -202,7 +203,7 @@ def available(device: str) -> str:
 
 def _load(bundle: Bundle, way: Way) -> Resident:
     if bundle.card.kind == "onnx":
-        return Resident(_onnx(bundle, way), way)
+        return Resident(session(bundle, way.device, _threads()), way)
     import torch
 
     torch.set_num_threads(_threads())
@@ -263,32 +264,6 @@ def _array(answer: torch.Tensor) -> Floats:
 def _detections(answer: Mapping[str, torch.Tensor]) -> Detections:
     """What torchvision's detectors say of an image."""
     return Detections(_array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0]))
-
-
-def _onnx(bundle: Bundle, way: Way) -> Callable[[Floats], Floats]:
-    """A network as ONNX, run by onnxruntime."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise JobError(f"onnx needs the package onnxruntime; install it with: {architectures.INSTALL}") from error
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = _threads(), 1
-    there = onnxruntime.get_available_providers()
-    wanted = ["CUDAExecutionProvider"] if way.device.startswith("cuda") else []
-    try:
-        session = onnxruntime.InferenceSession(str(bundle.path), options, [p for p in wanted if p in there] + ["CPUExecutionProvider"])
-    except Exception as error:
-        raise JobError(f"{bundle.path.name} cannot be read as onnx: {error}") from error
-    name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
-    last = shape[-1] == len(bundle.card.bands) and shape[1] != len(bundle.card.bands)
-
-    def forward(patches: Floats) -> Floats:
-        given = np.ascontiguousarray(np.moveaxis(patches, 1, -1) if last else patches)
-        answer = session.run(None, {name: given})[0]
-        return np.ascontiguousarray(np.moveaxis(answer, -1, 1) if last else answer, np.float32)
-
-    return forward
 
 
 def _threads() -> int:
