@@ -22,6 +22,7 @@ _HOMES = {
     "InstanSeg": "pipeline.segmenters.adapters",
     "KMeans": "pipeline.segmenters.cluster",
     "Layer": "pipeline.layers",
+    "MaskRCNN": "pipeline.segmenters.detector",
     "MeanShift": "pipeline.segmenters.cluster",
     "NormalizedCut": "pipeline.segmenters.windowed",
     "ONNX": "pipeline.segmenters.network",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
     from pipeline.segmenters.cluster import KMeans as KMeans
     from pipeline.segmenters.cluster import MeanShift as MeanShift
+    from pipeline.segmenters.detector import MaskRCNN as MaskRCNN
     from pipeline.segmenters.edge import Edges as Edges
     from pipeline.segmenters.graph import RegionGraph as RegionGraph
     from pipeline.segmenters.growing import QuasiFlat as QuasiFlat

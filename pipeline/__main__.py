@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,6 +33,12 @@ Scheduler = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes of a local cluster; 0: in this process. Default: one for each processor.")
 ]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        "--gpus", min=0, help="How many of these processes have a GPU of this machine, one each; segmenters that ask for it go there."
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", "--overwrite", help="Start anew, whatever the output holds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
@@ -46,6 +53,7 @@ def run_job(
     ] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
+    gpus: Gpus = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     fresh: Fresh = False,
     quiet: Quiet = False,
@@ -57,7 +65,8 @@ def run_job(
 
     with _errors(debug=debug):
         what = from_yaml(job, dict(_assignment(change, "--set") for change in changes or []))
-        _carry_out(what, scheduler, workers, dry_run=dry_run, fresh=fresh, quiet=quiet, as_json=as_json)
+        where = _place(scheduler, workers, gpus)
+        _carry_out(what, where, dry_run=dry_run, fresh=fresh, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -77,6 +86,7 @@ def segment(
     picture: Annotated[bool, typer.Option("--picture", help="Write overview.png too.")] = False,
     scheduler: Scheduler = None,
     workers: Workers = None,
+    gpus: Gpus = 0,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -91,7 +101,7 @@ def segment(
         tiles = {key: value for key, value in (("size", tile), ("halo", halo)) if value is not None}
         output = {"path": out, "labels": ["zarr", "cog"] if cog else ["zarr"], "picture": picture}
         what = Job(source={"path": image, **reader}, tiles=tiles, segmenters={kind: chosen}, output=output)
-        _carry_out(what, scheduler, workers, dry_run=False, fresh=fresh, quiet=quiet, as_json=as_json)
+        _carry_out(what, _place(scheduler, workers, gpus), dry_run=False, fresh=fresh, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -100,10 +110,11 @@ def plan(
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job.")] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
+    gpus: Gpus = 0,
     debug: Debug = False,
 ) -> None:
     """Say what running a job file would do."""
-    run_job(job, changes, scheduler, workers, dry_run=True, debug=debug)
+    run_job(job, changes, scheduler, workers, gpus, dry_run=True, debug=debug)
 
 
 @app.command()
@@ -214,7 +225,7 @@ def main() -> None:
     app()
 
 
-def _carry_out(job: Job, scheduler: str | None, workers: int | None, *, dry_run: bool, fresh: bool, quiet: bool, as_json: bool) -> None:
+def _carry_out(job: Job, place: Callable[[], Engine], *, dry_run: bool, fresh: bool, quiet: bool, as_json: bool) -> None:
     import yaml
 
     from pipeline.planning import plan as make_plan
@@ -223,9 +234,9 @@ def _carry_out(job: Job, scheduler: str | None, workers: int | None, *, dry_run:
 
     result, state = None if dry_run or fresh else finished(job), "complete already"
     if result is None:
-        with _engine(scheduler, workers) as engine, watching(quiet=quiet, as_json=as_json) as watch:
+        with place() as engine, watching(quiet=quiet, as_json=as_json) as watch:
             if dry_run:
-                facts = make_plan(job, workers=engine.workers, memory=engine.memory).facts()
+                facts = make_plan(job, workers=engine.workers, memory=engine.memory, engine=engine).facts()
                 typer.echo(yaml.safe_dump(facts, sort_keys=False, default_flow_style=None))
                 return
             result, state = run(job, engine, fresh=fresh, watch=watch), "complete"
@@ -233,14 +244,19 @@ def _carry_out(job: Job, scheduler: str | None, workers: int | None, *, dry_run:
         typer.echo(f"{result.path}: {state}\n" + "\n".join(result.lines()))
 
 
-def _engine(scheduler: str | None, workers: int | None) -> Engine:
+def _place(scheduler: str | None, workers: int | None, gpus: int) -> Callable[[], Engine]:
+    """Where the work is to be done, ready to be started; JobError if the options exclude each other."""
     from pipeline import engine
 
     if scheduler is not None and workers is not None:
         raise JobError("--scheduler and --workers are both given; allowed: one of them")
+    if scheduler is not None and gpus:
+        raise JobError(f"--scheduler and --gpus are both given; its workers say what they have: dask worker {scheduler} --resources GPU=1")
+    if workers is not None and gpus > max(workers, 1):
+        raise JobError(f"--gpus {gpus} with --workers {workers}; allowed: one for each process at most")
     if scheduler is not None:
-        return engine.on(scheduler)
-    return engine.local() if workers == 0 else engine.cluster(workers)
+        return partial(engine.on, scheduler)
+    return partial(engine.local, {"GPU": gpus}) if workers == 0 else partial(engine.cluster, workers, gpus=gpus)
 
 
 def _assignment(text: str, option: str) -> tuple[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pipeline.costs import Clock
 from pipeline.engine import Engine
 from pipeline.errors import TilesError
 from pipeline.reporting import Event, Watch
@@ -21,6 +22,8 @@ class Crew:
     watch: Watch
     layer: str = ""
     """What is being drawn, where that is not all."""
+    clock: Clock = field(default_factory=Clock)
+    """What tiles take."""
 
     def named(self, stage: str) -> str:
         """A stage as it is told of."""

@@ -11,6 +11,8 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.companions import accompanied, fingerprints
+from pipeline.devices import chosen, settled
+from pipeline.engine import Engine
 from pipeline.errors import JobError
 from pipeline.frame import Frame
 from pipeline.grid import Grid
@@ -67,6 +69,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """All that the labels of tiles depend on: a run begun with another identity is not resumed."""
         job, frame = self.job.plain(), self.source.frame
+        devices = chosen(self.job.segmenters, {method.name: method.contract for method in self.run.methods})
         return {
             "algorithms": ALGORITHMS,
             "source": {
@@ -81,6 +84,7 @@ class Plan:
             "identities": {method.name: method.contract.identity for method in self.run.methods},
             "companions": {method.name: fingerprints(method.segmenter) for method in self.run.methods},
             "route": job["route"] or sorted(({**layer, "classes": None} for layer in job["layers"]), key=str),
+            **({"devices": devices} if devices else {}),
         }
 
     def terms(self) -> dict[str, Any]:
@@ -97,6 +101,7 @@ class Plan:
             "tilewise": __version__,
             "frame": asdict(frame),
             "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.chunk)},
+            "devices": {method.name: method.contract.device for method in run.methods},
             "halo": {method.name: method.halo for method in run.methods},
             "max_halo": run.max_halo,
             "bytes_per_task": per_tile,
@@ -104,7 +109,7 @@ class Plan:
         }
 
 
-def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None = None) -> Plan:
+def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None = None, engine: Engine | None = None) -> Plan:
     """Open the source and settle what is left to choose.
 
     Parameters
@@ -116,7 +121,9 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     memory
         Bytes that one task may use.
     begun
-        The ``tiles`` of the identity of a run that is being resumed: what depended on its workers then is not chosen anew.
+        The ``tiles`` and ``devices`` of the identity of a run that is being resumed: what depended on its workers then is not chosen anew.
+    engine
+        Where it will run, to be asked for the devices that segmenters want; None: nowhere yet.
 
     Raises
     ------
@@ -124,13 +131,15 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
         If the image cannot be opened.
     JobError
         If a tile cannot fit into the memory, or keys do not fit the image.
+    ClusterError
+        If a segmenter is to run on a GPU and no worker offers one.
     """
     job, begun = _named(job), begun or {}
     memory = begun.get("memory", memory)
     source = _source(job)
     shape = source.frame.shape
-    segmenters = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
-    contracts = {name: Contract.of(segmenter) for name, segmenter in segmenters.items()}
+    given = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
+    segmenters, contracts = settled(given, engine, begun.get("devices", {}))
     wanted, stuff = results(job, contracts, len(shape)), {layer.stuff for layer in job.layers}
     pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():

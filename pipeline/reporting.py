@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pipeline import costs
 from pipeline.errors import OutputError
 from pipeline.frame import Frame
+from pipeline.stages.segment import Segmented
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +41,7 @@ class Event:
     """What failed last, if this event tells of a failure."""
     at: float = field(default_factory=time.monotonic, compare=False)
 
-    def after(self, value: Mapping[str, int] | None, name: str, error: str | None) -> Event:
+    def after(self, value: Segmented | None, name: str, error: str | None) -> Event:
         """The event that follows when one more tile is done."""
         step = replace(self, done=self.done + 1, at=time.monotonic(), fault="")
         if error is not None or value is None:
@@ -127,6 +129,7 @@ class Result:
         what = "objects" if "instance" in self.record["results"] else "classes"
         return [
             f"{self.record['objects']:,} {what} in {' x '.join(map(str, self._frame().shape))} pixels: {share}",
+            *costs.lines(self.record),
             *(f"  {name:16} {what}" for name, what in self.files().items()),
         ]
 

@@ -22,12 +22,16 @@ AFTER_SEGMENTING = ("repairs", "grouped", "ids", "slabs", "objects", "lines")
 
 
 def begun(job: Job) -> dict[str, Any]:
-    """What the result or run that lies in the output settled of its tiles: their size, and the memory; empty where there is none."""
+    """What the result or run that lies in the output settled of its tiles and devices; empty where there is none."""
     record = finish.read_record(Path(job.output.path).absolute())
     if record and record["complete"]:
-        return dict(record["identity"]["tiles"])
+        return _settled(record["identity"])
     store = scratch(job)
-    return dict(store.load("begun")[0]["identity"]["tiles"]) if store.has("begun") else {}
+    return _settled(store.load("begun")[0]["identity"]) if store.has("begun") else {}
+
+
+def _settled(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {**identity["tiles"], "devices": identity.get("devices", {})}
 
 
 def finished(draft: Plan) -> bool:

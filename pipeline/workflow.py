@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import costs, layers, resume
 from pipeline import engine as engines
-from pipeline import layers, resume
 from pipeline.crew import Crew
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
@@ -84,7 +84,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         return result
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
-        draft = plan(job, workers=engine.workers, memory=engine.memory, begun=None if fresh else resume.begun(job))
+        before = None if fresh else resume.begun(job)
+        draft = plan(job, workers=engine.workers, memory=engine.memory, begun=before, engine=engine)
         stack.enter_context(resume.opened(draft, fresh=fresh))
         crew, started = Crew(engine, watch), time.monotonic()
 
@@ -95,7 +96,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
         named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
         facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
-        finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, missing=[]))
+        finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=[]))
         return Result(str(draft.folder))
 
 
@@ -211,7 +212,10 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
     failed: dict[int, str] = {}
     stage = crew.named(f"repair {rounds}" if (rounds := repair.rounds(run)) else "segment")
     event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
-    for outcome in crew.engine.run(segment_tile, run, [t for t in tiles if t not in kept], needs=run.needs, label=stage):
+    todo = [tile for tile in tiles if tile not in kept]
+    reserved = {name for tile in todo for name in run.needs(tile)}
+    for outcome in crew.engine.run(segment_tile, run, todo, needs=run.needs, reserved=reserved, label=stage):
+        crew.clock.add(run, outcome)
         event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
         crew.watch(event)
         if outcome.error is not None:
@@ -219,7 +223,8 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
             if len(failed) == event.done and (event.done >= PATIENCE or event.done == len(tiles)):
                 raise SegmenterError(f"no tile succeeded: {run.grid.name(outcome.item)}: {outcome.error}")
     if failed:
-        finish.write_record(draft.folder, draft.staging, {"complete": False, **_record(run, draft, missing=finish.missing(run, failed))})
+        told = _record(run, draft, crew, missing=finish.missing(run, failed))
+        finish.write_record(draft.folder, draft.staging, {"complete": False, **told})
         named = "; ".join(f"{run.grid.name(tile)}: {failed[tile]}" for tile in sorted(failed)[:3])
         more = f"; and {len(failed) - 3} more, all in {finish.RECORD}" if len(failed) > 3 else ""
         raise TilesError(
@@ -276,10 +281,18 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
     return dict(zip(CERTIFICATES, counts.tolist(), strict=True))
 
 
-def _record(run: Run, draft: Plan, missing: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) -> dict[str, Any]:
     """What run.json says of any run, complete or not."""
     drawers = overlay.drawers(run)
     fitted = {name: what for each in drawers for name, what in fit.found(draft.run, each).items()}
     repairs = [told for each in drawers for told in repair.tally(each)]
-    known = {"missing": missing, "routes": route.tally(run), "repairs": repairs, "fitted": fitted}
-    return {**known, "job": draft.job.plain(), "plan": draft.facts(), **draft.terms()}
+    spent = {"routes": costs.routes(run, crew.clock), "dearest": costs.dearest(run, crew.clock)}
+    return {
+        "missing": missing,
+        **spent,
+        "repairs": repairs,
+        "fitted": fitted,
+        "job": draft.job.plain(),
+        "plan": draft.facts(),
+        **draft.terms(),
+    }

@@ -124,7 +124,10 @@ MISTAKES = {
     "no image": (("segment", "nowhere.tif", "out", "--with", "threshold"), "there is no image at {cwd}/nowhere.tif"),
     "not an image": (("segment", "text.tif", "out", "--with", "threshold"), "text.tif"),
     "no kind of image": (("segment", "text.txt", "out", "--with", "threshold"), "text.txt does not tell what it is; name its kind"),
-    "misspelt kind": ((*SEGMENT[:3], "--with", "treshold"), "there is no kind 'treshold'; allowed: blobs, edges, felzenszwalb, gmm, "),
+    "misspelt kind": (
+        (*SEGMENT[:3], "--with", "treshold"),
+        "there is no kind 'treshold'; allowed: blobs, cellpose, edges, fcn, ",
+    ),
     "misspelt option": ((*OPTION, "vlaue=3"), "segmenters.threshold.vlaue: there is no such option; allowed: band, "),
     "option without value": ((*OPTION, "value"), "--option 'value'; allowed: key=value"),
     "option that is no YAML": ((*OPTION, "value=[1"), "--option 'value=[1': the value is no YAML"),
@@ -227,7 +230,7 @@ job = pipeline.Job(
     output={{"path": {str(tmp_path / "out")!r}}},
 )
 with pipeline.on({daemons.address!r}) as engine:
-    print(pipeline.run(job, engine).record["routes"])
+    print({{name: route["tiles"] for name, route in pipeline.run(job, engine).record["routes"].items()}})
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

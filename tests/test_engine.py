@@ -66,6 +66,17 @@ def dask_name(_context: None, _item: int) -> str:
     return str(get_worker().name)
 
 
+def whose(poison: int | None, item: int) -> tuple[str, int]:
+    """The worker's name and process, for any item but one, which ends it."""
+    if item == poison:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dask_name(None, item), os.getpid()
+
+
+def every_third(item: int) -> dict[str, float]:
+    return {"GPU": 1} if item % 3 == 0 else {}
+
+
 class Counted:
     """A context that knows how often it was unpickled in its process."""
 
@@ -337,10 +348,95 @@ def test_resources(daemons: Daemons) -> None:
     assert "plain" in names[False]
 
 
-def test_missing_resource(pool: Engine) -> None:
-    """A resource that no worker offers is refused before anything is sent, with the command that would start such a worker."""
-    with pytest.raises(ClusterError, match=r'no worker offers \{\'GPU\': 1\}.* dask worker tcp://\S+ --resources "GPU=1"'):
+def test_missing_resource(pool: Engine, daemons: Daemons) -> None:
+    """A resource that no worker offers is refused before anything is sent, with what would start such a worker."""
+    with pytest.raises(ClusterError, match=r"no worker offers \{'GPU': 1\}; start one with: cluster\(resources=.*--gpus 1"):
         next(pool.run(multiply, 1, range(4), needs=lambda _: {"GPU": 1}))
+    with on(daemons.address, wait=0.3) as theirs:
+        for ask in (theirs.require, lambda needs: next(theirs.run(multiply, 1, range(4), needs=lambda _: needs))):
+            with pytest.raises(ClusterError, match=r"no worker offers .*'disk': 1.* dask worker tcp://\S+ --resources \"(disk=1,)?GPU=1"):
+                ask({"disk": 1, "GPU": 1})
+    with pytest.raises(ClusterError, match=r"does not offer \{'GPU': 1\}; .*local\(\{'GPU': 1\}\), --gpus 1"):
+        local().require({"GPU": 1})
+
+
+def test_offers(pool: Engine, daemons: Daemons) -> None:
+    """An engine tells what its workers offer, and returns at once where something is required that is there."""
+    with on(daemons.address) as theirs:
+        theirs.require({"GPU": 1})
+        assert theirs.offers({"GPU": 1})
+        assert not theirs.offers({"GPU": 2})
+    assert pool.offers({"disk": 2})
+    assert not pool.offers({"GPU": 1})
+    assert local().offers({})
+    assert not local().offers({"GPU": 1})
+    local({"GPU": 1}).require({"GPU": 1})
+
+
+@pytest.fixture
+def mixed() -> Iterator[Engine]:
+    """A worker with a GPU, as it says, and one without; each is called by its number."""
+    with cluster(2, gpus=1) as started:
+        yield started
+
+
+@pytest.mark.parametrize("poison", [None, 40], ids=["killed", "poisoned"])
+@pytest.mark.parametrize("where", ["own", "theirs"])
+def test_reserved(request: pytest.FixtureRequest, where: str, poison: int | None) -> None:
+    """Items that need nothing stay away from a worker with what is reserved, also when the only other one dies and comes back elsewhere."""
+    if where == "own":
+        engine, names = request.getfixturevalue("mixed"), {True: "0", False: "1"}
+    else:
+        engine, names = on(request.getfixturevalue("daemons").address), {True: "gpu", False: "plain"}
+        engine._client.wait_for_workers(2)
+    with engine:
+        run = engine.run(whose, poison, range(90), needs=every_third, reserved=["GPU"])
+        outcomes = []
+        for outcome in run:
+            outcomes.append(outcome)
+            if poison is None and outcome.item == 7:
+                os.kill(outcome.value[1], signal.SIGKILL)
+    assert sorted(outcome.item for outcome in outcomes) == list(range(90))
+    assert [outcome.item for outcome in outcomes if outcome.error] == ([] if poison is None else [poison])
+    done = [outcome for outcome in outcomes if not outcome.error]
+    assert {outcome.item: outcome.value[0] for outcome in done} == {outcome.item: names[outcome.item % 3 == 0] for outcome in done}
+    assert len({outcome.value[1] for outcome in done if outcome.item % 3}) >= 2
+
+
+def test_reserved_and_no_other(pool: Engine) -> None:
+    """Where every worker offers what is reserved, items that need nothing go to them."""
+    with cluster(1, gpus=1) as own:
+        outcomes = list(own.run(whose, None, range(12), needs=every_third, reserved=["GPU"]))
+    assert sorted(outcome.item for outcome in outcomes) == list(range(12))
+    assert {outcome.value[0] for outcome in outcomes} == {"0"}
+
+
+def visible(_context: None, _item: int) -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize("lent", [None, "5,7,8"])
+def test_gpus_of_workers(monkeypatch: pytest.MonkeyPatch, lent: str | None) -> None:
+    """Each worker with a GPU sees one of its own, of those that this process sees."""
+    if lent is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", lent)
+    with cluster(gpus=2) as own:
+        assert own.workers >= 3
+        seen = {outcome.value for outcome in own.run(visible, None, range(40), needs=lambda _: {"GPU": 1})}
+        assert seen <= {"0", "1"} if lent is None else seen <= {"5", "7"}
+        on_each = own._client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert Counter(on_each.values()) == Counter(["0", "1"] if lent is None else ["5", "7"]) + Counter({lent: len(on_each) - 2})
+
+
+def test_too_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More workers with GPUs than workers, or than GPUs that this process may use, are refused."""
+    with pytest.raises(ClusterError, match=r"gpus: 3, of 2 workers.*; allowed: up to one for each worker"):
+        cluster(2, gpus=3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    with pytest.raises(ClusterError, match="2 GPUs are asked for, and CUDA_VISIBLE_DEVICES=4 shows 1"):
+        cluster(2, gpus=2)
 
 
 def test_own_resources(pool: Engine) -> None:

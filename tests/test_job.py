@@ -89,7 +89,7 @@ MISTAKES = {
     "picture by yes": ({"output.picture": "yes please"}, "output.picture: 'yes please'; "),
     "small dtype": ({"output.dtype": "uint8"}, "output.dtype: 'uint8'; .*'uint32' or 'uint64'"),
     "path that is a number": ({"output.path": 5}, "output.path: 5; "),
-    "no kind": ({"segmenters.fields": {"sigma": 1}}, "segmenters.fields.kind is missing; allowed: blobs, edges, felzenszwalb, gmm, kmeans, .*threshold, watershed"),
+    "no kind": ({"segmenters.fields": {"sigma": 1}}, "segmenters.fields.kind is missing; allowed: blobs, cellpose, edges, .*kmeans, .*threshold, .*watershed"),
     "unknown kind": ({"segmenters.fields.kind": "watersheds"}, "segmenters.fields.kind: there is no kind 'watersheds'; .*did you mean 'watershed'"),
     "unknown option": ({"segmenters.fields.sgima": 1}, "segmenters.fields.sgima: there is no such option; .*did you mean 'sigma'"),
     "option of a wrong type": ({"segmenters.fields.sigma": "two"}, "segmenters.fields.sigma: 'two'; allowed: float"),

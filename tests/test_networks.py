@@ -187,6 +187,10 @@ def test_batches_are_halved_where_memory_ends_and_at_last_the_processor_computes
     assert network.told == ["batches of 10 did not fit on cuda; 5 since", "batches of 5 did not fit on cuda; 2 since"]
     assert network.size(64, 64) == 2
 
+    sizes.clear()
+    assert np.array_equal(Resident(device, Way(device="cuda"), room=lambda patch: 3 * len(patch))(patches), 2 * patches)
+    assert sizes == [3, 3, 3, 1]
+
     def never(patches: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         raise torch.OutOfMemoryError
 

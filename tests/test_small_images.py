@@ -45,4 +45,4 @@ def test_nothing_to_find(tmp_path):
         result = pipeline.segment(image, pipeline.Threshold(value=120), tmp_path / name, tile=16, picture=True, engine=pipeline.local())
         assert (result.record["complete"], result.record["objects"], len(result.objects)) == (True, 0, 0)
         assert not result.labels.values.any()
-    assert result.record["routes"]["empty"] == 9
+    assert result.record["routes"]["empty"]["tiles"] == 9

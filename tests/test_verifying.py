@@ -126,7 +126,7 @@ def test_routed_runs(scene, tmp_path):
     out = tmp_path / "out"
     job = pipeline.Job(source=str(scene), tiles={"size": 48, "halo": 8}, output={"path": str(out)}, **ROUTED)
     record = pipeline.run(job, pipeline.local()).record
-    assert min(record["routes"][name] for name in ("skip", "bright", "grounds")) >= 5, record["routes"]
+    assert min(record["routes"][name]["tiles"] for name in ("skip", "bright", "grounds")) >= 5, record["routes"]
     found = verify(out, parts=50)
     assert found.wrong == []
     assert found.objects > 15

@@ -28,9 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Needs", "Outcome", "cluster", "local", "on"]
 
 
-def local() -> Engine:
-    """The engine that runs in this process, one item after the other, in the order given: what the others are held against."""
-    return Local()
+def local(resources: Needs | None = None) -> Engine:
+    """The engine that runs in this process, one item after the other, in the order given: what the others are held against.
+
+    Parameters
+    ----------
+    resources
+        What this process offers: ``{"GPU": 1}``; nothing if not given.
+    """
+    return Local(resources or {})
 
 
 def on(client: Client | str, *, security: Any = None, deadline: float | None = None, wait: float = 30.0) -> Engine:
@@ -62,7 +68,9 @@ def on(client: Client | str, *, security: Any = None, deadline: float | None = N
         return OnDask(client, stack.pop_all(), deadline=deadline, wait=wait)
 
 
-def cluster(workers: int | None = None, *, resources: Sequence[Needs] | None = None, deadline: float | None = None) -> Engine:
+def cluster(
+    workers: int | None = None, *, resources: Sequence[Needs] | None = None, gpus: int = 0, deadline: float | None = None
+) -> Engine:
     """The engine that starts its own worker processes on this machine, each with one thread and its share of the memory.
 
     They listen on the loopback only, have no dashboard, and end with the engine.
@@ -73,6 +81,9 @@ def cluster(workers: int | None = None, *, resources: Sequence[Needs] | None = N
         How many; one for each processor if not given.
     resources
         What each worker offers, one mapping per worker: ``[{"GPU": 1}, {}]``.
+    gpus
+        How many of the workers offer a GPU, in place of ``resources``; each of these sees another GPU of this machine, and no more
+        (``CUDA_VISIBLE_DEVICES``). Where their number is not given, there is at least one worker besides.
     deadline
         Seconds that an item may take; one that takes longer ends its worker, which is restarted.
 
@@ -87,7 +98,7 @@ def cluster(workers: int | None = None, *, resources: Sequence[Needs] | None = N
     ...     [outcome.value for outcome in engine.run(divmod, 17, [5])]
     [(3, 2)]
     """
-    offers = offered(workers, resources)
+    offers = offered(workers, resources, gpus)
     if multiprocessing.current_process().name.startswith("Dask Worker"):
         raise ClusterError(
             "a worker process imports this script and would start a cluster of its own; begin it with: if __name__ == '__main__':"
@@ -100,6 +111,8 @@ def cluster(workers: int | None = None, *, resources: Sequence[Needs] | None = N
         try:
             own = stack.enter_context(start(offers, folder))
             stack.callback(own.sync, stop_workers, own)
+        except ClusterError:
+            raise
         except Exception as error:
             hint = "in a script, start a cluster under: if __name__ == '__main__':"
             raise ClusterError(f"{len(offers)} worker(s) did not start: {root_cause(error)}; {hint}") from error

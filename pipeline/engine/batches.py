@@ -113,7 +113,7 @@ class Queue:
                     if not (items := lane.take(most)):
                         break
                     yield self._launch(Batch(lane, items))
-        if self._alone and not self._unread and all(lane.idle for lane in self._lanes.values()):
+        if self._alone and not self._unread and all(lane.idle for lane in self._lanes.values()) and slots(self._alone[0][0].needs):
             lane, item = self._alone.popleft()
             yield self._launch(Batch(lane, (item,), alone=True))
 

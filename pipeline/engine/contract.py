@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -45,6 +45,14 @@ class Engine(Protocol):
         """The bytes that one task may use."""
         ...
 
+    def offers(self, needs: Needs) -> bool:
+        """Whether a worker that is there now offers this: ``{"GPU": 1}``."""
+        ...
+
+    def require(self, needs: Needs) -> None:
+        """Return when a worker offers this; ClusterError, with what would start one, if none does for too long."""
+        ...
+
     def run(
         self,
         function: Callable[[C, int], T],
@@ -52,6 +60,7 @@ class Engine(Protocol):
         items: Iterable[int],
         *,
         needs: Callable[[int], Needs] | None = None,
+        reserved: Collection[str] = (),
         label: str = "",
     ) -> Iterator[Outcome[T]]:
         """Call ``function(context, item)`` for every item.
@@ -66,6 +75,9 @@ class Engine(Protocol):
             Numbers without repetition. They may come from a generator: they are read as they are needed.
         needs
             The resources that an item takes while it runs, as Dask names them: ``{"GPU": 1}``.
+        reserved
+            Resources whose workers are kept for items that need something: the others go to workers that offer none of these, unless
+            there is no such worker.
         label
             What the work is called on Dask's dashboard.
 

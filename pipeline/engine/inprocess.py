@@ -7,12 +7,12 @@ import logging
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType
 from typing import Self
 
 from pipeline.engine.contract import C, Needs, Outcome, T
-from pipeline.errors import Interrupted, TilewiseError
+from pipeline.errors import ClusterError, Interrupted, TilewiseError
 
 logger = logging.getLogger("pipeline")
 
@@ -35,6 +35,9 @@ class Local(Closing):
 
     workers = 1
 
+    def __init__(self, resources: Needs) -> None:
+        self._resources = resources
+
     @property
     def memory(self) -> int:
         """Half of what is free: the other half is for what else this process and its machine do."""
@@ -42,13 +45,23 @@ class Local(Closing):
 
         return min(int(psutil.virtual_memory().available), machine_memory()) // 2
 
+    def offers(self, needs: Needs) -> bool:
+        """See :meth:`Engine.offers`."""
+        return all(self._resources.get(name, 0) >= amount for name, amount in needs.items())
+
+    def require(self, needs: Needs) -> None:
+        """See :meth:`Engine.require`."""
+        if not self.offers(needs):
+            raise ClusterError(f"this process does not offer {dict(needs)}; say so if it has it: local({dict(needs)}), --gpus 1")
+
     def run(
         self,
         function: Callable[[C, int], T],
         context: C,
         items: Iterable[int],
         *,
-        needs: Callable[[int], Needs] | None = None,  # noqa: ARG002 - this process has whatever it has
+        needs: Callable[[int], Needs] | None = None,  # noqa: ARG002 - one item at a time takes what it needs
+        reserved: Collection[str] = (),  # noqa: ARG002
         label: str = "",  # noqa: ARG002
     ) -> Iterator[Outcome[T]]:
         """See :meth:`Engine.run`."""

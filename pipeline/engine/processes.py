@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -30,10 +31,15 @@ ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": 
 CHATTY = ("distributed", "distributed.client", "distributed.gc")  # the loggers to which Dask gives a level
 
 
-def offered(workers: int | None, resources: Sequence[Needs] | None) -> list[Needs]:
+def offered(workers: int | None, resources: Sequence[Needs] | None, gpus: int) -> list[Needs]:
     """What each worker that is to be started offers."""
     from dask.system import CPU_COUNT
 
+    if gpus:
+        count = workers if workers is not None else max(int(CPU_COUNT), gpus + 1)
+        if resources is not None or not 0 < gpus <= count:
+            raise ClusterError(f"gpus: {gpus}, of {count} workers, resources={resources}; allowed: up to one for each worker, or resources")
+        return [{"GPU": 1} if n < gpus else {} for n in range(count)]
     count = workers if workers is not None else len(resources) if resources is not None else int(CPU_COUNT)
     offers = list(resources) if resources is not None else [{}] * count
     if count < 1 or len(offers) != count:
@@ -41,6 +47,20 @@ def offered(workers: int | None, resources: Sequence[Needs] | None) -> list[Need
             f"a cluster has at least one worker, and resources for each or none; got workers={workers}, resources={resources}"
         )
     return offers
+
+
+def devices(offers: Sequence[Needs]) -> list[dict[str, str]]:
+    """The variables of each worker's process: which GPUs it sees, where it offers some; no two see the same one.
+
+    They are counted within CUDA_VISIBLE_DEVICES where that is set, as by a batch system that lent this process some of a machine's.
+    """
+    lent, count = os.environ.get("CUDA_VISIBLE_DEVICES"), sum(int(offer.get("GPU", 0)) for offer in offers)
+    names = list(map(str, range(count))) if lent is None else [name for name in lent.split(",") if name]
+    if len(names) < count:
+        raise ClusterError(f"{count} GPUs are asked for, and CUDA_VISIBLE_DEVICES={lent} shows {len(names)}; allowed: no more than these")
+    each = iter(names)
+    seen = [",".join(itertools.islice(each, int(offer.get("GPU", 0)))) for offer in offers]
+    return [{"CUDA_VISIBLE_DEVICES": mine} if mine else {} for mine in seen]
 
 
 def connect(address: str, security: Any) -> Any:
@@ -81,9 +101,10 @@ def start(offers: Sequence[Needs], folder: str) -> Any:
     settings = {"distributed.scheduler.worker-saturation": 1.0, "temporary-directory": folder}
     settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATION.items()}
     with dask.config.set(settings):
+        own = [{"resources": dict(offer), "env": env} for offer, env in zip(offers, devices(offers), strict=True)]
         return SpecCluster(  # type: ignore[no-untyped-call]
             scheduler={"cls": Scheduler, "options": scheduler},
-            workers={n: {"cls": Nanny, "options": {**worker, "resources": dict(offer)}} for n, offer in enumerate(offers)},
+            workers={n: {"cls": Nanny, "options": {**worker, **options}} for n, options in enumerate(own)},
         )
 
 

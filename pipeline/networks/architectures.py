@@ -6,8 +6,9 @@ archive) is refused unless it is asked for by name. Weights of 16 bits become 32
 
 from __future__ import annotations
 
+import inspect
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import JobError, SegmenterError, nearest
@@ -20,6 +21,10 @@ INSTALL = "pip install 'tilewise[networks]'"
 FAMILIES = ("unet", "unetplusplus", "fpn", "linknet", "pspnet", "pan", "manet", "deeplabv3", "deeplabv3plus")
 """What segmentation-models-pytorch builds, by the option ``family`` of kind ``unet``."""
 BACKBONES = ("resnet50", "resnet101")
+DETECTORS = ("resnet50", "resnet18", "resnet34", "resnet101", "mobilenet_v3_large")
+"""Backbones of kind ``maskrcnn``."""
+ANCHORS = {5: (32, 64, 128, 256, 512), 3: (64, 128, 256)}
+"""By how many levels its pyramid has, the extents of its boxes in pixels where the card names none."""
 INSTANCES = {"boundary": 3, "flows": 3, "affinities": 3}
 """Channels of the decoders to instances, in two dimensions."""
 EXPORTED = ("torchscript", "pt2", "onnx")
@@ -38,9 +43,11 @@ def channels(card: Card) -> int:
 
 def build(card: Card) -> torch.nn.Module:
     """The network that a card describes, with random weights; JobError where the description does not hold."""
-    options = dict(card.architecture)
+    makers = {"unet": _build_unet, "fcn": _build_fcn, "maskrcnn": _build_maskrcnn}
+    if card.kind not in makers:
+        raise JobError(f"kind: {card.kind!r}; {nearest(card.kind, (*makers, *EXPORTED))}")
     try:
-        return _build_unet(card, options) if card.kind == "unet" else _build_torchvision(card, options)
+        return makers[card.kind](card, dict(card.architecture))
     except ImportError as error:
         raise JobError(f"{card.kind} needs a package that is not installed ({error.name}); install it with: {INSTALL}") from error
     except (TypeError, ValueError, KeyError) as error:
@@ -59,23 +66,78 @@ def _build_unet(card: Card, options: dict[str, Any]) -> torch.nn.Module:
     return made
 
 
-def _build_torchvision(card: Card, options: dict[str, Any]) -> torch.nn.Module:
-    import torch
+def _build_fcn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
     from torchvision.models import segmentation
 
-    if card.kind != "fcn":
-        raise JobError(f"kind: {card.kind!r}; {nearest(card.kind, ('unet', 'fcn', *EXPORTED))}")
-    backbone = options.pop("backbone", BACKBONES[0])
-    if backbone not in BACKBONES:
-        raise JobError(f"architecture.backbone: {backbone!r}; {nearest(str(backbone), BACKBONES)}")
+    backbone = _one_of(options, "backbone", BACKBONES)
     make = segmentation.fcn_resnet50 if backbone == BACKBONES[0] else segmentation.fcn_resnet101
     made = make(weights=None, weights_backbone=None, num_classes=channels(card), aux_loss=False, **options)
-    if len(card.bands) != 3:
-        first = made.backbone.conv1
-        made.backbone.conv1 = torch.nn.Conv2d(
-            len(card.bands), first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None
-        )
+    _take_bands(made, len(card.bands))
     return _Main(made)
+
+
+def _build_maskrcnn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
+    """Torchvision's Mask R-CNN; on resnet50, weights are named as those of its ``maskrcnn_resnet50_fpn``; its trained ones are ``frozen``.
+
+    Options beside the numbers of its constructor: ``backbone``; ``trainable``, how many of the backbone's layers are trained, from the
+    last; ``frozen``, whether batch norms keep their statistics, which small batches want once there are good ones; ``anchors``, the extents
+    of boxes that are tried first, one for each level of the pyramid; ``ratios``, their heights by their widths.
+    """
+    from torch.nn import BatchNorm2d
+    from torchvision.models.detection import FasterRCNN, MaskRCNN, backbone_utils
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.ops import FrozenBatchNorm2d
+
+    name = _one_of(options, "backbone", DETECTORS)
+    how: dict[str, Any] = {"norm_layer": FrozenBatchNorm2d if options.pop("frozen", False) else BatchNorm2d, "weights": None}
+    if name.startswith("resnet"):
+        body = backbone_utils.resnet_fpn_backbone(backbone_name=name, trainable_layers=options.pop("trainable", 5), **how)
+    else:
+        body = backbone_utils.mobilenet_backbone(backbone_name=name, fpn=True, trainable_layers=options.pop("trainable", 6), **how)
+    _take_bands(body, len(card.bands))
+    levels = 5 if name.startswith("resnet") else 3
+    anchors, ratios = options.pop("anchors", ANCHORS[levels]), tuple(options.pop("ratios", (0.5, 1.0, 2.0)))
+    if len(anchors) != levels:
+        raise JobError(f"architecture.anchors: {anchors!r}; {name} has {levels} levels; allowed: an extent in pixels for each")
+    tried = AnchorGenerator(tuple((size,) for size in anchors), (ratios,) * levels)
+    numbers = {name for name, one in inspect.signature(FasterRCNN).parameters.items() if isinstance(one.default, int | float)}
+    for option in options:  # torchvision takes any word, and says nothing
+        if option not in numbers - {"min_size", "max_size"}:
+            raise JobError(f"architecture.{option}: there is no such option of maskrcnn; {nearest(option, numbers)}")
+    made: torch.nn.Module = MaskRCNN(body, num_classes=len(card.classes) + 1, rpn_anchor_generator=tried, **options)
+    made.transform = _AsItIs(len(card.bands))
+    return made
+
+
+def _one_of(options: dict[str, Any], name: str, allowed: Sequence[str]) -> str:
+    """An option that is one of some words, the first of them where it is not given; it is taken out of the options."""
+    given = options.pop(name, allowed[0])
+    if given not in allowed:
+        raise JobError(f"architecture.{name}: {given!r}; {nearest(str(given), allowed)}")
+    return str(given)
+
+
+def _take_bands(network: torch.nn.Module, bands: int) -> None:
+    """Put a convolution for another number of bands in the place of a network's first."""
+    import torch
+
+    name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d))
+    if bands != first.in_channels:
+        parent, _, own = name.rpartition(".")
+        size, stride, padding = first.kernel_size, first.stride, first.padding
+        other = torch.nn.Conv2d(bands, first.out_channels, size, stride, padding, bias=first.bias is not None)  # type: ignore[arg-type]
+        setattr(network.get_submodule(parent), own, other)
+
+
+def _AsItIs(bands: int) -> torch.nn.Module:  # noqa: N802  a class that can be made only where torch is imported
+    """In the place of what torchvision does to images first: values are scaled already, and an image is not resized."""
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    class AsItIs(GeneralizedRCNNTransform):  # type: ignore[misc]
+        def resize(self, image: torch.Tensor, target: Any = None) -> tuple[torch.Tensor, Any]:
+            return image, target
+
+    return AsItIs(1, 1, [0.0] * bands, [1.0] * bands)
 
 
 def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802  a class that can be made only where torch is imported

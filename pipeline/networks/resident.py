@@ -1,6 +1,7 @@
 """Networks that stay on their worker: loaded once per process, weights and device, and never sent through the graph.
 
-A window's patches go to the device in batches whose size is halved where its memory does not suffice; at last the processor computes them.
+A window's patches go to the device in batches whose size is found from its free memory, and halved where that does not suffice; at last the
+processor computes them.
 What was done instead is kept, and told. One thread computes at a time: a worker with two threads (and GPU=2) reads and decodes one window
 while it computes another.
 
@@ -12,9 +13,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,15 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SegmenterError
 from pipeline.networks import architectures
 from pipeline.networks.card import Bundle
+from pipeline.networks.sessions import session
 
 if TYPE_CHECKING:
     import torch
 
 Floats = npt.NDArray[np.float32]
 PRECISIONS = ("float32", "bfloat16", "float16")
+SHARE = 0.7
+"""Of a device's free memory, what a batch may take."""
 MOST = 64
 """Patches in a batch."""
 PIXELS = 1 << 19
@@ -54,12 +58,27 @@ class Way:
     """Whether weights may be read that can run code."""
 
 
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector finds in a patch."""
+
+    scores: Floats
+    """By detection, how sure it is, from 0 to 1."""
+
+    kinds: npt.NDArray[np.int64]
+    """By detection, its class, from 1."""
+
+    masks: Floats
+    """(detection, row, column): the probability, from 0 to 1, that a pixel of the patch is of the object."""
+
+
 @dataclass(slots=True)
 class Resident:
     """A network that is loaded."""
 
-    forward: Callable[[Floats], Floats]
-    """(patch, band, row, column) to (patch, channel, row, column), in whatever batches it is given."""
+    forward: Callable[[Floats], Any]
+    """(patch, band, row, column) to (patch, channel, row, column), in whatever batches it is given; of a detector, to a list of
+    `Detections`."""
 
     way: Way
     batch: int | None = None
@@ -71,8 +90,11 @@ class Resident:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """One thread computes; others read and decode meanwhile."""
 
-    fallback: Callable[[], Callable[[Floats], Floats]] | None = None
+    fallback: Callable[[], Callable[[Floats], Any]] | None = None
     """Makes the same for the processor."""
+
+    room: Callable[[Floats], int] | None = None
+    """How many patches like one the device's free memory holds, tried out on that one. None: it is not asked."""
 
     def __call__(self, patches: Floats) -> Floats:
         """The answer for patches of one shape; SegmenterError where it is no finite number."""
@@ -80,6 +102,18 @@ class Resident:
             answer = self._flipped(patches) if self.way.flips else self._in_batches(patches)
         architectures.refuse_nothing(answer)
         return answer
+
+    def detect(self, patch: Floats) -> Detections:
+        """What a detector finds in one patch, (band, row, column); SegmenterError where it is no finite number.
+
+        Patches are given one by one: in batches libraries add in another order, and a score near the least would come and go.
+        """
+        with self.lock:
+            answers: list[list[Detections]] = self._parts(patch[None])
+        ((found,),) = answers
+        architectures.refuse_nothing(found.scores)
+        architectures.refuse_nothing(found.masks)
+        return found
 
     def size(self, rows: int, columns: int) -> int:
         """How many patches of an extent it should be given at once."""
@@ -94,6 +128,13 @@ class Resident:
         return total / np.float32(4)
 
     def _in_batches(self, patches: Floats) -> Floats:
+        found = self._parts(patches)
+        return np.concatenate(found) if len(found) != 1 else found[0]
+
+    def _parts(self, patches: Floats) -> list[Any]:
+        """The answers for patches, batch by batch."""
+        if self.batch is None and self.room is not None and len(patches) > 1:
+            self.batch = self.room(patches[:1])
         size, done, found = self.batch or len(patches), 0, []
         while done < len(patches):
             try:
@@ -104,7 +145,7 @@ class Resident:
                     raise
                 size = self._smaller(size, error)
         self.batch = size if size < len(patches) else self.batch
-        return np.concatenate(found) if len(found) != 1 else found[0]
+        return found
 
     def _smaller(self, size: int, error: Exception) -> int:
         """Half the batch; the processor where one patch is too many already."""
@@ -162,16 +203,37 @@ def available(device: str) -> str:
 
 def _load(bundle: Bundle, way: Way) -> Resident:
     if bundle.card.kind == "onnx":
-        return Resident(_onnx(bundle, way), way)
+        return Resident(session(bundle, way.device, _threads()), way)
     import torch
 
     torch.set_num_threads(_threads())
     network = architectures.load(bundle, unsafe=way.unsafe)
+    if bundle.card.kind == "maskrcnn":  # it drops what is no number, and would find nothing
+        for weights in network.parameters():
+            architectures.refuse_nothing(weights.detach().numpy())
+    forward = _torch(network, way)
+    if way.device == "cpu":
+        return Resident(forward, way)
     on_cpu = functools.partial(_torch, network, Way(precision=way.precision))
-    return Resident(_torch(network, way), way, fallback=None if way.device == "cpu" else on_cpu)
+    room = functools.partial(_room, forward, way.device) if way.device.startswith("cuda") else None
+    return Resident(forward, way, fallback=on_cpu, room=room)
 
 
-def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Floats]:
+def _room(forward: Callable[[Floats], Any], device: str, patch: Floats) -> int:
+    """How many patches at once a GPU's free memory holds, from what one takes."""
+    import torch
+
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        forward(patch)
+    except torch.OutOfMemoryError:
+        return 1
+    used = torch.cuda.max_memory_allocated(device) - before
+    return max(1, min(MOST, int(SHARE * torch.cuda.mem_get_info(device)[0] / max(1, used))))
+
+
+def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
     """A network of PyTorch as a function of arrays."""
     import torch
 
@@ -182,7 +244,7 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Floats]:
     run = torch.compile(network) if way.compiled else network
     halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(way.precision)
 
-    def forward(patches: Floats) -> Floats:
+    def forward(patches: Floats) -> Any:
         batch = torch.from_numpy(np.ascontiguousarray(patches))
         if device.type == "cuda":
             batch = batch.pin_memory().to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -190,35 +252,18 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Floats]:
             batch = batch.to(device)
         with torch.inference_mode(), torch.autocast(device.type, halves, enabled=halves is not None):
             answer = run(batch)
-        return np.asarray(answer.float().cpu().numpy())
+        return _array(answer) if isinstance(answer, torch.Tensor) else [_detections(one) for one in answer]
 
     return forward
 
 
-def _onnx(bundle: Bundle, way: Way) -> Callable[[Floats], Floats]:
-    """A network as ONNX, run by onnxruntime."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise JobError(f"onnx needs the package onnxruntime; install it with: {architectures.INSTALL}") from error
+def _array(answer: torch.Tensor) -> Floats:
+    return np.asarray(answer.float().cpu().numpy())
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = _threads(), 1
-    there = onnxruntime.get_available_providers()
-    wanted = ["CUDAExecutionProvider"] if way.device.startswith("cuda") else []
-    try:
-        session = onnxruntime.InferenceSession(str(bundle.path), options, [p for p in wanted if p in there] + ["CPUExecutionProvider"])
-    except Exception as error:
-        raise JobError(f"{bundle.path.name} cannot be read as onnx: {error}") from error
-    name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
-    last = shape[-1] == len(bundle.card.bands) and shape[1] != len(bundle.card.bands)
 
-    def forward(patches: Floats) -> Floats:
-        given = np.ascontiguousarray(np.moveaxis(patches, 1, -1) if last else patches)
-        answer = session.run(None, {name: given})[0]
-        return np.ascontiguousarray(np.moveaxis(answer, -1, 1) if last else answer, np.float32)
-
-    return forward
+def _detections(answer: Mapping[str, torch.Tensor]) -> Detections:
+    """What torchvision's detectors say of an image."""
+    return Detections(_array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0]))
 
 
 def _threads() -> int:

@@ -72,6 +72,17 @@ class Classes:
 
 
 @dataclass(frozen=True, slots=True)
+class Keyed:
+    """What a segmenter may return whose identity is ``keyed``."""
+
+    keys: npt.NDArray[Any]
+    """The key of every pixel, 0 for background: integers of up to 64 bits."""
+
+    kinds: npt.NDArray[Any] | None = None
+    """The class of every pixel, the same for all pixels of a key; integers, 0 for background. None: all are of class 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """What a segmenter states about itself; each field is an attribute of the segmenter, with the default used in its absence."""
 
@@ -87,7 +98,8 @@ class Contract:
     """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None: those with a common face."""
 
     device: str = "cpu"
-    """``cpu``, or ``gpu``: its tiles go only to workers that offer the resource GPU."""
+    """``cpu``; ``gpu``: its tiles go only to workers that offer the resource GPU; or ``auto``: the GPU where the run's workers offer one
+    when it begins, else the CPU. A dataclass with a field of this name is handed what was found."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed, once the parts of each are known."""
@@ -156,7 +168,9 @@ class Contract:
 
 
 def exactness(kind: Any) -> str:
-    """How far what a kind draws is exact under tiling, in words."""
+    """How far what a kind draws is exact under tiling, in words: its attribute ``exactness``, or what its identity says."""
+    if stated := getattr(kind, "exactness", ""):
+        return str(stated)
     if getattr(kind, "windowed", False):
         return "only where the image fits into one window"
     if isinstance(getattr(kind, "proved", True), property):  # of a network: it depends on its bundle
@@ -187,9 +201,11 @@ def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = 
     return replace(found, kinds=kinds, seeds=None if found.seeds is None else np.asarray(found.seeds, bool) & (kinds > 0))
 
 
-def keys(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.int64]:
-    """The key of every pixel, 0 for background, of a segmenter whose identity is ``keyed``."""
-    return _checked(segmenter, call(segmenter, block, valid, origin), valid, np.int64).astype(np.int64, copy=False)
+def keyed(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Keyed:
+    """The key of every pixel, int64, 0 for background, and the classes, of a segmenter whose identity is ``keyed``."""
+    found = drawn if isinstance(drawn := call(segmenter, block, valid, origin), Keyed) else Keyed(drawn)
+    keys = _checked(segmenter, found.keys, valid, np.int64).astype(np.int64, copy=False)
+    return Keyed(keys, None if found.kinds is None else _checked(segmenter, found.kinds, valid))
 
 
 def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:

@@ -40,7 +40,10 @@ class FCN(Network):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchScript(Network):
-    """Any network saved by ``torch.jit.save``. Such a file can run code when it is read, so ``unsafe`` must be said."""
+    """Any network saved by ``torch.jit.save``.
+
+    Such a file can run code when it is read, so ``unsafe: true`` must be said. PyTorch advises ``pt2`` in its place.
+    """
 
     KIND: ClassVar[str] = "torchscript"
 

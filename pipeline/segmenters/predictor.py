@@ -245,6 +245,11 @@ class Network:
         return resident(self._bundle, str(self.sha256), way)
 
     @property
+    def told(self) -> list[str]:
+        """What was done otherwise than asked in this process, as where memory did not suffice."""
+        return self.resident.told
+
+    @property
     def _bundle(self) -> Bundle:
         named = self.weights.split("/")[0] in PACKAGES
         return packaged(self.weights) if named else cards.read(self.weights)

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.devices import GPU
+from pipeline.engine import Needs
 from pipeline.exact import Exact
 from pipeline.grid import Box, Grid
 from pipeline.measurement import Sums
@@ -120,9 +122,9 @@ class Run:
         """How far beyond its core a tile may read."""
         return self.max_halo << self.widened(tile)
 
-    def needs(self, tile: int) -> dict[str, float]:
+    def needs(self, tile: int) -> Needs:
         """The resources that segmenting a tile takes, as Dask names them."""
-        return {"GPU": 1} if self.method(tile).contract.device == "gpu" else {}
+        return GPU if self.methods[int(self.routes[tile]) - FIRST].contract.device == "gpu" else {}
 
     def segmented(self, tile: int) -> bool:
         """Whether a tile has labels: it is neither empty nor skipped, and its record is there."""

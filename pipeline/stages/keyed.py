@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.segmenters import classes, keys
+from pipeline.segmenters import classes, keyed
 from pipeline.stages import Run
 from pipeline.stages.drawn import Drawn, Flags
 
@@ -28,9 +28,15 @@ def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Draw
 
 
 def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
-    """All pixels of a key are one label."""
-    window = run.grid.window(tile, run.method(tile).halo)
-    return Drawn(**_compact(run, tile, keys(run.method(tile).drawer, block, valid, window.start)))
+    """All pixels of a key are one label, of the class that the segmenter gives them."""
+    window, outer = run.grid.window(tile, run.method(tile).halo), run.grid.window(tile, run.depth)
+    found = keyed(run.method(tile).drawer, block, valid, window.start)
+    drawn = _compact(run, tile, found.keys)
+    if found.kinds is None:
+        return Drawn(**drawn)
+    kind = np.zeros(len(drawn["whole"]), np.int64)
+    kind[drawn["labels"]] = found.kinds[outer.within(window)]
+    return Drawn(**drawn, kind=kind[1:])
 
 
 def _compact(run: Run, tile: int, drawn: npt.NDArray[Any]) -> dict[str, Any]:

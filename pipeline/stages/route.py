@@ -5,14 +5,13 @@ Decided before anything is submitted, since a task's resources must be known by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.routing import GLANCE, SKIP, Rule, choose
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
-from pipeline.stages.overlay import sheets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,6 @@ def all_alike(plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     """The routes of all tiles where none needs to be looked at."""
     use = plan.rules[0].use if plan.rules else SKIP
     return np.full(len(plan.run.grid), plan.number(use), np.int16)
-
-
-def tally(run: Run) -> Mapping[str, int]:
-    """How many tiles take each route; of layers, how many each of them is asked for."""
-    names = ["empty", SKIP, *(method.name for method in run.methods)]
-    taken = dict(zip(names, np.bincount(run.routes, minlength=len(names)).tolist(), strict=True))
-    layers = {sheet.layer.use: int((sheet.run.routes >= FIRST).sum()) for sheet in sheets_of(run)}
-    return {name: taken[name] for name in ("empty", SKIP)} | layers if layers else taken
 
 
 def _route(plan: Plan, tile: int) -> int:

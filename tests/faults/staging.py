@@ -46,7 +46,14 @@ def products(folder: Path) -> dict[str, Any]:
     for part in (told, told["job"]["output"], told["plan"], told["identity"]["tiles"]):
         for key in ("seconds", "path", "scratch", "bytes_allowed", "memory"):
             part.pop(key, None)
+    told["routes"] = {name: (route["tiles"], route["pixels"]) for name, route in told["routes"].items()}
+    del told["dearest"]
     return found | {"run.json": told}
+
+
+def tiles_by_route(result: pipeline.Result) -> dict[str, int]:
+    """How many tiles took each route, as the record says."""
+    return {name: route["tiles"] for name, route in result.record["routes"].items()}
 
 
 def contents(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipeline import planning
 from pipeline.errors import OutputError, ResumeError, TilesError
 from pipeline.job import Job
 from pipeline.scratch import Scratch
-from tests.faults.staging import Flawed, blobs, contents, is_published, once, products, raises, record, run, spotted, write
+from tests.faults.staging import Flawed, blobs, contents, is_published, once, products, raises, record, run, spotted, tiles_by_route, write
 
 
 def calls(log: Path) -> int:
@@ -66,7 +66,7 @@ def test_empty_tiles_are_not_missing(nodata, flawed, tmp_path):
     source = {"path": image} if nodata is None else {"path": str(write(tmp_path / "image.tif", image)), "nodata": nodata}
     result = run(source if nodata is not None else image, flawed, tmp_path / "out")
     assert calls(Path(flawed.log)) == 8
-    assert result.record["routes"] == {"empty": 8, "skip": 0, "flawed": 8}
+    assert tiles_by_route(result) == {"empty": 8, "skip": 0, "flawed": 8}
     assert (result.record["complete"], result.record["missing"]) == (True, [])
     assert not result.labels.values[16:48].any()
 

@@ -42,7 +42,7 @@ def test_contract_has_defaults():
         ({"reach": -1}, "reach = -1; allowed: a number of pixels, 0 or more"),
         ({"reach": 1.5}, "reach = 1.5; allowed"),
         ({"connectivity": 5}, "connectivity = 5; allowed: 4 or 8 in two dimensions, 6 or 26 in three"),
-        ({"device": "tpu"}, "device = 'tpu'; allowed: 'cpu' or 'gpu'"),
+        ({"device": "tpu"}, "device = 'tpu'; allowed: 'cpu', 'gpu' or 'auto'"),
         ({"min_area": True}, "min_area = True; allowed"),
         ({"fill_holes": True}, "fill_holes = True; allowed: True only where identity is 'connected'"),
     ],
