@@ -36,7 +36,7 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "card lattice resampling windows", "architectures packaged probe", "sessions", "resident"),
+    "networks": ("__init__", "card lattice resampling", "windows", "architectures packaged probe", "sessions", "resident"),
     "segmenters": (
         "__init__",
         "channels given pixels relief streams",

@@ -22,11 +22,12 @@ from pipeline.grid import Box
 from pipeline.job import from_yaml
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
+from pipeline.networks.windows import cut
 from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Semantic
 from pipeline.segmenters.network import UNet
 from pipeline.sources import open_source
 from pipeline.training import loop, recipe, samples
-from pipeline.training.appraisal import appraise, patches
+from pipeline.training.appraisal import appraise
 from pipeline.training.augmentation import Augment, Place, varied
 from pipeline.training.losses import loss
 
@@ -139,7 +140,7 @@ def test_it_learns_and_the_bundle_says_so(folder, tmp_path):
     assert list(card.metrics["images"]) == ["3.tif"]
     network = architectures.load(bundle)
     image, truth = blobs(3)
-    given = samples.scaled(image[None], np.ones(image.shape, bool), card, ((*np.percentile(image, (1, 99.8), method="inverted_cdf"),),))
+    given = card.scaled(image[None], np.ones(image.shape, bool), ((*np.percentile(image, (1, 99.8), method="inverted_cdf"),),))
     with torch.inference_mode():
         channels = network(torch.from_numpy(given)[None])[0].numpy()
     drawn = Boundary()(channels, np.ones(image.shape, bool))
@@ -226,7 +227,7 @@ def test_crops_agree_with_their_truth(folder):
     measured = np.ones(image.shape, bool)
     measured[40:60, 30:50] = False
     pair = samples.gathered(tiny(folder))[0][0]
-    given = samples.scaled(image[None], measured, pair.card, ((20.0, 140.0),))
+    given = pair.card.scaled(image[None], measured, ((20.0, 140.0),))
     pair = dataclasses.replace(pair, image=open_source(image), kept=(given, np.where(measured, labels.astype(np.int64), -1), measured))
     still = Augment(zoom=1.5, brightness=0, contrast=0, gamma=0, noise=0, blur=0)
     unknown = 0
@@ -319,7 +320,7 @@ def test_pixels_of_two_images_are_never_one_object(folder):
         for pair in pairs
     }
     measures, shown = appraise(
-        pairs, Boundary(), patches(dataclasses.replace(tiny(folder).card, window=96), loop.Sight(STRIDE, 8)),
+        pairs, Boundary(), cut(dataclasses.replace(tiny(folder).card, window=96, stride=STRIDE, reach=8)),
         lambda given: np.stack([answers[one.tobytes()] for one in given]).astype(np.float32),
     )  # fmt: skip
     assert measures["truth"] == sum(len(np.unique(pair.kept[1])) - 1 for pair in pairs)

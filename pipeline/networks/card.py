@@ -15,11 +15,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from pipeline.errors import JobError, nearest
@@ -116,6 +118,23 @@ class Card:
             number = getattr(self, name)
             if number is not None and not (isinstance(number, int) and number >= least):
                 raise JobError(f"{name}: {number!r}; allowed: a whole number of pixels, from {least}")
+
+    def scaled(
+        self, values: npt.NDArray[Any], good: npt.NDArray[np.bool_], scale: Sequence[tuple[float, float]] | None
+    ) -> npt.NDArray[np.float32]:
+        """What the network is given of its bands, (band, row, column): 0 where a pixel is not good.
+
+        ``scale`` are, by band, the values that become 0 and 1, where the card wants the image's percentiles.
+        """
+        how, numbers = self.value_scaling, [np.zeros(1), np.ones(1)]
+        if scale is not None:
+            numbers = [np.array([pair[k] for pair in scale]) for k in (0, 1)]
+        elif how["type"] != "none":
+            numbers = [np.atleast_1d(np.array(how[name], np.float64)) for name in SCALINGS[how["type"]]]
+        shift, by = numbers[0], numbers[1] if how["type"] == "z-score" else numbers[1] - numbers[0]
+        column = (slice(None), None, None)
+        scaled = ((values - shift[column]) / by[column]).astype(np.float32)
+        return scaled if good.all() else np.where(good, scaled, np.float32(0))
 
     def plain(self) -> dict[str, Any]:
         """The card as YAML and JSON hold it, without what is as it is by default."""

@@ -21,11 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SegmenterError
+from pipeline.errors import JobError, SegmenterError
+from pipeline.networks.card import Card
 
 Floats = npt.NDArray[np.float32]
 Forward = Callable[[Floats], Floats]
 """(patch, band, row, column) to (patch, channel, row, column)."""
+OVERLAP = 8
+"""Of a blended patch, this part on either side falls to its edge."""
 LEAST = 1e-6
 """The weight of a pixel at a patch's very edge."""
 
@@ -120,6 +123,22 @@ class Patches:
         part = np.outer(slope[here[0]], slope[here[1]]).astype(np.float32)
         answer[(slice(None), *there)] += part * one[(slice(None), *here)]
         weight[there] += part
+
+
+def cut(card: Card, window: int | None = None, margin: int | None = None) -> Patches:
+    """How a window is cut for the network of a card, in patches of ``window`` pixels, of which ``margin`` on either side serve the middle;
+    JobError where these cannot be. None: what the card says.
+    """
+    stride = card.stride
+    if card.reach is not None and (margin is None or margin >= card.reach):
+        around = -(-card.reach // stride) * stride
+        wanted = max(window or max(card.window, 4 * around), 2 * around + stride)
+        return Patches(-(-wanted // stride) * stride, stride, card.reach)
+    extent = window or card.window
+    margin = max(1, extent // OVERLAP) if margin is None else margin
+    if extent % stride or 2 * margin >= extent:
+        raise JobError(f"window and margin: {extent} and {margin}; allowed: a window of whole strides ({stride}), wider than two margins")
+    return Patches(extent, stride, margin, blended=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,15 +25,13 @@ from pipeline.networks.card import Bundle, Card
 from pipeline.networks.packaged import PACKAGES, packaged
 from pipeline.networks.resampling import Zoom
 from pipeline.networks.resident import PRECISIONS, Resident, Way, available, resident
-from pipeline.networks.windows import Patches
+from pipeline.networks.windows import Patches, cut
 from pipeline.segmenters import Identity, Origin, fitted_to
 from pipeline.segmenters.decoding import DECODERS, Decoder
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
-OVERLAP = 8
-"""Of a blended patch, this part on either side falls to its edge."""
 SLACK = 0.02
 """Of a pixel size, what may differ."""
 
@@ -134,18 +132,7 @@ class Network:
     @property
     def patches(self) -> Patches:
         """How a window is cut for the network."""
-        card, stride = self.card, self.card.stride
-        if card.reach is not None and (self.margin is None or self.margin >= card.reach):
-            around = -(-card.reach // stride) * stride
-            wanted = max(self.window or max(card.window, 4 * around), 2 * around + stride)
-            return Patches(-(-wanted // stride) * stride, stride, card.reach)
-        extent = self.window or card.window
-        margin = max(1, extent // OVERLAP) if self.margin is None else self.margin
-        if extent % stride or 2 * margin >= extent:
-            raise JobError(
-                f"window and margin: {extent} and {margin}; allowed: a window of whole strides ({stride}), wider than two margins"
-            )
-        return Patches(extent, stride, margin, blended=True)
+        return cut(self.card, self.window, self.margin)
 
     @property
     def proved(self) -> bool:
@@ -277,15 +264,7 @@ class Network:
                     f"the network was trained on values from {card.value_range[0]:g} to {card.value_range[1]:g}, and these are "
                     f"{low:g} to {high:g}; scale the image, by steps in the job"
                 )
-        how, numbers = card.value_scaling, [np.zeros(1), np.ones(1)]
-        if self.scale is not None:
-            numbers = [np.array([pair[k] for pair in self.scale]) for k in (0, 1)]
-        elif how["type"] != "none":
-            numbers = [np.atleast_1d(np.array(how[name], np.float64)) for name in cards.SCALINGS[how["type"]]]
-        shift, by = numbers[0], numbers[1] if how["type"] == "z-score" else numbers[1] - numbers[0]
-        column = (slice(None), None, None)
-        scaled = ((values - shift[column]) / by[column]).astype(np.float32)
-        return scaled if good.all() else np.where(good, scaled, np.float32(0))
+        return card.scaled(values, good, self.scale)
 
 
 def _number(band: int | str, names: tuple[str, ...]) -> int:

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from pipeline import evaluation
 from pipeline.evaluation import Contingency
-from pipeline.networks.card import Card
-from pipeline.networks.probe import Sight
 from pipeline.networks.windows import Patches
 from pipeline.segmenters.decoding import Decoder, Semantic
 from pipeline.training.samples import Floats, Labels, Pair
@@ -34,13 +32,6 @@ class Shown:
     """-1 where it is not known."""
 
     measures: dict[str, Any]
-
-
-def patches(card: Card, sight: Sight) -> Patches:
-    """How an image is cut for the network."""
-    stride = sight.stride
-    extent = -(-max(card.window, 4 * (sight.reach or 0)) // stride) * stride
-    return Patches(extent, stride, extent // OVERLAP, blended=True) if sight.reach is None else Patches(extent, stride, sight.reach)
 
 
 def appraise(

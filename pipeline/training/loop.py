@@ -25,10 +25,11 @@ from pipeline.networks import architectures
 from pipeline.networks import card as cards
 from pipeline.networks.probe import Sight, probe
 from pipeline.networks.resident import available
+from pipeline.networks.windows import cut
 from pipeline.reporting import Event, Watch, silent
 from pipeline.segmenters.decoding import Semantic
 from pipeline.training import pictures
-from pipeline.training.appraisal import Shown, appraise, patches, score
+from pipeline.training.appraisal import Shown, appraise, score
 from pipeline.training.losses import loss
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Floats, Pair, batch, gathered
@@ -250,7 +251,8 @@ def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log:
 
 
 def _appraised(recipe: Recipe, state: State, held: Sequence[Pair]) -> tuple[dict[str, Any], list[Shown]]:
-    return appraise(held, recipe.decoder, patches(recipe.card, state.sight), _forward(state.judged, "float32"))
+    seen = dataclasses.replace(recipe.card, stride=state.sight.stride, reach=state.sight.reach)
+    return appraise(held, recipe.decoder, cut(seen), _forward(state.judged, "float32"))
 
 
 def _finish(recipe: Recipe, state: State, learned: Sequence[Pair], held: Sequence[Pair], bundle: Path, log: Say) -> Path:

@@ -17,7 +17,6 @@ from pipeline.errors import JobError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.histograms import Bins
-from pipeline.networks import card as cards
 from pipeline.networks.card import Card
 from pipeline.segmenters.decoding import Decoder, Semantic
 from pipeline.sources import Source, open_source
@@ -80,24 +79,12 @@ class Pair:
             raise JobError(
                 f"{self.name}: the truth has class {most}, and the card {len(self.card.classes)}: {', '.join(self.card.classes)}"
             )
-        return scaled(block, valid, self.card, self.scale), labels, valid
+        return self.card.scaled(block, valid, self.scale), labels, valid
 
     def middle(self) -> Box:
         """The part by which the network is judged."""
         start = tuple(max(0, (n - SEEN) // 2) for n in self.shape)
         return Box(start, tuple(min(a + SEEN, n) for a, n in zip(start, self.shape, strict=True)))
-
-
-def scaled(block: npt.NDArray[Any], valid: Flags, card: Card, scale: tuple[tuple[float, float], ...] | None) -> Floats:
-    """What the network is given: float32, 0 where nothing was measured."""
-    how, numbers = card.value_scaling, [np.zeros(1), np.ones(1)]
-    if scale is not None:
-        numbers = [np.array([pair[k] for pair in scale]) for k in (0, 1)]
-    elif how["type"] != "none":
-        numbers = [np.atleast_1d(np.array(how[name], np.float64)) for name in cards.SCALINGS[how["type"]]]
-    shift, by = numbers[0], numbers[1] if how["type"] == "z-score" else numbers[1] - numbers[0]
-    column = (slice(None), None, None)
-    return np.where(valid, (block - shift[column]) / by[column], 0).astype(np.float32)
 
 
 def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
