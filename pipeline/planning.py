@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,7 +92,8 @@ class Plan:
         """The identity, and what only the stages after segmenting depend on."""
         output = self.job.output.model_dump(exclude={"path", "scratch", "keep_scratch"})
         layers = {"layers": self.job.plain()["layers"]} if self.job.layers else {}
-        return {"identity": self.identity(), **layers, "stitch": self.job.stitch.model_dump(), "output": output}
+        terms = {"identity": self.identity(), **layers, "stitch": self.job.stitch.model_dump(), "output": output}
+        return dict(json.loads(json.dumps(terms)))  # as a record gives it back: numbers of classes are keys of mappings
 
     def facts(self) -> dict[str, Any]:
         """The plan in plain words and numbers."""

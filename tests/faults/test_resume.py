@@ -317,3 +317,20 @@ def test_life(tmp_path):
     run(Life.image, Flawed(raises, str(tmp_path / "flag")), tmp_path / "calm")
     Life.expected = contents(tmp_path / "calm")  # type: ignore[attr-defined]
     run_state_machine_as_test(Life, settings=settings(max_examples=15, stateful_step_count=8, deadline=None))
+
+
+@pytest.mark.parametrize("layered", [False, True])
+def test_classes_by_number_are_the_same_when_read_again(layered, tmp_path):
+    """A job with classes by number (a legend, layers that rename some) finds its own result complete, and another legend is another job."""
+
+    def again(name: str) -> pipeline.Result:
+        segmenters = {"a": {"kind": "threshold"}, "b": {"kind": "kmeans", "clusters": 3}}
+        layers = [{"things": "a", "classes": 5}, {"stuff": "b", "classes": {3: 0}}]
+        how = {"layers": layers} if layered else {"route": [{"use": "b"}]}
+        output = {"path": str(tmp_path / "out"), "results": ["semantic"], "legend": {2: name, 5: {"name": "thing", "colour": "#112233"}}}
+        return pipeline.run(Job(source=blobs(96, 96), segmenters=segmenters, **how, output=output), pipeline.local())
+
+    began = again("two").record["seconds"]
+    assert again("two").record["seconds"] == began
+    with pytest.raises(OutputError, match="holds the result of another job"):
+        again("deux")
