@@ -35,6 +35,13 @@ class Histogram:
         total = np.cumsum(self.counts)
         return float(self.centers[int(np.searchsorted(total, share / 100 * total[-1]))])
 
+    def span(self, low: float, high: float) -> tuple[float, float]:
+        """Two percentiles, the second made larger by 1 where they are one; 0 and 1 of an empty histogram."""
+        if not len(self.centers):
+            return 0.0, 1.0
+        least, most = self.percentile(low), self.percentile(high)
+        return least, most if most > least else least + 1.0
+
     def coarse(self) -> Histogram:
         """The same in at most 256 bins, each a whole number of these."""
         width = -(-len(self.counts) // FLOAT_BINS)

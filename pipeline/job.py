@@ -8,10 +8,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline import layers, legend, plugins
+from pipeline import documents, layers, legend, plugins
 from pipeline.errors import JobError, nearest
 from pipeline.routing import SKIP, Rule, rule
 from pipeline.segmenters import Contract, Segmenter
@@ -193,27 +192,11 @@ def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = 
         If the file is missing, is no YAML, or describes no job; the message names the key.
     """
     file = Path(path)
-    try:
-        parts = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"the job file {file.absolute()} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise JobError(f"the job file {file} is no YAML: {' '.join(str(error).split())}") from error
+    parts = documents.read(file, "the job file")
     if not isinstance(parts, dict):
         raise JobError(f"the job file {file} holds {type(parts).__name__}, not the keys of a job; {nearest('', Job.model_fields)}")
-    for key, value in (changes or {}).items():
-        _change(parts, key, value)
+    documents.change(parts, changes or {})
     return Job(**{str(key): value for key, value in parts.items()})
-
-
-def _change(parts: dict[str, Any], key: str, value: Any) -> None:
-    *above, last = key.split(".")
-    for name in above:
-        below = parts.setdefault(name, {})
-        if not isinstance(below, dict):
-            raise JobError(f"{key}: {name} is {below!r}, which has no keys of its own")
-        parts = below
-    parts[last] = value
 
 
 def _segmenter(name: str, what: Any) -> Any:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import JobError, SegmenterError
+from pipeline.histograms import Histogram
 from pipeline.networks.card import Card, read
 from tests.networks import bundle, facts, random_network, scene
 
@@ -232,3 +233,10 @@ def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = bundle(tmp_path, metrics={"f1": 0.9}, colours=["#112233", "#445566"], value_range=[0, 1])
     assert read(path).card == card
     assert set(safetensors.torch.load_file(path)) == set(random_network(card).state_dict())
+
+
+def test_percentiles_may_be_one_for_each_band() -> None:
+    """A card that gives a percentile for each band is fitted band by band, and one number is for all."""
+    ramp = Histogram(np.ones(100, np.int64), np.arange(100.0))
+    many = Card(**facts(value_scaling={"type": "percentiles", "low": [1, 11, 21], "high": 91}))
+    assert many.spans([ramp] * 3) == ((0.0, 90.0), (10.0, 90.0), (20.0, 90.0))

@@ -365,7 +365,7 @@ def test_torchvisions_network_finds_what_it_finds_by_itself(random: str) -> None
     np.testing.assert_array_equal(theirs.transform([torch.from_numpy(scaled)])[0].tensors[0, :, :50], scaled)
     with torch.inference_mode():
         (expected,) = theirs([torch.from_numpy(scaled)])
-    given = method._scaled(image, np.ones((50, 64), bool))
+    given = method._given(image, np.ones((50, 64), bool))
     answer = method.resident.detect(given)
     assert len(answer.scores) > 0
     np.testing.assert_allclose(answer.scores, expected["scores"].numpy(), rtol=1e-4)

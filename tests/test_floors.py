@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours frame grid legend",
+    "contours documents frame grid legend",
     "runs",
     "annotations colours comparison components evaluation exact filters routing stitching",
     "features graphs layers measurement sampling",
@@ -82,7 +82,7 @@ HOMES = {
     "torchvision": "networks.architectures",
     "typer": "__main__",
     "xarray": "sources.arrays reporting",
-    "yaml": "job networks.card training.recipe __main__",
+    "yaml": "__main__ documents networks.card training.recipe",
     "zarr": "sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import yaml
 
 from pipeline.errors import JobError, nearest
+from pipeline.histograms import Histogram
 
 CARD = "card.yaml"
 SAFE = ".safetensors"
@@ -118,6 +119,11 @@ class Card:
             number = getattr(self, name)
             if number is not None and not (isinstance(number, int) and number >= least):
                 raise JobError(f"{name}: {number!r}; allowed: a whole number of pixels, from {least}")
+
+    def spans(self, histograms: Sequence[Histogram]) -> tuple[tuple[float, float], ...]:
+        """By band, the values that become 0 and 1, where the card wants the image's percentiles."""
+        low, high = (np.broadcast_to(self.value_scaling[name], len(histograms)).tolist() for name in SCALINGS["percentiles"])
+        return tuple(h.span(a, b) for h, a, b in zip(histograms, low, high, strict=True))
 
     def scaled(
         self, values: npt.NDArray[Any], good: npt.NDArray[np.bool_], scale: Sequence[tuple[float, float]] | None

@@ -1,9 +1,8 @@
 """Networks that stay on their worker: loaded once per process, weights and device, and never sent through the graph.
 
 A window's patches go to the device in batches whose size is found from its free memory, and halved where that does not suffice; at last the
-processor computes them.
-What was done instead is kept, and told. One thread computes at a time: a worker with two threads (and GPU=2) reads and decodes one window
-while it computes another.
+processor computes them. What was done instead is kept, and told. One thread computes at a time: a worker with two threads (and GPU=2) reads
+and decodes one window while it computes another.
 
 What concerns a GPU (its memory, pinning, autocast of halves) was written against PyTorch's documentation and never run on one.
 """
@@ -191,10 +190,7 @@ def available(device: str) -> str:
     import torch
 
     gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-    if device == "auto":
-        return gpu or "cpu"
-    if device == "gpu":
-        # A worker that offers the resource GPU has said that it has one; in tests it has not.
+    if device in ("auto", "gpu"):  # a worker that offers the resource GPU has said that it has one; in tests it has not
         return gpu or "cpu"
     if (device.startswith("cuda") and not torch.cuda.is_available()) or (device == "mps" and gpu != "mps"):
         raise JobError(f"device: {device!r} is not on this machine; allowed here: {'cpu' if gpu is None else f'cpu, {gpu}'}, or auto")
@@ -203,10 +199,10 @@ def available(device: str) -> str:
 
 def _load(bundle: Bundle, way: Way) -> Resident:
     if bundle.card.kind == "onnx":
-        return Resident(session(bundle, way.device, _threads()), way)
+        return Resident(session(bundle, way.device, threads()), way)
     import torch
 
-    torch.set_num_threads(_threads())
+    torch.set_num_threads(threads())
     network = architectures.load(bundle, unsafe=way.unsafe)
     if bundle.card.kind == "maskrcnn":  # it drops what is no number, and would find nothing
         for weights in network.parameters():
@@ -242,7 +238,6 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
     if way.device != "cpu":
         network = network.to(memory_format=torch.channels_last)
     run = torch.compile(network) if way.compiled else network
-    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(way.precision)
 
     def forward(patches: Floats) -> Any:
         batch = torch.from_numpy(np.ascontiguousarray(patches))
@@ -250,7 +245,7 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
             batch = batch.pin_memory().to(device, non_blocking=True, memory_format=torch.channels_last)
         else:
             batch = batch.to(device)
-        with torch.inference_mode(), torch.autocast(device.type, halves, enabled=halves is not None):
+        with torch.inference_mode(), autocast(device.type, way.precision):
             answer = run(batch)
         return _array(answer) if isinstance(answer, torch.Tensor) else [_detections(one) for one in answer]
 
@@ -266,7 +261,15 @@ def _detections(answer: Mapping[str, torch.Tensor]) -> Detections:
     return Detections(_array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0]))
 
 
-def _threads() -> int:
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Lets what is multiplied on a type of device be of a precision, one of PRECISIONS."""
+    import torch
+
+    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    return torch.autocast(device, halves, enabled=halves is not None)
+
+
+def threads() -> int:
     """As many as the process was given: Dask's nannies set OMP_NUM_THREADS, to 1 where workers are as many as processors."""
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 

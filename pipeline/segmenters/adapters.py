@@ -76,8 +76,7 @@ class Adapter:
 
     def fit(self, histograms: list[Histogram]) -> Adapter:
         """The same with the percentiles of the image's bands."""
-        ends = [(h.percentile(self.low), h.percentile(self.high)) if len(h.centers) else (0.0, 1.0) for h in histograms]
-        return replace(self, scale=tuple((low, high if high > low else low + 1.0) for low, high in ends))
+        return replace(self, scale=tuple(h.span(self.low, self.high) for h in histograms))
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
         """Label one block: int32. JobError where the package is not installed."""

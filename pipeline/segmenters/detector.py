@@ -156,9 +156,7 @@ class MaskRCNN(Network):
         JobError
             The image is a volume; a band, a package, or what can read the weights is missing.
         """
-        if valid.ndim != len(("row", "column")):
-            raise JobError("a network for images of two dimensions, in a volume; allowed: images of rows and columns")
-        given, network = self._scaled(self.feature(block), valid), self.resident
+        given, network = self._given(block, valid), self.resident
         start = origin or (0, 0)
         window = Box(start, tuple(o + n for o, n in zip(start, valid.shape, strict=True)))
         found: list[Found] = []

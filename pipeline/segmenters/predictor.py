@@ -26,7 +26,7 @@ from pipeline.networks.packaged import PACKAGES, packaged
 from pipeline.networks.resampling import Zoom
 from pipeline.networks.resident import PRECISIONS, Resident, Way, available, resident
 from pipeline.networks.windows import Patches, cut
-from pipeline.segmenters import Identity, Origin, fitted_to
+from pipeline.segmenters import Identity, Origin, draw, fitted_to, label
 from pipeline.segmenters.decoding import DECODERS, Decoder
 
 Pixels = npt.NDArray[Any]
@@ -191,9 +191,7 @@ class Network:
 
     def fit(self, histograms: list[Histogram]) -> Network:
         """The same with the percentiles of the image's bands."""
-        how = self.card.value_scaling
-        ends = [(h.percentile(how["low"]), h.percentile(how["high"])) if len(h.centers) else (0.0, 1.0) for h in histograms]
-        return replace(self, scale=tuple((low, high if high > low else low + 1.0) for low, high in ends))
+        return replace(self, scale=self.card.spans(histograms))
 
     def predict(self, block: Pixels, valid: Flags, origin: Origin = None) -> Floats:
         """The network's answer, (channel, row, column) float32, for a window that begins at ``origin``.
@@ -205,9 +203,7 @@ class Network:
         JobError
             A band, a package, or what can read the weights is missing.
         """
-        if valid.ndim != len(("row", "column")):
-            raise JobError("a network for images of two dimensions, in a volume; allowed: images of rows and columns")
-        given, start, network = self._scaled(self.feature(block), valid), origin or (0, 0), self.resident
+        given, start, network = self._given(block, valid), origin or (0, 0), self.resident
         extent = min(self.patches.extent, max(valid.shape))
         batch = network.size(extent, extent)
         if self.zoom == 1:
@@ -218,8 +214,6 @@ class Network:
 
     def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> npt.NDArray[np.int32]:
         """Label one block as if it were the whole image: int32."""
-        from pipeline.segmenters import draw, label
-
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         channels = fitted_to(self, block, valid).predict(block, valid, origin)
@@ -253,9 +247,11 @@ class Network:
             )
         return card.pixel_size / size
 
-    def _scaled(self, values: Pixels, valid: Flags) -> Floats:
-        """What the network is given: float32, 0 where nothing was measured."""
-        card = self.card
+    def _given(self, block: Pixels, valid: Flags) -> Floats:
+        """What the network is given of a window: float32, 0 where nothing was measured."""
+        if valid.ndim != len(("row", "column")):
+            raise JobError("a network for images of two dimensions, in a volume; allowed: images of rows and columns")
+        card, values = self.card, self.feature(block)
         good = valid & np.isfinite(values).all(axis=0) if values.dtype.kind == "f" else valid
         if card.value_range is not None and good.any():
             low, high = float(values[:, good].min()), float(values[:, good].max())

@@ -15,9 +15,6 @@ from pipeline.networks.windows import Patches
 from pipeline.segmenters.decoding import Decoder, Semantic
 from pipeline.training.samples import Floats, Labels, Pair
 
-OVERLAP = 8
-"""Of a network that looks at whole windows, this part of a patch on either side falls to its edge."""
-
 
 @dataclass(frozen=True, slots=True)
 class Shown:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from pipeline.errors import JobError, OutputError, ResumeError
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
 from pipeline.networks.probe import Sight, probe
-from pipeline.networks.resident import available
+from pipeline.networks.resident import autocast, available, threads
 from pipeline.networks.windows import cut
 from pipeline.reporting import Event, Watch, silent
 from pipeline.segmenters.decoding import Semantic
@@ -125,7 +124,7 @@ def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
     """A training at its first step, or at that of its checkpoint."""
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    torch.set_num_threads(threads())
     torch.manual_seed(recipe.train.seed)
     device = available(recipe.train.device)
     network = architectures.build(recipe.card).to(device).to(memory_format=torch.channels_last)
@@ -215,8 +214,7 @@ def _answered(network: torch.nn.Module, images: Floats, precision: str) -> torch
 
     device = next(network.parameters()).device
     given = torch.from_numpy(np.ascontiguousarray(images)).to(device, memory_format=torch.channels_last)
-    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
-    with torch.autocast(device.type, halves, enabled=halves is not None):
+    with autocast(device.type, precision):
         answer: torch.Tensor = network(given)
     return answer
 

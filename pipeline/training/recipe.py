@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline import documents
 from pipeline.errors import JobError, nearest
 from pipeline.networks import card as cards
 from pipeline.networks.card import Card
@@ -176,16 +177,10 @@ def from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     JobError
         If the file is missing, is no YAML, or a key is unknown or does not hold; the message names it.
     """
-    try:
-        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"the card {path.absolute()} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise JobError(f"the card {path} is no YAML: {' '.join(str(error).split())}") from error
+    parts = documents.read(path, "the card")
     if not isinstance(parts, dict):
         raise JobError(f"{path}: this is no card; allowed: a mapping of keys such as name, kind, bands, classes and train")
-    for key, value in (changes or {}).items():
-        _change(parts, key, value)
+    documents.change(parts, changes or {})
     return read(parts, path.absolute().parent, str(path))
 
 
@@ -259,13 +254,3 @@ def _made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
         return kind(**options)
     except (JobError, TypeError, ValueError) as error:
         raise JobError(f"{where}.{error}") from error
-
-
-def _change(parts: dict[str, Any], key: str, value: Any) -> None:
-    *above, last = key.split(".")
-    for name in above:
-        below = parts.setdefault(name, {})
-        if not isinstance(below, dict):
-            raise JobError(f"{key}: {name} is {below!r}, which has no keys of its own")
-        parts = below
-    parts[last] = value

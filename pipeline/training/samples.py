@@ -149,10 +149,9 @@ def _numbers(asked: Sequence[int | str] | None, card: Card, names: Sequence[str]
 
 def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] | None:
     """By band, the image's percentiles that the card wants: the same that a run of the network finds."""
-    how = card.value_scaling
-    if how["type"] != "percentiles":
+    if card.value_scaling["type"] != "percentiles":
         return None
-    ends = []
+    counted = []
     for band in range(len(card.bands)):
         low, high, dtype = np.inf, -np.inf, ""
         for values in _values(source, source.frame, band):
@@ -160,10 +159,8 @@ def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] 
         if not dtype:
             raise JobError("the image has no valid pixel")
         bins = Bins(low, high, dtype)
-        counted = bins.histogram(np.sum([bins.count(values) for values in _values(source, source.frame, band)], axis=0))
-        least, most = (counted.percentile(float(np.ravel(how[name])[band % np.size(how[name])])) for name in ("low", "high"))
-        ends.append((least, most if most > least else least + 1.0))
-    return tuple(ends)
+        counted.append(bins.histogram(np.sum([bins.count(values) for values in _values(source, source.frame, band)], axis=0)))
+    return card.spans(counted)
 
 
 def _values(source: Source, frame: Frame, band: int) -> Any:
