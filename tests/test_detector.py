@@ -30,7 +30,8 @@ from pipeline.networks.card import Card
 from pipeline.networks.lattice import Lattice
 from pipeline.networks.resident import Detections, Resident, Way, loaded
 from pipeline.segmenters import Keyed
-from pipeline.segmenters.detector import Found, MaskRCNN, settled, targets
+from pipeline.segmenters.detections import Found, settled, targets
+from pipeline.segmenters.detector import MaskRCNN
 from pipeline.stages.measure import gather
 from tests.tiling import Tiled, in_raster_order, tiled
 

@@ -41,7 +41,7 @@ ROOMS = {
         "__init__",
         "channels given pixels relief streams",
         "basins",
-        "decoding",
+        "decoding detections",
         "predictor",
         "cluster edge growing region superpixel threshold",
         "adapters blob detector graph network windowed",
