@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,8 @@ from pipeline.runs import Runs, runs
 
 Rings: TypeAlias = tuple[tuple[tuple[float, float], ...], ...]
 CORNERS = ("ymin", "xmin", "ymax", "xmax")
+CORNERS_OF_ELLIPSE = 32
+"""Of the polygon that is drawn in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,19 @@ class Drawings:
 
     crowd: tuple[bool, ...] = ()
     """(n,) whether it is a crowd of which nothing is asked; empty: none is."""
+
+    def outlined(self) -> Drawings:
+        """The same with the ellipse in each box as its outline, the largest first, so that small ones lie above large ones."""
+        order = np.argsort(-np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1), kind="stable").tolist()
+        turn = np.linspace(0, 2 * np.pi, CORNERS_OF_ELLIPSE, endpoint=False)
+        circle = np.stack([np.sin(turn), np.cos(turn)], axis=1)
+        outlines = []
+        for number in order:
+            low, high = self.boxes[number, :2], self.boxes[number, 2:]
+            ring = (low + high) / 2 + circle * (high - low) / 2
+            outlines.append((tuple((float(x), float(y)) for y, x in ring),))
+        crowd = tuple(self.crowd[number] for number in order) if self.crowd else ()
+        return replace(self, boxes=self.boxes[order], names=tuple(self.names[n] for n in order), outlines=tuple(outlines), crowd=crowd)
 
 
 def read_drawings(path: Path, image: str | None = None) -> Drawings:

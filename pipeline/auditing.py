@@ -139,17 +139,23 @@ def _ours(path: Path, kind: Kind) -> Raster:
 
 def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
     """Truth as `evaluate` takes it, for an image: numbers of pixels, or boxes."""
+    found = drawings(truth, frame, image)
+    if found is None:
+        return open_companion(truth, frame)
+    return found if found.outlines is None else layers(found.outlines, found.crowd)
+
+
+def drawings(truth: Any, frame: Frame, image: str | None) -> Drawings | None:
+    """What people drew on an image, where that is what truth is; None: it is a raster or a vector file. SourceError where there is none."""
     path = Path(truth) if isinstance(truth, (str, os.PathLike)) else None
     if path is not None and not path.exists():
         raise SourceError(f"there is no truth at {path}")
     if path is None or path.suffix.lower() not in (".json", ".xml", ".csv") or (path.suffix.lower() == ".json" and not is_coco(path)):
-        return open_companion(truth, frame)
-    drawings = read_drawings(path, image)
-    if drawings.shape is not None and drawings.shape != frame.shape[-2:]:
-        raise JobError(f"truth of {drawings.shape[0]} x {drawings.shape[1]} pixels; allowed: {frame.shape[-2]} x {frame.shape[-1]}")
-    if drawings.outlines is None:
-        return drawings
-    return layers(drawings.outlines, drawings.crowd)
+        return None
+    found = read_drawings(path, image)
+    if found.shape is not None and found.shape != frame.shape[-2:]:
+        raise JobError(f"truth of {found.shape[0]} x {found.shape[1]} pixels; allowed: {frame.shape[-2]} x {frame.shape[-1]}")
+    return found
 
 
 def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:

@@ -57,7 +57,7 @@ ROOMS = {
         "lines measure panoptic repair",
         "finish",
     ),
-    "training": ("__init__", "augmentation losses", "recipe", "samples", "appraisal", "pictures", "loop"),
+    "training": ("__init__", "augmentation losses", "objectives recipe", "samples", "appraisal", "pictures", "loop"),
 }
 """The floors within a package."""
 

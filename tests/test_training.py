@@ -22,7 +22,6 @@ from pipeline.grid import Box
 from pipeline.job import from_yaml
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
-from pipeline.networks.windows import cut
 from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Semantic
 from pipeline.segmenters.network import UNet
 from pipeline.sources import open_source
@@ -36,7 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
 ]
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
-STRIDE = 2
 
 
 def blobs(seed, size=96, number=12):
@@ -320,9 +318,8 @@ def test_pixels_of_two_images_are_never_one_object(folder):
         for pair in pairs
     }
     measures, shown = appraise(
-        pairs, Boundary(), cut(dataclasses.replace(tiny(folder).card, window=96, stride=STRIDE, reach=8)),
-        lambda given: np.stack([answers[one.tobytes()] for one in given]).astype(np.float32),
-    )  # fmt: skip
+        pairs, Boundary(), lambda image, valid, _start: Boundary()(answers[image.tobytes()].astype(np.float32), valid)
+    )
     assert measures["truth"] == sum(len(np.unique(pair.kept[1])) - 1 for pair in pairs)
     assert measures["f1"] > 0.95
     assert len(shown) == 3
@@ -369,7 +366,7 @@ def test_errors_of_the_card(folder):
     """Wrong keys of the card itself name the nearest right one; kinds that are loaded as exported are not trained."""
     for change, message in (
         ({"archtecture": {}}, "archtecture: there is no such key.*did you mean 'architecture'"),
-        ({"kind": "onnx"}, "kind: 'onnx' cannot be trained here; allowed: fcn, unet"),
+        ({"kind": "onnx"}, "kind: 'onnx' cannot be trained here; allowed: fcn, maskrcnn, unet"),
         ({"decoder": {"kind": "boundry"}}, "decoder.kind: 'boundry'.*did you mean 'boundary'"),
         ({"decoder": {"kind": "boundary", "treshold": 1}}, "decoder.treshold.*did you mean 'threshold'"),
         ({"train": None}, "train: None; allowed: a mapping with data"),
@@ -387,11 +384,12 @@ def test_classes_beyond_the_card(folder, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*_train.yaml")), ids=lambda path: path.stem)
 def test_cards_hold(path):
-    """Each training card is one, and its network can be built."""
+    """Each training card is one, and its network can be built; those of nuclei, whose bundles are shipped, are small."""
     found = recipe.from_yaml(path)
     network = architectures.build(found.card)
-    assert found.train.crop % network.encoder.output_stride == 0
-    assert sum(one.numel() for one in network.parameters()) * 2 < 5e6
+    if found.card.kind == "unet":
+        assert found.train.crop % network.encoder.output_stride == 0
+        assert sum(one.numel() for one in network.parameters()) * 2 < 5e6
 
 
 @pytest.fixture(scope="module")

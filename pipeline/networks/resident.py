@@ -247,7 +247,7 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
             batch = batch.to(device)
         with torch.inference_mode(), autocast(device.type, way.precision):
             answer = run(batch)
-        return _array(answer) if isinstance(answer, torch.Tensor) else [_detections(one) for one in answer]
+        return _array(answer) if isinstance(answer, torch.Tensor) else [detections(one) for one in answer]
 
     return forward
 
@@ -256,7 +256,7 @@ def _array(answer: torch.Tensor) -> Floats:
     return np.asarray(answer.float().cpu().numpy())
 
 
-def _detections(answer: Mapping[str, torch.Tensor]) -> Detections:
+def detections(answer: Mapping[str, torch.Tensor]) -> Detections:
     """What torchvision's detectors say of an image."""
     return Detections(_array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0]))
 

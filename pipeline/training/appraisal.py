@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from pipeline import evaluation
 from pipeline.evaluation import Contingency
-from pipeline.networks.windows import Patches
 from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.segmenters.detections import ByKey
+from pipeline.training.objectives import Draw
 from pipeline.training.samples import Floats, Labels, Pair
 
 
@@ -31,9 +32,7 @@ class Shown:
     measures: dict[str, Any]
 
 
-def appraise(
-    pairs: Sequence[Pair], decoder: Decoder, cut: Patches, forward: Callable[[Floats], Floats]
-) -> tuple[dict[str, Any], list[Shown]]:
+def appraise(pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw) -> tuple[dict[str, Any], list[Shown]]:
     """Measures over all of some pairs, and what was drawn on each.
 
     Returns
@@ -47,8 +46,7 @@ def appraise(
     for pair in pairs:
         box = pair.middle()
         image, truth, valid = pair.read(box)
-        channels = cut.run(image, box.start, forward)
-        drawn = decoder.classify(channels, valid) if isinstance(decoder, Semantic) else decoder(channels, valid)
+        drawn = draw(image, valid, box.start)
         known = truth >= (1 if isinstance(decoder, Semantic) and decoder.background is None else 0)
         count = Contingency.of(drawn, truth, known)
         shown.append(Shown(pair.name, image, drawn, truth, _measures([count], decoder)))
@@ -69,7 +67,7 @@ def score(measures: dict[str, Any]) -> float:
     return float(measures.get("ap", measures.get("iou", 0.0)))
 
 
-def _measures(counts: Sequence[Contingency], decoder: Decoder) -> dict[str, Any]:
+def _measures(counts: Sequence[Contingency], decoder: Decoder | ByKey) -> dict[str, Any]:
     every = Contingency.added(counts)
     found = evaluation.semantic(every) if isinstance(decoder, Semantic) else evaluation.objects(evaluation.overlaps(every))
     names = [name for name in ("f1", "precision", "recall", "ap", "objects", "truth", "iou", "accuracy") if name in found]

@@ -22,16 +22,15 @@ from pipeline import __version__
 from pipeline.errors import JobError, OutputError, ResumeError
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
-from pipeline.networks.probe import Sight, probe
-from pipeline.networks.resident import autocast, available, threads
-from pipeline.networks.windows import cut
+from pipeline.networks.probe import Sight
+from pipeline.networks.resident import available, threads
 from pipeline.reporting import Event, Watch, silent
 from pipeline.segmenters.decoding import Semantic
 from pipeline.training import pictures
 from pipeline.training.appraisal import Shown, appraise, score
-from pipeline.training.losses import loss
+from pipeline.training.objectives import objective
 from pipeline.training.recipe import Recipe
-from pipeline.training.samples import Floats, Pair, batch, gathered
+from pipeline.training.samples import Pair, batch, gathered
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +42,6 @@ MEMORY = 100
 """Steps over which weights are averaged: the means are judged and shipped, since single steps are noisy."""
 LONGEST = 5.0
 """The length of a gradient, at most."""
-STRIDES = {"fcn": 8}
-"""Of kinds that do not say it themselves."""
 Say = Callable[[str], None]
 
 
@@ -130,12 +127,10 @@ def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
     network = architectures.build(recipe.card).to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.train.learning_rate, weight_decay=recipe.train.decay)
     scaler = torch.amp.GradScaler(device.split(":")[0], enabled=recipe.train.precision == "float16" and device != "cpu")
-    stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(recipe.card.kind, 32)
-    if recipe.train.crop % stride:
-        raise JobError(f"train.crop: {recipe.train.crop}; allowed: a multiple of the network's stride, {stride}")
     judged = copy.deepcopy(network).eval()
     if not checkpoint.exists():
-        return State(network, optimiser, scaler, probe(_forward(judged, "float32"), len(recipe.card.bands), stride), judged)
+        sight = objective(recipe.card, recipe.decoder).sight(judged, recipe.train.crop)
+        return State(network, optimiser, scaler, sight, judged)
     found = torch.load(checkpoint, map_location=device, weights_only=True)
     if found["recipe"] != mark:
         raise ResumeError(f"{checkpoint} is of a training by another recipe; give another folder, or train anew: --fresh")
@@ -193,8 +188,7 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
     torch.manual_seed((train.seed << 32) + state.step)  # for what networks draw themselves
     images, wanted = batch(pairs, recipe, state.step)
     network.train()
-    answer = _answered(network, images, train.precision)
-    found = loss(recipe.decoder, answer.float(), torch.from_numpy(wanted).to(answer.device))
+    found = objective(recipe.card, recipe.decoder).loss(network, images, wanted, train.precision)
     if not bool(torch.isfinite(found)):
         raise JobError(f"the loss is {float(found)} at step {state.step}; lower train.learning_rate, or take precision: float32")
     state.optimiser.zero_grad(set_to_none=True)
@@ -207,27 +201,6 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
     for mean, now in zip(state.judged.state_dict().values(), network.state_dict().values(), strict=True):
         mean.copy_(mean.lerp(now, share) if mean.is_floating_point() else now)
     return float(found.detach())
-
-
-def _answered(network: torch.nn.Module, images: Floats, precision: str) -> torch.Tensor:
-    import torch
-
-    device = next(network.parameters()).device
-    given = torch.from_numpy(np.ascontiguousarray(images)).to(device, memory_format=torch.channels_last)
-    with autocast(device.type, precision):
-        answer: torch.Tensor = network(given)
-    return answer
-
-
-def _forward(network: torch.nn.Module, precision: str) -> Callable[[Floats], Floats]:
-    """A network as a function of arrays, without gradients."""
-    import torch
-
-    def forward(patches: Floats) -> Floats:
-        with torch.inference_mode():
-            return np.asarray(_answered(network, patches, precision).float().cpu().numpy())
-
-    return forward
 
 
 def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log: Say) -> None:
@@ -250,7 +223,7 @@ def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log:
 
 def _appraised(recipe: Recipe, state: State, held: Sequence[Pair]) -> tuple[dict[str, Any], list[Shown]]:
     seen = dataclasses.replace(recipe.card, stride=state.sight.stride, reach=state.sight.reach)
-    return appraise(held, recipe.decoder, cut(seen), _forward(state.judged, "float32"))
+    return appraise(held, recipe.decoder, objective(seen, recipe.decoder).draw(state.judged))
 
 
 def _finish(recipe: Recipe, state: State, learned: Sequence[Pair], held: Sequence[Pair], bundle: Path, log: Say) -> Path:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.segmenters.decoding import Boundary, Decoder, Flows, Semantic
+from pipeline.segmenters.detections import targets as boxes
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +17,8 @@ AROUND = 0.2
 """The weight of a regression outside objects, beside that inside them: where foreground is drawn too large, it should still be low."""
 FLOW = 2.0
 """The weight of flows beside the foreground."""
+SLIVER = 4
+"""Rows and columns that a crop must show of an object, to ask for it."""
 
 
 def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -41,6 +47,30 @@ def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch
         return _binary(answer[:, 0], targets[:, 0]) + FLOW * (_regression(answer, targets, 1, 2) + _regression(answer, targets, 2, 2))
     total: torch.Tensor = sum(_binary(answer[:, k], targets[:, k]) for k in range(answer.shape[1]))  # type: ignore[assignment]
     return total / answer.shape[1]
+
+
+def detection(network: torch.nn.Module, images: torch.Tensor, wanted: npt.NDArray[np.float32], classes: int) -> torch.Tensor:
+    """The sum of what torchvision's detectors want to become small, over a batch.
+
+    Parameters
+    ----------
+    network
+        In training, of torchvision's interface.
+    images
+        (crop, band, row, column).
+    wanted
+        (crop, 1, row, column): numbers of objects, 0 for background, NaN where that is not known, which counts as background. An object's
+        class, from 1 to ``classes``, is its number modulo ``classes``, plus 1. Of objects that a crop cuts, slivers are not asked for.
+    """
+    import torch
+
+    asked: list[dict[str, Any]] = []
+    for labels in np.nan_to_num(wanted[:, 0]).astype(np.int64):
+        found = boxes(labels, labels % classes + 1)
+        seen = (found["boxes"][:, 2:] - found["boxes"][:, :2]).min(axis=1, initial=SLIVER) >= SLIVER
+        asked.append({name: torch.from_numpy(part[seen]).to(images.device) for name, part in found.items()})
+    parts = network(list(images), asked)
+    return sum(parts.values())  # type: ignore[no-any-return]
 
 
 def _binary(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -20,9 +20,10 @@ from pipeline.networks import card as cards
 from pipeline.networks.card import Card
 from pipeline.networks.resident import PRECISIONS
 from pipeline.segmenters.decoding import DECODERS, Decoder
+from pipeline.segmenters.detections import ByKey
 from pipeline.training.augmentation import Augment
 
-TRAINABLE = ("unet", "fcn")
+TRAINABLE = ("unet", "fcn", "maskrcnn")
 """Kinds that are built here, and not loaded as exported."""
 DATA = ("image", "truth", "bands", "missing", "attribute")
 """The keys of an entry of ``data``."""
@@ -118,8 +119,10 @@ class Recipe:
     """Where relative paths begin."""
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> Decoder | ByKey:
         """What makes labels of the network's channels; JobError where an option of it does not hold."""
+        if self.card.kind == "maskrcnn":
+            return ByKey()
         options = dict(self.card.decoder)
         kind = str(options.pop("kind", "semantic"))
         if kind not in DECODERS:

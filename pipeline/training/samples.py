@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from pipeline.annotations import Drawings
 from pipeline.companions import Companion
 from pipeline.errors import JobError, TilewiseError, nearest
 from pipeline.frame import Frame
-from pipeline.grid import Box
+from pipeline.grid import Box, Grid
 from pipeline.histograms import Bins
 from pipeline.networks.card import Card
+from pipeline.outlines import layers
 from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.segmenters.detections import ByKey
 from pipeline.sources import Source, open_source
 from pipeline.training.augmentation import Augment, Place, varied
 from pipeline.training.recipe import Recipe
@@ -54,32 +57,54 @@ class Pair:
     scale: tuple[tuple[float, float], ...] | None = None
     """By band, the values that become 0 and 1, where the card wants the image's percentiles."""
 
+    kinds: tuple[int, ...] = ()
+    """By number of an object, from 1, its class; none: all are of class 1."""
+
+    part: Box | None = None
+    """What of the image it is, in pixels; None: all."""
+
     kept: tuple[Floats, Labels, Flags] | None = None
     """All of it, where it is small."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows and columns."""
-        return self.image.frame.shape
+        return (self.part or self.image.frame).shape
 
     def read(self, box: Box) -> tuple[Floats, Labels, Flags]:
         """What lies in a box: the bands as the network wants them, the truth, -1 where it is not known, and where the image was measured.
 
-        JobError where the truth has a class that the card has not.
+        Of objects of several classes, a number modulo the number of classes is the class less 1. JobError where the truth has a class that
+        the card has not.
         """
         if self.kept is not None:
             rows, columns = box.slices
             return self.kept[0][:, rows, columns], self.kept[1][rows, columns], self.kept[2][rows, columns]
+        if self.part is not None:
+            box = Box(*(tuple(a + o for a, o in zip(side, self.part.start, strict=True)) for side in (box.start, box.stop)))
         block = self.image.read(box)
         valid = self.image.frame.valid(block)
         labels, known = auditing.numbers(self.truth, box)
+        if self.kinds:
+            labels = np.where(labels > 0, labels * len(self.card.classes) + np.array((0, *self.kinds))[labels] - 1, labels)
         labels = np.where(valid & known & (labels >= 0) & ~np.isin(labels, self.missing), labels, -1)
         most = int(labels.max(initial=0))
-        if self.card.decoder.get("kind", "semantic") == "semantic" and most > len(self.card.classes):
+        if self.card.kind != "maskrcnn" and self.card.decoder.get("kind", "semantic") == "semantic" and most > len(self.card.classes):
             raise JobError(
                 f"{self.name}: the truth has class {most}, and the card {len(self.card.classes)}: {', '.join(self.card.classes)}"
             )
         return self.card.scaled(block, valid, self.scale), labels, valid
+
+    def parted(self, share: float) -> tuple[Pair, Pair]:
+        """Two of it: all but a share of its longer side, and the rest."""
+        rows, columns = self.shape
+        if columns >= rows:
+            cut = round((1 - share) * columns)
+            boxes, what = (Box((0, 0), (rows, cut)), Box((0, cut), (rows, columns))), f"columns from {cut}"
+        else:
+            cut = round((1 - share) * rows)
+            boxes, what = (Box((0, 0), (cut, columns)), Box((cut, 0), (rows, columns))), f"rows from {cut}"
+        return replace(self, part=boxes[0]), replace(self, part=boxes[1], name=f"{self.name} ({what})")
 
     def middle(self) -> Box:
         """The part by which the network is judged."""
@@ -95,24 +120,31 @@ def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
     JobError
         There is no truth, it is of another shape, none of it has an object, or a band is missing; the message names the image.
     """
-    found, left = [], KEPT
+    train: list[Pair] = []
+    held: list[Pair] = []
+    opened, left = [], KEPT
     for image, truth, entry in recipe.pairs():
-        try:
-            pair = _opened(recipe, image, truth, entry)
-            size = int(np.prod(pair.shape)) * len(recipe.card.bands)
-            if size <= left:
-                pair, left = replace(pair, kept=pair.read(Box.whole(pair.shape))), left - size
-        except TilewiseError as error:
-            raise JobError(str(error) if image.name in str(error) else f"{image.name}: {error}") from error
-        found.append(pair)
-    held = recipe.held([pair.name for pair in found])
-    train = [pair for pair in found if pair.name not in held]
+        with _naming(image.name):
+            opened.append(_opened(recipe, image, truth, entry))
+    if len(opened) == 1 and isinstance(recipe.train.held_out, float):
+        opened = list(opened[0].parted(recipe.train.held_out))
+        names = {opened[1].name}
+    else:
+        names = recipe.held([pair.name for pair in opened])
+    for pair in opened:
+        size = int(np.prod(pair.shape)) * len(recipe.card.bands)
+        kept = None
+        if size <= left:
+            left -= size
+            with _naming(pair.name):
+                kept = pair.read(Box.whole(pair.shape))
+        (held if pair.name in names else train).append(replace(pair, kept=kept))
     if not any(_has_objects(pair) for pair in train):
         raise JobError(
             f"train.data: the truth of the {len(train)} images to train on ({', '.join(pair.name for pair in train[:3])}, …) has no object "
             "at all; allowed: numbers above 0 for objects or classes"
         )
-    return train, [pair for pair in found if pair.name in held]
+    return train, held
 
 
 def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) -> Pair:
@@ -123,12 +155,35 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
     if source.frame.ndim != len(("row", "column")):
         raise JobError(f"{image.name} is a volume; allowed: images of rows and columns")
     named = {"path": str(truth), "attribute": entry["attribute"]} if entry.get("attribute") else str(truth)
-    known = auditing.known_truth(named, source.frame, image.name)
+    drawings = auditing.drawings(named, source.frame, image.name) if card.kind == "maskrcnn" else None
+    known, kinds = _drawn(card, drawings, truth.name) if drawings else (auditing.known_truth(named, source.frame, image.name), ())
     if isinstance(known, Drawings):
         raise JobError(f"{truth.name} holds boxes; allowed: labels, polygons or masks, which say which pixels are of an object")
     missing = entry.get("missing")
     numbers = () if missing is None else tuple(missing) if isinstance(missing, list) else (int(missing),)
-    return Pair(image.name, source, known, card, numbers, _percentiles(source, card))
+    return Pair(image.name, source, known, card, numbers, _percentiles(source, card), kinds)
+
+
+def _drawn(card: Card, drawings: Drawings, name: str) -> tuple[Companion, tuple[int, ...]]:
+    """Objects as they were drawn, of boxes the ellipse in each, and, of several classes, that of each."""
+    drawings = drawings if drawings.outlines is not None else drawings.outlined()
+    assert drawings.outlines is not None  # noqa: S101
+    if len(card.classes) == 1:
+        return layers(drawings.outlines, drawings.crowd), ()
+    crowd = drawings.crowd or (False,) * len(drawings.names)
+    names = [kind for kind, many in zip(drawings.names, crowd, strict=True) if not many]
+    if unknown := next((kind for kind in names if kind not in card.classes), None):
+        raise JobError(f"{name}: there is a {unknown!r}; {nearest(unknown, card.classes)}")
+    return layers(drawings.outlines, drawings.crowd), tuple(card.classes.index(kind) + 1 for kind in names)
+
+
+@contextmanager
+def _naming(image: str) -> Iterator[None]:
+    """Errors as JobError, which name the image."""
+    try:
+        yield
+    except TilewiseError as error:
+        raise JobError(str(error) if image in str(error) else f"{image}: {error}") from error
 
 
 def _numbers(asked: Sequence[int | str] | None, card: Card, names: Sequence[str]) -> tuple[int, ...]:
@@ -173,10 +228,11 @@ def _values(source: Source, frame: Frame, band: int) -> Any:
 
 
 def _has_objects(pair: Pair) -> bool:
-    return any(bool((pair.read(box)[1] > 0).any()) for box in auditing.parts_of(pair.image.frame))
+    grid = Grid(pair.shape, (SEEN, SEEN))
+    return any(bool((pair.read(grid.core(k))[1] > 0).any()) for k in range(len(grid)))
 
 
-def crop(pairs: Sequence[Pair], decoder: Decoder, size: int, augment: Augment, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def crop(pairs: Sequence[Pair], decoder: Decoder | ByKey, size: int, augment: Augment, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """A crop of one of some pairs, larger ones oftener: (band, row, column) as the network wants it, and (channel, row, column) what it
     should answer, NaN where that is not known. Of images that are smaller, what lies beyond is not known, and their edge pixels go on.
     """

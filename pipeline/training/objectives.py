@@ -1,0 +1,142 @@
+"""What a network is trained for: pixels, or objects one by one. Each says how far the network looks, what its answers cost, and what they
+draw; nothing else in this package tells the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError
+from pipeline.networks.card import Card
+from pipeline.networks.probe import Sight, probe
+from pipeline.networks.resident import autocast, detections
+from pipeline.networks.windows import cut
+from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.segmenters.detections import ByKey, Choice, lattice
+from pipeline.training.losses import detection, loss
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Draw: TypeAlias = Callable[[Floats, Flags, Sequence[int]], npt.NDArray[Any]]
+"""(band, row, column) as the network is given it, where it was measured, and its first row and column: labels, or classes."""
+STRIDES = {"fcn": 8}
+"""Of kinds that do not say it themselves."""
+
+
+class Objective(Protocol):
+    """What a network is trained for."""
+
+    def sight(self, network: torch.nn.Module, crop: int) -> Sight:
+        """How far a network looks; JobError where it cannot be trained on crops of so many pixels."""
+        ...
+
+    def loss(self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str) -> torch.Tensor:
+        """What the answers to a batch cost: (crop, band, row, column), and (crop, channel, row, column) as the decoder's targets are."""
+        ...
+
+    def draw(self, network: torch.nn.Module) -> Draw:
+        """What draws a window, in patches as a run cuts them; the card says how far the network looks."""
+        ...
+
+
+def objective(card: Card, decoder: Decoder | ByKey) -> Objective:
+    """What a card's network is trained for."""
+    return Objects(card) if isinstance(decoder, ByKey) else Pixels(card, decoder)
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Channels from which a decoder makes labels or classes."""
+
+    card: Card
+    decoder: Decoder
+
+    def sight(self, network: torch.nn.Module, crop: int) -> Sight:
+        """As it is measured."""
+        stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(self.card.kind, 32)
+        if crop % stride:
+            raise JobError(f"train.crop: {crop}; allowed: a multiple of the network's stride, {stride}")
+        return probe(_forward(network), len(self.card.bands), stride)
+
+    def loss(self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str) -> torch.Tensor:
+        """That of the decoder's channels."""
+        given = _given(network, images)
+        with autocast(given.device.type, precision):
+            answer = network(given)
+        return loss(self.decoder, answer.float(), _moved(wanted, given))
+
+    def draw(self, network: torch.nn.Module) -> Draw:
+        """Classes, or labels of objects."""
+        patches, decoder, forward = cut(self.card), self.decoder, _forward(network)
+
+        def draw(image: Floats, valid: Flags, start: Sequence[int]) -> npt.NDArray[Any]:
+            channels = patches.run(image, start, forward)
+            return decoder.classify(channels, valid) if isinstance(decoder, Semantic) else decoder(channels, valid)
+
+        return draw
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Boxes, classes, scores and masks, one of each for an object."""
+
+    card: Card
+
+    def sight(self, network: torch.nn.Module, crop: int) -> Sight:  # noqa: ARG002
+        """It looks at its whole window."""
+        return Sight(1, None)
+
+    def loss(self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str) -> torch.Tensor:
+        """The sum of torchvision's losses."""
+        given = _given(network, images)
+        with autocast(given.device.type, precision):
+            return detection(network, given, wanted, len(self.card.classes))
+
+    def draw(self, network: torch.nn.Module) -> Draw:
+        """Labels of objects, from 1."""
+        choice, find = Choice(lattice=lattice(self.card)), _inferred(network)
+
+        def draw(image: Floats, valid: Flags, start: Sequence[int]) -> npt.NDArray[Any]:
+            keys = choice.draw(image, valid, start, lambda patch: detections(find(patch[None])[0]))[0]
+            return np.unique(np.append(keys, 0), return_inverse=True)[1][:-1].reshape(keys.shape)
+
+        return draw
+
+
+def _given(network: torch.nn.Module, images: Floats) -> torch.Tensor:
+    """A batch where the network is."""
+    import torch
+
+    return _moved(np.ascontiguousarray(images), next(network.parameters())).contiguous(memory_format=torch.channels_last)
+
+
+def _moved(values: Floats, beside: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(values).to(beside.device)
+
+
+def _inferred(network: torch.nn.Module) -> Callable[[Floats], Any]:
+    """A network's answers to arrays, without gradients, in float32."""
+    import torch
+
+    def infer(images: Floats) -> Any:
+        with torch.inference_mode():
+            return network(_given(network, images))
+
+    return infer
+
+
+def _forward(network: torch.nn.Module) -> Callable[[Floats], Floats]:
+    """The same, as arrays."""
+    infer = _inferred(network)
+    return lambda images: np.asarray(infer(images).float().cpu().numpy())
