@@ -60,6 +60,11 @@ class Frame:
         """The number of pixels of one band."""
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """What all bands take in memory."""
+        return self.pixels * len(self.bands) * np.dtype(self.dtype).itemsize
+
     def valid(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
         """Where a block was measured.
 

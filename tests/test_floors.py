@@ -26,11 +26,14 @@ FLOORS = (
     "auditing",
     "fates job",
     "stages",
-    "costs planning",
+    "costs planning schema",
     "reporting resume",
     "crew progress training verifying",
     "workflow",
-    "__init__ __main__",
+    "__init__",
+    "console",
+    "commands",
+    "__main__",
 )
 """From the ground up. A module imports from lower floors only."""
 
@@ -68,7 +71,7 @@ HOMES = {
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",
     "pyarrow": "sinks.table reporting",
-    "pydantic": "job plugins",
+    "pydantic": "job plugins schema",
     "pyogrio": "companions sinks.vector",
     "rasterio": "companions sources.raster sinks.cog sinks.panoptic sinks.pyramid",
     "rich": "progress",
@@ -80,9 +83,9 @@ HOMES = {
     "segmentation_models_pytorch": "networks.architectures",
     "torch": "networks segmenters.adapters training",
     "torchvision": "networks.architectures",
-    "typer": "__main__",
+    "typer": "__main__ commands console",
     "xarray": "sources.arrays reporting",
-    "yaml": "__main__ documents networks.card training.recipe",
+    "yaml": "console documents networks.card training.recipe",
     "zarr": "sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""

@@ -1,0 +1,82 @@
+"""What all commands of the command line share: the application, options, and how an error ends it. Everything heavy is imported when a
+command needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from pipeline.errors import Interrupted, JobError, TilewiseError
+
+app = typer.Typer(
+    help="Segment images too large to hold: the same labels, however the image is tiled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", metavar="ADDRESS", help="The Dask scheduler to run on, such as tcp://host:8786.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Processes of a local cluster; 0: in this process. Default: one for each processor.")
+]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        "--gpus", min=0, help="How many of these processes have a GPU of this machine, one each; segmenters that ask for it go there."
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", "--overwrite", help="Start anew, whatever the output holds.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def assignment(text: str, option: str) -> tuple[str, Any]:
+    """``key=value``, the value as YAML reads it."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise JobError(f"{option} {text!r}; allowed: key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise JobError(f"{option} {text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def errors(*, debug: bool) -> Iterator[None]:
+    """End the command with one message and the exit code of the error."""
+    try:
+        yield
+    except TilewiseError as error:
+        if debug:
+            raise
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on from what is recorded", Interrupted.exit_code)
+
+
+def whole(facts: Any, *, as_json: bool) -> str:
+    """Facts as a text for people, which is YAML, or for programs."""
+    import json
+
+    import yaml
+
+    plain = json.dumps(facts, indent=1)
+    return plain if as_json else yaml.safe_dump(json.loads(plain), sort_keys=False, default_flow_style=None)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the ending, with a traceback
+    typer.echo(f"tilewise: {message}", err=True)
+    sys.exit(code)
