@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,7 +99,7 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """The plan in plain words and numbers."""
         run, frame = self.run, self.source.frame
-        per_tile = max(run.grid.window(0, method.halo).size for method in run.methods) * run.bytes_per_pixel
+        takes = {method.name: _takes(run, method, run.grid.tile) for method in run.methods}
         return {
             "tilewise": __version__,
             "frame": asdict(frame),
@@ -106,7 +107,8 @@ class Plan:
             "devices": {method.name: method.contract.device for method in run.methods},
             "halo": {method.name: method.halo for method in run.methods},
             "max_halo": run.max_halo,
-            "bytes_per_task": per_tile,
+            "bytes": takes,
+            "bytes_per_task": max(sum(terms.values()) for terms in takes.values()),
             "bytes_allowed": run.memory,
         }
 
@@ -237,7 +239,7 @@ def _tile(job: Job, draft: Run, workers: int) -> tuple[int, ...]:
     if asked != "auto":
         return tuple(min(asked, _up(n)) for n in shape)
     halo = max(method.halo for method in draft.methods)
-    fitting = [s for s in SIZES[len(shape)] if _bytes(draft, s) <= draft.memory / 2] or [SIZES[len(shape)][-1]]
+    fitting = [s for s in SIZES[len(shape)] if _most(draft, (s,) * len(shape)) <= draft.memory / 2] or [SIZES[len(shape)][-1]]
     worth = [s for s in fitting if s >= max(LEAST[len(shape)], WORTH * halo)] or fitting[:1]
     busy = [s for s in worth if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers]
     size = max(busy, default=min(worth))
@@ -254,9 +256,13 @@ def _up(extent: int) -> int:
     return max(1, extent)
 
 
-def _bytes(run: Run, size: int) -> int:
-    halo = max(method.halo for method in run.methods)
-    return int(np.prod([min(n, size + 2 * halo) for n in run.grid.shape], dtype=np.int64)) * run.bytes_per_pixel
+def _takes(run: Run, method: Method, tile: Sequence[int]) -> dict[str, int]:
+    """What a tile of this size takes of memory within the image, in bytes, by what it goes to."""
+    return run.takes(method, math.prod(min(n, size + 2 * method.halo) for n, size in zip(run.grid.shape, tile, strict=True)))
+
+
+def _most(run: Run, tile: Sequence[int]) -> int:
+    return max(sum(_takes(run, method, tile).values()) for method in run.methods)
 
 
 def _refuse_far_sight(methods: Sequence[Method], steps: Sequence[Step], most: int) -> None:
@@ -271,13 +277,16 @@ def _refuse_far_sight(methods: Sequence[Method], steps: Sequence[Step], most: in
 
 
 def _refuse_too_large(run: Run) -> None:
-    needed = _bytes(run, max(run.grid.tile))
-    if needed > run.memory:
-        raise JobError(
-            f"tiles.size: a window of {' x '.join(map(str, run.grid.window(0, run.methods[0].halo).shape))} pixels takes "
-            f"about {needed / 1e6:.0f} MB, and a task may use {run.memory / 1e6:.0f}; "
-            "allowed: smaller tiles, a smaller halo, or workers with more memory"
-        )
+    for method in run.methods:
+        terms = {name: bytes_ for name, bytes_ in _takes(run, method, run.grid.tile).items() if bytes_}
+        if sum(terms.values()) > run.memory:
+            shape = [min(n, size + 2 * method.halo) for n, size in zip(run.grid.shape, run.grid.tile, strict=True)]
+            told = ", ".join(f"{name} {bytes_ / 1e6:.0f}" for name, bytes_ in terms.items())
+            raise JobError(
+                f"tiles.size: for {method.name}, a window of {' x '.join(map(str, shape))} pixels takes about "
+                f"{sum(terms.values()) / 1e6:.0f} MB ({told}), and a task may use {run.memory / 1e6:.0f}; "
+                "allowed: smaller tiles, a smaller halo, or workers with more memory"
+            )
 
 
 def _chunk(tile: int, extent: int, most: int) -> int:

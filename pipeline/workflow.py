@@ -5,26 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import costs, layers, resume
+from pipeline import costs, groundwork, layers, resume
 from pipeline import engine as engines
 from pipeline.crew import Crew
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
-from pipeline.grid import Box
 from pipeline.job import Job
 from pipeline.legend import MOST, legend
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
-from pipeline.routing import Rule
-from pipeline.sampling import Sample, collect, merge
-from pipeline.segmenters import name_of, sample_size
+from pipeline.segmenters import name_of
 from pipeline.stages import (
     FIRST,
     Run,
@@ -39,7 +35,6 @@ from pipeline.stages import (
     publish,
     record_key,
     repair,
-    route,
     sound,
 )
 from pipeline.stages.group import Grouping
@@ -89,8 +84,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         stack.enter_context(resume.opened(draft, fresh=fresh))
         crew, started = Crew(engine, watch), time.monotonic()
 
-        fitted = _fit(draft.run, crew)
-        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(_route(fitted, job.route, crew), draft, crew)
+        fitted = groundwork.fit(draft.run, crew)
+        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, job.route, crew), draft, crew)
         certificates = _publish(drawn, draft, found, crew)
 
         facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
@@ -139,57 +134,15 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     return run(job, engine, **how)
 
 
-def _fit(run: Run, crew: Crew) -> Run:
-    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds as they need."""
-    for number in range(fit.MOST_ROUNDS):
-        wanted = fit.subjects(run)
-        if not wanted:
-            return run
-        if not run.scratch.sound(fit.key(number)):
-            samples = {subject.name: _sample(run, subject, crew) for subject in wanted if sample_size(subject.what)}
-            counted = tuple(subject for subject in wanted if not sample_size(subject.what))
-            survey = fit.Survey(run, counted, fit.batches(run, crew.engine.workers) if counted else ())
-            batches = range(len(survey.batches))
-            bins = fit.common_bins(found for _, found in crew.each("survey", fit.ranges, survey, batches))
-            counts = fit.added(bins, (found for _, found in crew.each("fit", fit.counts, replace(survey, bins=bins), batches)))
-            fit.save(run, number, bins, counts, samples)
-        run = fit.fitted(run, number, wanted)
-    raise SegmenterError(f"{', '.join(subject.name for subject in wanted)}: still unfitted after {fit.MOST_ROUNDS} rounds of fitting")
-
-
-def _sample(run: Run, subject: fit.Subject, crew: Crew) -> Sample:
-    """The sample of the image's pixels that a step or a segmenter asks for."""
-    size = sample_size(subject.what)
-
-    def gather(boxes: list[Box]) -> Sample:
-        survey = fit.Survey(run, (subject,), boxes=tuple(boxes))
-        return merge((found for _, found in crew.each("sample", fit.sample, survey, range(-(-len(boxes) // fit.PER_ITEM)))), size)
-
-    return collect(run.grid.shape, size, gather)
-
-
 def _lay(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
     """Draw each layer as a run of its own, and then what shows of them all."""
     drawn, highest = [], {}
     for sheet in overlay.sheets(run, draft.job.layers):
-        own, found = _draw(_route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=sheet.layer.use))
+        own, found = _draw(groundwork.route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=sheet.layer.use))
         drawn.append(replace(sheet, run=own))
         highest[sheet.layer.use] = found.classes
     layers.refuse(draft.job.layers, list(highest), highest)
     return _draw(overlay.laid_over(run, drawn), draft, replace(crew, layer="layers"))
-
-
-def _route(run: Run, rules: Sequence[Rule], crew: Crew) -> Run:
-    """Decide where each tile goes."""
-    work = route.Plan(run, tuple(rules), fit.batches(run, crew.engine.workers))
-    if not run.scratch.sound("routes"):
-        if route.needed(run, rules):
-            found = crew.all("route", route.routes, work, range(len(work.batches)))
-            routes = np.concatenate([np.array(batch, np.int16) for batch in found.values()])
-        else:
-            routes = route.all_alike(work)
-        run.scratch.save("routes", {}, {"routes": routes})
-    return replace(run, routes=run.scratch.load("routes", "routes")[1]["routes"])
 
 
 def _draw(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:

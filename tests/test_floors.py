@@ -29,6 +29,7 @@ FLOORS = (
     "costs planning schema",
     "reporting resume",
     "crew progress training verifying",
+    "groundwork",
     "workflow",
     "__init__",
     "console",
@@ -41,6 +42,7 @@ ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "networks": ("__init__", "card lattice resampling", "windows", "architectures packaged probe", "sessions", "resident"),
     "segmenters": (
+        "contract",
         "__init__",
         "channels given pixels relief streams",
         "basins",

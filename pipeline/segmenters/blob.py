@@ -19,7 +19,7 @@ from pipeline.errors import JobError
 from pipeline.features import Feature
 from pipeline.filters import gaussian_radius, smooth
 from pipeline.histograms import FINDERS, Histogram, threshold
-from pipeline.segmenters import Identity, fitted_to
+from pipeline.segmenters import Footprint, Identity, fitted_to
 from pipeline.segmenters.relief import levelled, summits, without_ties
 
 Pixels = npt.NDArray[Any]
@@ -97,6 +97,7 @@ class Blobs(Feature):
     """Objects of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "object"
+    footprint: ClassVar[Footprint] = Footprint(120.0, 1.0)
     partial: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import JobError, SegmenterError
+from pipeline.segmenters import Footprint
 from pipeline.segmenters.pixels import Features, Flags, Floats, Pixels, rounded
 
 MOST = 254
@@ -35,6 +36,11 @@ class Clusters(Features):
 
     centres: tuple[tuple[float, ...], ...] | None = None
     """By class, its mean features; None: they are found in the image."""
+
+    @property
+    def footprint(self) -> Footprint:
+        """Features in floats, and those before smoothing."""
+        return Footprint(12.0, 14.0 if self.sigma else 8.0)
 
     @property
     def unfitted(self) -> bool:

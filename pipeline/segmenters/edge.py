@@ -18,7 +18,7 @@ from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
 from pipeline.filters import derivatives, usable
 from pipeline.histograms import FINDERS, Histogram, threshold
-from pipeline.segmenters import Classes, Identity, label
+from pipeline.segmenters import Classes, Footprint, Identity, label
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -72,6 +72,7 @@ class Edges(Feature):
     """Objects of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "connected"
+    footprint: ClassVar[Footprint] = Footprint(46.0, 0.5)
     bins: ClassVar[int] = 4096
 
     def __post_init__(self) -> None:

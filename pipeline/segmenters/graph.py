@@ -7,7 +7,7 @@ the image; and merging is done once, for all of it. So regions of any size are e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline import graphs
 from pipeline.errors import JobError, nearest
 from pipeline.graphs import Graph
+from pipeline.segmenters import Footprint
 from pipeline.segmenters.superpixel import Superpixels
 
 FINE = 1024
@@ -50,6 +51,8 @@ class RegionGraph(Superpixels):
 
     min_area: int = 0
     """Regions of fewer pixels are removed."""
+
+    footprint: ClassVar[Footprint] = Footprint(20.0, 26.0)
 
     def __post_init__(self) -> None:
         Superpixels.__post_init__(self)  # super() does not work in a class with slots

@@ -18,7 +18,7 @@ from pipeline.features import Feature
 from pipeline.filters import local_mean
 from pipeline.grid import Box
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Classes, Identity, Origin, label
+from pipeline.segmenters import Classes, Footprint, Identity, Origin, label
 from pipeline.segmenters.given import given_in
 
 Pixels = npt.NDArray[Any]
@@ -78,6 +78,7 @@ class RegionGrowing(Feature):
     """By class, the value that the tolerance is from; None: those of the seeds."""
 
     identity: ClassVar[Identity] = "connected"
+    footprint: ClassVar[Footprint] = Footprint(38.0, 3.0)
     seeded: ClassVar[bool] = True
     companions: ClassVar[tuple[str, ...]] = ("seeds",)
 
@@ -196,6 +197,7 @@ class QuasiFlat:
     """Zones of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "connected"
+    footprint: ClassVar[Footprint] = Footprint(14.0, 13.5)
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not self.tolerance >= 0:

@@ -60,3 +60,4 @@ class ONNX(Network):
     """Any network exported as ONNX, run by onnxruntime."""
 
     KIND: ClassVar[str] = "onnx"
+    PASSING: ClassVar[float] = 200.0

@@ -21,12 +21,13 @@ from pipeline.errors import JobError, SegmenterError, nearest
 from pipeline.frame import Frame
 from pipeline.histograms import Histogram
 from pipeline.networks import card as cards
+from pipeline.networks.architectures import channels
 from pipeline.networks.card import Bundle, Card
 from pipeline.networks.packaged import PACKAGES, packaged
 from pipeline.networks.resampling import Zoom
-from pipeline.networks.resident import PRECISIONS, Resident, Way, available, resident
+from pipeline.networks.resident import PIXELS, PRECISIONS, Resident, Way, available, resident
 from pipeline.networks.windows import Patches, cut
-from pipeline.segmenters import Identity, Origin, draw, fitted_to, label
+from pipeline.segmenters import Footprint, Identity, Origin, draw, fitted_to, label
 from pipeline.segmenters.decoding import DECODERS, Decoder
 
 Pixels = npt.NDArray[Any]
@@ -87,6 +88,8 @@ class Network:
     """Pixels of the image to one of the network's, where it is resampled; found from the image."""
 
     KIND: ClassVar[str] = ""
+    PASSING: ClassVar[float] = 1600.0
+    """Bytes for a pixel on its way through the network: about what a U-Net on a small encoder takes on a processor."""
 
     def __post_init__(self) -> None:
         bundle = self._bundle
@@ -154,6 +157,12 @@ class Network:
         """How far the network and its decoder look, in pixels."""
         halo = self.patches.halo if self.zoom == 1 else Zoom(self.zoom).reach(self.patches.halo)
         return halo + self.decoder.reach
+
+    @property
+    def footprint(self) -> Footprint:
+        """A batch of patches on its way through the network, its channels, and what the decoder takes."""
+        extent, own = self.patches.extent, getattr(self.decoder, "footprint", Footprint(8.0, 0.0))
+        return Footprint(own.pixel + 8 * channels(self.card), 4.0, self.PASSING, max(PIXELS, extent * extent))
 
     @property
     def legend(self) -> dict[int, Any]:

@@ -18,7 +18,7 @@ from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
 from pipeline.filters import derivatives
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Identity, Origin, fitted_to
+from pipeline.segmenters import Footprint, Identity, Origin, fitted_to
 from pipeline.segmenters.given import given_in
 from pipeline.segmenters.relief import levelled, summits, without_ties
 from pipeline.thresholds import METHODS, MULTIOTSU, Foreground
@@ -82,6 +82,7 @@ class Watershed(Feature):
     larger must be seen inside the window. (A hole of any size may be the whole tile, and nothing in it could be proved.)"""
 
     identity: ClassVar[Identity] = "object"
+    footprint: ClassVar[Footprint] = Footprint(68.0, 1.0)
     companions: ClassVar[tuple[str, ...]] = ("seeds",)
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline.components import pieces
 from pipeline.errors import JobError
-from pipeline.segmenters import Identity, Origin, fitted_to
+from pipeline.segmenters import Footprint, Identity, Origin, fitted_to
 from pipeline.segmenters.pixels import Contrast
 
 Pixels = npt.NDArray[Any]
@@ -55,6 +55,7 @@ class Superpixels(Contrast):
     """How often centres are moved. Each adds twice the spacing to the reach."""
 
     identity: ClassVar[Identity] = "keyed"
+    footprint: ClassVar[Footprint] = Footprint(27.0, 8.5)
 
     def __post_init__(self) -> None:
         Contrast.__post_init__(self)  # super() does not work in a class with slots

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError
 from pipeline.features import Feature
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Classes, Identity, label
+from pipeline.segmenters import Classes, Footprint, Identity, label
 from pipeline.thresholds import Foreground
 
 _FOUND = ("value", "levels", "method", "classes", "weak", "spread")
@@ -88,6 +88,11 @@ class Threshold(Feature):
     ``min_area`` are looked at."""
 
     identity: ClassVar[Identity] = "connected"
+
+    @property
+    def footprint(self) -> Footprint:
+        """A mask, a smoothed image, an index in floats, or local means and deviations."""
+        return Footprint(75.0 if self.window else 34.0 if self.index else 26.0 if self.sigma or self.weights else 13.0, 0.5)
 
     def __post_init__(self) -> None:
         Feature.__post_init__(self)  # super() does not work in a class with slots

@@ -18,7 +18,7 @@ from pipeline.components import pieces
 from pipeline.errors import JobError
 from pipeline.features import Feature
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Identity, Origin, fitted_to
+from pipeline.segmenters import Footprint, Identity, Origin, fitted_to
 from pipeline.segmenters.given import given_in
 from pipeline.segmenters.pixels import CONTRAST, Contrast
 from pipeline.segmenters.superpixel import Superpixels
@@ -56,6 +56,7 @@ class Felzenszwalb(Contrast):
     """Regions of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "object"
+    footprint: ClassVar[Footprint] = Footprint(330.0, 26.0)
     windowed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -113,6 +114,7 @@ class RandomWalker(Feature):
     """Objects of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "object"
+    footprint: ClassVar[Footprint] = Footprint(400.0, 8.0)
     windowed: ClassVar[bool] = True
     companions: ClassVar[tuple[str, ...]] = ("seeds",)
 
@@ -181,6 +183,7 @@ class NormalizedCut(Superpixels):
     """Regions of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "object"
+    footprint: ClassVar[Footprint] = Footprint(62.0, 8.0)
     windowed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

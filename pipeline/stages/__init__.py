@@ -36,7 +36,10 @@ class Step(Protocol):
         """A block of the same extent; it may take ``valid``."""
 
 
-ALGORITHMS = 4
+STEPS = 8
+"""Bytes that steps take for each pixel and band."""
+
+ALGORITHMS = 5
 """Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
 
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))
@@ -101,16 +104,23 @@ class Run:
     widenings: npt.NDArray[np.int8] | None = None
     """By tile: how often its windows were doubled to settle a dispute; None: never."""
 
-    @property
-    def bytes_per_pixel(self) -> int:
-        """A rough bound of what segmenting one pixel of a window takes: its bands, what steps make of them, and a dozen 8-byte arrays."""
-        frame = self.source.frame
-        return len(frame.bands) * (np.dtype(frame.dtype).itemsize + (24 if self.steps else 8)) + 96
+    def takes(self, method: Method, pixels: int) -> dict[str, int]:
+        """What segmenting a window of so many pixels takes of memory at its height, in bytes, by what it goes to."""
+        frame, bands = self.source.frame, len(self.source.frame.bands)
+        return {
+            "window": pixels * bands * np.dtype(frame.dtype).itemsize,
+            "steps": pixels * bands * STEPS if self.steps else 0,
+            "drawing": method.contract.footprint.bytes(pixels, bands),
+        }
+
+    def fits(self, method: Method, window: Box) -> bool:
+        """Whether a task may segment a window, as far as memory goes."""
+        return sum(self.takes(method, window.size).values()) <= self.memory
 
     def method(self, tile: int) -> Method:
         """The method that segments a tile, which is neither empty nor skipped; with a larger halo where its windows were doubled."""
         found, times = self.methods[int(self.routes[tile]) - FIRST], self.widened(tile)
-        while times and self.grid.window(tile, found.halo << times).size * self.bytes_per_pixel > self.memory:
+        while times and not self.fits(found, self.grid.window(tile, found.halo << times)):
             times -= 1
         return replace(found, halo=found.halo << times) if times else found
 

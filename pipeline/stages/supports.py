@@ -113,7 +113,7 @@ def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Label
         goes_on = [side for side in sides(box, image) if side.open and mine[side.face].any()]
         window = _extended(window, goes_on, step) & limit
         lost = seen is not None and any(_end(window, side) == _end(seen, side) for side in goes_on)
-        if lost or window.size * run.bytes_per_pixel > run.memory:
+        if lost or not run.fits(method, window):
             return box, mine, None
         seen, step, box = window, 2 * step, trusted(window, image, reach)
         view = run.seen(tile, window)

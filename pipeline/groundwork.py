@@ -1,0 +1,62 @@
+"""What is settled of the whole image before any tile is drawn: the statistics that steps and segmenters ask for, and where each tile goes.
+Both are found once, and kept in the scratch store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.crew import Crew
+from pipeline.errors import SegmenterError
+from pipeline.grid import Box
+from pipeline.routing import Rule
+from pipeline.sampling import Sample, collect, merge
+from pipeline.segmenters import sample_size
+from pipeline.stages import Run
+from pipeline.stages import fit as fitting
+from pipeline.stages import route as routing
+
+
+def fit(run: Run, crew: Crew) -> Run:
+    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds as they need."""
+    for number in range(fitting.MOST_ROUNDS):
+        wanted = fitting.subjects(run)
+        if not wanted:
+            return run
+        if not run.scratch.sound(fitting.key(number)):
+            samples = {subject.name: _sample(run, subject, crew) for subject in wanted if sample_size(subject.what)}
+            counted = tuple(subject for subject in wanted if not sample_size(subject.what))
+            survey = fitting.Survey(run, counted, fitting.batches(run, crew.engine.workers) if counted else ())
+            batches = range(len(survey.batches))
+            bins = fitting.common_bins(found for _, found in crew.each("survey", fitting.ranges, survey, batches))
+            counts = fitting.added(bins, (found for _, found in crew.each("fit", fitting.counts, replace(survey, bins=bins), batches)))
+            fitting.save(run, number, bins, counts, samples)
+        run = fitting.fitted(run, number, wanted)
+    raise SegmenterError(f"{', '.join(subject.name for subject in wanted)}: still unfitted after {fitting.MOST_ROUNDS} rounds of fitting")
+
+
+def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
+    """The sample of the image's pixels that a step or a segmenter asks for."""
+    size = sample_size(subject.what)
+
+    def gather(boxes: list[Box]) -> Sample:
+        survey = fitting.Survey(run, (subject,), boxes=tuple(boxes))
+        return merge((found for _, found in crew.each("sample", fitting.sample, survey, range(-(-len(boxes) // fitting.PER_ITEM)))), size)
+
+    return collect(run.grid.shape, size, gather)
+
+
+def route(run: Run, rules: Sequence[Rule], crew: Crew) -> Run:
+    """Decide where each tile goes."""
+    work = routing.Plan(run, tuple(rules), fitting.batches(run, crew.engine.workers))
+    if not run.scratch.sound("routes"):
+        if routing.needed(run, rules):
+            found = crew.all("route", routing.routes, work, range(len(work.batches)))
+            routes = np.concatenate([np.array(batch, np.int16) for batch in found.values()])
+        else:
+            routes = routing.all_alike(work)
+        run.scratch.save("routes", {}, {"routes": routes})
+    return replace(run, routes=run.scratch.load("routes", "routes")[1]["routes"])
