@@ -39,7 +39,10 @@ def run_job(
     with errors(debug=debug):
         what = from_yaml(job, dict(assignment(change, "--set") for change in changes or []))
         where = _place(scheduler, workers, gpus)
-        _carry_out(what, where, dry_run=dry_run, fresh=fresh, quiet=quiet, as_json=as_json)
+        if dry_run:
+            _foretell(what, where, as_json=as_json)
+        else:
+            _carry_out(what, where, fresh=fresh, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -74,20 +77,27 @@ def segment(
         tiles = {key: value for key, value in (("size", tile), ("halo", halo)) if value is not None}
         output = {"path": out, "labels": ["zarr", "cog"] if cog else ["zarr"], "picture": picture}
         what = Job(source={"path": image, **reader}, tiles=tiles, segmenters={kind: chosen}, output=output)
-        _carry_out(what, _place(scheduler, workers, gpus), dry_run=False, fresh=fresh, quiet=quiet, as_json=as_json)
+        _carry_out(what, _place(scheduler, workers, gpus), fresh=fresh, quiet=quiet, as_json=as_json)
 
 
 @app.command()
 def plan(
     job: Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)],
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job.")] = None,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Segment so many tiles to tell how long all would take.")] = 0,
+    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE", help="Write a PNG of the tiles and their routes.")] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
     gpus: Gpus = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what running a job file would do."""
-    run_job(job, changes, scheduler, workers, gpus, dry_run=True, debug=debug)
+    """Say what running a job file would do: tiles, routes, memory, disk, what is done already and what would be refused."""
+    from pipeline.job import from_yaml
+
+    with errors(debug=debug):
+        what = from_yaml(job, dict(assignment(change, "--set") for change in changes or []))
+        _foretell(what, _place(scheduler, workers, gpus), sample=sample, picture=picture, as_json=as_json)
 
 
 for looking in (commands.info, commands.methods, commands.evaluate, commands.verify, commands.train, commands.schema):
@@ -107,18 +117,25 @@ def main() -> None:
     app()
 
 
-def _carry_out(job: Job, place: Callable[[], Engine], *, dry_run: bool, fresh: bool, quiet: bool, as_json: bool) -> None:
-    from pipeline.planning import plan as make_plan
+def _foretell(job: Job, place: Callable[[], Engine], *, sample: int = 0, picture: Path | None = None, as_json: bool) -> None:
+    from pipeline.foresight import foresee
+
+    with place() as engine:
+        found = foresee(job, engine, sample=sample)
+    typer.echo(whole(found.facts, as_json=as_json))
+    if picture:
+        found.picture(picture)
+    if found.refused:
+        raise found.refused
+
+
+def _carry_out(job: Job, place: Callable[[], Engine], *, fresh: bool, quiet: bool, as_json: bool) -> None:
     from pipeline.progress import watching
     from pipeline.workflow import finished, run
 
-    result, state = None if dry_run or fresh else finished(job), "complete already"
+    result, state = None if fresh else finished(job), "complete already"
     if result is None:
         with place() as engine, watching(quiet=quiet, as_json=as_json) as watch:
-            if dry_run:
-                facts = make_plan(job, workers=engine.workers, memory=engine.memory, engine=engine).facts()
-                typer.echo(whole(facts, as_json=as_json))
-                return
             result, state = run(job, engine, fresh=fresh, watch=watch), "complete"
     if not quiet and not as_json:
         typer.echo(f"{result.path}: {state}\n" + "\n".join(result.lines()))

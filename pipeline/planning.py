@@ -96,6 +96,11 @@ class Plan:
         terms = {"identity": self.identity(), **layers, "stitch": self.job.stitch.model_dump(), "output": output}
         return dict(json.loads(json.dumps(terms)))  # as a record gives it back: numbers of classes are keys of mappings
 
+    def _halo(self, method: Method) -> dict[str, int]:
+        """A halo, and what it is made of."""
+        steps = self.run.reach_of_steps()
+        return {"pixels": method.halo, "reach": method.contract.reach, "steps": steps, "compared": self.run.depth}
+
     def facts(self) -> dict[str, Any]:
         """The plan in plain words and numbers."""
         run, frame = self.run, self.source.frame
@@ -105,7 +110,7 @@ class Plan:
             "frame": asdict(frame),
             "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.chunk)},
             "devices": {method.name: method.contract.device for method in run.methods},
-            "halo": {method.name: method.halo for method in run.methods},
+            "halo": {method.name: self._halo(method) for method in run.methods},
             "max_halo": run.max_halo,
             "bytes": takes,
             "bytes_per_task": max(sum(terms.values()) for terms in takes.values()),
@@ -235,25 +240,20 @@ def _tile(job: Job, draft: Run, workers: int) -> tuple[int, ...]:
     if isinstance(asked, list):
         if len(asked) != len(shape):
             raise JobError(f"tiles.size: {asked}; allowed: one number, or {len(shape)} for an image of {shape}")
-        return tuple(map(min, asked, (_up(n) for n in shape)))
+        return tuple(map(min, asked, shape))
     if asked != "auto":
-        return tuple(min(asked, _up(n)) for n in shape)
+        return tuple(min(asked, n) for n in shape)
     halo = max(method.halo for method in draft.methods)
     fitting = [s for s in SIZES[len(shape)] if _most(draft, (s,) * len(shape)) <= draft.memory / 2] or [SIZES[len(shape)][-1]]
     worth = [s for s in fitting if s >= max(LEAST[len(shape)], WORTH * halo)] or fitting[:1]
     busy = [s for s in worth if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers]
     size = max(busy, default=min(worth))
-    return tuple(min(_whole_chunks(size, chunk), _up(n)) for n, chunk in zip(shape, draft.source.frame.chunks, strict=True))
+    return tuple(min(_whole_chunks(size, chunk), n) for n, chunk in zip(shape, draft.source.frame.chunks, strict=True))
 
 
 def _whole_chunks(size: int, chunk: int) -> int:
     """About ``size``, in whole chunks of the source where that is possible: a chunk that two tiles share is decoded twice."""
     return size // chunk * chunk if chunk <= size else size
-
-
-def _up(extent: int) -> int:
-    """An image's extent as a tile's: a tile is no larger than the image."""
-    return max(1, extent)
 
 
 def _takes(run: Run, method: Method, tile: Sequence[int]) -> dict[str, int]:
@@ -278,13 +278,12 @@ def _refuse_far_sight(methods: Sequence[Method], steps: Sequence[Step], most: in
 
 def _refuse_too_large(run: Run) -> None:
     for method in run.methods:
-        terms = {name: bytes_ for name, bytes_ in _takes(run, method, run.grid.tile).items() if bytes_}
+        terms = _takes(run, method, run.grid.tile)
         if sum(terms.values()) > run.memory:
-            shape = [min(n, size + 2 * method.halo) for n, size in zip(run.grid.shape, run.grid.tile, strict=True)]
-            told = ", ".join(f"{name} {bytes_ / 1e6:.0f}" for name, bytes_ in terms.items())
+            told = ", ".join(f"{name} {bytes_ / 1e6:.0f}" for name, bytes_ in terms.items() if bytes_)
             raise JobError(
-                f"tiles.size: for {method.name}, a window of {' x '.join(map(str, shape))} pixels takes about "
-                f"{sum(terms.values()) / 1e6:.0f} MB ({told}), and a task may use {run.memory / 1e6:.0f}; "
+                f"tiles.size: for {method.name}, a tile of {' x '.join(map(str, run.grid.tile))} and a halo of {method.halo} pixels take "
+                f"about {sum(terms.values()) / 1e6:.0f} MB ({told}), and a task may use {run.memory / 1e6:.0f}; "
                 "allowed: smaller tiles, a smaller halo, or workers with more memory"
             )
 

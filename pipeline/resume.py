@@ -76,6 +76,18 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [line.removeprefix("identity.") for line in differences(before, now)]
 
 
+def going_on(draft: Plan) -> bool:
+    """Whether a run of this very job was begun and can go on; ResumeError where it was begun otherwise."""
+    if not draft.run.scratch.has("begun"):
+        return False
+    if changed := _changes({"identity": draft.run.scratch.load("begun")[0]["identity"]}, {"identity": draft.terms()["identity"]}):
+        raise ResumeError(
+            f"{draft.folder} holds a run that was begun otherwise, and cannot go on: {'; '.join(changed)}; "
+            "give the job as it was, or start anew (--fresh)"
+        )
+    return True
+
+
 def _kept(draft: Plan) -> bool:
     """Whether all that was segmented for this result lies in the scratch store still: it can be joined by another rule."""
     store = draft.run.scratch
@@ -84,13 +96,8 @@ def _kept(draft: Plan) -> bool:
 
 def _begin(draft: Plan) -> None:
     store, terms = draft.run.scratch, draft.terms()
-    if store.has("begun"):
+    if going_on(draft):
         before = store.load("begun")[0]
-        if changed := _changes({"identity": before["identity"]}, {"identity": terms["identity"]}):
-            raise ResumeError(
-                f"{draft.folder} holds a run that was begun otherwise, and cannot go on: {'; '.join(changed)}; "
-                "give the job as it was, or start anew (--fresh)"
-            )
         late = _after_segmenting(draft)
         if before == terms and not store.damaged(*late):
             return

@@ -30,7 +30,7 @@ FLOORS = (
     "reporting resume",
     "crew progress training verifying",
     "groundwork",
-    "workflow",
+    "foresight workflow",
     "__init__",
     "console",
     "commands",

@@ -70,7 +70,7 @@ def write_picture(work: Publication, staging: Path) -> None:
         drawn = painted(thumbnail(work.classes, PICTURE_SIZE)[0], colours)
         (staging / PICTURE).write_bytes(to_png(drawn if work.labels is None else outlined(drawn, shown)))
     else:
-        overview(str(staging / PICTURE), shown, _backdrop(work.run, shown.shape, step))
+        overview(str(staging / PICTURE), shown, backdrop(work.run, shown.shape, step))
 
 
 def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
@@ -124,7 +124,7 @@ def _plain(box: Box) -> list[Sequence[int]]:
     return [list(box.start), list(box.stop)]
 
 
-def _backdrop(run: Run, shape: tuple[int, ...], step: int) -> npt.NDArray[np.uint8] | None:
+def backdrop(run: Run, shape: tuple[int, ...], step: int) -> npt.NDArray[np.uint8] | None:
     """The image in grey at the picture's scale; None where it cannot be had at just that."""
     whole = run.grid.whole
     if len(whole.shape) == 3:
