@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, nearest
+
+T = TypeVar("T")
 
 
 def read(path: Path, what: str) -> Any:
@@ -31,3 +34,15 @@ def change(parts: dict[str, Any], changes: Mapping[str, Any]) -> None:
                 raise JobError(f"{key}: {name} is {below!r}, which has no keys of its own")
             at = below
         at[last] = value
+
+
+def made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
+    """A value of a dataclass from its options; JobError, naming ``where`` they stand, where one is unknown or does not hold."""
+    names = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in options:
+        if key not in names:
+            raise JobError(f"{where}.{key}: there is no such key; {nearest(str(key), names)}")
+    try:
+        return kind(**options)
+    except (JobError, TypeError, ValueError) as error:
+        raise JobError(f"{where}.{error}") from error

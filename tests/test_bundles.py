@@ -157,7 +157,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         ({"stride": 0}, "stride: 0; allowed: a whole number of pixels, from 1"),
         ({"colours": ["#ffffff"]}, "colours: 1 for 2 classes"),
         ({"decoder": {"kind": "bondary"}}, "decoder.kind: 'bondary'; .*did you mean 'boundary'"),
-        ({"decoder": {"kind": "semantic", "treshold": 1}}, "decoder_options.treshold: .*did you mean 'threshold'"),
+        ({"decoder": {"kind": "semantic", "treshold": 1}}, "decoder.treshold: .*did you mean 'threshold'"),
         ({"weights": "../other.safetensors"}, "leads out of the bundle"),
         ({"weights": "other.safetensors"}, "there is no other.safetensors beside the card"),
         ({"kind": "fcn"}, "is a bundle of kind 'fcn'; allowed: kind: fcn"),

@@ -334,7 +334,7 @@ WRONG = {
         "0.tif.*a raster of 10 x 12 pixels; allowed: the image's 96 x 96",
     ),
     "no band": ({"bands": [2]}, "0.tif: bands: the image has no band 2"),
-    "bands": ({"bands": [1, 2]}, "train.bands: 2 bands; the network takes 1"),
+    "bands": ({"bands": [1, 2]}, "bands: 2 bands; the network takes 1"),
     "key": ({"step": 3}, "train.step: there is no such key.*did you mean 'steps'"),
     "augment": ({"augment": {"blurr": 1}}, "train.augment.blurr: .*did you mean 'blur'"),
     "data": ({"data": [{"image": "*.tif", "thruth": "*"}]}, r"train.data\[0\].thruth.*did you mean 'truth'"),

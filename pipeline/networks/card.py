@@ -120,6 +120,30 @@ class Card:
             if number is not None and not (isinstance(number, int) and number >= least):
                 raise JobError(f"{name}: {number!r}; allowed: a whole number of pixels, from {least}")
 
+    def numbers(self, asked: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...]:
+        """An image's bands in the network's order, by number from 1.
+
+        ``asked`` are numbers or names; None: the bands of the card's names, else all if they are as many. JobError where the image, whose
+        bands have these ``names``, has none such.
+        """
+        wanted = asked or (self.bands if set(self.bands) <= set(names) else range(1, len(names) + 1))
+        if not asked and len(wanted) != len(self.bands):
+            missing = next((band for band in self.bands if band not in names), self.bands[0])
+            raise JobError(
+                f"bands: the network takes {', '.join(self.bands)}, and the image has {', '.join(names)}; "
+                f"say which is {missing!r}: bands: [...], by number from 1 or by name"
+            )
+        self.refuse_number(wanted)
+        for band in wanted:
+            if band not in names if isinstance(band, str) else not 1 <= band <= len(names):
+                raise JobError(f"bands: the image has no band {band!r}; {nearest(str(band), names)}, or numbers from 1 to {len(names)}")
+        return tuple(list(names).index(band) + 1 if isinstance(band, str) else int(band) for band in wanted)
+
+    def refuse_number(self, asked: Sequence[Any]) -> None:
+        """JobError unless there are as many as the network takes."""
+        if len(asked) != len(self.bands):
+            raise JobError(f"bands: {len(asked)} bands; the network takes {len(self.bands)}: {', '.join(self.bands)}")
+
     def spans(self, histograms: Sequence[Histogram]) -> tuple[tuple[float, float], ...]:
         """By band, the values that become 0 and 1, where the card wants the image's percentiles."""
         low, high = (np.broadcast_to(self.value_scaling[name], len(histograms)).tolist() for name in SCALINGS["percentiles"])

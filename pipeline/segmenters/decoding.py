@@ -22,13 +22,15 @@ they touch; pixels of one number that do not touch are taken for objects of thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SegmenterError
+from pipeline import documents
+from pipeline.errors import JobError, SegmenterError, nearest
 from pipeline.segmenters import Identity, label
 from pipeline.segmenters.basins import Boundary, Flows
 from pipeline.segmenters.channels import (
@@ -201,3 +203,12 @@ Decoder: TypeAlias = Semantic | Boundary | Flows | Affinities
 
 DECODERS: dict[str, type[Decoder]] = {"semantic": Semantic, "boundary": Boundary, "flows": Flows, "affinities": Affinities}
 """By the name that a card gives."""
+
+
+def decoder_of(described: Mapping[str, Any]) -> Decoder:
+    """A decoder from its ``kind``, semantic if none is given, and its options; JobError where one is unknown or does not hold."""
+    options = dict(described)
+    kind = str(options.pop("kind", "semantic"))
+    if kind not in DECODERS:
+        raise JobError(f"decoder.kind: {kind!r}; {nearest(kind, DECODERS)}")
+    return documents.made(DECODERS[kind], options, "decoder")

@@ -9,7 +9,6 @@ network on a window of another size adds in another order, and where two classes
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -28,7 +27,7 @@ from pipeline.networks.resampling import Zoom
 from pipeline.networks.resident import PIXELS, PRECISIONS, Resident, Way, available, resident
 from pipeline.networks.windows import Patches, cut
 from pipeline.segmenters import Footprint, Identity, Origin, draw, fitted_to, label
-from pipeline.segmenters.decoding import DECODERS, Decoder
+from pipeline.segmenters.decoding import Decoder, decoder_of
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -100,8 +99,8 @@ class Network:
             if stated is not None and stated != found:
                 raise JobError(f"{where}: {stated}; the weights in {bundle.path.name} have {found}, so they are others")
         object.__setattr__(self, "sha256", found)
-        if self.bands is not None and len(self.bands) != len(bundle.card.bands):
-            raise JobError(f"bands: {len(self.bands)} bands; the network takes {len(bundle.card.bands)}: {', '.join(bundle.card.bands)}")
+        if self.bands is not None:
+            bundle.card.refuse_number(self.bands)
         if self.precision not in PRECISIONS:
             raise JobError(f"precision: {self.precision!r}; {nearest(self.precision, PRECISIONS)}")
         if self.device.split(":")[0] not in ("auto", "cpu", "gpu", "cuda", "mps"):
@@ -121,16 +120,7 @@ class Network:
     @property
     def decoder(self) -> Decoder:
         """What makes labels of the network's channels."""
-        options = {**self.card.decoder, **(self.decoder_options or {})}
-        kind = options.pop("kind", "semantic")
-        if kind not in DECODERS:
-            raise JobError(f"decoder.kind: {kind!r}; {nearest(str(kind), DECODERS)}")
-        known = [field.name for field in dataclasses.fields(DECODERS[kind])]
-        for key in options:
-            if key not in known:
-                raise JobError(f"decoder_options.{key}: there is no such option of {kind}; {nearest(key, known)}")
-        made: Decoder = DECODERS[kind](**options)
-        return made
+        return decoder_of({**self.card.decoder, **(self.decoder_options or {})})
 
     @property
     def patches(self) -> Patches:
@@ -178,15 +168,7 @@ class Network:
 
     def suited(self, frame: Frame) -> Network:
         """The same for an image: its bands by number. JobError where the image is none for this network."""
-        card = self.card
-        wanted = self.bands if self.bands is not None else card.bands if set(card.bands) <= set(frame.bands) else None
-        if wanted is None and len(frame.bands) != len(card.bands):
-            missing = [band for band in card.bands if band not in frame.bands]
-            raise JobError(
-                f"bands: the network takes {', '.join(card.bands)}, and the image has {', '.join(frame.bands)}; "
-                f"say which is {missing[0]!r}: bands: [...], by number from 1 or by name"
-            )
-        numbers = tuple(_number(band, frame.bands) for band in wanted or range(1, len(card.bands) + 1))
+        card, numbers = self.card, self.card.numbers(self.bands, frame.bands)
         kinds = {np.dtype(card.data_type).kind, np.dtype(frame.dtype).kind} if card.value_scaling["type"] != "percentiles" else set()
         if np.dtype(card.data_type).itemsize < np.dtype(frame.dtype).itemsize and kinds == {"u"}:
             raise JobError(f"the network was trained on {card.data_type}, and the image is {frame.dtype}; allowed: steps that scale it")
@@ -270,14 +252,3 @@ class Network:
                     f"{low:g} to {high:g}; scale the image, by steps in the job"
                 )
         return card.scaled(values, good, self.scale)
-
-
-def _number(band: int | str, names: tuple[str, ...]) -> int:
-    """A band's number from 1, by number or by name; JobError if the image has none such."""
-    if isinstance(band, str):
-        if band not in names:
-            raise JobError(f"bands: the image has no {band!r}; {nearest(band, names)}")
-        return names.index(band) + 1
-    if not 1 <= band <= len(names):
-        raise JobError(f"bands: {band}; the image has {len(names)}, counted from 1")
-    return band

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -19,7 +19,7 @@ from pipeline.errors import JobError, nearest
 from pipeline.networks import card as cards
 from pipeline.networks.card import Card
 from pipeline.networks.resident import PRECISIONS
-from pipeline.segmenters.decoding import DECODERS, Decoder
+from pipeline.segmenters.decoding import Decoder, decoder_of
 from pipeline.segmenters.detections import ByKey
 from pipeline.training.augmentation import Augment
 
@@ -27,7 +27,6 @@ TRAINABLE = ("unet", "fcn", "maskrcnn")
 """Kinds that are built here, and not loaded as exported."""
 DATA = ("image", "truth", "bands", "missing", "attribute")
 """The keys of an entry of ``data``."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +122,7 @@ class Recipe:
         """What makes labels of the network's channels; JobError where an option of it does not hold."""
         if self.card.kind == "maskrcnn":
             return ByKey()
-        options = dict(self.card.decoder)
-        kind = str(options.pop("kind", "semantic"))
-        if kind not in DECODERS:
-            raise JobError(f"decoder.kind: {kind!r}; {nearest(kind, DECODERS)}")
-        return _made(DECODERS[kind], options, "decoder")
+        return decoder_of(self.card.decoder)
 
     @property
     def file(self) -> str:
@@ -202,11 +197,11 @@ def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     if isinstance(options.get("held_out"), str):
         options["held_out"] = (options["held_out"],)
-    options["augment"] = _made(Augment, given.get("augment") or {}, f"{where}: train.augment")
+    options["augment"] = documents.made(Augment, given.get("augment") or {}, f"{where}: train.augment")
     options["data"] = _entries(given.get("data"), f"{where}: train.data")
-    train = _made(Train, options, f"{where}: train")
-    if train.bands is not None and len(train.bands) != len(card.bands):
-        raise JobError(f"{where}: train.bands: {len(train.bands)} bands; the network takes {len(card.bands)}: {', '.join(card.bands)}")
+    train = documents.made(Train, options, f"{where}: train")
+    if train.bands is not None:
+        card.refuse_number(train.bands)
     recipe = Recipe(card, train, folder / Path(train.folder).expanduser())
     recipe.decoder  # noqa: B018  refuses what cannot be
     return recipe
@@ -245,15 +240,3 @@ def _matched(folder: Path, entry: Mapping[str, Any]) -> list[tuple[Path, Path]]:
         (image, Path("".join(a + b for a, b in zip(pieces, [*star[: len(pieces) - 1], ""], strict=True))))
         for image, star in zip(images, stars, strict=True)
     ]
-
-
-def _made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
-    """A value of a dataclass from its options; JobError, naming ``where`` they stand, where one is unknown or does not hold."""
-    names = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in options:
-        if key not in names:
-            raise JobError(f"{where}.{key}: there is no such key; {nearest(str(key), names)}")
-    try:
-        return kind(**options)
-    except (JobError, TypeError, ValueError) as error:
-        raise JobError(f"{where}.{error}") from error

@@ -151,7 +151,7 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
     card = recipe.card
     asked = entry.get("bands") or recipe.train.bands
     source = open_source(str(image))
-    source = open_source(str(image), bands=_numbers(asked, card, source.frame.bands))
+    source = open_source(str(image), bands=card.numbers(asked, source.frame.bands))
     if source.frame.ndim != len(("row", "column")):
         raise JobError(f"{image.name} is a volume; allowed: images of rows and columns")
     named = {"path": str(truth), "attribute": entry["attribute"]} if entry.get("attribute") else str(truth)
@@ -184,22 +184,6 @@ def _naming(image: str) -> Iterator[None]:
         yield
     except TilewiseError as error:
         raise JobError(str(error) if image in str(error) else f"{image}: {error}") from error
-
-
-def _numbers(asked: Sequence[int | str] | None, card: Card, names: Sequence[str]) -> tuple[int, ...]:
-    """The image's bands in the network's order, by number from 1."""
-    wanted = asked or (card.bands if set(card.bands) <= set(names) else range(1, len(card.bands) + 1))
-    if asked is None and not set(card.bands) <= set(names) and len(names) != len(card.bands):
-        raise JobError(
-            f"bands: the network takes {', '.join(card.bands)}, and the image has {', '.join(names)}; say which these are: "
-            "train.bands: [...], by number from 1 or by name"
-        )
-    if len(wanted) != len(card.bands):
-        raise JobError(f"bands: {list(wanted)}; the network takes {len(card.bands)}: {', '.join(card.bands)}")
-    for band in wanted:
-        if band not in names if isinstance(band, str) else not 1 <= band <= len(names):
-            raise JobError(f"bands: the image has no band {band!r}; {nearest(str(band), names)}, or numbers from 1 to {len(names)}")
-    return tuple(names.index(band) + 1 if isinstance(band, str) else int(band) for band in wanted)
 
 
 def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] | None:
