@@ -2,8 +2,8 @@
 
 usage: python tests/benchmarks/held_out.py CARD BUNDLE JOB [--set train.folder=DATA] [--picture compared.png]
 
-Both segment the whole image, on two workers; what they draw on the part that the network was not trained on is compared with the truth that the
-card names: of objects F1 at an intersection over union of 0.5, where boxes stand for the ellipses in them; of classes the IoU of each.
+Both segment the whole image, on two workers; what they draw on the part that the network was not trained on is compared with the truth that
+the card names: of objects F1 at an intersection over union of 0.5, where boxes stand for the ellipses in them; of classes the IoU of each.
 """
 
 from __future__ import annotations
