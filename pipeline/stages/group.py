@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.measurement import Sums, concatenate, empty
-from pipeline.stages import FIRST, Run, load_sums, record_key, save_sums, table_key
-from pipeline.stages.link import link_key
+from pipeline.stages import FIRST, Run, link, load_sums, record_key, save_sums, table_key
 from pipeline.stages.overlay import LAYER, STUFF, sheets_of
 from pipeline.stages.regions import merged
 from pipeline.stitching import (
@@ -130,12 +129,11 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
     members = _members(run, [(int(tile), run.scratch.load(record_key(int(tile)), "on_seams")[1]["on_seams"]) for tile in tiles])
     pairs: dict[str, list[npt.NDArray[np.generic]]] = {"same": [], "alike": [], "iou": []}
     status, unknown = members.nodes.status, members.nodes.open
-    for tile in range(len(run.grid)):
-        if not run.scratch.has(link_key(tile)):
+    for tile in link.tiles(run):
+        if not run.scratch.has(link.link_key(tile)):
             continue
-        others = run.scratch.load(link_key(tile))[0]["others"]
-        found = run.scratch.load(link_key(tile), whole=True)[1]
-        for other in others:
+        facts, found = run.scratch.load(link.link_key(tile), whole=True)
+        for other in facts["others"]:
             for kind in ("same", "alike"):
                 links = found[f"{kind} {other}"]
                 pairs[kind].append(np.stack([members.find(tile, links[:, 0]), members.find(other, links[:, 1])], axis=1))

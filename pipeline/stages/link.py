@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from pipeline.scratch import Arrays
-from pipeline.stages import Run, pixels_key, record_key
+from pipeline.stages import FIRST, Run, pixels_key, record_key
 from pipeline.stitching import PROVED, Seam, View, compare
 
 
 def link_key(tile: int) -> str:
     """Where what is known of a tile's seams lies."""
     return f"links/{tile // 1000}/{tile}"
+
+
+def tiles(run: Run) -> list[int]:
+    """The tiles that have labels, or are next to one that has: those whose seams say something."""
+    there = (run.routes >= FIRST).reshape(run.grid.counts)
+    near = ndimage.binary_dilation(there, np.ones((3,) * there.ndim, bool))
+    return np.flatnonzero(near).tolist()
 
 
 def linked(run: Run, tile: int) -> bool:
