@@ -30,6 +30,7 @@ FLOORS = (
     "reporting resume",
     "crew progress training verifying",
     "workflow",
+    "readiness",
     "__init__ __main__",
 )
 """From the ground up. A module imports from lower floors only."""
@@ -63,7 +64,7 @@ ROOMS = {
 
 HOMES = {
     "dask": "engine sources.arrays reporting",
-    "distributed": "engine",
+    "distributed": "engine readiness",
     "numba": "components contours exact filters graphs histograms measurement segmenters",
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",

@@ -86,7 +86,7 @@ def start(offers: Sequence[Needs], folder: str) -> Any:
         "nthreads": 1,
         "memory_limit": int(0.9 * machine_memory() / len(offers)),
         "local_directory": folder,
-        "preload": [__name__],
+        "preload": [__name__, "pipeline.readiness"],
         "silence_logs": logging.CRITICAL,
         "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING}}}),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -50,9 +49,8 @@ def processor_seconds() -> float:
 
 
 def megabytes() -> float:
-    """The sum of every process's own peak so far; of processes that have ended, the largest."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return sum(map(peak, family())) + ended
+    """The sum of every process's own peak so far, of those that still run."""
+    return sum(map(peak, family()))
 
 
 def peak(process: psutil.Process | None = None) -> float:
