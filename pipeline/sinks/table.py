@@ -157,7 +157,7 @@ def _read(part: str) -> pa.Table:
 
     try:
         with pq.ParquetFile(part, page_checksum_verification=True) as file:  # pq.read_table would import pandas
-            return file.read()
+            return file.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise ScratchError(f"{part}: the table cannot be read ({error}); write it again") from error
 

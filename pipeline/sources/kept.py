@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.grid import Box
 from pipeline.sources.checksum import stamp
 
-MOST = 1 << 26
+MOST = 3 << 24
 """Bytes of decoded chunks that a process keeps of an array."""
 Place = tuple[int, ...]
 
