@@ -27,6 +27,8 @@ from pipeline.errors import OutputError, ScratchError
 
 MAGIC = b"TWS1"
 WORTH_PACKING = 4096
+LABEL = 4
+"""Bytes of a label."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -158,7 +160,9 @@ def _squeezed(array: npt.NDArray[Any]) -> bytes:
         return array.tobytes()
     from numcodecs import blosc
 
-    return bytes(blosc.compress(np.ascontiguousarray(array), b"lz4", 5, blosc.SHUFFLE))
+    # Labels repeat as whole numbers: apart, their bytes take twice as long and more room. Sums and ids differ in their last bytes only.
+    how = blosc.SHUFFLE if array.dtype.itemsize > LABEL else blosc.NOSHUFFLE
+    return bytes(blosc.compress(np.ascontiguousarray(array), b"lz4", 5, how))
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:

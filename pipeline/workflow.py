@@ -186,8 +186,8 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
 
 
 def _link(run: Run, crew: Crew) -> None:
-    """Compare each tile with its neighbours."""
-    todo = [tile for tile in range(len(run.grid)) if not link.linked(run, tile)]
+    """Compare each tile that has labels with its neighbours."""
+    todo = [tile for tile in link.tiles(run) if not link.linked(run, tile)]
     for _ in crew.each("link", link.link, run, todo):
         pass
 

@@ -31,6 +31,7 @@ FLOORS = (
     "crew progress training verifying",
     "groundwork",
     "foresight workflow",
+    "readiness",
     "__init__",
     "console",
     "commands",
@@ -68,7 +69,7 @@ ROOMS = {
 
 HOMES = {
     "dask": "engine sources.arrays reporting",
-    "distributed": "engine",
+    "distributed": "engine readiness",
     "numba": "components contours exact filters graphs histograms measurement segmenters",
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",

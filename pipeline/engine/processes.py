@@ -25,8 +25,14 @@ SILENCE = 60.0  # seconds after which a worker of our own clusters that shows no
 NO_SPILLING = {"target": False, "spill": False, "pause": False}
 
 # Dask lets workers give back every freed block at once, so that each large array is paged in anew, which costs as much as the work on it.
-# These hold what one tile frees for the next; blocks of up to MMAP bytes come from the heap, which may keep TRIM bytes at its end.
-ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+# These hold what one tile frees for the next; blocks of up to MMAP bytes come from the heap, which may keep TRIM bytes at its end. One
+# heap is enough where one thread works at a time: others, of the threads that Zarr reads with and of Arrow, would keep as much once more.
+ALLOCATION = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
+    "MALLOC_ARENA_MAX": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 
 CHATTY = ("distributed", "distributed.client", "distributed.gc")  # the loggers to which Dask gives a level
 
@@ -85,7 +91,7 @@ def start(offers: Sequence[Needs], folder: str) -> Any:
         "nthreads": 1,
         "memory_limit": int(0.9 * machine_memory() / len(offers)),
         "local_directory": folder,
-        "preload": [__name__],
+        "preload": [__name__, "pipeline.readiness"],
         "silence_logs": logging.CRITICAL,
         "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING}}}),
     }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError, ScratchError
-from pipeline.grid import Box
+from pipeline.grid import Box, Grid
 
 if TYPE_CHECKING:
     import zarr
@@ -88,7 +88,7 @@ class Array:
             raise ValueError(f"{self.path}: {box} does not cover whole chunks of {self.chunk} in {self.shape}; a chunk has one owner")
         if values.shape != box.shape or not np.can_cast(values.dtype, self.dtype, "safe"):
             raise ValueError(f"{self.path}: {values.dtype} of shape {values.shape} cannot fill {box}; allowed: {self.dtype} of {box.shape}")
-        _open(self)[box.slices] = values
+        _open(self, checked=self._has_empty_chunk(values))[box.slices] = values
 
     def read(self, box: Box, step: Sequence[int] | None = None) -> npt.NDArray[Any]:
         """The values in a box, each ``step``-th along each axis.
@@ -102,19 +102,28 @@ class Array:
         """
         strides = step or (1,) * len(self.shape)
         places = zip(box.within(Box.whole(self.shape)), strides, strict=True)
-        array = _open(self)
+        array = _open(self, checked=True)
         try:
             return np.asarray(array[tuple(slice(at.start, at.stop, stride) for at, stride in places)])
         except (ValueError, RuntimeError) as error:
             raise ScratchError(f"{self.path}: a chunk in {box} is damaged ({error}); write it again") from error
 
+    def _has_empty_chunk(self, values: npt.NDArray[Any]) -> bool:
+        grid = Grid(values.shape, self.chunk)
+        return not all((values[grid.core(chunk).slices] != self.fill).any() for chunk in range(len(grid)))
+
 
 @functools.lru_cache(maxsize=64)
-def _open(array: Array) -> zarr.Array[Any]:
-    """The array, opened once per process, though each task writes but one tile of it."""
+def _open(array: Array, *, checked: bool) -> zarr.Array[Any]:
+    """The array, opened once per process, though each task writes but one tile of it.
+
+    ``checked``: chunks that hold nothing but the fill value are not stored. Zarr's own look at that takes as long as packing them, so where
+    it is known that there is none, it need not look.
+    """
     import zarr
 
-    return zarr.open_array(array.path, mode="r+", zarr_format=3)
+    with zarr.config.set({"array.write_empty_chunks": not checked}):
+        return zarr.open_array(array.path, mode="r+", zarr_format=3)
 
 
 @dataclass(frozen=True, slots=True)

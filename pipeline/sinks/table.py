@@ -68,8 +68,9 @@ def write_part(path: str, frame: Frame, columns: Mapping[str, npt.NDArray[Any]])
     layout = schema(frame)
     _refuse(path, set(columns), set(layout.names) - set(_placed(frame)), columns)
     values = {**columns, **_in_crs(frame, columns)}
-    arrays = [pa.array(values[field.name], field.type if field.name not in ("route", "certificate") else pa.string()) for field in layout]
-    arrays = [array if array.type != pa.string() else array.dictionary_encode() for array in arrays]
+    arrays = [
+        _words(values[field.name]) if pa.types.is_dictionary(field.type) else _numbers(values[field.name], field.type) for field in layout
+    ]
     pq.write_table(pa.table(arrays, layout), path, compression="zstd", write_page_checksum=True)
 
 
@@ -155,9 +156,31 @@ def _read(part: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(part, page_checksum_verification=True, partitioning=None)
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:  # pq.read_table would import pandas
+            return file.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise ScratchError(f"{part}: the table cannot be read ({error}); write it again") from error
+
+
+def _numbers(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """A column as Arrow holds it. ``pa.array`` would import pandas where it is installed, which takes longer than the table."""
+    import pyarrow as pa
+
+    own = pa.from_numpy_dtype(values.dtype)
+    array = pa.Array.from_buffers(own, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    return array if own == kind else array.cast(kind)
+
+
+def _words(values: npt.NDArray[Any]) -> pa.Array:
+    """A column of few different words, each stored once."""
+    import pyarrow as pa
+
+    words, places = np.unique(values, return_inverse=True)
+    encoded = [word.encode() for word in words.tolist()]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    texts = pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+    numbers = pa.Array.from_buffers(pa.int32(), len(places), [None, pa.py_buffer(places.astype(np.int32))])
+    return pa.DictionaryArray.from_arrays(numbers, texts)
 
 
 def _notes(frame: Frame) -> dict[str, str]:

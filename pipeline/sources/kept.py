@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.grid import Box
 from pipeline.sources.checksum import stamp
 
-MOST = 1 << 27
+MOST = 3 << 24
 """Bytes of decoded chunks that a process keeps of an array."""
 Place = tuple[int, ...]
 
@@ -39,7 +39,7 @@ class Kept:
         first, last = [a // c for a, c in zip(box.start, chunk, strict=True)], [-(-b // c) for b, c in zip(box.stop, chunk, strict=True)]
         cover = Box(tuple(first), tuple(last))
         bytes_of_chunk = int(np.prod(chunk)) * self._array.dtype.itemsize
-        if box.size == 0 or any(s.step not in (None, 1) for s in spans) or cover.size * bytes_of_chunk > MOST:
+        if box.size == 0 or any(s.step not in (None, 1) for s in spans) or cover.size * bytes_of_chunk > 2 * MOST:
             return np.asarray(self._array[index])
         block = np.empty(box.shape, self._array.dtype)
         for place, values in self._covering(cover).items():

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.measurement import Sums, concatenate, empty
-from pipeline.stages import FIRST, Run, load_sums, record_key, save_sums, table_key
-from pipeline.stages.link import link_key
+from pipeline.stages import FIRST, Run, link, load_sums, record_key, save_sums, table_key
 from pipeline.stages.overlay import LAYER, STUFF, sheets_of
 from pipeline.stages.regions import merged
 from pipeline.stitching import (
@@ -127,15 +126,17 @@ def _doubt_all_of_each(nodes: Nodes, joined: Integers) -> None:
 
 
 def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
-    members = _members(run, [(int(tile), run.scratch.load(record_key(int(tile)), "on_seams")[1]["on_seams"]) for tile in tiles])
+    met = ((tile, run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]) for tile in tiles.tolist())
+    members = _members(run, [(tile, labels) for tile, labels in met if len(labels)])
     pairs: dict[str, list[npt.NDArray[np.generic]]] = {"same": [], "alike": [], "iou": []}
     status, unknown = members.nodes.status, members.nodes.open
-    for tile in range(len(run.grid)):
-        if not run.scratch.has(link_key(tile)):
+    for tile in link.tiles(run):
+        if not run.scratch.has(link.link_key(tile)):
             continue
-        others = run.scratch.load(link_key(tile))[0]["others"]
-        found = run.scratch.load(link_key(tile), whole=True)[1]
-        for other in others:
+        facts, found = run.scratch.load(link.link_key(tile), whole=True)
+        if not any(map(len, found.values())):  # kept, the empty arrays of a sparse image's seams would take more room than its tiles
+            continue
+        for other in facts["others"]:
             for kind in ("same", "alike"):
                 links = found[f"{kind} {other}"]
                 pairs[kind].append(np.stack([members.find(tile, links[:, 0]), members.find(other, links[:, 1])], axis=1))
@@ -248,12 +249,12 @@ def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
     for slab, tiles in enumerate(run.grid.slabs()):
         here = np.flatnonzero(kept & (groups.home >= tiles.start) & (groups.home < tiles.stop))
         own = [(tile, *_alone(run, members, tile, least)) for tile in tiles if run.routes[tile] >= FIRST]
-        highest = max([highest, *(kind for _, _, kind in own)])
-        numbered = number_anchors([groups.anchor[here], *(anchors for _, anchors, _ in own)], number)
+        highest = max([highest, *(kind for _, _, kind, _ in own)])
+        numbered = number_anchors([groups.anchor[here], *(anchors for _, anchors, _, _ in own)], number)
         number += int(sum((named > 0).sum() for named in numbered))
         ids[here] = numbered[0]
-        for (tile, _, _), named in zip(own, numbered[1:], strict=True):
-            _write_table(run, members, groups, tile, np.concatenate([[0], named]), ids)
+        for (tile, _, _, status), named in zip(own, numbered[1:], strict=True):
+            _write_table(run, members, groups, tile, np.concatenate([[0], named]), status, ids)
         facts, arrays = save_sums(sums.take(here))
         about = {"ids": ids[here], "key": keys[here], "status": groups.status[here]}
         about |= {"tiles": groups.tiles[here], "home": groups.home[here]}
@@ -270,19 +271,21 @@ def _stuff(run: Run, members: _Members, groups: Groups) -> npt.NDArray[np.bool_]
     return stuff
 
 
-def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[Integers, int]:
+def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[Integers, int, npt.NDArray[np.int8]]:
     """The anchors of a tile's labels that meet no seam, -1 for the others, for those that are too small, and for those without a seed;
-    and their highest class.
+    their highest class; and the certificates of all labels, as far as the tile knows.
     """
-    found = run.scratch.load(record_key(tile), "area", "anchor", "hole", "marked", "kind")[1]
+    found = run.scratch.load(record_key(tile), "area", "anchor", "hole", "marked", "kind", "status")[1]
     alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]])) & (found["marked"] > 0)
     alone[members.nodes.label[members.of(tile)] - 1] = False
-    return np.where(alone, found["anchor"], -1), int(found["kind"][alone].max(initial=0))
+    return np.where(alone, found["anchor"], -1), int(found["kind"][alone].max(initial=0)), found["status"].copy()
 
 
-def _write_table(run: Run, members: _Members, groups: Groups, tile: int, table: Integers, ids: Integers) -> None:
+def _write_table(
+    run: Run, members: _Members, groups: Groups, tile: int, table: Integers, status: npt.NDArray[np.int8], ids: Integers
+) -> None:
     mine = members.of(tile)
     nodes, of = members.nodes.label[mine], groups.of[mine]
-    alone, status = table > 0, run.scratch.load(record_key(tile), "status")[1]["status"].copy()
+    alone = table > 0
     table[nodes], status[nodes[of >= 0]] = ids[of], groups.status[of[of >= 0]]
     run.scratch.save(table_key(tile), {}, {"ids": table, "status": status, "alone": np.flatnonzero(alone)})

@@ -10,13 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.scratch import Arrays
-from pipeline.stages import Run, pixels_key, record_key
+from pipeline.stages import FIRST, Run, pixels_key, record_key
 from pipeline.stitching import PROVED, Seam, View, compare
 
 
 def link_key(tile: int) -> str:
     """Where what is known of a tile's seams lies."""
     return f"links/{tile // 1000}/{tile}"
+
+
+def tiles(run: Run) -> list[int]:
+    """The tiles that have labels, or are next to one that has: those whose seams say something."""
+    near = np.pad((run.routes >= FIRST).reshape(run.grid.counts), 1)
+    for axis in range(near.ndim):
+        near = near | np.roll(near, 1, axis) | np.roll(near, -1, axis)
+    return np.flatnonzero(near[(slice(1, -1),) * near.ndim]).tolist()
 
 
 def linked(run: Run, tile: int) -> bool:

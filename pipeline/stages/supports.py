@@ -107,7 +107,8 @@ def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Label
     method, image = run.method(tile), run.grid.whole
     reach = method.contract.reach + run.reach_of_steps()
     limit = run.grid.window(tile, run.max_halo_of(tile))
-    place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(np.argwhere(mine)[0], box.start, strict=True)), strict=True))
+    first = np.unravel_index(int(mine.argmax()), mine.shape)
+    place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(first, box.start, strict=True)), strict=True))
     window, step, seen = _extent(mine, box).grow(reach + 1), max(1, method.halo), None
     while True:
         goes_on = [side for side in sides(box, image) if side.open and mine[side.face].any()]

@@ -12,20 +12,16 @@ OPENBLAS_L2_SIZE first.
 from __future__ import annotations
 
 import argparse
-import re
-import resource
-import statistics
-import subprocess
+import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import zarr
+from measuring import Figures, apart, measured, medians
 from scipy import ndimage
 
 WORKERS = 2
@@ -95,18 +91,13 @@ def ours(path: Path, kind: str, folder: Path) -> None:
     zarr.create_array(folder / "small.zarr", data=zarr.open_array(path)[:, :512, :512], chunks=(3, 256, 256))
     with pipeline.cluster(WORKERS) as engine:
         pipeline.segment(str(folder / "small.zarr"), method, folder / "warm", tile=128, engine=engine)
-        begin, used = time.perf_counter(), _processor_seconds()
-        pipeline.segment(str(path), method, folder / "out", engine=engine)
-        print(time.perf_counter() - begin, _processor_seconds() - used, sum(map(_peak, _family())))
+        print(json.dumps(measured(lambda: pipeline.segment(str(path), method, folder / "out", engine=engine))))
 
 
 def theirs(path: Path, kind: str) -> None:
     """The peer, on the image in memory: its seconds, processor seconds and MB."""
     image, call = zarr.open_array(path)[:], peers()[kind]
-    begin, used = time.perf_counter(), time.process_time()
-    call(image)
-    seconds, used = time.perf_counter() - begin, time.process_time() - used
-    print(seconds, used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(json.dumps(measured(lambda: call(image))))
 
 
 def main(side: int, kinds: list[str], runs: int) -> None:
@@ -117,33 +108,18 @@ def main(side: int, kinds: list[str], runs: int) -> None:
         print(f"{'':15}{'wall x 2':>9}{'peer':>8}{'ratio':>7}{'CPU':>8}{'peer':>8}{'ratio':>7}{'MB':>7}{'peer':>7}")
         for kind in kinds:
             both = [(_run("ours", path, kind), _run("theirs", path, kind)) for _ in range(runs)]
-            ours, peer = ([statistics.median(row) for row in zip(*rows, strict=True)] for rows in zip(*both, strict=True))
-            wall = WORKERS * ours[0]
-            times = f"{wall:9.2f}{peer[0]:8.2f}{wall / peer[0]:7.2f}{ours[1]:8.2f}{peer[1]:8.2f}{ours[1] / peer[1]:7.2f}"
-            print(f"{kind:15}{times}{ours[2]:7.0f}{peer[2]:7.0f}", flush=True)
+            mine, peer = map(medians, zip(*both, strict=True))
+            wall, cpu = WORKERS * mine["seconds"], mine["cpu"]
+            times = f"{wall:9.2f}{peer['seconds']:8.2f}{wall / peer['seconds']:7.2f}{cpu:8.2f}{peer['cpu']:8.2f}{cpu / peer['cpu']:7.2f}"
+            print(f"{kind:15}{times}{mine['mb']:7.0f}{peer['mb']:7.0f}", flush=True)
 
 
-def _run(who: str, path: Path, kind: str) -> list[float]:
-    """The numbers that one of them prints; not numbers where there is no peer."""
+def _run(who: str, path: Path, kind: str) -> Figures:
+    """What one of them takes; not numbers where there is no peer."""
     if who == "theirs" and kind not in peers():
-        return [float("nan")] * 3
-    done = subprocess.run([sys.executable, __file__, who, str(path), kind], stdout=subprocess.PIPE, text=True, check=True)
-    return list(map(float, done.stdout.split()))
-
-
-def _family() -> list[psutil.Process]:
-    """This process and all that it started."""
-    here = psutil.Process()
-    return [here, *here.children(recursive=True)]
-
-
-def _processor_seconds() -> float:
-    return sum(used.user + used.system for used in (each.cpu_times() for each in _family()))
-
-
-def _peak(process: psutil.Process) -> float:
-    """The most memory that a process has held so far, in MB."""
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[0]) / 1024
+        return dict.fromkeys(("seconds", "cpu", "mb"), float("nan"))
+    found: Figures = apart(__file__, who, path, kind)
+    return found
 
 
 if __name__ == "__main__":
