@@ -19,11 +19,13 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 
 KINDS = {
-    "geotiff": "pipeline.sources.raster:GeoTiff",
-    "image": "pipeline.sources.raster:Picture",
+    "geotiff": "pipeline.sources.raster:Raster",
+    "raster": "pipeline.sources.raster:Raster",
+    "image": "pipeline.sources.pictures:Picture",
     "zarr": "pipeline.sources.zarrs:ZarrImage",
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
+ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster"}
 
 
 @runtime_checkable
@@ -48,6 +50,23 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Masked(Source, Protocol):
+    """A source whose frame says that it is masked."""
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where a box was measured besides what its values say, (row, column) or (plane, row, column); of every ``step``-th pixel."""
+        ...
+
+
+def where_valid(source: Source, box: Box, block: npt.NDArray[Any], step: int = 1) -> npt.NDArray[np.bool_]:
+    """Where a block was measured that was read of a box, or glanced at with a step: bool, of the block's shape without its first axis."""
+    found = source.frame.valid(block)
+    if source.frame.masked and isinstance(source, Masked) and found.any():
+        found &= source.mask(box, step)
+    return found
+
+
 def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Source:
     """Open an image.
 
@@ -56,7 +75,8 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
     image
         A path, a NumPy or Dask array, or an xarray DataArray.
     kind
-        The kind of file: geotiff, image (PNG, JPEG) or zarr (arrays and OME-Zarr). None: told from the name, or from what lies there.
+        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG) or zarr (arrays and OME-Zarr).
+        None: told from the name, or from what lies there.
     **options
         The reader's own: see its class.
 
@@ -94,7 +114,8 @@ def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     allowed = set(made.__dataclass_fields__)
     if unknown := next((key for key in options if key not in allowed), None):
         raise JobError(f"{unknown}: a source of kind {kind} has no such option; {nearest(unknown, allowed)}")
-    source: Source = made(**options)
+    plain = {key: tuple(value) if isinstance(value, list) and key != "array" else value for key, value in options.items()}
+    source: Source = made(**plain)
     source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
     return source
 

@@ -19,7 +19,7 @@ from pipeline.grid import Box
 from pipeline.histograms import Bins
 from pipeline.networks.card import Card
 from pipeline.segmenters.decoding import Decoder, Semantic
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source, open_source, where_valid
 from pipeline.training.augmentation import Augment, Place, varied
 from pipeline.training.recipe import Recipe
 
@@ -71,7 +71,7 @@ class Pair:
             rows, columns = box.slices
             return self.kept[0][:, rows, columns], self.kept[1][rows, columns], self.kept[2][rows, columns]
         block = self.image.read(box)
-        valid = self.image.frame.valid(block)
+        valid = where_valid(self.image, box, block)
         labels, known = auditing.numbers(self.truth, box)
         labels = np.where(valid & known & (labels >= 0) & ~np.isin(labels, self.missing), labels, -1)
         most = int(labels.max(initial=0))
@@ -167,7 +167,7 @@ def _values(source: Source, frame: Frame, band: int) -> Any:
     """The measured values of a band, part after part."""
     for box in auditing.parts_of(frame):
         block = source.read(box)
-        values = block[band][frame.valid(block)]
+        values = block[band][where_valid(source, box, block)]
         if values.size:
             yield values
 
