@@ -47,7 +47,7 @@ ROOMS = {
         "adapters blob detector graph network windowed",
     ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
-    "sources": ("__init__", "axes checksum virtual", "kept", "arrays datasets zarrs", "raster", "pictures"),
+    "sources": ("__init__", "axes checksum references", "kept virtual", "arrays datasets zarrs", "raster", "mosaic pictures stac"),
     "stages": (
         "__init__",
         "drawn",
@@ -70,7 +70,7 @@ HOMES = {
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins",
     "pyogrio": "companions sinks.vector",
-    "rasterio": "companions sources.datasets sources.raster sinks.cog sinks.panoptic sinks.pyramid",
+    "rasterio": "companions sources.datasets sources.mosaic sources.raster sinks.cog sinks.panoptic sinks.pyramid",
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector",
     "skimage": "colours histograms segmenters",

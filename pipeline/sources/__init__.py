@@ -6,6 +6,7 @@ which) and `checksum` (what tells one file from another).
 
 from __future__ import annotations
 
+import glob
 import os
 from importlib import import_module
 from pathlib import Path
@@ -22,10 +23,12 @@ KINDS = {
     "geotiff": "pipeline.sources.raster:Raster",
     "raster": "pipeline.sources.raster:Raster",
     "image": "pipeline.sources.pictures:Picture",
+    "mosaic": "pipeline.sources.mosaic:Mosaic",
+    "stac": "pipeline.sources.stac:Item",
     "zarr": "pipeline.sources.zarrs:ZarrImage",
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
-ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster"}
+ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
 
 
 @runtime_checkable
@@ -73,10 +76,11 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
     Parameters
     ----------
     image
-        A path, a NumPy or Dask array, or an xarray DataArray.
+        A path, a NumPy or Dask array, or an xarray DataArray. Several paths, or a pattern such as ``tiles/*.tif``, are read as one image;
+        the first, of a pattern the first by name, is on top.
     kind
-        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG) or zarr (arrays and OME-Zarr).
-        None: told from the name, or from what lies there.
+        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG), mosaic (several
+        rasters), stac (an item's assets) or zarr (arrays and OME-Zarr). None: told from the name, or from what lies there.
     **options
         The reader's own: see its class.
 
@@ -87,15 +91,36 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
     JobError
         If the kind or an option is not known, or does not fit the image.
     """
+    if paths := _several(image):
+        if kind not in (None, "mosaic"):
+            raise JobError(f"kind: {kind!r} of several files; allowed: mosaic")
+        return _made(KINDS["mosaic"], "mosaic", {"path": paths, **options})
     if not isinstance(image, (str, os.PathLike)):
         return _made("pipeline.sources.arrays:ArrayImage", "array", {"array": image, **options})
-    path = Path(image).expanduser().absolute()
-    if not path.exists():
-        raise SourceError(f"there is no image at {path}")
+    path = Path(_there(image))
     kind = kind or _guessed(path)
     if kind not in KINDS:
         raise JobError(f"kind: there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
     return _made(KINDS[kind], kind, {"path": str(path), **options})
+
+
+def _several(image: Any) -> tuple[str, ...]:
+    """The paths that a list, or a pattern that is no path itself, stands for; none where one image is meant."""
+    if isinstance(image, (list, tuple)) and image and all(isinstance(path, (str, os.PathLike)) for path in image):
+        return tuple(path for each in image for path in _several(each) or (_there(each),))
+    if not isinstance(image, (str, os.PathLike)) or not glob.has_magic(os.fspath(image)) or Path(image).expanduser().exists():
+        return ()
+    found = tuple(sorted(glob.glob(str(Path(image).expanduser().absolute()))))  # noqa: PTH207  the pattern may begin anywhere
+    if not found:
+        raise SourceError(f"there is no image that the pattern {image} fits")
+    return found
+
+
+def _there(image: str | os.PathLike[str]) -> str:
+    path = Path(image).expanduser().absolute()
+    if not path.exists():
+        raise SourceError(f"there is no image at {path}")
+    return str(path)
 
 
 def _guessed(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import SourceError
+from pipeline.sources.references import followed
 
 LARGEST = 64 << 20
 """Bytes of a VRT."""
@@ -55,13 +56,5 @@ def _parsed(path: str) -> ET.Element:
 
 
 def _checked(path: str, element: ET.Element, folder: Path) -> str:
-    name = (element.text or "").strip()
-    if "://" in name or name.startswith("/vsi"):
-        raise SourceError(f"{path} refers to {name}, which is not local; allowed: files in {folder}")
     relative = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
-    file = (Path(path).parent / name if relative else Path(name)).resolve()
-    if not file.is_relative_to(folder):
-        raise SourceError(f"{path} refers to {name}, which lies outside {folder}; name a folder that holds both: root")
-    if not file.is_file():
-        raise SourceError(f"{path} refers to {name}, and there is no such file")
-    return str(file)
+    return followed(path, (element.text or "").strip(), folder, Path(path).parent if relative else Path.cwd())
