@@ -47,7 +47,14 @@ ROOMS = {
         "adapters blob detector graph network windowed",
     ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
-    "sources": ("__init__", "axes checksum references", "kept virtual", "arrays datasets zarrs", "raster", "mosaic pictures stac"),
+    "sources": (
+        "__init__",
+        "axes checksum references",
+        "kept metadata virtual",
+        "arrays datasets tiffs zarrs",
+        "raster",
+        "mosaic pictures stac",
+    ),
     "stages": (
         "__init__",
         "drawn",
@@ -78,12 +85,14 @@ HOMES = {
     "onnxruntime": "networks.sessions",
     "safetensors": "networks",
     "segmentation_models_pytorch": "networks.architectures",
+    "tifffile": "sources.tiffs",
+    "imagecodecs": "sources.tiffs",
     "torch": "networks segmenters.adapters training",
     "torchvision": "networks.architectures",
     "typer": "__main__",
     "xarray": "sources.arrays reporting",
     "yaml": "__main__ documents networks.card training.recipe",
-    "zarr": "sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

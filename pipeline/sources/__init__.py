@@ -24,11 +24,13 @@ KINDS = {
     "raster": "pipeline.sources.raster:Raster",
     "image": "pipeline.sources.pictures:Picture",
     "mosaic": "pipeline.sources.mosaic:Mosaic",
+    "tiff": "pipeline.sources.tiffs:TiffImage",
     "stac": "pipeline.sources.stac:Item",
     "zarr": "pipeline.sources.zarrs:ZarrImage",
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
 ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
+ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff")
 
 
 @runtime_checkable
@@ -79,8 +81,9 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
         A path, a NumPy or Dask array, or an xarray DataArray. Several paths, or a pattern such as ``tiles/*.tif``, are read as one image;
         the first, of a pattern the first by name, is on top.
     kind
-        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG), mosaic (several
-        rasters), stac (an item's assets) or zarr (arrays and OME-Zarr). None: told from the name, or from what lies there.
+        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG), mosaic (several rasters),
+        stac (an item's assets), tiff (stacks, OME-TIFF, whole slides) or zarr (arrays and OME-Zarr). None: told from the name, or from what
+        lies there.
     **options
         The reader's own: see its class.
 
@@ -128,9 +131,12 @@ def _guessed(path: Path) -> str:
         return "zarr"
     if path.is_dir():
         raise SourceError(f"{path} is a folder, and no Zarr array or group: it holds neither zarr.json nor .zarray nor .zgroup")
-    if path.suffix.lower() not in ENDINGS:
+    ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(ending)), None)
+    if ending is None:
         raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
-    return ENDINGS[path.suffix.lower()]
+    if ENDINGS[ending] == "geotiff" and import_module("pipeline.sources.datasets").is_paged(str(path)):
+        return "tiff"
+    return ENDINGS[ending]
 
 
 def _made(where: str, kind: str, options: dict[str, Any]) -> Source:

@@ -76,6 +76,13 @@ def guarded(what: str) -> Iterator[None]:
         raise SourceError(f"{what}: {error.__cause__ or error}") from error
 
 
+def is_paged(path: str) -> bool:
+    """Whether a TIFF has several pages and no place: a stack, or a slide, of which GDAL would read the first page and say nothing."""
+    with guarded(f"{path} cannot be opened"):
+        file = dataset(path)
+        return bool(len(file.subdatasets) > 1 and file.crs is None and file.transform.is_identity)
+
+
 def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
     """Size and checksum of a file, and of each that belongs to it or that it refers to, by name."""
     with guarded(f"{path} cannot be read"):
