@@ -51,7 +51,7 @@ ROOMS = {
         "__init__",
         "axes checksum references",
         "kept metadata virtual",
-        "arrays datasets tiffs zarrs",
+        "arrays datasets nifti tiffs zarrs",
         "raster",
         "mosaic pictures stac",
     ),
@@ -71,6 +71,7 @@ ROOMS = {
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine",
+    "nibabel": "sources.nifti",
     "numba": "components contours exact filters graphs histograms measurement segmenters",
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",

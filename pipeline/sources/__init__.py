@@ -24,13 +24,17 @@ KINDS = {
     "raster": "pipeline.sources.raster:Raster",
     "image": "pipeline.sources.pictures:Picture",
     "mosaic": "pipeline.sources.mosaic:Mosaic",
+    "nifti": "pipeline.sources.nifti:NiftiImage",
     "tiff": "pipeline.sources.tiffs:TiffImage",
     "stac": "pipeline.sources.stac:Item",
     "zarr": "pipeline.sources.zarrs:ZarrImage",
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
 ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
-ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff")
+ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff") | {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+}
 
 
 @runtime_checkable
@@ -82,8 +86,8 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
         the first, of a pattern the first by name, is on top.
     kind
         The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG), mosaic (several rasters),
-        stac (an item's assets), tiff (stacks, OME-TIFF, whole slides) or zarr (arrays and OME-Zarr). None: told from the name, or from what
-        lies there.
+        stac (an item's assets), tiff (stacks, OME-TIFF, whole slides), nifti, or zarr (arrays and OME-Zarr). None: told from the name, or
+        from what lies there.
     **options
         The reader's own: see its class.
 
