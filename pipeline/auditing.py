@@ -20,7 +20,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
 from pipeline.outlines import CROWD, layers
 from pipeline.segments import CLASS, VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
-from pipeline.sources import open_source
+from pipeline.sources import open_source, where_valid
 
 Kind = Literal["instance", "semantic", "panoptic"]
 EXTENT = {2: 2048, 3: 128}
@@ -173,7 +173,7 @@ def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArr
         found = what.read(box)
         return np.where(found == CROWD, 0, found), found != CROWD
     block = what.source.read(box)
-    return block[0].astype(np.int64), what.source.frame.valid(block)
+    return block[0].astype(np.int64), where_valid(what.source, box, block)
 
 
 def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:

@@ -37,6 +37,9 @@ class Frame:
     unit: str = "pixel"
     """The unit of ``pixel_size``: pixel, metre, degree, micrometer, …"""
 
+    masked: bool = False
+    """Whether something besides the pixels' values says where they were measured: a mask, an alpha band, gaps between files."""
+
     chunks: tuple[int, ...] = field(default=(), compare=False)
     """The blocks in which the image is stored, along each axis of ``shape``; the shape itself where it is not blocked."""
 
@@ -66,7 +69,7 @@ class Frame:
         return self.pixels * len(self.bands) * np.dtype(self.dtype).itemsize
 
     def valid(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-        """Where a block was measured.
+        """Where a block was measured, as far as its values say.
 
         A pixel is invalid where any band is NaN or infinite, or where every band has the nodata value: one band of a colour image
         may well be 0 where the others are not.

@@ -173,7 +173,9 @@ def _named(what: Any) -> Any:
     """A path or an option as it is; an image in memory by its type."""
     if isinstance(what, os.PathLike):
         return os.fspath(what)
-    return what if isinstance(what, (str, int, float, list, tuple, NoneType)) else f"{type(what).__module__}.{type(what).__name__}"
+    if isinstance(what, (list, tuple)):
+        return [_named(part) for part in what]
+    return what if isinstance(what, (str, int, float, NoneType)) else f"{type(what).__module__}.{type(what).__name__}"
 
 
 def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Job:

@@ -61,7 +61,10 @@ class Plan:
     def image(self) -> str:
         """What the image is called: its file's name, or what it is in memory."""
         source = self.job.plain()["source"]
-        return Path(str(source["path"] if isinstance(source, Mapping) else source)).name
+        path = source["path"] if isinstance(source, Mapping) else source
+        if isinstance(path, (list, tuple)) and path:
+            return f"{Path(str(path[0])).name} and {len(path) - 1} more"
+        return Path(str(path)).name
 
     @property
     def staging(self) -> Path:

@@ -16,6 +16,7 @@ from pipeline.job import Job
 from pipeline.routing import FORMS, SKIP, TRAITS
 from pipeline.sources import KINDS
 
+PATHS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -23,7 +24,7 @@ def schema() -> dict[str, Any]:
     """The schema: of every kind of segmenter and step that is installed, all options with their types, defaults and meanings."""
     whole = Job.model_json_schema()
     parts = whole["properties"]
-    parts["source"] = {"anyOf": [{"type": "string"}, _mapping({"path": {"type": "string"}, "kind": {"enum": sorted(KINDS)}}, more=True)]}
+    parts["source"] = {"anyOf": [PATHS, _mapping({"path": PATHS, "kind": {"enum": sorted(KINDS)}}, more=True)]}
     parts["steps"]["items"] = _of_kind("step")
     parts["segmenters"] |= {"minProperties": 1, "additionalProperties": _of_kind("segmenter")}
     bounds = _mapping({"min": {"type": "number"}, "max": {"type": "number"}})

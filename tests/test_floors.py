@@ -53,7 +53,14 @@ ROOMS = {
         "adapters blob detector graph network windowed",
     ),
     "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid"),
-    "sources": ("__init__", "axes checksum", "kept", "arrays raster zarrs"),
+    "sources": (
+        "__init__",
+        "axes checksum references",
+        "kept metadata virtual",
+        "arrays datasets nifti tiffs zarrs",
+        "raster",
+        "mosaic pictures stac",
+    ),
     "stages": (
         "__init__",
         "drawn",
@@ -70,13 +77,14 @@ ROOMS = {
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine readiness",
+    "nibabel": "sources.nifti",
     "numba": "components contours exact filters graphs histograms measurement segmenters",
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins schema",
     "pyogrio": "companions sinks.vector",
-    "rasterio": "companions sources.raster sinks.cog sinks.panoptic sinks.pyramid",
+    "rasterio": "companions sources.datasets sources.mosaic sources.raster sinks.cog sinks.panoptic sinks.pyramid",
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector",
     "skimage": "colours histograms segmenters",
@@ -84,12 +92,14 @@ HOMES = {
     "onnxruntime": "networks.sessions",
     "safetensors": "networks",
     "segmentation_models_pytorch": "networks.architectures",
+    "tifffile": "sources.tiffs",
+    "imagecodecs": "sources.tiffs",
     "torch": "networks segmenters.adapters training",
     "torchvision": "networks.architectures",
     "typer": "__main__ commands console",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

@@ -6,6 +6,7 @@ which) and `checksum` (what tells one file from another).
 
 from __future__ import annotations
 
+import glob
 import os
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +20,21 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 
 KINDS = {
-    "geotiff": "pipeline.sources.raster:GeoTiff",
-    "image": "pipeline.sources.raster:Picture",
+    "geotiff": "pipeline.sources.raster:Raster",
+    "raster": "pipeline.sources.raster:Raster",
+    "image": "pipeline.sources.pictures:Picture",
+    "mosaic": "pipeline.sources.mosaic:Mosaic",
+    "nifti": "pipeline.sources.nifti:NiftiImage",
+    "tiff": "pipeline.sources.tiffs:TiffImage",
+    "stac": "pipeline.sources.stac:Item",
     "zarr": "pipeline.sources.zarrs:ZarrImage",
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
+ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
+ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff") | {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+}
 
 
 @runtime_checkable
@@ -48,15 +59,35 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Masked(Source, Protocol):
+    """A source whose frame says that it is masked."""
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where a box was measured besides what its values say, (row, column) or (plane, row, column); of every ``step``-th pixel."""
+        ...
+
+
+def where_valid(source: Source, box: Box, block: npt.NDArray[Any], step: int = 1) -> npt.NDArray[np.bool_]:
+    """Where a block was measured that was read of a box, or glanced at with a step: bool, of the block's shape without its first axis."""
+    found = source.frame.valid(block)
+    if source.frame.masked and isinstance(source, Masked) and found.any():
+        found &= source.mask(box, step)
+    return found
+
+
 def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Source:
     """Open an image.
 
     Parameters
     ----------
     image
-        A path, a NumPy or Dask array, or an xarray DataArray.
+        A path, a NumPy or Dask array, or an xarray DataArray. Several paths, or a pattern such as ``tiles/*.tif``, are read as one image;
+        the first, of a pattern the first by name, is on top.
     kind
-        The kind of file: geotiff, image (PNG, JPEG) or zarr (arrays and OME-Zarr). None: told from the name, or from what lies there.
+        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG), mosaic (several rasters),
+        stac (an item's assets), tiff (stacks, OME-TIFF, whole slides), nifti, or zarr (arrays and OME-Zarr). None: told from the name, or
+        from what lies there.
     **options
         The reader's own: see its class.
 
@@ -67,15 +98,36 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
     JobError
         If the kind or an option is not known, or does not fit the image.
     """
+    if paths := _several(image):
+        if kind not in (None, "mosaic"):
+            raise JobError(f"kind: {kind!r} of several files; allowed: mosaic")
+        return _made(KINDS["mosaic"], "mosaic", {"path": paths, **options})
     if not isinstance(image, (str, os.PathLike)):
         return _made("pipeline.sources.arrays:ArrayImage", "array", {"array": image, **options})
-    path = Path(image).expanduser().absolute()
-    if not path.exists():
-        raise SourceError(f"there is no image at {path}")
+    path = Path(_there(image))
     kind = kind or _guessed(path)
     if kind not in KINDS:
         raise JobError(f"kind: there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
     return _made(KINDS[kind], kind, {"path": str(path), **options})
+
+
+def _several(image: Any) -> tuple[str, ...]:
+    """The paths that a list, or a pattern that is no path itself, stands for; none where one image is meant."""
+    if isinstance(image, (list, tuple)) and image and all(isinstance(path, (str, os.PathLike)) for path in image):
+        return tuple(path for each in image for path in _several(each) or (_there(each),))
+    if not isinstance(image, (str, os.PathLike)) or not glob.has_magic(os.fspath(image)) or Path(image).expanduser().exists():
+        return ()
+    found = tuple(sorted(glob.glob(str(Path(image).expanduser().absolute()))))  # noqa: PTH207  the pattern may begin anywhere
+    if not found:
+        raise SourceError(f"there is no image that the pattern {image} fits")
+    return found
+
+
+def _there(image: str | os.PathLike[str]) -> str:
+    path = Path(image).expanduser().absolute()
+    if not path.exists():
+        raise SourceError(f"there is no image at {path}")
+    return str(path)
 
 
 def _guessed(path: Path) -> str:
@@ -83,9 +135,12 @@ def _guessed(path: Path) -> str:
         return "zarr"
     if path.is_dir():
         raise SourceError(f"{path} is a folder, and no Zarr array or group: it holds neither zarr.json nor .zarray nor .zgroup")
-    if path.suffix.lower() not in ENDINGS:
+    ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(ending)), None)
+    if ending is None:
         raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
-    return ENDINGS[path.suffix.lower()]
+    if ENDINGS[ending] == "geotiff" and import_module("pipeline.sources.datasets").is_paged(str(path)):
+        return "tiff"
+    return ENDINGS[ending]
 
 
 def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
@@ -94,7 +149,8 @@ def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     allowed = set(made.__dataclass_fields__)
     if unknown := next((key for key in options if key not in allowed), None):
         raise JobError(f"{unknown}: a source of kind {kind} has no such option; {nearest(unknown, allowed)}")
-    source: Source = made(**options)
+    plain = {key: tuple(value) if isinstance(value, list) and key != "array" else value for key, value in options.items()}
+    source: Source = made(**plain)
     source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
     return source
 

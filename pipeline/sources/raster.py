@@ -1,12 +1,10 @@
-"""GeoTIFF, COG, PNG and JPEG, through rasterio."""
+"""GeoTIFF, COG, JPEG 2000, Erdas Imagine and VRTs of such files, through rasterio."""
 
 from __future__ import annotations
 
 import functools
-import threading
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,24 +13,28 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
-from pipeline.sources import checked_numbers, every
+from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native
-from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.datasets import dataset, fingerprint, guarded
 
-MARKS = {b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff", b"\x89PNG": "PNG", b"\xff\xd8": "JPEG"}
-LARGEST_PICTURE = 1 << 30
-"""Values (pixels times bands) of a PNG or JPEG, which is decoded whole."""
+FIT = 0.5
+"""Pixels by which an affine transform may miss a ground control point and still stand for all of them."""
+COLOURS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
-class GeoTiff:
-    """A GeoTIFF or COG."""
+class Raster:
+    """A raster file. Its bands are read as they are stored, unless ``scaled`` or ``colours`` says otherwise.
+
+    What was measured is told by the file's mask, its alpha band or its nodata, whichever GDAL goes by. An alpha band is not among the bands
+    unless it is asked for, and is then no mask.
+    """
 
     path: str
     """The file."""
 
     bands: tuple[int | str, ...] | None = None
-    """Bands to read, by number from 1 or by description, in any order; None: all."""
+    """Bands to read, by number from 1 or by description, in any order; None: all but alpha."""
 
     level: int = 0
     """0: full resolution; k: the k-th overview."""
@@ -40,146 +42,190 @@ class GeoTiff:
     nodata: float | None = None
     """The value that means "not measured", in place of the file's own."""
 
+    scaled: bool = False
+    """Whether values are multiplied by the file's scale and its offset added, which makes them floats; NaN where not measured."""
+
+    colours: bool = False
+    """Whether numbers of a colour table are read as red, green and blue."""
+
+    root: str | None = None
+    """The folder in which all that a VRT refers to lies; None: the VRT's own."""
+
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; SourceError if the file cannot be opened, JobError if there is no such band or level."""
-        file = _file(self.path, self.level)
-        if len(set(file.nodatavals)) > 1 and self.nodata is None:
-            raise SourceError(f"{self.path} has bands of different nodata, {file.nodatavals}; give one for all: nodata")
-        a, b, c, d, e, f = tuple(file.transform)[:6]
-        placed = file.crs is not None or not file.transform.is_identity
-        names = self._names(file)
-        blocks = file.block_shapes[0]
-        return Frame(
-            shape=(file.height, file.width),
-            bands=tuple(names[k] for k in choose_bands(self.bands, names)),
-            dtype=checked_numbers(np.dtype(file.dtypes[0]), self.path),
-            nodata=self.nodata if self.nodata is not None else file.nodatavals[0],
-            transform=(a, b, c, d, e, f) if placed else None,
-            crs=file.crs.to_wkt() if file.crs else None,
-            pixel_size=(float(np.hypot(b, e)), float(np.hypot(a, d))) if placed else (),
-            unit=_unit(file.crs) if file.crs else "pixel",
-            chunks=tuple(min(n, m) for n, m in zip(blocks, file.shape, strict=True)),
-        )
+        with guarded(f"{self.path} cannot be opened"):
+            return self._described(self._file)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column); SourceError names file and box if they cannot be read."""
-        return self._read(box, box.shape)
+        return self._values(box, box.shape)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """About every ``step``-th pixel, from an overview where there is one."""
-        return self._read(box, tuple(-(-n // step) for n in box.shape))
+        return self._values(box, _thinned(box, step))
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where a box was measured by the file's mask, alpha or bands' own nodata: (row, column), of the shape of a glance."""
+        shape, file = _thinned(box, step), self._file
+        numbers = [k + 1 for k in self.chosen(file)]
+        good = np.ones(shape, bool)
+        if is_masked(file, self.chosen(file), self.nodata):
+            good &= (self._called(file.read_masks, numbers, box, shape) > 0).any(axis=0)
+        if self.colours or self.scaled:
+            stored = self._called(file.read, numbers, box, shape)
+            good &= Frame(shape, nodata=self._nodata).valid(stored)
+            if self.colours:
+                good &= table(file, self.path)[stored[0], 3] > 0
+        return good
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size and checksum of the file, and which level is read."""
-        return {"kind": "raster", "level": self.level, **of_file(Path(self.path))}
+        """Size and checksum of the file and of those that belong to it, and which level is read."""
+        made = {name: True for name in ("scaled", "colours") if getattr(self, name)}
+        return {"kind": "raster", "level": self.level, **made, **fingerprint(self.path, self.root)}
 
-    def _read(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        from rasterio.errors import RasterioError
+    def _described(self, file: Any) -> Frame:
+        chosen, names = self.chosen(file), band_names(file)
+        kinds = {file.dtypes[k] for k in chosen}
+        if len(kinds) > 1:
+            raise SourceError(f"{self.path} has bands of different types, {', '.join(sorted(kinds))}; choose bands of one: bands")
+        dtype = np.dtype(checked_numbers(_dtype(kinds.pop()), self.path))
+        masked = is_masked(file, chosen, self.nodata)
+        if self.colours:
+            table(file, self.path)
+        return Frame(
+            shape=(file.height, file.width),
+            bands=COLOURS if self.colours else tuple(names[k] for k in chosen),
+            dtype="uint8" if self.colours else np.result_type(dtype, np.float32).name if self.scaled else dtype.name,
+            nodata=None if self.scaled or self.colours else self._nodata,
+            masked=masked or self.scaled or self.colours,
+            chunks=tuple(min(n, m) for n, m in zip(file.block_shapes[0], file.shape, strict=True)),
+            **_place(file),
+        )
+
+    def chosen(self, file: Any) -> tuple[int, ...]:
+        """The indices from 0 of the bands to read."""
+        return choose_bands(self.bands, band_names(file)) if self.bands is not None else measured_bands(file)
+
+    @property
+    def _file(self) -> Any:
+        return dataset(self.path, self.level, self.root)
+
+    @property
+    def _nodata(self) -> float | None:
+        """The one value that means "not measured" in all bands; None where a mask says it."""
+        if self.nodata is not None:
+            return self.nodata
+        file = self._file
+        chosen = self.chosen(file)
+        return None if is_masked(file, chosen, None) else file.nodatavals[chosen[0]]
+
+    def _values(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        file = self._file
+        chosen = self.chosen(file)
+        block = self._called(file.read, [k + 1 for k in chosen], box, shape)
+        if self.colours:
+            return native(np.moveaxis(table(file, self.path)[block[0], :3], -1, 0))
+        if not self.scaled:
+            return native(block)
+        good = Frame(shape, nodata=self._nodata).valid(block)
+        dtype = np.result_type(block.dtype, np.float32)
+        scale, offset = (np.array([values[k] for k in chosen], dtype)[:, None, None] for values in (file.scales, file.offsets))
+        return np.where(good, block.astype(dtype) * scale + offset, np.array(np.nan, dtype))
+
+    def _called(self, reader: Any, numbers: Sequence[int], box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """What rasterio reads of some bands in a box."""
         from rasterio.windows import Window
 
-        file = _file(self.path, self.level)
         (top, left), (height, width) = box.start, box.shape
-        numbers = [k + 1 for k in choose_bands(self.bands, self._names(file))]
-        try:
-            block = file.read(numbers, window=Window(left, top, width, height), out_shape=(len(numbers), *shape))
-        except RasterioError as error:
-            cause = error.__cause__ or error
-            raise SourceError(
-                f"{self.path}: rows {top} to {top + height}, columns {left} to {left + width} cannot be read: {cause}"
-            ) from error
-        return native(block)
-
-    @staticmethod
-    def _names(file: Any) -> list[str]:
-        """Descriptions where they tell the bands apart; numbers elsewhere."""
-        given = list(file.descriptions)
-        return given if all(given) and len(set(given)) == len(given) else [str(k + 1) for k in range(file.count)]
+        with guarded(f"{self.path}: rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
+            return np.asarray(reader(list(numbers), window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG or JPEG. It has no parts that could be read alone, so each process decodes it whole, once."""
-
-    path: str
-    """The file."""
-
-    bands: tuple[int | str, ...] | None = None
-    """Bands to read, by number from 1, in any order; None: all."""
-
-    nodata: float | None = None
-    """The value that means "not measured"."""
-
-    @functools.cached_property
-    def frame(self) -> Frame:
-        """What the image is; SourceError if the file cannot be opened or is too large to be decoded whole."""
-        whole = GeoTiff(self.path, self.bands, 0, self.nodata)
-        file = _file(self.path)
-        if file.width * file.height * file.count > LARGEST_PICTURE:
-            raise SourceError(
-                f"{self.path} has {file.width} x {file.height} pixels; a PNG or JPEG may have 2^30 values; convert it to GeoTIFF"
-            )
-        names = whole._names(file)  # noqa: SLF001  its neighbour above
-        return Frame((file.height, file.width), tuple(names[k] for k in choose_bands(self.bands, names)), file.dtypes[0], self.nodata)
-
-    def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column)."""
-        whole = _decoded(self.path, stamp(self.path))
-        chosen = choose_bands(self.bands, [str(k + 1) for k in range(len(whole))])
-        rows, columns = box.slices
-        return native(whole[list(chosen), rows, columns])
-
-    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """Every ``step``-th pixel."""
-        return every(self.read(box), step)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Size and checksum of the file."""
-        return {"kind": "picture", **of_file(Path(self.path))}
+def band_names(file: Any) -> list[str]:
+    """Descriptions where they tell the bands apart; numbers elsewhere."""
+    given = list(file.descriptions)
+    return given if all(given) and len(set(given)) == len(given) else [str(k + 1) for k in range(file.count)]
 
 
-def _file(path: str, level: int = 0) -> Any:
-    """The file, opened once per thread and kept open: GDAL's handles are not safe to share."""
-    return _opened(path, level, stamp(path), threading.get_ident())
+def measured_bands(file: Any) -> tuple[int, ...]:
+    """The indices of all bands but alpha; of a file that has nothing else, all."""
+    alpha = _alpha(file)
+    return tuple(k for k in range(file.count) if k != alpha) or tuple(range(file.count))
 
 
-@functools.lru_cache(maxsize=32)
-def _opened(path: str, level: int, _stamp: object, _thread: int) -> Any:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+def is_masked(file: Any, chosen: Sequence[int], nodata: float | None) -> bool:
+    """Whether a mask, an alpha band that is not chosen, or nodata that differs from band to band says what was measured."""
+    from rasterio.enums import MaskFlags
 
-    options = {"overview_level": level - 1} if level else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture without a place is no fault
-        try:
-            file = rasterio.open(path, driver=_driver(path))
-            number = len(file.overviews(1))
-            if not 0 <= level <= number:
-                raise JobError(f"level: {level}; {path} has overviews 1 to {number}, and 0 is full resolution")
-            return rasterio.open(path, driver=file.driver, **options) if level else file
-        except RasterioError as error:
-            raise SourceError(f"{path} cannot be opened: {error}") from error
+    for k in chosen:
+        flags = file.mask_flag_enums[k]
+        if MaskFlags.alpha in flags:
+            if _alpha(file) is not None and _alpha(file) not in chosen:
+                return True
+        elif MaskFlags.per_dataset in flags or not flags:
+            return True
+    return nodata is None and len({str(file.nodatavals[k]) for k in chosen}) > 1
 
 
-@functools.lru_cache(maxsize=2)
-def _decoded(path: str, _stamp: object) -> npt.NDArray[Any]:
-    from rasterio.errors import RasterioError
-
+def table(file: Any, path: str) -> npt.NDArray[np.uint8]:
+    """The colour table of the first band, (number, 4), 0 where there is no entry; JobError where there is none."""
+    if file.count != 1 or np.dtype(_dtype(file.dtypes[0])).kind != "u" or np.dtype(_dtype(file.dtypes[0])).itemsize > 2:
+        raise JobError(f"colours: True; {path} has no colour table; allowed: False")
     try:
-        return np.asarray(_file(path).read())
-    except RasterioError as error:
-        raise SourceError(f"{path} cannot be decoded: {error.__cause__ or error}") from error
-
-
-def _driver(path: str) -> str:
-    """GDAL's driver for a file, by its first bytes: no other driver is ever tried."""
-    with Path(path).open("rb") as file:
-        head = file.read(8)
-    found = next((driver for mark, driver in MARKS.items() if head.startswith(mark)), None)
-    if found is None:
-        raise SourceError(f"{path} is no TIFF, PNG or JPEG: it begins with {head!r}")
+        given = file.colormap(1)
+    except ValueError as error:
+        raise JobError(f"colours: True; {path} has no colour table; allowed: False") from error
+    found = np.zeros((np.iinfo(file.dtypes[0]).max + 1, 4), np.uint8)
+    for number, colour in given.items():
+        found[number] = colour
     return found
 
 
-def _unit(crs: Any) -> str:
-    return "degree" if crs.is_geographic else str(crs.linear_units).lower()
+def _alpha(file: Any) -> int | None:
+    """The index of the alpha band. A band that has another name is none: GDAL takes the fourth of four for alpha, near infrared too."""
+    from rasterio.enums import ColorInterp
+
+    found = [k for k, what in enumerate(file.colorinterp) if what == ColorInterp.alpha]
+    return next((k for k in found if (file.descriptions[k] or "alpha").lower() == "alpha"), None)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(name.replace("complex_int16", "complex64"))
+
+
+def _thinned(box: Box, step: int) -> tuple[int, ...]:
+    return tuple(-(-n // step) for n in box.shape)
+
+
+def _place(file: Any) -> dict[str, Any]:
+    """CRS and transform; of a file placed by ground control points the transform that fits them, and none where none fits."""
+    crs, transform = file.crs, file.transform
+    if crs is None and transform.is_identity and file.gcps[0]:
+        crs, transform = _fitted(*file.gcps)
+    if crs is None and (transform is None or transform.is_identity):
+        return {}
+    a, b, c, d, e, f = tuple(transform)[:6]
+    unit = "pixel" if crs is None else "degree" if crs.is_geographic else str(crs.linear_units).lower()
+    return {
+        "transform": (a, b, c, d, e, f),
+        "crs": crs.to_wkt() if crs else None,
+        "pixel_size": (float(np.hypot(b, e)), float(np.hypot(a, d))),
+        "unit": unit,
+    }
+
+
+def _fitted(points: Any, crs: Any) -> tuple[Any, Any]:
+    """The CRS and affine transform that ground control points give, by least squares; (None, None) where it misses one by more than FIT."""
+    known = np.array([(p.col, p.row, 1.0) for p in points])
+    places = np.array([(p.x, p.y) for p in points])
+    if len(points) < 3 or np.linalg.matrix_rank(known) < 3:
+        return None, None
+    from rasterio.transform import Affine
+
+    solved = np.linalg.lstsq(known, places, rcond=None)[0]
+    transform = Affine(*solved[:, 0].tolist(), *solved[:, 1].tolist())
+    if transform.is_degenerate:
+        return None, None
+    missed = np.linalg.solve(solved[:2].T, (places - known @ solved).T)
+    return (crs, transform) if np.abs(missed).max() <= FIT else (None, None)

@@ -8,6 +8,7 @@ OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, nearest
+from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
@@ -26,6 +27,13 @@ from pipeline.sources.kept import Kept
 
 SAMPLED = 64
 """Chunk files that a fingerprint looks into."""
+LARGEST_CHUNK = 1 << 30
+"""Bytes of one chunk, which is decoded whole."""
+FAULTS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, AssertionError),
+    SystemError,  # of numcodecs, where a chunk says that it is of negative size
+)
+"""What zarr and its codecs raise of damaged metadata and chunks, besides zarr's own errors."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class ZarrImage:
         try:
             array = _array(self._stored.path, tuple(map(stamp, _metadata(self._stored.path))))
             return native(np.asarray(self._layout[0].take(array, box, step)))
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+        except FAULTS as error:
             raise SourceError(f"{self._stored.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -150,9 +158,16 @@ def _describe(path: str, level: int | str) -> _Stored:
     from zarr.errors import BaseZarrError
 
     try:
-        node = zarr.open(path, mode="r")
-    except (BaseZarrError, OSError, ValueError, KeyError, TypeError) as error:
+        return _found(path, zarr.open(path, mode="r"), level)
+    except TilewiseError:
+        raise
+    except (BaseZarrError, *FAULTS) as error:
         raise SourceError(f"{path} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
+
+
+def _found(path: str, node: Any, level: int | str) -> _Stored:
+    import zarr
+
     if isinstance(node, zarr.Array):
         if level != 0:
             raise JobError(f"level: {level!r}; {path} is a single array, which has no levels")
@@ -167,6 +182,7 @@ def _describe(path: str, level: int | str) -> _Stored:
 
 
 def _plain(path: str, array: Any, attributes: Mapping[str, Any]) -> _Stored:
+    _refuse(path, array)
     names = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
     letters = [LETTERS.get(str(name).lower(), str(name).lower()) for name in cast("list[str]", names or [])]
     axes = "".join(letters) if len(letters) == array.ndim and all(len(letter) == 1 for letter in letters) else None
@@ -179,6 +195,7 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
         raise JobError(f"level: {level!r}; allowed: 0 to {len(paths) - 1}, or a path; {nearest(str(level), paths)}")
     name = level if isinstance(level, str) else paths[level]
     array = group[name]
+    _refuse(f"{path}/{name}", array)
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in scale["axes"]]
     extent = _scale(scale, scale["datasets"][paths.index(name)], len(axes))
     units = [axis.get("unit") for axis in axes if axis["name"] == "x"]
@@ -194,6 +211,17 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
         extent,
         **(_place(dict(array.attrs)) | ({"unit": units[0]} if units and units[0] else {})),
     )
+
+
+def _refuse(path: str, array: Any) -> None:
+    """Refuse chunks that are none, or that would take more memory than a task has, before one is read."""
+    chunk = " x ".join(map(str, array.chunks))
+    if min(array.shape, default=0) < 1 or min(array.chunks) < 1:
+        raise SourceError(f"{path} has the shape {array.shape} in chunks of {chunk}; allowed: at least one pixel along each axis")
+    if (size := math.prod(array.chunks) * array.dtype.itemsize) > LARGEST_CHUNK:
+        raise SourceError(
+            f"{path} is stored in chunks of {chunk}, {size / 2**30:.3g} GiB each; allowed: up to {LARGEST_CHUNK >> 30} GiB; write it anew"
+        )
 
 
 def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], number: int) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from pipeline.grid import Box, Grid
 from pipeline.measurement import Sums
 from pipeline.scratch import Arrays, Scratch
 from pipeline.segmenters import Contract, Segmenter, call
-from pipeline.sources import Source
+from pipeline.sources import Source, where_valid
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
 """In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
@@ -153,7 +153,7 @@ class Run:
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Pixels (band, row, column) and which of them are valid."""
         block = self.source.read(box)
-        return block, self.source.frame.valid(block)
+        return block, where_valid(self.source, box, block)
 
     def reach_of_steps(self, number: int | None = None) -> int:
         """How many pixels away the first ``number`` steps, or all of them, look."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.routing import GLANCE, SKIP, Rule, choose
+from pipeline.sources import where_valid
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
 
 
@@ -31,7 +32,7 @@ class Plan:
 def needed(run: Run, rules: Sequence[Rule]) -> bool:
     """Whether tiles must be looked at: some may be empty, or a rule asks for a trait."""
     frame = run.source.frame
-    return frame.nodata is not None or np.dtype(frame.dtype).kind == "f" or any(rule.when for rule in rules)
+    return frame.masked or frame.nodata is not None or np.dtype(frame.dtype).kind == "f" or any(rule.when for rule in rules)
 
 
 def routes(plan: Plan, batch: int) -> list[int]:
@@ -47,8 +48,9 @@ def all_alike(plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
 
 def _route(plan: Plan, tile: int) -> int:
     core, source = plan.run.grid.core(tile), plan.run.source
-    glance = source.glance(core, max(1, -(-max(core.shape) // GLANCE)))
-    valid = source.frame.valid(glance)
-    if not valid.any() and not plan.run.read(core)[1].any():
+    step = max(1, -(-max(core.shape) // GLANCE))
+    glance = source.glance(core, step)
+    measured = where_valid(source, core, glance, step)
+    if not measured.any() and not plan.run.read(core)[1].any():
         return EMPTY
-    return plan.number(choose(plan.rules, glance, valid))
+    return plan.number(choose(plan.rules, glance, measured))

@@ -22,7 +22,7 @@ from pipeline.networks.card import Card
 from pipeline.outlines import layers
 from pipeline.segmenters.decoding import Decoder, Semantic
 from pipeline.segmenters.detections import ByKey
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source, open_source, where_valid
 from pipeline.training.augmentation import Augment, Place, varied
 from pipeline.training.recipe import Recipe
 
@@ -83,7 +83,7 @@ class Pair:
         if self.part is not None:
             box = Box(*(tuple(a + o for a, o in zip(side, self.part.start, strict=True)) for side in (box.start, box.stop)))
         block = self.image.read(box)
-        valid = self.image.frame.valid(block)
+        valid = where_valid(self.image, box, block)
         labels, known = auditing.numbers(self.truth, box)
         if self.kinds:
             labels = np.where(labels > 0, labels * len(self.card.classes) + np.array((0, *self.kinds))[labels] - 1, labels)
@@ -206,7 +206,7 @@ def _values(source: Source, frame: Frame, band: int) -> Any:
     """The measured values of a band, part after part."""
     for box in auditing.parts_of(frame):
         block = source.read(box)
-        values = block[band][frame.valid(block)]
+        values = block[band][where_valid(source, box, block)]
         if values.size:
             yield values
 

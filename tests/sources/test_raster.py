@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,24 +18,11 @@ from rasterio.enums import Resampling
 
 from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
-from pipeline.sources import Source, open_source
+from pipeline.sources import open_source, where_valid
 from pipeline.sources.checksum import of_file
+from tests.sources.files import PLACE, tiff, whole
 
 TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
-TILED = {"tiled": True, "blockxsize": 16, "blockysize": 32}
-PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -20, 5e6)}
-
-
-def tiff(path: Path, pixels: np.ndarray, **options: object) -> Path:
-    """Write (band, row, column) as a GeoTIFF with a place."""
-    bands, rows, columns = pixels.shape
-    with rasterio.open(path, "w", driver="GTiff", count=bands, height=rows, width=columns, dtype=pixels.dtype, **PLACE | options) as file:
-        file.write(pixels)
-    return path
-
-
-def whole(source: Source) -> np.ndarray:
-    return source.read(Box.whole(source.frame.shape))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -116,12 +102,18 @@ def test_overviews(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
 def test_png(mode, tmp_path):
-    """A PNG has the bands that Pillow sees, alpha among them, and no place."""
+    """A PNG has the bands that Pillow sees, but for alpha, which says what was measured, and no place."""
     shape = (15, 22) if mode in ("L", "I;16") else (15, 22, len(mode))
     pixels = np.random.default_rng(3).integers(0, 255, shape).astype(np.uint16 if mode == "I;16" else np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     source = open_source(tmp_path / "a.png")
     expected = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+    if mode == "RGBA":
+        box = Box((3, 4), (9, 20))
+        np.testing.assert_array_equal(where_valid(source, box, source.read(box)), expected[3, 3:9, 4:20] > 0)
+        np.testing.assert_array_equal(where_valid(source, box, source.glance(box, 4), 4), expected[3, 3:9:4, 4:20:4] > 0)
+        np.testing.assert_array_equal(whole(open_source(tmp_path / "a.png", bands=[4])), expected[3:])
+        expected = expected[:3]
     np.testing.assert_array_equal(whole(source), expected)
     np.testing.assert_array_equal(source.read(Box((3, 4), (9, 20))), expected[:, 3:9, 4:20])
     assert (source.frame.crs, source.frame.transform, source.frame.unit) == (None, None, "pixel")
@@ -196,8 +188,8 @@ def test_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(lambda p: p.write_bytes(b"hello"), r"a\.tif is no TIFF, PNG or JPEG: it begins with b'hello'", id="text"),
-        pytest.param(lambda p: p.write_bytes(b""), r"a\.tif is no TIFF, PNG or JPEG: it begins with b''", id="empty"),
+        pytest.param(lambda p: p.write_bytes(b"hello"), r"a\.tif is no image that is read: it begins with b'hello'; ", id="text"),
+        pytest.param(lambda p: p.write_bytes(b""), r"a\.tif is no image that is read: it begins with b''", id="empty"),
         pytest.param(lambda p: p.write_bytes(b"II*\0" + bytes(40)), r"a\.tif cannot be opened", id="header only"),
         pytest.param(lambda p: tiff(p, np.ones((1, 4, 4), np.complex64)), r"a\.tif holds complex64; allowed: ", id="complex"),
     ],

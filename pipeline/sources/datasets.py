@@ -1,0 +1,159 @@
+"""Files that GDAL opens: by which drivers, within which limits, and once per thread."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import JobError, SourceError
+from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.virtual import sources_of
+
+MARKS = {
+    b"II*\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"II+\0": "GTiff",
+    b"MM\0+": "GTiff",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+    b"\0\0\0\x0cjP  \r\n": "JP2OpenJPEG",
+    b"\xff\x4f\xff\x51": "JP2OpenJPEG",
+    b"EHFA_HEADER_TAG": "HFA",
+}
+"""GDAL's driver by a file's first bytes. No other driver is ever tried, whatever a file is called."""
+NAMES = {"GTiff": "TIFF", "PNG": "PNG", "JPEG": "JPEG", "JP2OpenJPEG": "JPEG 2000", "HFA": "Erdas Imagine", "VRT": "VRT"}
+"""What the drivers read."""
+HEAD = 1024
+"""Bytes in which a VRT names itself."""
+MOST_BANDS = 4096
+LARGEST_BLOCK = 1 << 30
+"""Bytes of one block (a tile, a strip), which GDAL decodes whole."""
+LEAST_PER_BLOCK = 4
+"""Bytes that each block of a TIFF takes in it, whatever it holds: those of its offset."""
+BESIDE = ("", ".msk", ".ovr", ".aux.xml")
+"""What may lie beside a file, and belongs to it."""
+
+
+def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
+    """A file as rasterio opens it, once per thread, and kept open: GDAL's handles are not safe to share.
+
+    Parameters
+    ----------
+    path
+        A file of one of the kinds in `NAMES`.
+    level
+        0: full resolution; k: the k-th overview.
+    root
+        The folder in which everything that the file refers to must lie; None: its own.
+
+    Raises
+    ------
+    SourceError
+        If it is of another kind, is damaged, declares more than can be, or refers to what lies elsewhere.
+    JobError
+        If there is no such level.
+    """
+    stamps = tuple(stamp(path + ending) for ending in BESIDE if not ending or Path(path + ending).exists())
+    return _opened(path, level, root, stamps, threading.get_ident())
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Whatever rasterio raises of a damaged file, in opening it or in its attributes, as a SourceError that begins with ``what``."""
+    from rasterio._err import CPLE_BaseError  # rasterio lets GDAL's own errors through, and exports no name for them
+    from rasterio.errors import CRSError, RasterioError
+
+    try:
+        yield
+    except (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError) as error:
+        raise SourceError(f"{what}: {error.__cause__ or error}") from error
+
+
+def is_paged(path: str) -> bool:
+    """Whether a TIFF has several pages and no place: a stack, or a slide, of which GDAL would read the first page and say nothing."""
+    with guarded(f"{path} cannot be opened"):
+        file = dataset(path)
+        return bool(len(file.subdatasets) > 1 and file.crs is None and file.transform.is_identity)
+
+
+def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
+    """Size and checksum of a file, and of each that belongs to it or that it refers to, by name."""
+    with guarded(f"{path} cannot be read"):
+        others = sorted(str(Path(name).resolve()) for name in dataset(path, root=root).files)
+    beside = [name for name in others if name != str(Path(path).resolve()) and Path(name).is_file()]
+    folder = Path(path).resolve().parent
+    return {**of_file(Path(path)), **({"with": {_relative(Path(name), folder): of_file(Path(name)) for name in beside}} if beside else {})}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+
+
+@functools.lru_cache(maxsize=128)
+def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: int) -> Any:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    driver = driver_of(path)
+    folder = Path(root or Path(path).parent).resolve()
+    if driver == "VRT":
+        for name in sources_of(path, folder):
+            if driver_of(name) == "VRT":
+                raise SourceError(f"{path} refers to another VRT, {name}; allowed: {_allowed(set(NAMES) - {'VRT'})}")
+    with warnings.catch_warnings(), guarded(f"{path} cannot be opened"):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture without a place is no fault
+        file = rasterio.open(path, driver=driver)
+        _refuse(file, path, folder)
+        number = len(file.overviews(1))
+        if not 0 <= level <= number:
+            raise JobError(f"level: {level}; {path} has overviews 1 to {number}, and 0 is full resolution")
+        return rasterio.open(path, driver=driver, overview_level=level - 1) if level else file
+
+
+def driver_of(path: str) -> str:
+    """GDAL's driver for a file, by its first bytes; SourceError where it is of no kind that is read."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be opened: {error.strerror or error}") from error
+    if b"<VRTDataset" in head:
+        return "VRT"
+    found = next((driver for mark, driver in MARKS.items() if head.startswith(mark)), None)
+    if found is None:
+        raise SourceError(f"{path} is no image that is read: it begins with {head[:8]!r}; allowed: {_allowed(set(NAMES))}")
+    return found
+
+
+def _allowed(drivers: set[str]) -> str:
+    return ", ".join(name for driver, name in NAMES.items() if driver in drivers)
+
+
+def _refuse(file: Any, path: str, folder: Path) -> None:
+    """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
+    size = f"{path} declares {file.width} x {file.height} pixels"
+    if file.count > MOST_BANDS:
+        raise SourceError(f"{path} declares {file.count} bands; allowed: up to {MOST_BANDS}")
+    if file.count == 0:
+        raise SourceError(f"{path} has no bands")
+    rows, columns = file.block_shapes[0]
+    together = file.count if file.interleaving is not None and file.interleaving.name == "pixel" else 1
+    block = rows * columns * together * max(np.dtype(name.replace("complex_int16", "int32")).itemsize for name in file.dtypes)
+    if block > LARGEST_BLOCK:
+        raise SourceError(
+            f"{size} in blocks of {rows} x {columns}, {block / 2**30:.3g} GiB each; allowed: up to {LARGEST_BLOCK >> 30} GiB; "
+            "write it anew with tiles: gdal_translate -co TILED=YES"
+        )
+    number = -(-file.height // rows) * -(-file.width // columns) * (file.count // together)
+    if file.driver == "GTiff" and number * LEAST_PER_BLOCK > Path(path).stat().st_size:
+        raise SourceError(f"{size} in {number} blocks, more than a file of {Path(path).stat().st_size} bytes can hold")
+    for other in file.files:
+        if not Path(other).resolve().is_relative_to(folder) and Path(other).resolve() != Path(path).resolve():
+            raise SourceError(f"{path} refers to {other}, which lies outside {folder}; name a folder that holds both: root")

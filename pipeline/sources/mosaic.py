@@ -1,0 +1,181 @@
+"""Several raster files on one pixel grid, read as one image."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, SourceError
+from pipeline.frame import Frame
+from pipeline.grid import Box
+from pipeline.sources import where_valid
+from pipeline.sources.axes import native
+from pipeline.sources.raster import Raster
+
+SAMPLED = 64
+"""Files that a fingerprint looks into."""
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Rasters of one CRS and one grid of pixels. Where several were measured at a pixel, the first of them is on top."""
+
+    path: tuple[str, ...]
+    """The files, from the top down."""
+
+    bands: tuple[int | str, ...] | None = None
+    """Bands to read of each, by number from 1 or by description, in any order; None: all but alpha."""
+
+    level: int = 0
+    """0: full resolution; k: the k-th overview of each, where these too lie on one grid."""
+
+    nodata: float | None = None
+    """The value that means "not measured", in place of the files' own."""
+
+    scaled: bool = False
+    """Whether values are multiplied by each file's scale and its offset added."""
+
+    colours: bool = False
+    """Whether numbers of a colour table are read as red, green and blue."""
+
+    snap: float = 0.1
+    """Pixels, up to 0.5, by which a file may be moved to lie on the first one's grid."""
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """What the image is: the smallest that holds all files. SourceError names two files that do not go together."""
+        if not 0 <= self.snap <= 0.5:
+            raise JobError(f"snap: {self.snap!r}; allowed: 0 to 0.5 pixels")
+        first, extent, boxes = self._first, self._extent, self._boxes
+        a, b, c, d, e, f = first.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        row, column = (-boxes[0, :2]).tolist()  # of the whole image's corner, as the first file counts
+        return replace(
+            first,
+            shape=extent,
+            transform=(a, b, c + a * column + b * row, d, e, f + d * column + e * row),
+            masked=True,
+            chunks=tuple(min(n, m) for n, m in zip(first.chunks, extent, strict=True)),
+        )
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """The pixels in a box, (band, row, column): nodata, or else 0 (NaN of floats), where no file was measured."""
+        return self.glance(box, 1)
+
+    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
+        """About every ``step``-th pixel, from an overview where there is one."""
+        dtype, shape = np.dtype(self.frame.dtype), tuple(-(-n // step) for n in box.shape)
+        fill = self.frame.nodata if self.frame.nodata is not None else np.nan if dtype.kind == "f" else 0
+        block, missing = np.full((len(self.frame.bands), *shape), fill, dtype), np.ones(shape, bool)
+        for number in self._within(box):
+            own, place = self._thinned(number, box, step)
+            if not missing[place].any():
+                continue
+            part = self._part(number)
+            values = part.glance(own, step) if step > 1 else part.read(own)
+            taken = missing[place] & where_valid(part, own, values, step)
+            block[(slice(None), *place)][:, taken] = values[:, taken]
+            missing[place] &= ~taken
+        return native(block)
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where a box lies in a file, and in its mask if it has one: (row, column), of the shape of a glance."""
+        good = np.zeros(tuple(-(-n // step) for n in box.shape), bool)
+        for number in self._within(box):
+            own, place = self._thinned(number, box, step)
+            if good[place].size:
+                part = self._part(number)
+                good[place] |= part.mask(own, step) if part.frame.masked else True
+        return good
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Where each file lies, how large it is, and what an even sample of them holds."""
+        number = len(self.path)
+        looked = range(number) if number <= SAMPLED else [k * (number - 1) // (SAMPLED - 1) for k in range(SAMPLED)]
+        sizes = [Path(path).stat().st_size for path in self.path]
+        return {"kind": "mosaic", "boxes": self._boxes.tolist(), "bytes": sizes, "sample": [self._part(k).fingerprint() for k in looked]}
+
+    @functools.cached_property
+    def _first(self) -> Frame:
+        return self._part(0).frame
+
+    @functools.cached_property
+    def _boxes(self) -> npt.NDArray[np.int64]:
+        """(file, 4): first row, first column, last row and last column plus one of each file in the image. It travels to the workers."""
+        found: npt.NDArray[np.int64] = np.array([self._box(number) for number in range(len(self.path))], np.int64)
+        found -= np.tile(found[:, :2].min(axis=0), 2)
+        return found
+
+    @property
+    def _extent(self) -> tuple[int, ...]:
+        return tuple(self._boxes[:, 2:].max(axis=0).tolist())
+
+    def _box(self, number: int) -> tuple[int, int, int, int]:
+        """Where a file lies, as the first one counts; SourceError where it does not go with it."""
+        path, frame = self.path[number], self._part(number).frame
+        _refuse(self.path[0], self._first, path, frame)
+        grid, own = (np.array(each.transform).reshape(2, 3) for each in (self._first, frame))
+        column, row = np.linalg.solve(grid[:, :2], own[:, 2] - grid[:, 2])
+        turned = np.linalg.solve(grid[:, :2], own[:, :2]) - np.eye(2)  # how far a pixel's sides are from those of the first file's
+        off = max(abs(column - round(column)), abs(row - round(row))) + float((np.abs(turned) @ frame.shape[::-1]).max())
+        if off > self.snap:
+            raise SourceError(
+                f"{path} is not on the pixel grid of {self.path[0]}: it is {off:.3g} pixels off, and {self.snap:g} are allowed; "
+                "resample it first (gdalwarp -tap -tr), or let it be moved: snap, up to 0.5"
+            )
+        return round(row), round(column), round(row) + frame.shape[0], round(column) + frame.shape[1]
+
+    def _within(self, box: Box) -> list[int]:
+        """The files that share a pixel with a box, from the top down."""
+        meets = (self._boxes[:, :2] < box.stop).all(axis=1) & (self._boxes[:, 2:] > box.start).all(axis=1)
+        return np.flatnonzero(meets).tolist()
+
+    def _thinned(self, number: int, box: Box, step: int) -> tuple[Box, tuple[slice, ...]]:
+        """What of a file is read for every ``step``-th pixel of a box: in the file's pixels, and where it lies among them."""
+        corner, end = self._boxes[number, :2].tolist(), self._boxes[number, 2:].tolist()
+        low = [max(0, -(-(a - o) // step)) for a, o in zip(corner, box.start, strict=True)]
+        high = [-(-(min(b, s) - o) // step) for b, s, o in zip(end, box.stop, box.start, strict=True)]
+        start = [o + k * step - a for o, k, a in zip(box.start, low, corner, strict=True)]
+        stop = [min(b, s) - a for b, s, a in zip(end, box.stop, corner, strict=True)]
+        return Box(tuple(start), tuple(stop)), tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
+
+    def _part(self, number: int) -> Raster:
+        return _raster(self.path[number], self.bands, self.level, self.nodata, self.scaled, self.colours)
+
+
+@functools.lru_cache(maxsize=256)
+def _raster(path: str, bands: Any, level: int, nodata: float | None, scaled: bool, colours: bool) -> Raster:
+    """A part with its frame, described once per process."""
+    return Raster(path, bands, level, nodata, scaled, colours)
+
+
+def _refuse(top: str, first: Frame, path: str, frame: Frame) -> None:
+    """Refuse two files that are no parts of one image."""
+    if frame.transform is None:
+        raise JobError(f"path: {path} says nothing about where it lies; allowed in a mosaic: files with a transform")
+    pairs = {
+        "CRS": (_crs(first.crs), _crs(frame.crs)),
+        "pixel size": (tuple(f"{n:.4g}" for n in first.pixel_size), tuple(f"{n:.4g}" for n in frame.pixel_size)),
+        "bands": (first.bands, frame.bands),
+        "type": (first.dtype, frame.dtype),
+        "nodata": (str(first.nodata), str(frame.nodata)),
+    }
+    for what, (one, other) in pairs.items():
+        if one != other:
+            shown = [" x ".join(value) if isinstance(value, tuple) else value for value in (one, other)]
+            raise SourceError(f"{top} and {path} are no parts of one image: {what} {shown[0]} and {shown[1]}; allowed: the same in all")
+
+
+def _crs(wkt: str | None) -> str:
+    """A name that is the same for one CRS in different words."""
+    if wkt is None:
+        return "none"
+    from rasterio import CRS
+
+    found = CRS.from_wkt(wkt)
+    code = found.to_authority(confidence_threshold=100)
+    return ":".join(code) if code else str(found.to_wkt())

@@ -1,0 +1,157 @@
+"""NIfTI volumes, plain or gzipped, through nibabel.
+
+References
+----------
+NIfTI-1 and NIfTI-2, https://nifti.nimh.nih.gov.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, SourceError, TilewiseError
+from pipeline.frame import Frame
+from pipeline.grid import Box
+from pipeline.sources import checked_numbers
+from pipeline.sources.axes import Layout, layout, native
+from pipeline.sources.checksum import of_file, stamp
+
+AXES = "xyztc"
+"""NIfTI's order: columns (i), rows (j), planes (k), times, and values of a voxel."""
+UNITS = {"meter": "meter", "mm": "millimeter", "micron": "micrometer"}
+DENSEST = 1040
+"""How many bytes deflate makes of one at most."""
+INSTALL = "pip install 'tilewise[volumes]'"
+
+
+@dataclass(frozen=True)
+class NiftiImage:
+    """A NIfTI volume as it is stored: index i is the column, j the row, k the plane; orientation is left as it is."""
+
+    path: str
+    """The file: .nii or .nii.gz. A gzipped one is decompressed from its begin for each read; large ones are better unpacked."""
+
+    bands: tuple[int | str, ...] | None = None
+    """Values of a voxel to read (the fifth axis), by number from 1, in any order; None: all."""
+
+    time: int | None = None
+    """The index along the time axis; needed where there is more than one."""
+
+    planes: int | str | None = None
+    """"all" for a volume, or one plane's index from 0; None: all, where there are several."""
+
+    scaled: bool = False
+    """Whether values are multiplied by the header's slope and its intercept added, which makes them floats."""
+
+    nodata: float | None = None
+    """The value that means "not measured"."""
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
+        opened, (how, names) = self._opened, self._layout
+        stored = np.dtype(checked_numbers(opened.dtype, self.path))
+        sizes = dict(zip(AXES, opened.sizes, strict=False))
+        known = opened.unit is not None and all(sizes[letter] > 0 for letter in how.space)
+        return Frame(
+            shape=how.shape(opened.shape),
+            bands=names,
+            dtype=np.result_type(stored, np.float32).name if self.scaled else stored.name,
+            nodata=self.nodata,
+            pixel_size=tuple(sizes[letter] for letter in how.space) if known else (),
+            unit=opened.unit if known and opened.unit else "pixel",
+            chunks=tuple(1 if letter == "z" else n for letter, n in zip(how.space, how.shape(opened.shape), strict=True)),
+        )
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if they cannot be read."""
+        return self.glance(box, 1)
+
+    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
+        """Every ``step``-th pixel."""
+        try:
+            block = native(np.asarray(self._layout[0].take(self._opened.stored, box, step)))
+        except _faults() as error:
+            raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
+        if not self.scaled:
+            return block
+        dtype = np.result_type(block.dtype, np.float32).type
+        return np.asarray(block.astype(dtype) * dtype(self._opened.slope) + dtype(self._opened.intercept))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Size and checksum of the file, and what is read of it."""
+        return {"kind": "nifti", **of_file(Path(self.path)), "time": self.time, "planes": self.planes, "scaled": self.scaled}
+
+    @property
+    def _opened(self) -> _Opened:
+        return _open(self.path, stamp(self.path))
+
+    @functools.cached_property
+    def _layout(self) -> tuple[Layout, tuple[str, ...]]:
+        shape = self._opened.shape
+        return layout(AXES[: len(shape)], shape, bands=self.bands, time=self.time, planes=self.planes)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file that is open in this process; nibabel locks what threads share."""
+
+    stored: Any
+    """What is indexed as the stored array, and read then."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    sizes: tuple[float, ...]
+    unit: str | None
+    slope: float
+    intercept: float
+
+
+@functools.lru_cache(maxsize=8)
+def _open(path: str, _stamp: object) -> _Opened:
+    try:
+        import nibabel
+        from nibabel.arrayproxy import ArrayProxy
+    except ImportError as error:
+        raise JobError(f"kind: nifti needs nibabel: {INSTALL}") from error
+    try:
+        loaded = nibabel.load(path)
+        if not isinstance(loaded, (nibabel.Nifti1Image, nibabel.Nifti2Image)):
+            raise SourceError(f"{path} is no NIfTI, but {type(loaded).__name__}")
+        header, data = loaded.header, loaded.dataobj  # the header forgets offset and slope when it is loaded, and the data keep them
+        shape, dtype, offset = tuple(map(int, header.get_data_shape())), header.get_data_dtype(), int(data.offset)
+        if not 2 <= len(shape) <= len(AXES) or min(shape) < 1:
+            raise SourceError(f"{path} has the shape {shape}; allowed: 2 to {len(AXES)} axes of at least one voxel")
+        _refuse(path, shape, dtype, offset)
+        unit = UNITS.get(header.get_xyzt_units()[0])
+        stored = ArrayProxy(path, (shape, dtype, offset), keep_file_open=True)  # without the slope, which nibabel would apply
+        return _Opened(stored, shape, dtype, tuple(map(float, header.get_zooms())), unit, float(data.slope), float(data.inter))
+    except TilewiseError:
+        raise
+    except _faults() as error:
+        raise SourceError(f"{path} cannot be opened as NIfTI: {type(error).__name__}: {error}") from error
+
+
+def _refuse(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
+    """Refuse what a file declares and cannot hold."""
+    size, need = Path(path).stat().st_size, offset + math.prod(shape) * dtype.itemsize
+    most = size * DENSEST if path.lower().endswith(".gz") else size
+    if offset < 0 or need > most:
+        raise SourceError(f"{path} declares {' x '.join(map(str, shape))} voxels of {dtype}, more than a file of {size} bytes can hold")
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What nibabel raises of damaged files."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    plain = (ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError, zlib.error)
+    return ImageFileError, HeaderDataError, WrapStructError, *plain

@@ -1,0 +1,81 @@
+"""PNG and JPEG, through rasterio."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import SourceError
+from pipeline.frame import Frame
+from pipeline.grid import Box
+from pipeline.sources import every
+from pipeline.sources.axes import native
+from pipeline.sources.checksum import stamp
+from pipeline.sources.datasets import dataset
+from pipeline.sources.raster import Raster
+
+LARGEST = 1 << 30
+"""Values (pixels times bands) of a PNG or JPEG, which is decoded whole."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG or JPEG. It has no parts that could be read alone, so each process decodes it whole, once. It has no place in the world."""
+
+    path: str
+    """The file."""
+
+    bands: tuple[int | str, ...] | None = None
+    """Bands to read, by number from 1, in any order; None: all but alpha, which then says what was measured."""
+
+    nodata: float | None = None
+    """The value that means "not measured"."""
+
+    colours: bool = False
+    """Whether numbers of a colour table are read as red, green and blue."""
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """What the image is; SourceError if the file cannot be opened or is too large to be decoded whole."""
+        file = dataset(self.path)
+        if file.width * file.height * file.count > LARGEST:
+            raise SourceError(
+                f"{self.path} has {file.width} x {file.height} pixels; a PNG or JPEG may have 2^30 values; convert it to GeoTIFF"
+            )
+        whole = self._raster.frame
+        return Frame(whole.shape, whole.bands, whole.dtype, whole.nodata, masked=whole.masked)
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """The pixels in a box, (band, row, column)."""
+        return native(self._decoded[0][(slice(None), *box.slices)])
+
+    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
+        """Every ``step``-th pixel."""
+        return every(self.read(box), step)
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where a box was measured by the file's alpha: (row, column), of the shape of a glance."""
+        return self._decoded[1][box.slices][::step, ::step]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Size and checksum of the file."""
+        return {**self._raster.fingerprint(), "kind": "picture"}
+
+    @property
+    def _raster(self) -> Raster:
+        return Raster(self.path, self.bands, nodata=self.nodata, colours=self.colours)
+
+    @property
+    def _decoded(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        return _decoded(self._raster, stamp(self.path))
+
+
+@functools.lru_cache(maxsize=2)
+def _decoded(raster: Raster, _stamp: object) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """All pixels, and which of them were measured by alpha."""
+    whole = Box.whole(raster.frame.shape)
+    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.ones(whole.shape, bool)
