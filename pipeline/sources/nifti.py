@@ -122,8 +122,9 @@ def _open(path: str, _stamp: object) -> _Opened:
     except ImportError as error:
         raise JobError(f"kind: nifti needs nibabel: {INSTALL}") from error
     try:
-        loaded = nibabel.load(path)
-        if not isinstance(loaded, (nibabel.Nifti1Image, nibabel.Nifti2Image)):
+        loaded: Any = nibabel.load(path)
+        kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+        if not isinstance(loaded, kinds):
             raise SourceError(f"{path} is no NIfTI, but {type(loaded).__name__}")
         header, data = loaded.header, loaded.dataobj  # the header forgets offset and slope when it is loaded, and the data keep them
         shape, dtype, offset = tuple(map(int, header.get_data_shape())), header.get_data_dtype(), int(data.offset)
@@ -131,7 +132,8 @@ def _open(path: str, _stamp: object) -> _Opened:
             raise SourceError(f"{path} has the shape {shape}; allowed: 2 to {len(AXES)} axes of at least one voxel")
         _refuse(path, shape, dtype, offset)
         unit = UNITS.get(header.get_xyzt_units()[0])
-        stored = ArrayProxy(path, (shape, dtype, offset), keep_file_open=True)  # without the slope, which nibabel would apply
+        proxy: Any = ArrayProxy
+        stored = proxy(path, (shape, dtype, offset), keep_file_open=True)  # without the slope, which nibabel would apply
         return _Opened(stored, shape, dtype, tuple(map(float, header.get_zooms())), unit, float(data.slope), float(data.inter))
     except TilewiseError:
         raise
