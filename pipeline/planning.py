@@ -174,16 +174,21 @@ def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str
     wanted = tuple(job.output.results or ())
     if "panoptic" in wanted and ndim == 3:
         raise JobError("output.results: panoptic of a volume; allowed: instance and semantic, which are the pair of its rasters")
-    if "panoptic" in wanted or (job.layers and not wanted):
+    both = bool(job.layers) or all(contract.things is not None for contract in contracts.values())
+    if "panoptic" in wanted or (both and not wanted):
         return ("instance", "semantic", "panoptic") if ndim == 2 else ("instance", "semantic")
     return wanted or (("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",))
 
 
 def _named(job: Job) -> Job:
     """The job with the names of classes that its segmenters bring, where it does not give them."""
-    known = {number: entry for what in job.segmenters.values() for number, entry in getattr(what, "legend", {}).items()}
+    brought = {name: getattr(what, "legend", {}) for name, what in job.segmenters.items()}
+    known = {number: entry for entries in brought.values() for number, entry in entries.items()}
+    if job.layers:  # a class of several keeps its name where it stays alone
+        each = [layer for layer in job.layers if not isinstance(layer.classes, int)]
+        known = {layer.final(number): entry for layer in each for number, entry in brought[layer.use].items() if layer.final(number)}
     output = job.output.model_copy(update={"legend": {**known, **job.output.legend}})
-    return job.model_copy(update={"output": output}) if known and not job.layers else job
+    return job.model_copy(update={"output": output}) if known else job
 
 
 def _source(job: Job) -> Source:

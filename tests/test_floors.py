@@ -40,7 +40,8 @@ ROOMS = {
     "segmenters": (
         "__init__",
         "channels given pixels relief streams",
-        "basins",
+        "basins semantic",
+        "panoptic",
         "decoding",
         "predictor",
         "cluster edge growing region superpixel threshold",

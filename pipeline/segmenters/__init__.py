@@ -22,6 +22,8 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64 (pixel, feature), of as many pixels as the
     attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling. ``absent(box) -> bool`` may say
     where there is none, so that the image is not read there.
+``classify(block, valid) -> classes`` and ``things``
+    for ``identity = "object"``: of every pixel, and which are things. An object is of the class of most of its pixels; the rest is stuff.
 ``predict(block, valid, origin) -> channels`` and ``decoder``
     for what is costly and serves all of these: each window is predicted once, and the ``decoder``, itself a segmenter, is handed the
     channels, (channel, row, column), in place of the pixels.
@@ -125,8 +127,11 @@ class Contract:
     partial: bool = False
     """For ``object``: there may be pieces of the foreground in which nothing is drawn."""
 
+    things: tuple[int, ...] | None = None
+    """For ``object``, with ``classify``: the classes that are things, of which objects are; all others are stuff. None: objects are all."""
+
     result: Literal["instance", "semantic"] = "instance"
-    """What is wanted of it where the job does not say: objects, or the class of every pixel."""
+    """What is wanted of it where the job does not say: objects, or the class of every pixel; with ``things``, both."""
 
     @property
     def plain(self) -> bool:
@@ -148,12 +153,9 @@ class Contract:
             ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
             ("device", contract.device in ("cpu", "gpu", "auto"), "'cpu', 'gpu' or 'auto'"),
             ("result", contract.result in ("instance", "semantic"), "'instance' or 'semantic'"),
+            ("things", contract.things is None or contract.identity == "object", "None where identity is not 'object'"),
             ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
-            (
-                "fill_holes",
-                not contract.fill_holes or contract.identity == "connected",
-                "True only where identity is 'connected'",
-            ),
+            ("fill_holes", not contract.fill_holes or contract.identity == "connected", "True only where identity is 'connected'"),
         ):
             if not holds:
                 raise JobError(f"{name_of(segmenter)}: {name} = {getattr(contract, name)!r}; allowed: {allowed}")
@@ -187,13 +189,11 @@ def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = Non
 
 def support(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Flags:
     """Where a segmenter would draw objects, as cheaply as it can tell."""
-    if hasattr(segmenter, "foreground"):
-        return _checked(segmenter, call(segmenter.foreground, block, valid, origin), valid) > 0
-    return draw(segmenter, block, valid, origin) > 0
+    return _checked(segmenter, call(getattr(segmenter, "foreground", segmenter), block, valid, origin), valid) > 0
 
 
 def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Classes:
-    """The class of every pixel, 0 for background, and the seeds, of a segmenter whose identity is ``connected``."""
+    """The class of every pixel, 0 for background, and the seeds, of a segmenter that can ``classify``."""
     found = call(getattr(segmenter, "classify", segmenter), block, valid, origin)
     if not isinstance(found, Classes):
         return Classes(_checked(segmenter, found, valid))

@@ -27,7 +27,7 @@ from pipeline.networks.resampling import Zoom
 from pipeline.networks.resident import PRECISIONS, Resident, Way, available, resident
 from pipeline.networks.windows import Patches, cut
 from pipeline.segmenters import Identity, Origin, draw, fitted_to, label
-from pipeline.segmenters.decoding import DECODERS, Decoder
+from pipeline.segmenters.decoding import DECODERS, Decoder, Panoptic
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -127,6 +127,8 @@ class Network:
             if key not in known:
                 raise JobError(f"decoder_options.{key}: there is no such option of {kind}; {nearest(key, known)}")
         made: Decoder = DECODERS[kind](**options)
+        if isinstance(made, Panoptic) and max(made.things) > len(self.card.classes):
+            raise JobError(f"decoder.things: {made.things}; the network's classes are 1 to {len(self.card.classes)}")
         return made
 
     @property
@@ -143,6 +145,11 @@ class Network:
     def identity(self) -> Identity:
         """What makes pixels one object: the decoder's."""
         return self.decoder.identity
+
+    @property
+    def things(self) -> tuple[int, ...] | None:
+        """Of a decoder to things and stuff, the classes of things."""
+        return getattr(self.decoder, "things", None)
 
     @property
     def result(self) -> str:

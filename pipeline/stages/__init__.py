@@ -36,7 +36,7 @@ class Step(Protocol):
         """A block of the same extent; it may take ``valid``."""
 
 
-ALGORITHMS = 4
+ALGORITHMS = 5
 """Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
 
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))

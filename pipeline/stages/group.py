@@ -164,12 +164,16 @@ def _of_one_key(run: Run, members: _Members, keys: Integers) -> Integers:
     """(n, 2) nodes that follow each other among those of one key: of one method, or of one class."""
     nodes = members.nodes
     methods = run.routes[nodes.tile].astype(np.int64)
-    classes = [FIRST + k for k, method in enumerate(run.methods) if method.contract.identity == "class"]
-    owner = np.where(np.isin(methods, classes), -1, methods)
+    owner = np.where(np.isin(methods, _of_classes(run)), -1, methods)
     order = np.lexsort((keys, owner))
     pairs = np.stack([order[:-1], order[1:]], axis=1)
     alike = (np.diff(keys[order]) == 0) & (np.diff(owner[order]) == 0) & (keys[order[1:]] > 0)
     return np.asarray(pairs[alike], np.int64)
+
+
+def _of_classes(run: Run) -> list[int]:
+    """The routes whose keys are classes."""
+    return [FIRST + k for k, m in enumerate(run.methods) if m.contract.identity == "class" or m.contract.things is not None]
 
 
 def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> _Members:
@@ -238,10 +242,10 @@ def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
     sums = members.sums.merge(groups.of, len(groups.area))
     kept = (groups.area >= least[run.routes[groups.home]]) & (sums.marked > 0)
     ids = np.zeros(len(groups.area) + 1, np.int64)  # the last is the id of a node of no group: 0
-    number, highest = 0, int(sums.kind[kept].max(initial=0))
     keys = np.zeros(len(groups.area), np.int64)
     np.maximum.at(keys, groups.of[groups.of >= 0], members.nodes.key[groups.of >= 0])
     stuff = _stuff(run, members, groups)
+    number, highest = 0, int(sums.kind[kept | stuff].max(initial=0))
     ids[:-1][stuff], kept = STUFF + sums.kind[stuff], kept & ~stuff
     facts, arrays = save_sums(sums.take(stuff))
     run.scratch.save(STUFF_KEY, facts, {**arrays, "status": groups.status[stuff]})
@@ -253,7 +257,7 @@ def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
         number += int(sum((named > 0).sum() for named in numbered))
         ids[here] = numbered[0]
         for (tile, _, _), named in zip(own, numbered[1:], strict=True):
-            _write_table(run, members, groups, tile, np.concatenate([[0], named]), ids)
+            _write_table(run, members, groups, (tile, np.concatenate([[0], named])), (ids, sums.kind))
         facts, arrays = save_sums(sums.take(here))
         about = {"ids": ids[here], "key": keys[here], "status": groups.status[here]}
         about |= {"tiles": groups.tiles[here], "home": groups.home[here]}
@@ -263,10 +267,10 @@ def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
 
 def _stuff(run: Run, members: _Members, groups: Groups) -> npt.NDArray[np.bool_]:
     """Which groups are not things, hence have no number."""
-    mine = (members.nodes.key < LAYER) & (groups.of >= 0)
+    drawn = [FIRST + k for k, m in enumerate(run.methods) if m.contract.identity == "layered" or m.contract.things is not None]
+    key, of = members.nodes.key, groups.of
     stuff = np.zeros(len(groups.area), bool)
-    if sheets_of(run):
-        stuff[groups.of[mine]] = True
+    stuff[of[(key > 0) & (key < LAYER) & (of >= 0) & np.isin(run.routes[members.nodes.tile], drawn)]] = True
     return stuff
 
 
@@ -280,9 +284,13 @@ def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64])
     return np.where(alone, found["anchor"], -1), int(found["kind"][alone].max(initial=0))
 
 
-def _write_table(run: Run, members: _Members, groups: Groups, tile: int, table: Integers, ids: Integers) -> None:
+def _write_table(run: Run, members: _Members, groups: Groups, own: tuple[int, Integers], of_groups: tuple[Integers, Integers]) -> None:
+    """Write a tile's table: its labels' ids, certificates and classes, which of those of other tiles too only the groups know."""
+    (tile, table), (ids, kinds) = own, of_groups
     mine = members.of(tile)
     nodes, of = members.nodes.label[mine], groups.of[mine]
-    alone, status = table > 0, run.scratch.load(record_key(tile), "status")[1]["status"].copy()
-    table[nodes], status[nodes[of >= 0]] = ids[of], groups.status[of[of >= 0]]
-    run.scratch.save(table_key(tile), {}, {"ids": table, "status": status, "alone": np.flatnonzero(alone)})
+    alone, known = table > 0, run.scratch.load(record_key(tile), "status", "kind")[1]
+    status, kind = known["status"].copy(), np.concatenate([[0], known["kind"]])
+    joined = nodes[of >= 0]
+    table[nodes], status[joined], kind[joined] = ids[of], groups.status[of[of >= 0]], kinds[of[of >= 0]]
+    run.scratch.save(table_key(tile), {}, {"ids": table, "status": status, "kind": kind, "alone": np.flatnonzero(alone)})
