@@ -18,8 +18,9 @@ from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import Contingency, Overlap
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
+from pipeline.legend import CLASS
 from pipeline.outlines import CROWD, layers
-from pipeline.segments import CLASS, VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
+from pipeline.segments import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
 from pipeline.sources import open_source, where_valid
 
 Kind = Literal["instance", "semantic", "panoptic"]

@@ -57,7 +57,8 @@ class Output(_Part):
 
     results: list[Literal["instance", "semantic", "panoptic"]] | None = None
     """``instance``: each object has its number (``labels``). ``semantic``: each pixel has its class (``classes``). ``panoptic``: both, and
-    COCO's panoptic PNG and JSON (2-D, of layers). None: what the segmenters are for; of layers, all."""
+    COCO's panoptic PNG and JSON (2-D, of layers, or of segmenters that draw things and stuff). None: what the segmenters are for; of
+    layers, all."""
 
     labels: list[Literal["zarr", "cog"]] = ["zarr"]
     """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only). The same for classes."""
@@ -142,15 +143,19 @@ class Job(_Part):
         names = list(self.segmenters)
         if self.layers and self.route:
             raise JobError("route: given with layers; allowed: `when` in a layer, which says for which tiles its segmenter is asked")
-        if not self.layers and "panoptic" in (self.output.results or ()):
-            raise JobError("output.results: panoptic; allowed with layers, which say what is a thing and what is stuff")
+        things = {name: getattr(what, "things", None) for name, what in self.segmenters.items()}
+        if not self.layers and "panoptic" in (self.output.results or ()) and None in things.values():
+            raise JobError(
+                "output.results: panoptic; allowed with layers, which say what is a thing and what is stuff, "
+                "or where every segmenter draws both"
+            )
         if not self.route and not self.layers and len(names) > 1:
             raise JobError(f"route: missing; with several segmenters ({', '.join(names)}) it says which tile goes where, or layers do")
         rules = [rule(given, f"route[{number}]", names) for number, given in enumerate(self.route)]
         object.__setattr__(self, "route", rules if rules or self.layers else [Rule(names[0])])
         stack = [layers.layer(given, f"layers[{number}]", names) for number, given in enumerate(self.layers)]
         if stack:
-            layers.refuse(stack, names)
+            layers.refuse(stack, things)
         object.__setattr__(self, "layers", stack)
         return self
 

@@ -88,19 +88,23 @@ def layer(given: Any, where: str, names: Sequence[str]) -> Layer:
     return given
 
 
-def refuse(layers: Sequence[Layer], names: Sequence[str], highest: Mapping[str, int] | None = None) -> None:
-    """JobError where a segmenter is in no layer or in two, or a class is that of things and of stuff.
+def refuse(layers: Sequence[Layer], things: Mapping[str, Sequence[int] | None], highest: Mapping[str, int] | None = None) -> None:
+    """JobError where a segmenter is in no layer or in too many, or a class is that of things and of stuff.
 
-    ``highest``: by segmenter its highest class, once that is known; before that, only classes that are named are compared.
+    Parameters
+    ----------
+    layers
+        From the uppermost down.
+    things
+        By segmenter, which of its classes are things, where it draws both things and stuff; such a one may be in a layer of each.
+    highest
+        By segmenter its highest class, once that is known; before that, only classes that are named are compared.
     """
-    used = [each.use for each in layers]
-    if twice := next((name for name in used if used.count(name) > 1), None):
-        raise JobError(f"layers: {twice} is in two layers; allowed: each segmenter in one")
-    if unused := next((name for name in names if name not in used), None):
-        raise JobError(f"layers: {unused} is in none; allowed: each segmenter in one layer")
+    for name in things:
+        _refuse_places(name, [each for each in layers if each.use == name], both=things[name] is not None)
     roles: dict[int, Layer] = {}
     for each in layers:
-        for number in _finals(each, (highest or {}).get(each.use, 0)) - {0}:
+        for number in _finals(each, _owns(each, things[each.use], (highest or {}).get(each.use, 0))) - {0}:
             if roles.setdefault(number, each).role != each.role:
                 other = roles[number].use
                 raise JobError(
@@ -109,12 +113,30 @@ def refuse(layers: Sequence[Layer], names: Sequence[str], highest: Mapping[str, 
                 )
 
 
-def _finals(each: Layer, highest: int) -> set[int]:
+def _refuse_places(name: str, mine: Sequence[Layer], *, both: bool) -> None:
+    """JobError if a segmenter cannot be in the layers that it is in."""
+    if not mine:
+        raise JobError(f"layers: {name} is in none; allowed: each segmenter in one layer")
+    if len(mine) > 1 and not (both and sorted(each.role for each in mine) == ["stuff", "things"]):
+        some = "one that draws both, in one of things and one of stuff" if both else "each segmenter in one"
+        raise JobError(f"layers: {name} is in two layers; allowed: {some}")
+    if any(each.when != mine[0].when for each in mine):
+        raise JobError(f"layers: {name} draws things and stuff at once, of the same tiles; allowed: the same `when` in both layers")
+
+
+def _owns(each: Layer, things: Sequence[int] | None, highest: int) -> set[int]:
+    """The segmenter's own classes that a layer shows, as far as they are known."""
+    if things is None:
+        return set(range(1, highest + 1))
+    return set(things) if each.role == "things" else set(range(1, highest + 1)) - set(things)
+
+
+def _finals(each: Layer, owns: set[int]) -> set[int]:
     """The classes that a layer may have in the result."""
     if isinstance(each.classes, int):
         return {each.classes}
     named = set(each.classes.values()) if each.classes else set()
-    return named | {each.final(own) for own in range(1, highest + 1)}
+    return named | {each.final(own) for own in owns}
 
 
 def _class(number: object, least: int) -> bool:

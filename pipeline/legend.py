@@ -12,6 +12,8 @@ from pipeline.errors import JobError
 
 MOST = 65534
 """The highest class that there may be."""
+CLASS = 1 << 47
+"""Of a segment that tells its class: its number is this times the class, plus its own number among those of the class; 0 is none."""
 
 RGB = tuple[int, int, int]
 

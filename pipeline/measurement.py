@@ -9,7 +9,7 @@ The loops are compiled by numba because NumPy would pass over the pixels once fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numba
@@ -40,7 +40,10 @@ class Sums:
     """(n, axis) sums of the pixels' coordinates in the whole image."""
 
     kind: Integers
-    """(n,) the class."""
+    """(n,) the class: where pixels have voted, that of most of them, or the lowest of several."""
+
+    votes: Integers
+    """(n, class) pixels that are of a class, of 1 and higher ones; of none where classes are not voted on."""
 
     marked: Integers
     """(n,) pixels that are seeds; all of them where none are asked for."""
@@ -79,12 +82,12 @@ class Sums:
             if len(starts):
                 getattr(merged, name).limbs[at] = np.add.reduceat(getattr(self, name).limbs[rows], starts, axis=0)
                 carry(getattr(merged, name).limbs)
-        return merged
+        return replace(merged, kind=_elected(merged.kind, merged.votes))
 
 
 _ADDITION: dict[str, np.ufunc] = {
     "area": np.add, "anchor": np.minimum, "low": np.minimum, "high": np.maximum,
-    "place": np.add, "kind": np.maximum, "marked": np.add, "minimum": np.minimum, "maximum": np.maximum,
+    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "minimum": np.minimum, "maximum": np.maximum,
 }  # fmt: skip
 
 NOWHERE = np.iinfo(np.int64).max
@@ -103,6 +106,7 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
         np.zeros((number, axes), np.int64),
         np.zeros((number, axes), np.int64),
         np.zeros(number, np.int64),
+        np.zeros((number, like.votes.shape[1] if like else 0), np.int64),
         np.zeros(number, np.int64),
         np.full((number, bands), np.inf),
         np.full((number, bands), -np.inf),
@@ -113,6 +117,8 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
 
 def concatenate(parts: Sequence[Sums]) -> Sums:
     """The rows of all parts, one after the other; there is at least one part."""
+    most = max(part.votes.shape[1] for part in parts)
+    parts = [replace(part, votes=np.pad(part.votes, [(0, 0), (0, most - part.votes.shape[1])])) for part in parts]
     plain: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ADDITION}
     return Sums(**plain, value=stack([p.value for p in parts]), square=stack([p.square for p in parts]))
 
@@ -125,6 +131,7 @@ def measure(
     shape: Sequence[int],
     *,
     kind: Integers | None = None,
+    votes: npt.NDArray[Any] | None = None,
     seeds: npt.NDArray[np.bool_] | None = None,
 ) -> Sums:
     """Sum over the pixels of labels 1 to ``number`` in a core.
@@ -143,6 +150,8 @@ def measure(
         The image's shape.
     kind
         (number,) the class of each label; 1 where not given.
+    votes
+        Of the labels' shape: the class that a pixel is for, 0 for none. A label for which there are any is of the class of most of them.
     seeds
         Of the labels' shape: the pixels that count as seeds; all of them where not given.
     """
@@ -159,10 +168,10 @@ def measure(
     value, square = add(solid, block.reshape((bands, *solid.shape)), number, minimum, maximum)
     kept = slice(3 - axes, 3)
     marked = area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
-    kinds = np.ones(number, np.int64) if kind is None else kind
-    return Sums(
-        area, anchor, low[:, kept].copy(), high[:, kept].copy(), place[:, kept].copy(), kinds, marked, minimum, maximum, value, square
-    )
+    counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
+    kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
+    around = (low[:, kept].copy(), high[:, kept].copy(), place[:, kept].copy())
+    return Sums(area, anchor, *around, kinds, counted, marked, minimum, maximum, value, square)
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:
@@ -173,6 +182,18 @@ def means(sums: Sums) -> tuple[Floats, Floats]:
     spread = area * (square << (sums.square.exponent - twice)) - ((value * value) << (2 * sums.value.exponent - twice))
     deviation = np.sqrt(np.maximum(ratio(spread, area * area, twice), 0))
     return ratio(value, area, sums.value.exponent), deviation
+
+
+def _counted(labels: npt.NDArray[np.int32], votes: npt.NDArray[Any], number: int) -> Integers:
+    """(number, class) the pixels of each label that are for each class."""
+    classes = int(votes.max(initial=0)) + 1
+    at = labels.ravel().astype(np.int64) * classes + votes.ravel()
+    return np.bincount(at, minlength=(number + 1) * classes).reshape(number + 1, classes)[1:, 1:]
+
+
+def _elected(kind: Integers, votes: Integers) -> Integers:
+    """The class of each label, by its pixels' votes where it has any."""
+    return np.where(votes.any(axis=1), votes.argmax(axis=1) + 1, kind) if votes.shape[1] else kind
 
 
 def _take(column: Integers | Floats | Exact, rows: npt.NDArray[Any]) -> Any:

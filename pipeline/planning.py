@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import __version__
+from pipeline import __version__, tiling
 from pipeline.companions import accompanied, fingerprints
 from pipeline.devices import chosen, settled
 from pipeline.engine import Engine
@@ -22,18 +21,11 @@ from pipeline.job import Job
 from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, call
 from pipeline.sources import Source, open_source
-from pipeline.stages import ALGORITHMS, FIRST, Method, Run, Step, depth_of
+from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
 
 HALO = {2: 64, 3: 16}
 MAX_HALO = {2: 1024, 3: 128}
-SIZES = {2: (2048, 1024, 512, 256), 3: (256, 128, 64, 32)}
-LEAST = {2: 1024, 3: 64}
-"""The extent that `size: auto` wants at least, so that fewer pixels are read for the neighbours' sake."""
 CHUNK = {2: 1024, 3: 128}
-ENOUGH = 4
-"""Tiles per worker that `size: auto` wants at least, so that no worker idles for long at the end."""
-WORTH = 4
-"""How many times its halo a tile's extent should be, for `size: auto`: with less, most pixels are read for the neighbours' sake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +99,7 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """The plan in plain words and numbers."""
         run, frame = self.run, self.source.frame
-        takes = {method.name: _takes(run, method, run.grid.tile) for method in run.methods}
+        takes = {method.name: tiling.takes(run, method, run.grid.tile) for method in run.methods}
         return {
             "tilewise": __version__,
             "frame": asdict(frame),
@@ -169,14 +161,18 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
     none = np.zeros(0, np.int16)
-    _refuse_far_sight(methods, steps, most)
+    tiling.refuse_far_sight(methods, steps, most)
     most = max(most, *(method.halo for method in methods))  # every window reads so far
     draft = Run(source, Grid(shape, shape), methods, none, depth, most, memory, scratch(job), job.stitch.iou, steps)
-    tile = tuple(begun["size"]) if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape) else _tile(job, draft, workers)
+    tile = (
+        tuple(begun["size"])
+        if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape)
+        else tiling.tile(job.tiles.size, draft, workers)
+    )
     grid = Grid(shape, tile)
     run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))
-    _refuse_too_large(run)
-    return Plan(job, source, run, tuple(map(_chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint(), wanted)
+    tiling.refuse_too_large(run)
+    return Plan(job, source, run, tuple(map(tiling.chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint(), wanted)
 
 
 def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str, ...]:
@@ -184,16 +180,21 @@ def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str
     wanted = tuple(job.output.results or ())
     if "panoptic" in wanted and ndim == 3:
         raise JobError("output.results: panoptic of a volume; allowed: instance and semantic, which are the pair of its rasters")
-    if "panoptic" in wanted or (job.layers and not wanted):
+    both = bool(job.layers) or all(contract.things is not None for contract in contracts.values())
+    if "panoptic" in wanted or (both and not wanted):
         return ("instance", "semantic", "panoptic") if ndim == 2 else ("instance", "semantic")
     return wanted or (("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",))
 
 
 def _named(job: Job) -> Job:
     """The job with the names of classes that its segmenters bring, where it does not give them."""
-    known = {number: entry for what in job.segmenters.values() for number, entry in getattr(what, "legend", {}).items()}
+    brought = {name: getattr(what, "legend", {}) for name, what in job.segmenters.items()}
+    known = {number: entry for entries in brought.values() for number, entry in entries.items()}
+    if job.layers:  # a class of several keeps its name where it stays alone
+        each = [layer for layer in job.layers if not isinstance(layer.classes, int)]
+        known = {layer.final(number): entry for layer in each for number, entry in brought[layer.use].items() if layer.final(number)}
     output = job.output.model_copy(update={"legend": {**known, **job.output.legend}})
-    return job.model_copy(update={"output": output}) if known and not job.layers else job
+    return job.model_copy(update={"output": output}) if known else job
 
 
 def _source(job: Job) -> Source:
@@ -236,64 +237,3 @@ def _refuse_misfit(where: str, segmenter: Any, contract: Contract, pixel: Any) -
                 call(getattr(segmenter, name), pixel, np.ones(pixel.shape[1:], bool))
     except JobError as error:
         raise JobError(f"{where}: {error}") from error
-
-
-def _tile(job: Job, draft: Run, workers: int) -> tuple[int, ...]:
-    shape, asked = draft.grid.shape, job.tiles.size
-    if isinstance(asked, list):
-        if len(asked) != len(shape):
-            raise JobError(f"tiles.size: {asked}; allowed: one number, or {len(shape)} for an image of {shape}")
-        return tuple(map(min, asked, shape))
-    if asked != "auto":
-        return tuple(min(asked, n) for n in shape)
-    halo = max(method.halo for method in draft.methods)
-    fitting = [s for s in SIZES[len(shape)] if _most(draft, (s,) * len(shape)) <= draft.memory / 2] or [SIZES[len(shape)][-1]]
-    worth = [s for s in fitting if s >= max(LEAST[len(shape)], WORTH * halo)] or fitting[:1]
-    busy = [s for s in worth if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers]
-    size = max(busy, default=min(worth))
-    return tuple(min(_whole_chunks(size, chunk), n) for n, chunk in zip(shape, draft.source.frame.chunks, strict=True))
-
-
-def _whole_chunks(size: int, chunk: int) -> int:
-    """About ``size``, in whole chunks of the source where that is possible: a chunk that two tiles share is decoded twice."""
-    return size // chunk * chunk if chunk <= size else size
-
-
-def _takes(run: Run, method: Method, tile: Sequence[int]) -> dict[str, int]:
-    """What a tile of this size takes of memory within the image, in bytes, by what it goes to."""
-    return run.takes(method, math.prod(min(n, size + 2 * method.halo) for n, size in zip(run.grid.shape, tile, strict=True)))
-
-
-def _most(run: Run, tile: Sequence[int]) -> int:
-    return max(sum(_takes(run, method, tile).values()) for method in run.methods)
-
-
-def _refuse_far_sight(methods: Sequence[Method], steps: Sequence[Step], most: int) -> None:
-    """JobError if a segmenter, after the steps, looks further than a tile may read."""
-    for method in methods:
-        reach = method.contract.reach + sum(step.reach for step in steps)
-        if reach > most:
-            raise JobError(
-                f"segmenters.{method.name}: with the steps before it, it looks {reach} pixels far, and a tile may read {most} beyond its "
-                "core; allowed: smaller windows, sigmas and radii, or a larger tiles.max_halo"
-            )
-
-
-def _refuse_too_large(run: Run) -> None:
-    for method in run.methods:
-        terms = _takes(run, method, run.grid.tile)
-        if sum(terms.values()) > run.memory:
-            told = ", ".join(f"{name} {bytes_ / 1e6:.0f}" for name, bytes_ in terms.items() if bytes_)
-            raise JobError(
-                f"tiles.size: for {method.name}, a tile of {' x '.join(map(str, run.grid.tile))} and a halo of {method.halo} pixels take "
-                f"about {sum(terms.values()) / 1e6:.0f} MB ({told}), and a task may use {run.memory / 1e6:.0f}; "
-                "allowed: smaller tiles, a smaller halo, or workers with more memory"
-            )
-
-
-def _chunk(tile: int, extent: int, most: int) -> int:
-    """The largest divisor of a tile's extent that is no more than ``most``; the tile itself where that is less than a quarter of it."""
-    if tile >= extent:
-        return min(tile, most)
-    best = max(d for d in range(1, min(tile, most) + 1) if tile % d == 0)
-    return best if 4 * best >= min(tile, most) else tile

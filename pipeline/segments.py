@@ -15,11 +15,10 @@ from pipeline.companions import Raster
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
+from pipeline.legend import CLASS
 from pipeline.sinks.panoptic import numbers
 from pipeline.sources import Source, open_source
 
-CLASS = 1 << 47
-"""A segment's number is this times its class, plus its own number among those of the class; 0 is no segment."""
 VOID = 65535
 """The class of truth of which nothing is asked; no result has it."""
 

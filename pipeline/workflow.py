@@ -136,13 +136,15 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
 
 def _lay(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
     """Draw each layer as a run of its own, and then what shows of them all."""
-    drawn, highest = [], {}
-    for sheet in overlay.sheets(run, draft.job.layers):
-        own, found = _draw(groundwork.route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=sheet.layer.use))
-        drawn.append(replace(sheet, run=own))
-        highest[sheet.layer.use] = found.classes
-    layers.refuse(draft.job.layers, list(highest), highest)
-    return _draw(overlay.laid_over(run, drawn), draft, replace(crew, layer="layers"))
+    drawn: dict[str, tuple[Run, Grouping]] = {}
+    sheets = overlay.sheets(run, draft.job.layers)
+    for sheet in sheets:
+        if (name := sheet.layer.use) not in drawn:  # what draws things and stuff has two layers, and draws once
+            drawn[name] = _draw(groundwork.route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=name))
+    things = {method.name: method.contract.things for method in run.methods}
+    layers.refuse(draft.job.layers, things, {name: found.classes for name, (_, found) in drawn.items()})
+    sheets = tuple(replace(sheet, run=drawn[sheet.layer.use][0]) for sheet in sheets)
+    return _draw(overlay.laid_over(run, sheets), draft, replace(crew, layer="layers"))
 
 
 def _draw(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:

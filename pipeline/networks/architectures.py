@@ -36,6 +36,9 @@ def channels(card: Card) -> int:
     kind = str(card.decoder.get("kind", "semantic"))
     if kind in INSTANCES:
         return INSTANCES[kind]
+    if kind == "panoptic":  # the foreground of what parts objects is told by the classes
+        instances = str(dict(card.decoder.get("instances") or {}).get("kind", "boundary"))
+        return len(card.classes) + (card.decoder.get("background", 0) is not None) + INSTANCES.get(instances, 3) - 1
     if len(card.classes) == 1 and card.decoder.get("threshold") is not None:
         return 1
     return len(card.classes) + (card.decoder.get("background", 0) is not None)

@@ -22,6 +22,8 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64 (pixel, feature), of as many pixels as the
     attribute ``sample`` says, chosen over the whole image in a way that does not depend on the tiling. ``absent(box) -> bool`` may say
     where there is none, so that the image is not read there.
+``classify(block, valid) -> classes`` and ``things``
+    for ``identity = "object"``: of every pixel, and which are things. An object is of the class of most of its pixels; the rest is stuff.
 ``predict(block, valid, origin) -> channels`` and ``decoder``
     for what is costly and serves all of these: each window is predicted once, and the ``decoder``, itself a segmenter, is handed the
     channels, (channel, row, column), in place of the pixels.
@@ -72,13 +74,11 @@ def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = Non
 
 def support(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Flags:
     """Where a segmenter would draw objects, as cheaply as it can tell."""
-    if hasattr(segmenter, "foreground"):
-        return _checked(segmenter, call(segmenter.foreground, block, valid, origin), valid) > 0
-    return draw(segmenter, block, valid, origin) > 0
+    return _checked(segmenter, call(getattr(segmenter, "foreground", segmenter), block, valid, origin), valid) > 0
 
 
 def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Classes:
-    """The class of every pixel, 0 for background, and the seeds, of a segmenter whose identity is ``connected``."""
+    """The class of every pixel, 0 for background, and the seeds, of a segmenter that can ``classify``."""
     found = call(getattr(segmenter, "classify", segmenter), block, valid, origin)
     if not isinstance(found, Classes):
         return Classes(_checked(segmenter, found, valid))

@@ -111,8 +111,11 @@ class Contract:
     partial: bool = False
     """For ``object``: there may be pieces of the foreground in which nothing is drawn."""
 
+    things: tuple[int, ...] | None = None
+    """For ``object``, with ``classify``: the classes that are things, of which objects are; all others are stuff. None: objects are all."""
+
     result: Literal["instance", "semantic"] = "instance"
-    """What is wanted of it where the job does not say: objects, or the class of every pixel."""
+    """What is wanted of it where the job does not say: objects, or the class of every pixel; with ``things``, both."""
 
     footprint: Footprint = Footprint()
     """What it takes in memory, by which windows are chosen that fit."""
@@ -137,12 +140,9 @@ class Contract:
             ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
             ("device", contract.device in ("cpu", "gpu", "auto"), "'cpu', 'gpu' or 'auto'"),
             ("result", contract.result in ("instance", "semantic"), "'instance' or 'semantic'"),
+            ("things", contract.things is None or contract.identity == "object", "None where identity is not 'object'"),
             ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
-            (
-                "fill_holes",
-                not contract.fill_holes or contract.identity == "connected",
-                "True only where identity is 'connected'",
-            ),
+            ("fill_holes", not contract.fill_holes or contract.identity == "connected", "True only where identity is 'connected'"),
         ):
             if not holds:
                 raise JobError(f"{name_of(segmenter)}: {name} = {getattr(contract, name)!r}; allowed: {allowed}")

@@ -27,7 +27,7 @@ from pipeline.networks.resampling import Zoom
 from pipeline.networks.resident import PIXELS, PRECISIONS, Resident, Way, available, resident
 from pipeline.networks.windows import Patches, cut
 from pipeline.segmenters import Footprint, Identity, Origin, draw, fitted_to, label
-from pipeline.segmenters.decoding import Decoder, decoder_of
+from pipeline.segmenters.decoding import Decoder, Panoptic, decoder_of
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -120,7 +120,10 @@ class Network:
     @property
     def decoder(self) -> Decoder:
         """What makes labels of the network's channels."""
-        return decoder_of({**self.card.decoder, **(self.decoder_options or {})})
+        made = decoder_of({**self.card.decoder, **(self.decoder_options or {})})
+        if isinstance(made, Panoptic) and max(made.things) > len(self.card.classes):
+            raise JobError(f"decoder.things: {made.things}; the network's classes are 1 to {len(self.card.classes)}")
+        return made
 
     @property
     def patches(self) -> Patches:
@@ -136,6 +139,11 @@ class Network:
     def identity(self) -> Identity:
         """What makes pixels one object: the decoder's."""
         return self.decoder.identity
+
+    @property
+    def things(self) -> tuple[int, ...] | None:
+        """Of a decoder to things and stuff, the classes of things."""
+        return getattr(self.decoder, "things", None)
 
     @property
     def result(self) -> str:

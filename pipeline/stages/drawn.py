@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,9 @@ class Drawn:
 
     nodes: Flags | None = None
     """By label: it may be one object with a label of another tile though no seam shows that. None: nothing is."""
+
+    votes: npt.NDArray[Any] | None = None
+    """Of the labels' shape: the class that a pixel is for, 0 for none; an object is of the class of most. None: as ``kind`` says."""
 
     seeds: Flags | None = None
     """Of the labels' shape: pixels of which an object needs one; None: it needs none."""

@@ -25,7 +25,7 @@ from pipeline.sinks.vector import write_lines
 from pipeline.stages import Run
 from pipeline.stages.lines import lines
 from pipeline.stages.measure import part_path
-from pipeline.stages.overlay import sheets_of
+from pipeline.stages.overlay import with_stuff
 from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
 from pipeline.stages.publish import CLASSES, LABELS, Publication
 
@@ -59,13 +59,13 @@ def write_geotiffs(work: Publication, staging: Path) -> None:
 
 
 def write_picture(work: Publication, staging: Path) -> None:
-    """Draw the objects over the faded image, or where there are none the classes; of layers, the things' outlines over the classes. Of a
-    volume, its middle plane.
+    """Draw the objects over the faded image, or where there are none the classes; of things over stuff, the things' outlines over the
+    classes. Of a volume, its middle plane.
     """
     pyramid = work.labels or work.classes
     assert pyramid is not None  # noqa: S101  something is published
     shown, step = thumbnail(pyramid, PICTURE_SIZE)
-    if work.classes is not None and (work.labels is None or sheets_of(work.run)):
+    if work.classes is not None and (work.labels is None or with_stuff(work.run)):
         colours = {number: entry.colour for number, entry in (work.classes.legend or {}).items()}
         drawn = painted(thumbnail(work.classes, PICTURE_SIZE)[0], colours)
         (staging / PICTURE).write_bytes(to_png(drawn if work.labels is None else outlined(drawn, shown)))

@@ -1,7 +1,6 @@
 """Once for the image: which labels are one object, what it is called, and what is known of it.
 
-Holds the labels that meet seams, and one slab of tiles (a row of them, or in 3-D a plane) at a time; nothing is dense over all ids.
-Leaves a table of ids for each tile, and for each slab the sums of the objects that begin in it and meet a seam.
+Holds the labels that meet seams; nothing is dense over all ids. What objects are called, `naming` says, slab by slab.
 """
 
 from __future__ import annotations
@@ -12,30 +11,22 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.measurement import Sums, concatenate, empty
-from pipeline.stages import FIRST, Run, link, load_sums, record_key, save_sums, table_key
-from pipeline.stages.overlay import LAYER, STUFF, sheets_of
+from pipeline.measurement import concatenate, empty
+from pipeline.stages import FIRST, Run, link, load_sums, record_key
+from pipeline.stages.naming import Members, name, numbered
+from pipeline.stages.overlay import sheets_of
 from pipeline.stages.regions import merged
 from pipeline.stitching import (
     DISPUTED,
-    Groups,
     Integers,
     Nodes,
     holes,
     join,
     join_by_evidence,
-    number_anchors,
     settle,
 )
 
 _KEY = "grouped"
-STUFF_KEY = "slabs/stuff"
-"""Where the sums of the stuff lie, one row for each class of it."""
-
-
-def slab_key(slab: int) -> str:
-    """Where the sums of the objects that begin in a slab and meet a seam lie."""
-    return f"slabs/{slab}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +55,7 @@ def group(run: Run) -> Grouping:
         _doubt_all_of_each(everyone.nodes, joined)
     groups = settle(everyone.nodes, joined, filled)
     disputed = np.unique(everyone.nodes.tile[(everyone.nodes.status == DISPUTED) & (groups.of >= 0)])
-    return Grouping(*_name(run, everyone, groups), int((groups.status == DISPUTED).sum()), disputed)
+    return Grouping(*name(run, everyone, groups), int((groups.status == DISPUTED).sum()), disputed)
 
 
 def known(run: Run) -> Grouping | None:
@@ -88,34 +79,13 @@ def _widened(run: Run) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Members:
-    """Nodes, with their keys (sorted) and sums."""
-
-    nodes: Nodes
-    keys: Integers
-    sums: Sums
-
-    def find(self, tile: int, labels: npt.NDArray[np.integer]) -> Integers:
-        """The nodes of some labels of a tile, all of which are nodes."""
-        return np.searchsorted(self.keys, _keys(tile, labels))
-
-    def of(self, tile: int) -> slice:
-        """Where a tile's nodes stand."""
-        return slice(*np.searchsorted(self.keys, [tile << 32, (tile + 1) << 32]).tolist())
-
-
-@dataclass(frozen=True, slots=True)
 class _Seams:
     """The nodes of all tiles, and what their seams say of them."""
 
-    members: _Members
+    members: Members
     same: Integers
     alike: Integers
     iou: npt.NDArray[np.float64]
-
-
-def _keys(tile: int, labels: npt.NDArray[np.integer]) -> Integers:
-    return (np.int64(tile) << 32) | labels.astype(np.int64)
 
 
 def _doubt_all_of_each(nodes: Nodes, joined: Integers) -> None:
@@ -150,7 +120,7 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
     return _Seams(members, same, alike, np.concatenate([np.zeros(0), *pairs["iou"]]))
 
 
-def _merged(run: Run, members: _Members, tiles: npt.NDArray[np.intp]) -> Integers:
+def _merged(run: Run, members: Members, tiles: npt.NDArray[np.intp]) -> Integers:
     """The keys of nodes; those of a segmenter that merges them are the numbers of what they are merged into."""
     keys = members.nodes.key.copy()
     for number, method in enumerate(run.methods):
@@ -161,25 +131,29 @@ def _merged(run: Run, members: _Members, tiles: npt.NDArray[np.intp]) -> Integer
     return keys
 
 
-def _of_one_key(run: Run, members: _Members, keys: Integers) -> Integers:
+def _of_one_key(run: Run, members: Members, keys: Integers) -> Integers:
     """(n, 2) nodes that follow each other among those of one key: of one method, or of one class."""
     nodes = members.nodes
     methods = run.routes[nodes.tile].astype(np.int64)
-    classes = [FIRST + k for k, method in enumerate(run.methods) if method.contract.identity == "class"]
-    owner = np.where(np.isin(methods, classes), -1, methods)
+    owner = np.where(np.isin(methods, _of_classes(run)), -1, methods)
     order = np.lexsort((keys, owner))
     pairs = np.stack([order[:-1], order[1:]], axis=1)
     alike = (np.diff(keys[order]) == 0) & (np.diff(owner[order]) == 0) & (keys[order[1:]] > 0)
     return np.asarray(pairs[alike], np.int64)
 
 
-def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> _Members:
+def _of_classes(run: Run) -> list[int]:
+    """The routes whose keys are classes."""
+    return [FIRST + k for k, m in enumerate(run.methods) if m.contract.identity == "class" or m.contract.things is not None]
+
+
+def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Members:
     """The nodes of some labels of some tiles; tiles and labels ascend."""
     tile_of, flags, sums, key, status = [], [], [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for tile, labels in wanted:
         mine = run.scratch.load(record_key(tile), "status", "hole", "outside", "key")[1]
         key.append(mine["key"][labels - 1])
-        tile_of.append(_keys(tile, labels))
+        tile_of.append(numbered(tile, labels))
         status.append(mine["status"][labels].astype(np.int64))
         flags.append(np.stack([mine[name][labels] for name in ("hole", "outside")]))
         sums.append(load_sums(run, record_key(tile)).take(labels - 1))
@@ -190,10 +164,10 @@ def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> _Me
     nodes = Nodes(
         keys >> 32, keys & 0xFFFFFFFF, np.concatenate(key), total.area, total.anchor, np.concatenate(status), hole, outside, nothing
     )
-    return _Members(nodes, keys, total)
+    return Members(nodes, keys, total)
 
 
-def _joined(run: Run, tiles: npt.NDArray[np.intp], seams: _Seams) -> tuple[_Members, Integers, npt.NDArray[np.bool_]]:
+def _joined(run: Run, tiles: npt.NDArray[np.intp], seams: _Seams) -> tuple[Members, Integers, npt.NDArray[np.bool_]]:
     """The nodes with those that open holes add, the group of each, and which of them are holes to be filled."""
     members = seams.members
     group, refused = join_by_evidence(join(len(members.nodes), seams.same), members.nodes.tile, seams.alike, seams.iou, run.least_iou)
@@ -223,69 +197,11 @@ def _beside(run: Run, tiles: npt.NDArray[np.intp]) -> Iterator[tuple[int, Intege
         yield tile, run.scratch.load(record_key(tile), "beside")[1]["beside"]
 
 
-def _with_neighbours(run: Run, members: _Members, beside: list[tuple[int, Integers]]) -> _Members:
+def _with_neighbours(run: Run, members: Members, beside: list[tuple[int, Integers]]) -> Members:
     """The nodes and, besides them, the labels that touch a hole and meet no seam."""
-    new = [(tile, labels[~np.isin(_keys(tile, labels), members.keys)]) for tile, labels in ((t, np.unique(p[:, 1])) for t, p in beside)]
+    new = [(tile, labels[~np.isin(numbered(tile, labels), members.keys)]) for tile, labels in ((t, np.unique(p[:, 1])) for t, p in beside)]
     more = _members(run, [(tile, labels) for tile, labels in new if len(labels)])
     keys = np.concatenate([members.keys, more.keys])
     order = np.argsort(keys)
     nodes = Nodes(*(np.concatenate([getattr(members.nodes, f.name), getattr(more.nodes, f.name)])[order] for f in fields(Nodes)))
-    return _Members(nodes, keys[order], concatenate([members.sums, more.sums]).take(order))
-
-
-def _name(run: Run, members: _Members, groups: Groups) -> tuple[int, int]:
-    """Number the objects in raster order of their anchors, slab by slab; how many there are, and their highest class."""
-    least = np.array([0] * FIRST + [method.contract.min_area for method in run.methods])
-    sums = members.sums.merge(groups.of, len(groups.area))
-    kept = (groups.area >= least[run.routes[groups.home]]) & (sums.marked > 0)
-    ids = np.zeros(len(groups.area) + 1, np.int64)  # the last is the id of a node of no group: 0
-    number, highest = 0, int(sums.kind[kept].max(initial=0))
-    keys = np.zeros(len(groups.area), np.int64)
-    np.maximum.at(keys, groups.of[groups.of >= 0], members.nodes.key[groups.of >= 0])
-    stuff = _stuff(run, members, groups)
-    ids[:-1][stuff], kept = STUFF + sums.kind[stuff], kept & ~stuff
-    facts, arrays = save_sums(sums.take(stuff))
-    run.scratch.save(STUFF_KEY, facts, {**arrays, "status": groups.status[stuff]})
-    for slab, tiles in enumerate(run.grid.slabs()):
-        here = np.flatnonzero(kept & (groups.home >= tiles.start) & (groups.home < tiles.stop))
-        own = [(tile, *_alone(run, members, tile, least)) for tile in tiles if run.routes[tile] >= FIRST]
-        highest = max([highest, *(kind for _, _, kind, _ in own)])
-        numbered = number_anchors([groups.anchor[here], *(anchors for _, anchors, _, _ in own)], number)
-        number += int(sum((named > 0).sum() for named in numbered))
-        ids[here] = numbered[0]
-        for (tile, _, _, status), named in zip(own, numbered[1:], strict=True):
-            _write_table(run, members, groups, tile, np.concatenate([[0], named]), status, ids)
-        facts, arrays = save_sums(sums.take(here))
-        about = {"ids": ids[here], "key": keys[here], "status": groups.status[here]}
-        about |= {"tiles": groups.tiles[here], "home": groups.home[here]}
-        run.scratch.save(slab_key(slab), facts, {**arrays, **about})
-    return number, highest
-
-
-def _stuff(run: Run, members: _Members, groups: Groups) -> npt.NDArray[np.bool_]:
-    """Which groups are not things, hence have no number."""
-    mine = (members.nodes.key < LAYER) & (groups.of >= 0)
-    stuff = np.zeros(len(groups.area), bool)
-    if sheets_of(run):
-        stuff[groups.of[mine]] = True
-    return stuff
-
-
-def _alone(run: Run, members: _Members, tile: int, least: npt.NDArray[np.int64]) -> tuple[Integers, int, npt.NDArray[np.int8]]:
-    """The anchors of a tile's labels that meet no seam, -1 for the others, for those that are too small, and for those without a seed;
-    their highest class; and the certificates of all labels, as far as the tile knows.
-    """
-    found = run.scratch.load(record_key(tile), "area", "anchor", "hole", "marked", "kind", "status")[1]
-    alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]])) & (found["marked"] > 0)
-    alone[members.nodes.label[members.of(tile)] - 1] = False
-    return np.where(alone, found["anchor"], -1), int(found["kind"][alone].max(initial=0)), found["status"].copy()
-
-
-def _write_table(
-    run: Run, members: _Members, groups: Groups, tile: int, table: Integers, status: npt.NDArray[np.int8], ids: Integers
-) -> None:
-    mine = members.of(tile)
-    nodes, of = members.nodes.label[mine], groups.of[mine]
-    alone = table > 0
-    table[nodes], status[nodes[of >= 0]] = ids[of], groups.status[of[of >= 0]]
-    run.scratch.save(table_key(tile), {}, {"ids": table, "status": status, "alone": np.flatnonzero(alone)})
+    return Members(nodes, keys[order], concatenate([members.sums, more.sums]).take(order))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pipeline.measurement import Sums, concatenate, means
 from pipeline.sinks.table import names, write_part
 from pipeline.stages import FIRST, Run, load_sums, record_key, table_key
-from pipeline.stages.group import slab_key
+from pipeline.stages.naming import slab_key
 from pipeline.stages.overlay import LAYER, sheets_of
 from pipeline.stitching import CERTIFICATES, Integers
 

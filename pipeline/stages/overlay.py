@@ -82,9 +82,14 @@ def sheets_of(run: Run) -> tuple[Sheet, ...]:
     return first.sheets if isinstance(first, Overlay) else ()
 
 
+def with_stuff(run: Run) -> bool:
+    """Whether what a run draws may be things and stuff."""
+    return any(method.contract.identity == "layered" or method.contract.things is not None for method in run.methods)
+
+
 def drawers(run: Run) -> tuple[Run, ...]:
     """The runs that draw from pixels: those of the sheets, or the run itself."""
-    return tuple(sheet.run for sheet in sheets_of(run)) or (run,)
+    return tuple({sheet.layer.use: sheet.run for sheet in sheets_of(run)}.values()) or (run,)
 
 
 def layered(run: Run, tile: int, _block: npt.NDArray[Any], _valid: Flags) -> Drawn:
@@ -118,13 +123,16 @@ def _alone(run: Run, method: Method) -> Run:
 def _part(sheet: Sheet, number: int, tile: int) -> _Part:
     run, layer = sheet.run, sheet.layer
     labels = run.scratch.load(pixels_key(tile), "labels")[1]["labels"]
-    table = run.scratch.load(table_key(tile), "ids", "status")[1]
-    record = run.scratch.load(record_key(tile), "kind", "on_seams")[1]
-    own, where = np.unique(np.where(table["ids"] > 0, np.concatenate([[0], record["kind"]]), 0), return_inverse=True)
+    table = run.scratch.load(table_key(tile), "ids", "status", "kind")[1]
+    on_seams = run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]
+    mine = table["ids"] > 0
+    if run.method(tile).contract.things is not None:  # it draws both, and here only one of them is asked for
+        mine &= (table["ids"] >= STUFF) == (layer.role == "stuff")
+    own, where = np.unique(np.where(mine, table["kind"], 0), return_inverse=True)
     kind = np.array([layer.final(int(k)) for k in own], np.int64)[where]
     key = kind if layer.role == "stuff" else number * LAYER + table["ids"]
     goes_on = np.full(len(kind), layer.role == "stuff")
-    goes_on[record["on_seams"]] = True
+    goes_on[on_seams] = True
     return _Part(labels, np.where(kind > 0, key, 0), kind, table["status"], goes_on & (kind > 0))
 
 

@@ -15,7 +15,8 @@ from pipeline.grid import Box
 from pipeline.sinks.panoptic import MOST, write_json, write_png
 from pipeline.sinks.table import rows
 from pipeline.stages import Run, load_sums
-from pipeline.stages.group import STUFF_KEY, Grouping
+from pipeline.stages.group import Grouping
+from pipeline.stages.naming import STUFF_KEY
 from pipeline.stages.publish import Publication
 from pipeline.stitching import CERTIFICATES
 

@@ -15,7 +15,7 @@ from pipeline.job import Output
 from pipeline.legend import legend
 from pipeline.sinks.chunked import Mask
 from pipeline.sinks.pyramid import Pyramid
-from pipeline.stages import EMPTY, FIRST, Run, pixels_key, record_key, table_key
+from pipeline.stages import EMPTY, FIRST, Run, pixels_key, table_key
 from pipeline.stages.overlay import STUFF
 from pipeline.stages.route import needed
 
@@ -115,8 +115,8 @@ def _final(run: Run, tile: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 
 def _kinds(run: Run, tile: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The class of each of a tile's labels; 0 for those that are no object."""
-    kind = run.scratch.load(record_key(tile), "kind")[1]["kind"]
-    return np.where(ids > 0, np.concatenate([[0], kind]), 0)
+    kind: npt.NDArray[np.int64] = run.scratch.load(table_key(tile), "kind")[1]["kind"]
+    return np.where(ids > 0, kind, 0)
 
 
 def _valid(run: Run, tile: int, core: Box) -> npt.NDArray[np.bool_]:

@@ -47,8 +47,9 @@ def segment(run: Run, tile: int) -> Segmented:
     drawn = DRAW[method.contract.identity](run, tile, seen.shown, seen.valid)
     mine, inside = core.within(run.grid.window(tile, run.depth)), core.within(window)
     labels = np.ascontiguousarray(drawn.labels[mine])
-    seeds = None if drawn.seeds is None else drawn.seeds[mine]
-    sums = measure(labels, seen.block[(slice(None), *inside)], len(drawn.whole) - 1, core, run.grid.shape, kind=drawn.kind, seeds=seeds)
+    seeds, votes = (None if each is None else each[mine] for each in (drawn.seeds, drawn.votes))
+    pixels, number = seen.block[(slice(None), *inside)], len(drawn.whole) - 1
+    sums = measure(labels, pixels, number, core, run.grid.shape, kind=drawn.kind, votes=votes, seeds=seeds)
     _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid))
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
     told = list(getattr(method.segmenter, "told", ()))
@@ -66,6 +67,8 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     if drawn.nodes is not None:
         on_seams |= drawn.nodes
     on_seams[0] = False
+    if drawn.nodes is not None:  # what has a key is not compared: a pixel that floats turn to another class would join it to an object
+        strips = {other: np.where(drawn.nodes[strip], 0, strip) for other, strip in strips.items()}
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
     pixels: dict[str, npt.NDArray[Any]] = {"labels": labels, **seams}
     if not valid.all():

@@ -4,11 +4,15 @@ segmenter's reach to spare.
 For each piece that meets the core and does not, a window of its own is sought, around that piece and larger only on the sides where it
 goes on, up to ``max_halo`` beyond the core; the piece alone is drawn again there. What is found so is put in the place of what the first
 window showed. A piece that no allowed window holds keeps what the first window showed, and is not called whole.
+
+Where the segmenter knows the classes of pixels, the objects are things, and what is of other classes is stuff: no window decides what
+class an object is of, its pixels do when they are together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +20,45 @@ import numpy.typing as npt
 
 from pipeline.components import pieces
 from pipeline.grid import Box, Side, sides
-from pipeline.segmenters import draw, support
+from pipeline.segmenters import classes, draw, support
 from pipeline.stages import Run
 from pipeline.stages.drawn import Drawn, Flags, Labels
 
 
 def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
-    """What the segmenter draws, each piece of support in a window that holds it where there is one."""
+    """What the segmenter draws, each piece of support in a window that holds it where there is one; with stuff, where it knows of any."""
+    method = run.method(tile)
+    drawn = _things(run, tile, block, valid)
+    if method.contract.things is None:
+        return drawn
+    window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
+    kinds = classes(method.drawer, block, valid, window.start).kinds[outer.within(window)]
+    return _with_stuff(drawn, kinds, method.contract.things)
+
+
+def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) -> Drawn:
+    """Besides the objects, whose pixels vote on their classes, a label for each class of stuff, which is its key."""
+    thing, number = np.isin(kinds, things), len(drawn.whole)
+    free = (drawn.labels == 0) & (kinds > 0) & ~thing
+    names, where = np.unique(kinds[free], return_inverse=True)
+    labels = drawn.labels.copy()
+    labels[free] = number + where
+    more, none = np.ones(len(names), bool), np.zeros(number + len(names), bool)
+    return replace(
+        drawn,
+        labels=labels,
+        whole=np.append(drawn.whole, more),
+        hole=none,
+        outside=none,
+        kind=np.append(np.full(number - 1, min(things)), names).astype(np.int64),
+        key=np.append(np.zeros(number - 1), names).astype(np.int64),
+        nodes=np.append(np.zeros(number, bool), more),
+        votes=np.where((labels < number) & thing, kinds, 0),
+    )
+
+
+def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
+    """The objects."""
     method, core = run.method(tile), run.grid.core(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
     drawn = draw(method.drawer, block, valid, window.start)
