@@ -19,7 +19,7 @@ from pipeline.errors import JobError, nearest
 from pipeline.networks import card as cards
 from pipeline.networks.card import Card
 from pipeline.networks.resident import PRECISIONS
-from pipeline.segmenters.decoding import DECODERS, Decoder
+from pipeline.segmenters.decoding import DECODERS, Decoder, Panoptic
 from pipeline.training.augmentation import Augment
 
 TRAINABLE = ("unet", "fcn")
@@ -205,7 +205,8 @@ def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
     if train.bands is not None and len(train.bands) != len(card.bands):
         raise JobError(f"{where}: train.bands: {len(train.bands)} bands; the network takes {len(card.bands)}: {', '.join(card.bands)}")
     recipe = Recipe(card, train, folder / Path(train.folder).expanduser())
-    recipe.decoder  # noqa: B018  refuses what cannot be
+    if isinstance(recipe.decoder, Panoptic):  # else there would be no truth of both, and a loss that means nothing
+        raise JobError(f"{where}: decoder.kind: 'panoptic' cannot be trained here; allowed: a bundle of one trained elsewhere")
     return recipe
 
 
