@@ -34,12 +34,19 @@ class Verification:
     """Of those, how many meet a seam of the run's."""
 
     differ: list[dict[str, Any]] = field(default_factory=list)
-    """Those that the result has not, or otherwise: where, how many pixels, the result's id (0: none) and its certificate."""
+    """Those that the result has not, or otherwise: where, how many pixels, the result's id (0: none) and its certificate. Of classes, each
+    pair of one in the result and one that was drawn again."""
 
     near: tuple[int, int] = (0, 0)
     """Pixels of those objects, and of what the result has in their places, near seams: how many, and how many differ."""
 
     inside: tuple[int, int] = (0, 0)
+    """The same of pixels that are not near seams."""
+
+    kinds_near: tuple[int, int] = (0, 0)
+    """Pixels near seams whose class is compared: how many, and of how many it differs."""
+
+    kinds_inside: tuple[int, int] = (0, 0)
     """The same of pixels that are not near seams."""
 
     edges: int = 0
@@ -67,12 +74,30 @@ class Verification:
         text = [
             f"{self.parts} parts, {self.pixels:,} pixels, {self.objects:,} objects compared, {self.at_seams:,} of them at seams",
             f"{len(self.differ):,} differ: {near:,} at seams, {len(self.differ) - near:,} inside; {len(self.wrong):,} are called proved",
-            f"pixels that differ: {self.near[1]:,} of {self.near[0]:,} near seams, {self.inside[1]:,} of {self.inside[0]:,} inside",
+            _counted("pixels that differ", self.near, self.inside),
+            _counted("classes of pixels that differ", self.kinds_near, self.kinds_inside),
             f"objects end at seams {self.straightness:.2f} times as often as beside them",
         ]
+        text = [line for line in text if line]
         if self.merged:
             text.append("superpixels were looked for whole in one region each; which are merged is decided on the whole image's graph")
         return text + [f"  {one}" for one in self.wrong[:10]]
+
+
+def _counted(what: str, near: tuple[int, int], inside: tuple[int, int]) -> str:
+    """A line of words; none where nothing was compared."""
+    return f"{what}: {near[1]:,} of {near[0]:,} near seams, {inside[1]:,} of {inside[0]:,} inside" if near[0] + inside[0] else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """The classes of a part of the image, drawn again; all of its shape."""
+
+    kinds: Labels
+    known: Flags
+    """Whether what is drawn in the part tells the class of a pixel: not where an object goes on beyond it, or was too small within."""
+
+    proved: Flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +146,30 @@ def compare(found: Verification, part: Part, published: Labels, seams: Grid, cer
         _note(found, part, mask, [id_], "proved", at_seam=bool(mask[near_seams(part.box, seams, 1)].any()))
     _count_pixels(found, part, published, (pairs, count, extra), seams)
     found.merged |= part.merged
+
+
+def compare_kinds(found: Verification, box: Box, drawn: Kinds, published: Labels, seams: Grid) -> None:
+    """Compare the class of each pixel with that in the result."""
+    near, wrong = near_seams(box, seams, NEAR), drawn.known & (drawn.kinds != published)
+    for name, mask in (("kinds_near", near), ("kinds_inside", ~near)):
+        before = getattr(found, name)
+        setattr(found, name, (before[0] + int((drawn.known & mask).sum()), before[1] + int((wrong & mask).sum())))
+    if not wrong.any():
+        return
+    at_seam = near_seams(box, seams, 1)
+    pairs, where = np.unique(np.stack([published[wrong], drawn.kinds[wrong], drawn.proved[wrong]], axis=1), axis=0, return_inverse=True)
+    places = np.argwhere(wrong)
+    for number, (theirs, ours, sure) in enumerate(pairs.tolist()):
+        mine = places[where.ravel() == number]
+        found.differ.append(
+            {
+                "place": tuple(int(a) + o for a, o in zip(mine[0], box.start, strict=True)),
+                "pixels": len(mine),
+                "classes": [theirs, ours],
+                "certificate": "proved" if sure else "agreed",
+                "at_seam": bool(at_seam[tuple(mine.T)].any()),
+            }
+        )
 
 
 def count_edges(found: Verification, published: Labels, box: Box, seams: Grid) -> None:

@@ -7,6 +7,9 @@ found; they are not found again.
 Where the run took several segmenters, each part is segmented by each of them that it met there, and of each those objects are compared that
 lie whole in tiles that the run gave to it: what such a tile draws does not depend on who draws the next. Regions that are merged on the
 graph of the whole image are compared by their superpixels, each of which lies in one region.
+
+Classes are compared pixel by pixel, but those of objects that go on beyond the part, and where nothing is left of an object that was too
+small or of ground that may be a hole, since beyond the part either may go on.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import plugins
-from pipeline.comparison import Part, Verification, compare, count_edges
+from pipeline.comparison import Kinds, Part, Verification, compare, compare_kinds, count_edges
 from pipeline.errors import JobError, OutputError
 from pipeline.grid import Box, Grid, sides
 from pipeline.job import Job
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Result
-from pipeline.scratch import Scratch, differences
+from pipeline.scratch import Arrays, Scratch, differences
 from pipeline.segmenters.superpixel import Superpixels
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Method, Run, overlay, pixels_key, route, table_key
 from pipeline.stages.group import group
@@ -39,6 +42,8 @@ from pipeline.stages.segment import segment
 from pipeline.stitching import PROVED
 
 Labels = npt.NDArray[np.int64]
+_NOTHING = (np.zeros(0, np.int64), np.zeros(0, bool))
+"""The labels of a part that is not drawn yet, and what is sure of them."""
 SHARE = 0.7
 """The size of the other tiles, as a share of the run's."""
 
@@ -62,7 +67,7 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
     """
     result = Result(str(path))
     record = result.record
-    if not record["complete"] or "instance" not in record["results"]:
+    if not record["complete"]:
         raise OutputError(f"{path} holds no complete labels; there is nothing to verify")
     found, certificates = Verification(), dict(zip(result.objects["id"], result.objects["certificate"], strict=True))
     with tempfile.TemporaryDirectory() as folder:
@@ -70,21 +75,36 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
         seams = Grid(draft.run.grid.shape, tuple(record["plan"]["tiles"]["size"]))
         for number, tiles in enumerate(_blocks(draft.run.grid, parts)):
             box = _around([draft.run.grid.core(tile) for tile in tiles])
-            published = result.labels.data[box.slices].compute().astype(np.int64)
+            published = {name: _published(result, name, box) for name in ("instance", "semantic") if name in record["results"]}
             found.parts, found.pixels = found.parts + 1, found.pixels + box.size
-            count_edges(found, published, box, seams)
-            if draft.job.layers:
-                labels, sure = _again(_laid(draft, Scratch(str(Path(folder, str(number)))), tiles), tiles, box)
-                everywhere = np.ones(box.shape, bool)
-                compare(found, Part(box, seams.whole, labels, sure, everywhere, merged=False), published, seams, certificates)
-                continue
-            owner = _owner(draft, seams, box)
-            for way in np.unique(owner[owner >= FIRST]).tolist():
-                run = _only(draft.run, way, Scratch(str(Path(folder, f"{number} {way}"))), tiles)
-                merged = hasattr(draft.run.methods[way - FIRST].segmenter, "merge")
-                labels, sure = _again(run, tiles, box)
-                compare(found, Part(box, seams.whole, labels, sure, owner == way, merged), published, seams, certificates)
+            count_edges(found, next(iter(published.values())), box, seams)
+            for part, kinds in _drawn_again(draft, seams, tiles, Path(folder, str(number))):
+                if "instance" in published:
+                    compare(found, part, published["instance"], seams, certificates)
+                if "semantic" in published and not part.merged:
+                    compare_kinds(found, box, kinds, published["semantic"], seams)
     return found
+
+
+def _published(result: Result, name: str, box: Box) -> Labels:
+    """What the result has in a box: labels, or classes, of which -1 is where nothing was measured."""
+    if name == "instance":
+        return np.asarray(result.labels.data[box.slices].compute(), np.int64)
+    kinds = result.classes.data[box.slices].compute()
+    return np.where(kinds == np.iinfo(kinds.dtype).max, -1, kinds.astype(np.int64))
+
+
+def _drawn_again(draft: Plan, seams: Grid, tiles: list[int], folder: Path) -> Iterator[tuple[Part, Kinds]]:
+    """Some tiles as each segmenter that the run took there draws them, or as layers do."""
+    box = _around([draft.run.grid.core(tile) for tile in tiles])
+    if draft.job.layers:
+        yield _again(_laid(draft, Scratch(str(folder)), tiles), tiles, Part(box, seams.whole, *_NOTHING, np.ones(box.shape, bool)))
+        return
+    owner = _owner(draft, seams, box)
+    for way in np.unique(owner[owner >= FIRST]).tolist():
+        run = _only(draft.run, way, Scratch(str(folder / str(way))), tiles)
+        merged = hasattr(draft.run.methods[way - FIRST].segmenter, "merge")
+        yield _again(run, tiles, Part(box, seams.whole, *_NOTHING, owner == way, merged))
 
 
 def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
@@ -107,7 +127,7 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
             layers=told["layers"],
             tiles={**told["tiles"], "size": size},
             stitch=told["stitch"],
-            output={"path": str(folder / "out"), "results": ["instance"]},
+            output={"path": str(folder / "out"), "results": record["results"]},
         )
         draft = plan(again, workers=1, memory=record["identity"]["tiles"]["memory"])
     except JobError as error:
@@ -197,20 +217,37 @@ def _unmerged(method: Method) -> Method:
     return replace(method, segmenter=nodes, contract=replace(method.contract, min_area=0))
 
 
-def _again(run: Run, tiles: list[int], box: Box) -> tuple[Labels, npt.NDArray[np.bool_]]:
-    """Segment some tiles; the labels of the box that they fill, and by label whether the object lies whole inside and is sure."""
-    number, mine = _drawn(run, tiles), [tile for tile in tiles if run.routes[tile] >= FIRST]
-    labels, sure = np.zeros(box.shape, np.int64), np.ones(number + 1, bool)
-    for tile in mine:
-        ids = run.scratch.load(table_key(tile), "ids")[1]["ids"]
-        ids = np.where(ids < overlay.STUFF, ids, 0)
-        labels[run.grid.core(tile).within(box)] = ids[run.scratch.load(pixels_key(tile), "labels")[1]["labels"]]
+def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
+    """Segment some tiles: their labels, by label whether the object lies whole in the part and is sure, and the classes of pixels."""
+    number, box = _drawn(run, tiles), part.box
+    labels, kinds, known, proved = np.zeros(box.shape, np.int64), np.zeros(box.shape, np.int64), part.mine.copy(), np.ones(box.shape, bool)
+    for tile in (tile for tile in tiles if run.routes[tile] >= FIRST):
+        own, table = _table(run, tile)
+        at = run.grid.core(tile).within(box)
+        labels[at] = np.where(table["ids"] < overlay.STUFF, table["ids"], 0)[own]
+        kinds[at] = np.where(table["ids"] > 0, table["kind"], 0)[own]
+        for each in (each for each in overlay.drawers(run) if each.routes[tile] >= FIRST):
+            own, table = _table(each, tile)
+            known[at] &= (own == 0) | (table["ids"] > 0)[own]  # what was removed, or is no hole, may be otherwise beyond the part
+            proved[at] &= (table["status"] == PROVED)[own]
+    cut = np.zeros(number + 1, bool)
     for side in sides(box, run.grid.whole):
         if side.open:
-            sure[labels[side.face]] = False
+            cut[labels[side.face]] = True
+    sure = ~cut
     for id_, status in _statuses(run):
         sure[id_] &= status == PROVED
-    return labels, sure
+    cut[0] = False
+    if any(run.method(tile).contract.identity != "class" for tile in tiles if run.routes[tile] >= FIRST):
+        known &= ~cut[labels]
+    absent = ~run.read(box)[1]
+    kinds[absent], known, proved = -1, known | (absent & part.mine), proved | absent
+    return replace(part, labels=labels, sure=sure), Kinds(kinds, known, proved)
+
+
+def _table(run: Run, tile: int) -> tuple[npt.NDArray[np.int32], Arrays]:
+    """A tile's labels, and what is known of them."""
+    return run.scratch.load(pixels_key(tile), "labels")[1]["labels"], run.scratch.load(table_key(tile), "ids", "kind", "status")[1]
 
 
 def _laid(draft: Plan, scratch: Scratch, tiles: list[int]) -> Run:

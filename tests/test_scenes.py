@@ -22,7 +22,8 @@ from pipeline.errors import JobError, SegmenterError
 from pipeline.legend import CLASS
 from pipeline.networks.resident import Resident
 from pipeline.segmenters.decoding import Panoptic
-from tests.networks import bundle, scene
+from pipeline.training import recipe
+from tests.networks import bundle, facts, scene
 from tests.test_networks import whole
 from tests.tiling import in_raster_order
 
@@ -281,5 +282,8 @@ def test_refusals(network, tmp_path):
     ):
         with pytest.raises(JobError, match=message):
             pipeline.Job(**known, layers=layers)
+    card = {**facts(**{key: FOUR[key] for key in ("classes", "decoder")}), "train": {"data": [{"image": "a.tif", "truth": "b.json"}]}}
+    with pytest.raises(JobError, match=r"decoder.kind: 'panoptic' cannot be trained here"):
+        recipe.read(card, tmp_path)
     with pytest.raises(JobError, match=r"output.results: panoptic; allowed with layers, .* or where every segmenter draws both"):
         pipeline.Job(**{**known, "output": {"path": "out", "results": ["panoptic"]}}, route=["scene"])

@@ -15,6 +15,8 @@ import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import OutputError
 from pipeline.verifying import verify
+from tests.networks import bundle
+from tests.networks import scene as random_scene
 
 METHODS = {
     "threshold": {"sigma": 1.0, "min_area": 20, "fill_holes": True},
@@ -158,6 +160,89 @@ def test_merged_regions(scene, tmp_path):
     assert "which are merged is decided on the whole image's graph" in "\n".join(found.lines())
 
 
+CLASSES = {
+    "levels": {"kind": "threshold", "levels": [80, 140]},
+    "small": {"kind": "threshold", "levels": [80, 140], "min_area": 30},
+    "filled": {"kind": "threshold", "sigma": 1.0, "fill_holes": True, "min_area": 20},
+    "kmeans": {"kind": "kmeans", "clusters": 3, "sigma": 1.0},
+    "objects": {"kind": "watershed", "sigma": 2.0, "min_distance": 12},
+}
+
+
+def of_classes(image, what, out, tile=96):
+    with pipeline.local() as engine:
+        pipeline.segment(str(image), what, out, engine=engine, tile=tile, results=["semantic"])
+    return out
+
+
+def recoloured(out, place, number):
+    """The result, with another class in a few pixels."""
+    array = zarr.open_array(out / "classes.zarr" / "0")
+    classes = array[:]
+    assert (classes[place] != number).all()
+    classes[place] = number
+    array[:] = classes
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_are_compared_pixel_by_pixel(scene, tmp_path, name):
+    """Results of classes alone hold in other tiles; a pixel that was changed is found, near a seam or inside, and a class where nothing was
+    measured: exit code 1.
+    """
+    out = of_classes(scene, CLASSES[name], tmp_path / "out")
+    found = verify(out, parts=6)
+    assert (found.parts > 4, found.differ, found.objects) == (True, [], 0)
+    assert found.kinds_near[0] + found.kinds_inside[0] > found.pixels * (0.98 if name in ("levels", "kmeans") else 0.1)
+    assert "classes of pixels that differ: 0 of" in "\n".join(found.lines())
+    assert CliRunner().invoke(app, ["verify", str(out), "--tiles", "3"]).exit_code == 0
+    recoloured(out, np.s_[190:193, 40:42], 200)  # two rows above the seam at 192, one below
+    recoloured(out, np.s_[142:144, 240:243], 201)
+    recoloured(out, np.s_[130, 210], 202)
+    found = verify(out, parts=100)
+    told = {one["classes"][0] for one in found.wrong}
+    assert told >= ({202} if name in ("filled", "objects") else {201, 202})
+    near, inside = found.kinds_near[1], found.kinds_inside[1]
+    if name in ("levels", "kmeans"):
+        assert ({200, 201, 202}, near > 0, inside > 0) == (told, True, True)
+        assert {tuple(one["classes"]) for one in found.wrong if one["classes"][0] == 202} == {(202, -1)}
+        assert all(one["at_seam"] == (one["classes"][0] == 200) for one in found.wrong)
+    if name == "kmeans":
+        assert CliRunner().invoke(app, ["verify", str(out), "--tiles", "100"]).exit_code == 1
+
+
+def test_classes_of_a_network(tmp_path):
+    """A network's classes hold, to the pixel; where it is not proved, a difference is told and is not called wrong."""
+    image = tmp_path / "image.zarr"
+    zarr.save_array(image, random_scene(150, 170))
+    proved, agreed = (
+        {"kind": "unet", "weights": bundle(tmp_path)},
+        {"kind": "unet", "weights": bundle(tmp_path), "margin": 16, "window": 64},
+    )
+    for name, what in (("proved", proved), ("agreed", agreed)):
+        with pipeline.local() as engine:
+            pipeline.segment({"path": str(image), "axes": "cyx"}, what, tmp_path / name, engine=engine, tile=60)
+        out = tmp_path / name
+        found = verify(out, parts=4)
+        assert (found.differ, found.kinds_near[0] > 1000, found.kinds_inside[0] > 10000) == ([], True, True)
+        recoloured(out, np.s_[58:62, 20:30], 7)
+        found = verify(out, parts=100)
+        assert (len(found.differ) > 0, len(found.wrong) > 0) == (True, name == "proved")
+
+
+def test_classes_of_layers(scene, tmp_path):
+    """Of things over stuff, classes are compared besides objects: of a thing and of the ground, whichever was changed."""
+    segmenters = {"coins": {"kind": "threshold", "sigma": 1.0, "min_area": 60}, "ground": {"kind": "kmeans", "clusters": 3, "sigma": 1.0}}
+    layers = [{"things": "coins", "classes": 9}, {"stuff": "ground"}]
+    job = pipeline.Job(source=str(scene), tiles={"size": 96}, segmenters=segmenters, layers=layers, output={"path": str(tmp_path / "out")})
+    result = pipeline.run(job, pipeline.local())
+    found = verify(tmp_path / "out", parts=100)
+    assert (found.differ, found.objects > 10, found.kinds_inside[0] > 20_000) == ([], True, True)
+    classes = result.classes.values
+    row, column = np.argwhere((ndimage.minimum_filter(classes, 3) == classes) & (classes > 0) & (classes < 9))[500]
+    recoloured(tmp_path / "out", np.s_[row, column], 7)
+    assert {one["classes"][0] for one in verify(tmp_path / "out", parts=100).wrong} == {7}
+
+
 def own(block):
     return ndimage.label(np.nan_to_num(block[0]) > 120)[0]
 
@@ -213,7 +298,6 @@ def test_refusals(scene, tmp_path):
     with pipeline.local() as engine:
         pipeline.segment(str(scene), own, tmp_path / "own", engine=engine, tile=96)
         pipeline.segment(pictures.coins(), "threshold", tmp_path / "memory", engine=engine, tile=96)
-        pipeline.segment(str(scene), "kmeans", tmp_path / "classes", engine=engine, tile=96)
     carried_out(scene, tmp_path / "changed", "threshold")
     record = json.loads((tmp_path / "changed" / "run.json").read_text())
     record["identity"]["source"]["fingerprint"] = {}
@@ -221,7 +305,6 @@ def test_refusals(scene, tmp_path):
     for name, message in (
         ("own", r"the run used python:.*own, which its record does not hold; .* verify\(path, job=job\)"),
         ("memory", "cannot be had again|there is no image"),
-        ("classes", "no complete labels"),
         ("changed", "the image has changed since the run"),
         ("none", "holds no complete result"),
     ):

@@ -19,7 +19,7 @@ from pipeline.errors import JobError, nearest
 from pipeline.networks import card as cards
 from pipeline.networks.card import Card
 from pipeline.networks.resident import PRECISIONS
-from pipeline.segmenters.decoding import Decoder, decoder_of
+from pipeline.segmenters.decoding import Decoder, Panoptic, decoder_of
 from pipeline.segmenters.detections import ByKey
 from pipeline.training.augmentation import Augment
 
@@ -203,7 +203,8 @@ def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
     if train.bands is not None:
         card.refuse_number(train.bands)
     recipe = Recipe(card, train, folder / Path(train.folder).expanduser())
-    recipe.decoder  # noqa: B018  refuses what cannot be
+    if isinstance(recipe.decoder, Panoptic):  # else there would be no truth of both, and a loss that means nothing
+        raise JobError(f"{where}: decoder.kind: 'panoptic' cannot be trained here; allowed: a bundle of one trained elsewhere")
     return recipe
 
 
