@@ -24,6 +24,7 @@ KINDS = {
     "raster": "pipeline.sources.raster:Raster",
     "image": "pipeline.sources.pictures:Picture",
     "mosaic": "pipeline.sources.mosaic:Mosaic",
+    "dicom": "pipeline.sources.dicom:DicomSlide",
     "nifti": "pipeline.sources.nifti:NiftiImage",
     "tiff": "pipeline.sources.tiffs:TiffImage",
     "stac": "pipeline.sources.stac:Item",
@@ -31,10 +32,8 @@ KINDS = {
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
 ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
-ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff") | {
-    ".nii": "nifti",
-    ".nii.gz": "nifti",
-}
+ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff")
+ENDINGS |= {".nii": "nifti", ".nii.gz": "nifti", ".dcm": "dicom"}
 
 
 @runtime_checkable
@@ -86,8 +85,8 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
         the first, of a pattern the first by name, is on top.
     kind
         The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG), mosaic (several rasters),
-        stac (an item's assets), tiff (stacks, OME-TIFF, whole slides), nifti, or zarr (arrays and OME-Zarr). None: told from the name, or
-        from what lies there.
+        stac (an item's assets), tiff (stacks, OME-TIFF, whole slides), dicom (whole slides), nifti, or zarr (arrays and OME-Zarr). None:
+        told from the name, or from what lies there.
     **options
         The reader's own: see its class.
 
@@ -133,6 +132,8 @@ def _there(image: str | os.PathLike[str]) -> str:
 def _guessed(path: Path) -> str:
     if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
         return "zarr"
+    if path.is_dir() and any(path.glob("*.dcm")):
+        return "dicom"
     if path.is_dir():
         raise SourceError(f"{path} is a folder, and no Zarr array or group: it holds neither zarr.json nor .zarray nor .zgroup")
     ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(ending)), None)

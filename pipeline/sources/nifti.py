@@ -102,7 +102,7 @@ class NiftiImage:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file that is open in this process; nibabel locks what threads share."""
+    """What is known of a file in this process. nibabel opens it for each read: kept open, its threads would open it several times."""
 
     stored: Any
     """What is indexed as the stored array, and read then."""
@@ -133,7 +133,7 @@ def _open(path: str, _stamp: object) -> _Opened:
         _refuse(path, shape, dtype, offset)
         unit = UNITS.get(header.get_xyzt_units()[0])
         proxy: Any = ArrayProxy
-        stored = proxy(path, (shape, dtype, offset), keep_file_open=True)  # without the slope, which nibabel would apply
+        stored = proxy(path, (shape, dtype, offset), keep_file_open=False)  # without the slope, which nibabel would apply
         return _Opened(stored, shape, dtype, tuple(map(float, header.get_zooms())), unit, float(data.slope), float(data.inter))
     except TilewiseError:
         raise

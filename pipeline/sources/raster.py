@@ -15,6 +15,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native
+from pipeline.sources.checksum import stamp
 from pipeline.sources.datasets import dataset, fingerprint, guarded
 
 FIT = 0.5
@@ -68,15 +69,12 @@ class Raster:
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """Where a box was measured by the file's mask, alpha or bands' own nodata: (row, column), of the shape of a glance."""
         shape, file = _thinned(box, step), self._file
-        numbers = [k + 1 for k in self.chosen(file)]
         good = np.ones(shape, bool)
-        if is_masked(file, self.chosen(file), self.nodata):
-            good &= (self._called(file.read_masks, numbers, box, shape) > 0).any(axis=0)
-        if self.colours or self.scaled:
-            stored = self._called(file.read, numbers, box, shape)
-            good &= Frame(shape, nodata=self._nodata).valid(stored)
-            if self.colours:
-                good &= table(file, self.path)[stored[0], 3] > 0
+        if self._masked:
+            good &= (self._called(file.read_masks, box, shape) > 0).any(axis=0)
+        if self.colours:
+            stored = self._called(file.read, box, shape)
+            good &= Frame(shape, nodata=self._nodata).valid(stored) & (self._table[stored[0], 3] > 0)
         return good
 
     def fingerprint(self) -> dict[str, Any]:
@@ -85,61 +83,72 @@ class Raster:
         return {"kind": "raster", "level": self.level, **made, **fingerprint(self.path, self.root)}
 
     def _described(self, file: Any) -> Frame:
-        chosen, names = self.chosen(file), band_names(file)
+        chosen, names = self._chosen, band_names(file)
         kinds = {file.dtypes[k] for k in chosen}
         if len(kinds) > 1:
             raise SourceError(f"{self.path} has bands of different types, {', '.join(sorted(kinds))}; choose bands of one: bands")
         dtype = np.dtype(checked_numbers(_dtype(kinds.pop()), self.path))
-        masked = is_masked(file, chosen, self.nodata)
         if self.colours:
-            table(file, self.path)
+            _ = self._table  # refused now where there is none
         return Frame(
             shape=(file.height, file.width),
             bands=COLOURS if self.colours else tuple(names[k] for k in chosen),
             dtype="uint8" if self.colours else np.result_type(dtype, np.float32).name if self.scaled else dtype.name,
             nodata=None if self.scaled or self.colours else self._nodata,
-            masked=masked or self.scaled or self.colours,
+            masked=self._masked or self.colours,
             chunks=tuple(min(n, m) for n, m in zip(file.block_shapes[0], file.shape, strict=True)),
             **_place(file),
         )
-
-    def chosen(self, file: Any) -> tuple[int, ...]:
-        """The indices from 0 of the bands to read."""
-        return choose_bands(self.bands, band_names(file)) if self.bands is not None else measured_bands(file)
 
     @property
     def _file(self) -> Any:
         return dataset(self.path, self.level, self.root)
 
-    @property
+    @functools.cached_property
+    def _chosen(self) -> tuple[int, ...]:
+        """The indices from 0 of the bands to read. Found once, as all that follows: it travels to the workers."""
+        return choose_bands(self.bands, band_names(self._file)) if self.bands is not None else measured_bands(self._file)
+
+    @functools.cached_property
+    def _masked(self) -> bool:
+        return is_masked(self._file, self._chosen, self.nodata)
+
+    @functools.cached_property
     def _nodata(self) -> float | None:
         """The one value that means "not measured" in all bands; None where a mask says it."""
-        if self.nodata is not None:
+        if self.nodata is not None or self._masked:
             return self.nodata
+        return self._file.nodatavals[self._chosen[0]]  # type: ignore[no-any-return]
+
+    @property
+    def _table(self) -> npt.NDArray[np.uint8]:
+        return _table(self.path, self.level, self.root, stamp(self.path))
+
+    @functools.cached_property
+    def _scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The scales and offsets of the bands to read."""
         file = self._file
-        chosen = self.chosen(file)
-        return None if is_masked(file, chosen, None) else file.nodatavals[chosen[0]]
+        return tuple(file.scales[k] for k in self._chosen), tuple(file.offsets[k] for k in self._chosen)
 
     def _values(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        file = self._file
-        chosen = self.chosen(file)
-        block = self._called(file.read, [k + 1 for k in chosen], box, shape)
+        block = self._called(self._file.read, box, shape)
         if self.colours:
-            return native(np.moveaxis(table(file, self.path)[block[0], :3], -1, 0))
+            return native(np.moveaxis(self._table[block[0], :3], -1, 0))
         if not self.scaled:
             return native(block)
         good = Frame(shape, nodata=self._nodata).valid(block)
         dtype = np.result_type(block.dtype, np.float32)
-        scale, offset = (np.array([values[k] for k in chosen], dtype)[:, None, None] for values in (file.scales, file.offsets))
+        scale, offset = (np.array(values, dtype)[:, None, None] for values in self._scaling)
         return np.where(good, block.astype(dtype) * scale + offset, np.array(np.nan, dtype))
 
-    def _called(self, reader: Any, numbers: Sequence[int], box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """What rasterio reads of some bands in a box."""
+    def _called(self, reader: Any, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """What rasterio reads of the bands in a box."""
         from rasterio.windows import Window
 
         (top, left), (height, width) = box.start, box.shape
         with guarded(f"{self.path}: rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
-            return np.asarray(reader(list(numbers), window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
+            numbers = [k + 1 for k in self._chosen]
+            return np.asarray(reader(numbers, window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
 
 
 def band_names(file: Any) -> list[str]:
@@ -168,8 +177,10 @@ def is_masked(file: Any, chosen: Sequence[int], nodata: float | None) -> bool:
     return nodata is None and len({str(file.nodatavals[k]) for k in chosen}) > 1
 
 
-def table(file: Any, path: str) -> npt.NDArray[np.uint8]:
-    """The colour table of the first band, (number, 4), 0 where there is no entry; JobError where there is none."""
+@functools.lru_cache(maxsize=8)
+def _table(path: str, level: int, root: str | None, _stamp: object) -> npt.NDArray[np.uint8]:
+    """The colour table of a file's one band, (number, 4), 0 where there is no entry; JobError where there is none."""
+    file = dataset(path, level, root)
     if file.count != 1 or np.dtype(_dtype(file.dtypes[0])).kind != "u" or np.dtype(_dtype(file.dtypes[0])).itemsize > 2:
         raise JobError(f"colours: True; {path} has no colour table; allowed: False")
     try:

@@ -20,6 +20,7 @@ from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, layout, native
 from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.levels import around, coarsest
 from pipeline.sources.metadata import companions, sizes
 
 MOST_BANDS = 4096
@@ -110,22 +111,13 @@ class TiffImage:
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """About every ``step``-th pixel, from the coarsest level of the pyramid that has as many."""
-        about, how = self._about, self._layout[0]
-        rows, columns = (about.shape[how.axes.index(letter)] for letter in "yx")
-        for level in range(about.levels - 1, self.level, -1):
-            coarse = _describe(self.path, self.series, level)
-            ratio = [n / coarse.shape[how.axes.index(letter)] for n, letter in ((rows, "y"), (columns, "x"))]
-            if len(coarse.shape) == len(about.shape) and min(ratio) > 1 and max(ratio) <= step:
-                break
-        else:
-            return self._taken(self.level, how, box, step)
-        wanted = [np.arange(a, b, step) for a, b in zip(box.start, box.stop, strict=True)]
-        small = how.shape(coarse.shape)
-        for axis, factor in ((-2, ratio[0]), (-1, ratio[1])):
-            wanted[axis] = np.minimum(((wanted[axis] + 0.5) / factor).astype(int), small[axis] - 1)
-        around = Box(tuple(int(at[0]) for at in wanted), tuple(int(at[-1]) + 1 for at in wanted))
-        block = self._taken(level, how, around, 1)
-        return native(block[np.ix_(range(len(block)), *(at - at[0] for at in wanted))])
+        how = self._layout[0]
+        shapes = [how.shape(_describe(self.path, self.series, level).shape) for level in range(self._about.levels)]
+        level = coarsest(shapes, self.level, step)
+        if level == self.level:
+            return self._taken(level, how, box, step)
+        held, places = around(box, step, shapes[self.level], shapes[level])
+        return native(self._taken(level, how, held, 1)[:, *places])
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that it refers to, and what is read of it."""

@@ -271,3 +271,12 @@ def test_malformed_real_files(shared):
             continue
         with pytest.raises(SourceError, match=re.escape(path.name)):
             whole(open_source(path, kind="geotiff"))
+
+
+@pytest.mark.parametrize(("ending", "library", "extra"), [("nii", "nibabel", "volumes"), ("dcm", "wsidicom", "dicom")])
+def test_extra_that_is_not_installed(ending, library, extra, tmp_path, monkeypatch):
+    """Where the library of a kind of file is not installed, the error says with which command it is."""
+    (tmp_path / f"a.{ending}").write_bytes(bytes(400))
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(JobError, match=rf"needs {library}: pip install 'tilewise\[{extra}\]'"):
+        open_source(tmp_path / f"a.{ending}")

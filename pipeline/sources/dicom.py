@@ -1,0 +1,163 @@
+"""DICOM whole slides, through wsidicom."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, SourceError, TilewiseError
+from pipeline.frame import Frame
+from pipeline.grid import Box
+from pipeline.sources import checked_numbers
+from pipeline.sources.axes import choose_bands, native
+from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.levels import around, coarsest
+
+LARGEST_BLOCK = 1 << 30
+"""Values of one tile, which is decoded whole."""
+SAMPLED = 64
+"""Files that a fingerprint looks into."""
+INSTALL = "pip install 'tilewise[dicom]'"
+
+
+@dataclass(frozen=True)
+class DicomSlide:
+    """The slide of a DICOM series."""
+
+    path: str
+    """A folder of .dcm files of one series, or one of them."""
+
+    level: int = 0
+    """0: the finest level that there is; k: the k-th after it."""
+
+    bands: tuple[int | str, ...] | None = None
+    """Bands to read, by number from 1, in any order; None: all."""
+
+    optical_path: str | None = None
+    """The identifier of the optical path; None: the slide's first."""
+
+    nodata: float | None = None
+    """The value that means "not measured"."""
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """What the image is; SourceError if it cannot be opened, JobError if there is no such level or band."""
+        about, names = self._about, tuple(str(k + 1) for k in range(self._about.bands))
+        return Frame(
+            shape=about.shapes[self.level],
+            bands=tuple(names[k] for k in choose_bands(self.bands, names)),
+            dtype=checked_numbers(np.dtype(about.dtype), self.path),
+            nodata=self.nodata,
+            pixel_size=about.microns[self.level],
+            unit="micrometer",
+            chunks=tuple(min(n, m) for n, m in zip(about.tiles[self.level], about.shapes[self.level], strict=True)),
+        )
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """The pixels in a box, (band, row, column); SourceError if they cannot be read."""
+        return self._read(self.level, box)
+
+    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
+        """About every ``step``-th pixel, from the coarsest level that has as many."""
+        shapes = self._about.shapes
+        level = coarsest(shapes, self.level, step)
+        held, places = around(box, step, shapes[self.level], shapes[level])
+        return native(self._read(level, held)[:, *places])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """How many files there are, how large they are, and what an even sample of them holds."""
+        files = _files(self.path)
+        chosen = files if len(files) <= SAMPLED else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
+        choice = {"level": self.level, "optical_path": self.optical_path}
+        return {"kind": "dicom", "bytes": [file.stat().st_size for file in files], "sample": [of_file(file) for file in chosen], **choice}
+
+    @functools.cached_property
+    def _about(self) -> _About:
+        opened = self._opened
+        if isinstance(self.level, bool) or not 0 <= self.level < len(opened.about.shapes):
+            raise JobError(f"level: {self.level}; {self.path} has levels 0 to {len(opened.about.shapes) - 1}")
+        return opened.about
+
+    @property
+    def _opened(self) -> _Opened:
+        try:
+            return _open(self.path, self.optical_path, tuple(stamp(str(file)) for file in _files(self.path)))
+        except TilewiseError:
+            raise
+        except _faults() as error:
+            raise SourceError(f"{self.path} cannot be opened as a DICOM slide: {type(error).__name__}: {error}") from error
+
+    def _read(self, level: int, box: Box) -> npt.NDArray[Any]:
+        try:
+            block = self._opened.region(level, box)
+        except _faults() as error:
+            raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
+        return native(block[list(choose_bands(self.bands, [str(k + 1) for k in range(len(block))]))])
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a slide says of its levels, from the finest: rows and columns, and a pixel's and a tile's."""
+
+    shapes: tuple[tuple[int, int], ...]
+    microns: tuple[tuple[float, float], ...]
+    tiles: tuple[tuple[int, int], ...]
+    bands: int
+    dtype: str
+
+
+class _Opened:
+    """A slide that is open in this process; wsidicom locks what threads share."""
+
+    def __init__(self, path: str, optical_path: str | None) -> None:
+        try:
+            import wsidicom
+        except ImportError as error:
+            raise JobError(f"kind: dicom needs wsidicom: {INSTALL}") from error
+        self.slide, self.optical_path = wsidicom.WsiDicom.open([str(file) for file in _files(path)]), optical_path
+        levels = list(self.slide.levels)
+        self.numbers = [level.level for level in levels]
+        shapes = tuple((level.size.height, level.size.width) for level in levels)
+        tiles = tuple((level.tile_size.height, level.tile_size.width) for level in levels)
+        if (most := max(rows * columns for rows, columns in tiles)) * 4 > LARGEST_BLOCK:
+            raise SourceError(f"{path} has tiles of {most} pixels; allowed: up to {LARGEST_BLOCK // 4}")
+        microns = tuple((float(level.mpp.height), float(level.mpp.width)) for level in levels)
+        first = self.region(len(levels) - 1, Box((0, 0), (1, 1)))
+        self.about = _About(shapes, microns, tiles, len(first), first.dtype.str)
+
+    def region(self, level: int, box: Box) -> npt.NDArray[Any]:
+        """(band, row, column)."""
+        (top, left), (height, width) = box.start, box.shape
+        picture = self.slide.read_region((left, top), self.numbers[level], (width, height), path=self.optical_path)
+        values = np.asarray(picture)
+        return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+
+    def __del__(self) -> None:
+        if hasattr(self, "slide"):
+            self.slide.close()
+
+
+@functools.lru_cache(maxsize=8)
+def _open(path: str, optical_path: str | None, _stamps: object) -> _Opened:
+    return _Opened(path, optical_path)
+
+
+def _files(path: str) -> list[Path]:
+    """The files of a slide."""
+    return sorted(Path(path).glob("*.dcm")) if Path(path).is_dir() else [Path(path)]
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What wsidicom, pydicom and their decoders raise of damaged files."""
+    from pydicom.errors import InvalidDicomError
+    from wsidicom import errors
+
+    own = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception))  # they have no common base
+    plain = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, EOFError, MemoryError, RuntimeError)
+    return InvalidDicomError, *own, OSError, struct.error, *plain
