@@ -32,7 +32,8 @@ def stating(**attributes):
 def test_contract_has_defaults():
     """A plain function is an object segmenter without reach, on the CPU."""
     assert Contract.of(stating()) == Contract(identity="object", reach=0, connectivity=None, device="cpu", min_area=0, fill_holes=False)
-    assert Contract.of(Threshold(sigma=1.0, min_area=3)) == Contract(identity="connected", reach=4, min_area=3)
+    stated = Contract.of(Threshold(sigma=1.0, min_area=3))
+    assert stated == Contract(identity="connected", reach=4, min_area=3, footprint=stated.footprint)
 
 
 @pytest.mark.parametrize(
