@@ -145,7 +145,7 @@ class Contract:
             ),
         ):
             if not holds:
-                raise JobError(f"{name_of(segmenter)}: {name} = {getattr(contract, name)!r}; allowed: {allowed}")
+                raise JobError(f"{name_of(segmenter)}.{name}: {getattr(contract, name)!r}; allowed: {allowed}")
         return contract
 
     def neighbours(self, ndim: int) -> int:
