@@ -78,12 +78,13 @@ def evaluate(
     import json
 
     from pipeline import auditing, fates
+    from pipeline.scratch import commit
 
     with errors(debug=debug):
         known: Any = {"path": truth, "attribute": attribute} if attribute else truth
         found = auditing.evaluate(labels, known, kind=kind, tolerance=tolerance, image=image, ignore=ignore or ())  # type: ignore[arg-type]
         if to_json:
-            to_json.write_text(json.dumps(found.measures, indent=2) + "\n")
+            commit(to_json, f"{json.dumps(found.measures, indent=2)}\n".encode())
         if to_picture:
             fates.picture(labels, known, found, to_picture, image=image)
         typer.echo("\n".join(auditing.lines(found)))

@@ -42,15 +42,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def assignment(text: str, option: str) -> tuple[str, Any]:
     """``key=value``, the value as YAML reads it."""
-    import yaml
+    from pipeline.documents import parse
 
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not key.strip():
         raise JobError(f"{option} {text!r}; allowed: key=value")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise JobError(f"{option} {text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+    return key.strip(), parse(value, f"{option} {text!r}: the value")
 
 
 @contextlib.contextmanager

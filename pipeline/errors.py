@@ -71,13 +71,17 @@ class Interrupted(TilewiseError, RuntimeError):
     exit_code = 130
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str:
+def nearest(word: object, allowed: Iterable[str]) -> str:
     """The words allowed, and the one most like ``word``: the tail of an error about a misspelt name.
 
     >>> nearest("treshold", ["watershed", "threshold"])
     "allowed: threshold, watershed; did you mean 'threshold'?"
     """
     words = sorted(allowed)
-    close = difflib.get_close_matches(word, words, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"allowed: {', '.join(words) or 'none'}{hint}"
+    return f"allowed: {', '.join(words) or 'none'}{like(word, words)}"
+
+
+def like(word: object, allowed: Iterable[str], *, asked: str = "did you mean") -> str:
+    """A question whether the word most like ``word`` was meant; nothing where none is like it."""
+    close = difflib.get_close_matches(str(word), list(allowed), n=1)
+    return f"; {asked} {close[0]!r}?" if close else ""

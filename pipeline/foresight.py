@@ -22,7 +22,7 @@ from pipeline.job import Job
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Watch, silent
 from pipeline.routing import SKIP, Rule
-from pipeline.scratch import Scratch
+from pipeline.scratch import Scratch, commit
 from pipeline.sinks.picture import colours, to_png
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run, overlay, record_key
 from pipeline.stages.finish import backdrop
@@ -73,7 +73,7 @@ class Foresight:
             rows, columns = (slice(a // step, -(-b // step)) for a, b in zip(*(side[-2:] for side in _ends(grid.core(tile))), strict=True))
             image[rows, columns] = _tinted(image[rows, columns], int(way.run.routes[tile]), done=tile in way.done)
             image[rows.start, columns] = image[rows, columns.start] = 255
-        path.write_bytes(to_png(image))
+        commit(path, to_png(image))
 
 
 def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent) -> Foresight:

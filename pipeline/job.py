@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline import documents, layers, legend, plugins
-from pipeline.errors import JobError, nearest
-from pipeline.routing import SKIP, Rule, rule
+from pipeline.errors import JobError, like, nearest
+from pipeline.routing import SKIP, Rule, refuse_misfit, refuse_unreached, rule
 from pipeline.segmenters import Contract, Segmenter
+from pipeline.wording import PLAIN, explained, refusal
 
 Pixels = Annotated[int, Field(ge=1, strict=True)]
 Size = Pixels | list[Pixels] | Literal["auto"]
@@ -52,7 +53,7 @@ class Stitch(_Part):
 class Output(_Part):
     """Where the result goes, and as what."""
 
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     """A folder."""
 
     results: list[Literal["instance", "semantic", "panoptic"]] | None = None
@@ -75,7 +76,7 @@ class Output(_Part):
     dtype: Literal["uint32", "uint64"] | None = None
     """The type of the labels; None: the smaller that fits."""
 
-    scratch: str | None = None
+    scratch: Annotated[str, Field(min_length=1)] | None = None
     """A folder for what lies between stages, which all workers reach; None: inside ``path``."""
 
     keep_scratch: Annotated[bool, Field(strict=True)] = False
@@ -84,7 +85,10 @@ class Output(_Part):
     @field_validator("legend")
     @classmethod
     def _legend(cls, given: dict[int, Any]) -> dict[int, Any]:
-        legend.refuse(given)
+        try:
+            legend.refuse(given)
+        except JobError as error:
+            raise JobError(f"output.{error}") from error
         return given
 
     @field_validator("results")
@@ -122,7 +126,18 @@ class Job(_Part):
         try:
             super().__init__(**parts)
         except ValidationError as error:
-            raise JobError("\n".join(_explained(error.errors()))) from None
+            keys: dict[str, type[BaseModel]] = {"": Job, "tiles": Tiles, "stitch": Stitch, "output": Output}
+            raise JobError("\n".join(explained(error.errors(), {path: part.model_fields for path, part in keys.items()}))) from None
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, given: Any) -> Any:
+        if isinstance(given, (bool, int, float, NoneType)):
+            raise JobError(refusal("source", given, "a path, or {path: …} with the reader's options"))
+        if isinstance(given, Mapping) and "path" not in given:
+            close = next((f"; was it meant by {key!r}?" for key in given if like(key, ["path"])), "")
+            raise JobError(f"source.path is missing; it names the image{close}")
+        return given
 
     @field_validator("steps")
     @classmethod
@@ -136,6 +151,10 @@ class Job(_Part):
             raise JobError("segmenters: none given; name at least one, such as {land: {kind: threshold}}")
         if SKIP in given:
             raise JobError(f"segmenters.{SKIP}: this name means that a tile is left out; choose another")
+        for name, what in given.items():
+            hint = like(name, [other for other in given if other != name], asked="or did you mean the segmenter")
+            if isinstance(what, Mapping) and "kind" not in what and hint:  # also what `--set` makes of a misspelt name
+                raise JobError(f"segmenters.{name}.kind is missing; {nearest('', plugins.kinds())}{hint}")
         return {name: _segmenter(name, what) for name, what in given.items()}
 
     @model_validator(mode="after")
@@ -152,12 +171,30 @@ class Job(_Part):
         if not self.route and not self.layers and len(names) > 1:
             raise JobError(f"route: missing; with several segmenters ({', '.join(names)}) it says which tile goes where, or layers do")
         rules = [rule(given, f"route[{number}]", names) for number, given in enumerate(self.route)]
+        refuse_unreached(rules)
         object.__setattr__(self, "route", rules if rules or self.layers else [Rule(names[0])])
         stack = [layers.layer(given, f"layers[{number}]", names) for number, given in enumerate(self.layers)]
         if stack:
             layers.refuse(stack, things)
         object.__setattr__(self, "layers", stack)
         return self
+
+    @model_validator(mode="after")
+    def _places(self) -> Job:
+        """The result, and what lies between stages, must not be written into the image."""
+        image = self.source.get("path") if isinstance(self.source, Mapping) else self.source
+        if isinstance(image, (str, os.PathLike)):
+            for key in ("path", "scratch"):
+                given = getattr(self.output, key)
+                if given and Path(os.path.realpath(given)).is_relative_to(os.path.realpath(image)):
+                    raise JobError(f"output.{key}: {given!r} lies in the image ({os.fspath(image)}); allowed: a folder outside of it")
+        return self
+
+    def refuse_misfit(self, bands: int) -> None:
+        """JobError where a rule or a layer asks for a trait of a band that the image has not."""
+        for key, parts in (("route", self.route), ("layers", self.layers)):
+            for number, part in enumerate(parts):
+                refuse_misfit(part.when, bands, f"{key}[{number}].when")
 
     def plain(self) -> dict[str, Any]:
         """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
@@ -201,7 +238,8 @@ def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = 
     file = Path(path)
     parts = documents.read(file, "the job file")
     if not isinstance(parts, dict):
-        raise JobError(f"the job file {file} holds {type(parts).__name__}, not the keys of a job; {nearest('', Job.model_fields)}")
+        what = PLAIN.get(type(parts), "one value").partition(",")[0]
+        raise JobError(f"the job file {file} holds {what}, not the keys of a job; {nearest('', Job.model_fields)}")
     documents.change(parts, changes or {})
     return Job(**{str(key): value for key, value in parts.items()})
 
@@ -228,31 +266,3 @@ def _step(what: Any, where: str) -> Any:
             "or in Python any callable that states its reach in pixels"
         )
     return what
-
-
-def _explained(faults: Iterable[Any]) -> list[str]:
-    """What pydantic found, a line for each key: its path, the value, what is allowed."""
-    lines: dict[str, str] = {}
-    for fault in faults:
-        subject, allowed = _sentence(fault)
-        lines[subject] = f"{lines[subject]}, or: {allowed.removeprefix('input should be ')}" if subject in lines else allowed
-    return [f"{subject}{allowed}" for subject, allowed in lines.items()]
-
-
-def _sentence(fault: Any) -> tuple[str, str]:
-    """One fault: its subject and the rest."""
-    if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"]), ""
-    steps = [str(step) for step in fault["loc"] if not str(step).startswith(("literal[", "list[", "constrained-", "function-"))]
-    steps = [step for step in steps if step not in ("int", "str", "float", "bool")]
-    where = ".".join(steps)
-    if fault["type"] == "missing":
-        return f"{where} is missing", ""
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: there is no such key; ", nearest(steps[-1], _keys(steps[:-1]))
-    return f"{where}: {fault['input']!r}; ", f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _keys(steps: list[str]) -> list[str]:
-    parts: dict[str, type[BaseModel]] = {"": Job, "tiles": Tiles, "stitch": Stitch, "output": Output}
-    return list(parts[steps[0] if steps else ""].model_fields)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, nearest
 
 MOST = 65534
 """The highest class that there may be."""
@@ -43,10 +43,14 @@ def entry(number: int, given: Any = None) -> Entry:
     """
     known = given if isinstance(given, Mapping) else {} if given is None else {"name": given}
     name, colour = known.get("name", f"class {number}" if number else "background"), known.get("colour")
-    if not isinstance(name, str) or set(known) - {"name", "colour"}:
-        raise JobError(f"class {number}: {given!r}; allowed: a name, or {{name: water, colour: '#0040ff'}}")
-    if colour is not None and not (isinstance(colour, str) and re.fullmatch("#[0-9a-fA-F]{6}", colour)):
-        raise JobError(f"class {number}: the colour {colour!r}; allowed: '#' and six hexadecimal digits, quoted")
+    if unknown := next((key for key in known if key not in ("name", "colour")), None):
+        raise JobError(f"legend.{number}.{unknown}: there is no such key; {nearest(unknown, ('name', 'colour'))}")
+    if not isinstance(name, str):
+        raise JobError(f"legend.{number}: {given!r}; allowed: a name, in quotes if it is a number, yes or no, or {{name: …, colour: …}}")
+    if "colour" in known and not (isinstance(colour, str) and re.fullmatch("#[0-9a-fA-F]{6}", colour)):
+        raise JobError(
+            f"legend.{number}.colour: {colour!r}; allowed: '#0040ff' or the like, in quotes: without them, YAML leaves out what follows #"
+        )
     return Entry(name, _made_up(number) if colour is None else (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)))
 
 
@@ -59,7 +63,7 @@ def refuse(given: Mapping[int, Any]) -> None:
     """JobError where a legend is none."""
     for number, what in given.items():
         if not 0 <= number <= MOST:
-            raise JobError(f"class {number}; allowed: 0 to {MOST}")
+            raise JobError(f"legend.{number}: class {number}; allowed: 0 to {MOST}")
         entry(number, what)
 
 

@@ -141,6 +141,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     job, begun = _named(job), begun or {}
     memory = begun.get("memory", memory)
     source = _source(job)
+    job.refuse_misfit(len(source.frame.bands))
     shape = source.frame.shape
     given = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
     segmenters, contracts = settled(given, engine, begun.get("devices", {}))
@@ -201,8 +202,6 @@ def _source(job: Job) -> Source:
     if not isinstance(job.source, Mapping):
         return job.source if hasattr(job.source, "fingerprint") else open_source(job.source)
     options = dict(job.source)
-    if "path" not in options:
-        raise JobError("source.path is missing; it names the image")
     try:
         return open_source(options.pop("path"), **options)
     except JobError as error:

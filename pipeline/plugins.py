@@ -9,13 +9,15 @@ import dataclasses
 import functools
 import inspect
 import json
+import re
 import typing
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from pipeline.errors import JobError, nearest
+from pipeline.errors import JobError, like, nearest
 from pipeline.segmenters import Contract, Segmenter
+from pipeline.wording import meaning, refusal
 
 SEGMENTERS, STEPS = "pipeline.segmenters", "pipeline.steps"
 
@@ -29,8 +31,8 @@ def kinds(group: str = SEGMENTERS) -> Mapping[str, EntryPoint]:
 def load(kind: str, where: str = "kind", group: str = SEGMENTERS) -> type[Any]:
     """The class of a kind; JobError, naming ``where`` it was asked for, if there is none or it cannot be imported."""
     found = kinds(group)
-    if kind not in found:
-        raise JobError(f"{where}: there is no kind {kind!r}; {nearest(str(kind), found)}")
+    if not isinstance(kind, str) or kind not in found:
+        raise JobError(f"{where}: there is no kind {kind!r}; {nearest(kind, found)}")
     try:
         return typing.cast("type[Any]", found[kind].load())
     except ImportError as error:
@@ -49,7 +51,7 @@ def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -
     """
     given = dict(description)
     if "kind" not in given:
-        raise JobError(f"{where}.kind is missing; {nearest('', kinds(group))}")
+        raise JobError(f"{where}.kind is missing; {nearest('', kinds(group))}{_instead(given, group)}")
     kind = load(given.pop("kind"), f"{where}.kind", group)
     allowed, types = options(kind), typing.get_type_hints(kind)
     for key, value in given.items():
@@ -61,7 +63,9 @@ def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -
         if group == SEGMENTERS:
             Contract.of(built)
     except (JobError, TypeError) as error:
-        raise JobError(f"{where}: {error}") from error
+        text = str(error).removeprefix(f"{kind.__name__}.")
+        begins = re.match(r"\w+(?=[:,])", text)
+        raise JobError(f"{where}{'.' if begins and begins[0] in allowed else ': '}{text}") from error
     return built
 
 
@@ -74,6 +78,13 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(what), default=str))
         return {"kind": named} | plain
     return {"kind": f"python:{getattr(segmenter, '__qualname__', type(segmenter).__qualname__)}", "code": _checksum(segmenter)}
+
+
+def _instead(given: Mapping[str, Any], group: str) -> str:
+    """What was written where a kind is missing: another key for it, or a kind as a key."""
+    if kind := next((key for key in given if key in kinds(group)), None):
+        return f"; write {{kind: {kind}, …}}"
+    return next((f"; was it meant by {key!r}?" for key in given if like(key, ["kind"])), "")
 
 
 def _path(kind: type[Any]) -> str:
@@ -96,7 +107,6 @@ def _typed(value: Any, wanted: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(wanted).validate_json(json.dumps(value), strict=True)
-    except (ValidationError, TypeError) as error:
-        name = getattr(wanted, "__name__", None) if isinstance(wanted, type) else None
-        raise JobError(f"{where}: {value!r}; allowed: {name or str(wanted).replace('typing.', '')}") from error
+        return TypeAdapter(wanted).validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except (ValidationError, TypeError, ValueError) as error:
+        raise JobError(refusal(where, value, meaning(wanted))) from error

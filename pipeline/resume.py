@@ -56,6 +56,8 @@ def finished(draft: Plan) -> bool:
 @contextlib.contextmanager
 def opened(draft: Plan, *, fresh: bool) -> Iterator[None]:
     """Hold the output while a run is begun or gone on with; ResumeError where it was begun otherwise. Cleared when all is published."""
+    if draft.job.output.scratch is not None:
+        _refuse_unwritable(Path(draft.run.scratch.root))
     with _held(draft):
         if fresh:
             _clear(draft)
@@ -110,6 +112,14 @@ def _after_segmenting(draft: Plan) -> list[str]:
     """The same records of the run, or of each layer and of what is laid over each other."""
     folders = [f"layers/{layer.use}/" for layer in draft.job.layers] + ["overlay/"] if draft.job.layers else [""]
     return [f"{folder}{key}" for folder in folders for key in AFTER_SEGMENTING]
+
+
+def _refuse_unwritable(root: Path) -> None:
+    """OutputError, before anything is written, if the scratch store's folder cannot be made."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"output.scratch: {root} cannot be written: {error.strerror}; choose another folder") from error
 
 
 def _held(draft: Plan) -> contextlib.AbstractContextManager[None]:

@@ -55,8 +55,8 @@ TRAITS: dict[str, Callable[[Pixels, npt.NDArray[np.bool_]], float]] = {
     "entropy": lambda block, valid: _entropy(block.mean(axis=0)[valid]) if valid.any() else 0.0,
     "edges": _edges,
 }
-_OF_BAND = re.compile(r"mean_(\d+)$")
-_OF_BANDS = re.compile(r"index_(\d+)_(\d+)$")
+_OF_BAND = re.compile(r"mean_([1-9]\d*)$")
+_OF_BANDS = re.compile(r"index_([1-9]\d*)_([1-9]\d*)$")
 FORMS = (*TRAITS, "mean_BAND", "index_BAND_BAND")
 
 
@@ -66,6 +66,10 @@ class Range:
 
     min: float = -np.inf
     max: float = np.inf
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.max:
+            raise JobError(f"{{min: {self.min}, max: {self.max}}}; allowed: two numbers, max no less than min")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,12 @@ class Rule:
     mean_2 (of the second band), index_4_3 (the mean normalised difference of two bands)."""
 
     def __post_init__(self) -> None:
-        for trait in self.when:
-            if trait not in TRAITS and not _OF_BAND.match(trait) and not _OF_BANDS.match(trait):
-                raise JobError(f"the trait {trait!r} is not known; {nearest(trait, FORMS)}")
+        for trait, span in self.when.items():
+            if trait not in TRAITS and not _bands(trait):
+                raise JobError(f"when.{trait}: there is no such trait; {nearest(trait, FORMS)}")
+            ends = [end for end in (span.min, span.max) if abs(end) < np.inf]
+            if trait == "valid" and not all(0 <= end <= 1 for end in ends):
+                raise JobError(f"when.valid: {ends[-1]}; allowed: from 0 to 1, the share of pixels that were measured")
 
     def holds(self, block: Pixels, valid: npt.NDArray[np.bool_]) -> bool:
         """Whether every trait lies in its range."""
@@ -101,7 +108,13 @@ def rule(given: Any, where: str, names: Sequence[str]) -> Rule:
     if isinstance(given, Mapping):
         if unknown := next((key for key in given if key not in ("use", "when")), None):
             raise JobError(f"{where}.{unknown}: there is no such key; {nearest(unknown, ('use', 'when'))}")
-        given = Rule(given.get("use", ""), conditions(given.get("when"), f"{where}.when"))
+        if "use" not in given:
+            raise JobError(f"{where}.use is missing; {nearest('', (*names, SKIP))}")
+        when = conditions(given.get("when"), f"{where}.when")
+        try:
+            given = Rule(given["use"], when)
+        except JobError as error:
+            raise JobError(f"{where}.{error}") from error
     if not isinstance(given, Rule):
         raise JobError(f"{where}: {given!r}; allowed: a rule such as {{use: {names[0]}, when: {{valid: {{min: 0.5}}}}}}")
     if given.use not in (*names, SKIP):
@@ -109,8 +122,27 @@ def rule(given: Any, where: str, names: Sequence[str]) -> Rule:
     return given
 
 
+def refuse_unreached(rules: Sequence[Rule]) -> None:
+    """JobError where a rule without ranges, which holds for every tile, stands before others."""
+    always = next((number for number, rule in enumerate(rules) if not rule.when), len(rules))
+    if always < len(rules) - 1:
+        raise JobError(
+            f"route[{always + 1}]: no tile comes to it, since route[{always}] ({rules[always].use}) holds for all; "
+            f"allowed: `when` in route[{always}], or what holds for all as the last"
+        )
+
+
+def refuse_misfit(when: Mapping[str, Range], bands: int, where: str) -> None:
+    """JobError where a trait is of a band that the image has not."""
+    for name in when:
+        if max(_bands(name), default=0) > bands:
+            raise JobError(f"{where}.{name}: the image has {bands} {'band' if bands == 1 else 'bands'}; allowed: 1 to {bands}")
+
+
 def conditions(given: Any, where: str) -> dict[str, Range]:
     """The ranges of traits as a job describes them; none where it does not."""
+    if given is not None and not isinstance(given, Mapping):
+        raise JobError(f"{where}: {given!r}; allowed: traits with their ranges, such as {{valid: {{min: 0.5}}}}")
     return {str(name): _range(span, f"{where}.{name}") for name, span in (given or {}).items()}
 
 
@@ -129,16 +161,24 @@ def _range(given: Any, where: str) -> Range:
         raise JobError(f"{where}: {given!r}; allowed: {{min: number}}, {{max: number}} or both")
     if unknown := next((key for key in given if key not in ("min", "max")), None):
         raise JobError(f"{where}.{unknown}: there is no such key; {nearest(str(unknown), ('min', 'max'))}")
-    return Range(**given)
+    try:
+        return Range(**given)
+    except JobError as error:
+        raise JobError(f"{where}: {error}") from error
+
+
+def _bands(trait: str) -> list[int]:
+    """The bands that a trait is of, from 1; none where it is of all, or no trait."""
+    found = _OF_BAND.match(trait) or _OF_BANDS.match(trait)
+    return [int(number) for number in found.groups()] if found else []
 
 
 def trait(name: str, block: Pixels, valid: npt.NDArray[np.bool_]) -> float:
     """A trait of a block of pixels, (band, row, column) or (band, plane, row, column); JobError if it names a band that is not there."""
     if name in TRAITS:
         return TRAITS[name](block, valid)
-    found = _OF_BAND.match(name) or _OF_BANDS.match(name)
-    bands = [int(number) for number in found.groups()] if found else []
-    if not bands or max(bands) > len(block) or min(bands) < 1:
+    bands = _bands(name)
+    if not bands or max(bands) > len(block):
         raise JobError(f"the trait {name!r} of an image with {len(block)} bands; bands are counted from 1")
     if len(bands) == 1:
         return TRAITS["mean"](block[bands[0] - 1 : bands[0]], valid)

@@ -15,7 +15,7 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -109,13 +109,14 @@ def _short(value: Any) -> str:
 
 def commit(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all; OutputError, and nothing left behind, where the disk refuses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         os.replace(part, path)  # noqa: PTH105  the one commit point, named as tests name it
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be written need not be there
+            part.unlink(missing_ok=True)
         raise OutputError(
             f"{path} cannot be written: {error.strerror}; make room or choose another place, then run the same command"
         ) from error

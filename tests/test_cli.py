@@ -131,7 +131,7 @@ MISTAKES = {
     "misspelt option": ((*OPTION, "vlaue=3"), "segmenters.threshold.vlaue: there is no such option; allowed: band, "),
     "option without value": ((*OPTION, "value"), "--option 'value'; allowed: key=value"),
     "option that is no YAML": ((*OPTION, "value=[1"), "--option 'value=[1': the value is no YAML"),
-    "wrong type": ((*OPTION, "value=high"), "segmenters.threshold.value: 'high'; allowed: float | None"),
+    "wrong type": ((*OPTION, "value=high"), "segmenters.threshold.value: 'high'; allowed: a number or nothing"),
     "two thresholds": (
         (*OPTION, "value=3", "--option", "method=otsu"),
         "value and method given; allowed: one of value, interval, levels, method",
@@ -142,7 +142,7 @@ MISTAKES = {
     ),
     "no such band": ((*OPTION, "band=2"), "segmenters.threshold: band 2 is asked for, and the image has 1; allowed: 1 to 1"),
     "connectivity of volumes": ((*OPTION, "connectivity=26"), "connectivity 26 in 2 dimensions; allowed: 4 or 8"),
-    "negative area": ((*OPTION, "min_area=-1"), "min_area = -1; allowed: a number of pixels, 0 or more"),
+    "negative area": ((*OPTION, "min_area=-1"), "segmenters.threshold.min_area: -1; allowed: a number of pixels, 0 or more"),
     "negative halo": ((*SEGMENT, "--halo", "-1"), "tiles.halo: -1; "),
     "no tile": ((*SEGMENT, "--tile", "0"), "tiles.size: 0; "),
     "unknown source option": ((*SEGMENT, "--source", "colour=1"), "colour: a source of kind geotiff has no such option"),

@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame grid legend",
+    "contours documents frame grid legend wording",
     "runs",
     "annotations colours comparison components evaluation exact filters routing stitching",
     "features graphs layers measurement sampling",

@@ -247,7 +247,7 @@ LAYERS = [{"things": "a", "classes": 1}, {"stuff": "b", "classes": 2}]
         ({"layers": [{"things": "a", "classes": {1: MOST + 1}}, LAYERS[1]]}, r"layers\[0\].classes: .*; allowed: a class from 1 to 65534"),
         ({"layers": [LAYERS[0], {"stuff": "b", "classes": 1}]}, r"layers: class 1 is that of things and of stuff \(a, b\)"),
         ({"layers": [LAYERS[0], LAYERS[1] | {"when": {"mean": 5}}]}, r"layers\[1\].when.mean: 5; allowed: \{min: number\}"),
-        ({"layers": [LAYERS[0], LAYERS[1] | {"when": {"sharpness": {"min": 5}}}]}, r"layers\[1\].the trait 'sharpness' is not known"),
+        ({"layers": [LAYERS[0], LAYERS[1] | {"when": {"sharpness": {"min": 5}}}]}, r"layers\[1\].when.sharpness: there is no such trait"),
         ({"layers": LAYERS, "route": ["a"]}, "route: given with layers"),
         ({"route": ["a"], "output": {"path": "out", "results": ["panoptic"]}}, "output.results: panoptic; allowed with layers"),
     ],

@@ -145,7 +145,7 @@ class Contract:
             ("fill_holes", not contract.fill_holes or contract.identity == "connected", "True only where identity is 'connected'"),
         ):
             if not holds:
-                raise JobError(f"{name_of(segmenter)}: {name} = {getattr(contract, name)!r}; allowed: {allowed}")
+                raise JobError(f"{name_of(segmenter)}.{name}: {getattr(contract, name)!r}; allowed: {allowed}")
         return contract
 
     def neighbours(self, ndim: int) -> int:

@@ -48,7 +48,7 @@ def test_first_rule_that_holds_wins():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Rule("a", {"maen": Range()}), "the trait 'maen' is not known; .*did you mean 'mean'"),
+        (lambda: Rule("a", {"maen": Range()}), "when.maen: there is no such trait; .*did you mean 'mean'"),
         (lambda: trait("mean_3", BLOCK, VALID), "the trait 'mean_3' of an image with 2 bands; bands are counted from 1"),
         (lambda: trait("index_0_1", BLOCK, VALID), "the trait 'index_0_1' of an image with 2 bands"),
     ],

@@ -32,25 +32,26 @@ def stating(**attributes):
 def test_contract_has_defaults():
     """A plain function is an object segmenter without reach, on the CPU."""
     assert Contract.of(stating()) == Contract(identity="object", reach=0, connectivity=None, device="cpu", min_area=0, fill_holes=False)
-    assert Contract.of(Threshold(sigma=1.0, min_area=3)) == Contract(identity="connected", reach=4, min_area=3)
+    stated = Contract.of(Threshold(sigma=1.0, min_area=3))
+    assert stated == Contract(identity="connected", reach=4, min_area=3, footprint=stated.footprint)
 
 
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"identity": "keyd"}, "identity = 'keyd'; allowed: 'connected', 'object' or 'keyed'"),
-        ({"reach": -1}, "reach = -1; allowed: a number of pixels, 0 or more"),
-        ({"reach": 1.5}, "reach = 1.5; allowed"),
-        ({"connectivity": 5}, "connectivity = 5; allowed: 4 or 8 in two dimensions, 6 or 26 in three"),
-        ({"device": "tpu"}, "device = 'tpu'; allowed: 'cpu', 'gpu' or 'auto'"),
-        ({"min_area": True}, "min_area = True; allowed"),
-        ({"fill_holes": True}, "fill_holes = True; allowed: True only where identity is 'connected'"),
+        ({"identity": "keyd"}, "identity: 'keyd'; allowed: 'connected', 'object' or 'keyed'"),
+        ({"reach": -1}, "reach: -1; allowed: a number of pixels, 0 or more"),
+        ({"reach": 1.5}, "reach: 1.5; allowed"),
+        ({"connectivity": 5}, "connectivity: 5; allowed: 4 or 8 in two dimensions, 6 or 26 in three"),
+        ({"device": "tpu"}, "device: 'tpu'; allowed: 'cpu', 'gpu' or 'auto'"),
+        ({"min_area": True}, "min_area: True; allowed"),
+        ({"fill_holes": True}, "fill_holes: True; allowed: True only where identity is 'connected'"),
     ],
     ids=str,
 )
 def test_contract_refuses(stated, message):
     """A statement that cannot be is refused with what can."""
-    with pytest.raises(JobError, match=f"segmenter: {message}"):
+    with pytest.raises(JobError, match=rf"segmenter\.{message}"):
         Contract.of(stating(**stated))
     with pytest.raises(JobError, match="a segmenter is a function from a block to labels, not 3"):
         Contract.of(3)
