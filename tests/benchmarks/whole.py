@@ -211,7 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extents", nargs="*", type=int, metavar="SIDE", help="pixels along each axis of the image")
     parser.add_argument("--job", choices=list(PEERS), default="label")
-    parser.add_argument("--sides", nargs="+", metavar="NAME", help="which of them, ours first; all that are installed")
+    parser.add_argument(
+        "--sides", nargs="+", choices=["ours", *(name for job in PEERS.values() for name in job)], help="which; all that can run"
+    )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw how time and memory grow, at the extents given")
     parser.add_argument("--tiles", nargs="+", type=int, default=[], metavar="N", help="what the asking process spends on so many tiles")
