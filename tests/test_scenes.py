@@ -282,8 +282,10 @@ def test_refusals(network, tmp_path):
     ):
         with pytest.raises(JobError, match=message):
             pipeline.Job(**known, layers=layers)
-    card = {**facts(**{key: FOUR[key] for key in ("classes", "decoder")}), "train": {"data": [{"image": "a.tif", "truth": "b.json"}]}}
-    with pytest.raises(JobError, match=r"decoder.kind: 'panoptic' cannot be trained here"):
-        recipe.read(card, tmp_path)
+    for things, message in (([2, 9], "decoder.things: .* the classes are 1 to"), ([1, 2, 3, 4], "allowed: not all that there is")):
+        decoder = {"kind": "panoptic", "things": things, "background": None}
+        card = {**facts(classes=FOUR["classes"], decoder=decoder), "train": {"data": [{"image": "a.tif", "truth": "b.json"}]}}
+        with pytest.raises(JobError, match=message):
+            recipe.read(card, tmp_path)
     with pytest.raises(JobError, match=r"output.results: panoptic; allowed with layers, .* or where every segmenter draws both"):
         pipeline.Job(**{**known, "output": {"path": "out", "results": ["panoptic"]}}, route=["scene"])

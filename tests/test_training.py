@@ -15,14 +15,16 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import evaluation
+import pipeline
+from pipeline import auditing, evaluation
 from pipeline.__main__ import app
 from pipeline.errors import JobError, ResumeError
 from pipeline.grid import Box
 from pipeline.job import from_yaml
+from pipeline.legend import CLASS
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
-from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Semantic
+from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Panoptic, Semantic
 from pipeline.segmenters.network import UNet
 from pipeline.sources import open_source
 from pipeline.training import loop, recipe, samples
@@ -187,6 +189,7 @@ DECODERS = {
     "affinities": (Affinities(), 3),
     "semantic": (Semantic(), 3),
     "one": (Semantic(), 1),
+    "panoptic": (Panoptic(things=(2,)), 5),
 }
 
 
@@ -196,9 +199,14 @@ def test_loss(name):
     decoder, channels = DECODERS[name]
     labels = blobs(1, 48, 4)[1].astype(np.int64)
     labels = np.minimum(labels, 1 if name == "one" else 2) if isinstance(decoder, Semantic) else labels
+    if name == "panoptic":  # two blobs are things, the others stuff, all on background
+        labels = np.where(labels > 2, CLASS, np.where(labels > 0, 2 * CLASS + labels, 0))
     wanted = torch.from_numpy(decoder.targets(labels))[None]
     if isinstance(decoder, Semantic) and channels > 1:
         ideal = torch.nn.functional.one_hot(wanted[:, 0].long(), channels).movedim(-1, 1) * 20.0 - 10
+    elif name == "panoptic":
+        kinds = torch.nn.functional.one_hot(wanted[:, 0].long(), 3).movedim(-1, 1) * 20.0 - 10
+        ideal = torch.cat([kinds, wanted[:, 2:3] * 40 - 20, wanted[:, 3:]], dim=1).nan_to_num(0)
     else:
         regressions = {"boundary": (2,), "flows": (1, 2)}.get(name, ())
         ideal = torch.stack([wanted[0, k] if k in regressions else wanted[0, k] * 20 - 10 for k in range(channels)])[None].nan_to_num(0)
@@ -428,3 +436,37 @@ def test_shipped_bundle_on_real_nuclei(shipped):
     assert f1 > 0.85
     assert f1 == pytest.approx(bundle.card.metrics["f1"], abs=0.01)
     assert f1 > rival
+
+
+def panoptic_truth(folder, name, kinds, labels):
+    """COCO's panoptic PNG and JSON: stuff has one number for each class, things one each."""
+    numbers = np.where(labels > 0, 100 + labels, kinds).astype(np.int64)
+    Image.fromarray(np.stack([numbers >> (8 * k) & 255 for k in range(3)], axis=2).astype(np.uint8)).save(folder / f"{name}_truth.png")
+    segments = [{"id": int(n), "category_id": int(kinds[numbers == n][0]), "iscrowd": 0} for n in np.unique(numbers) if n]
+    about = {
+        "images": [{"id": 1, "file_name": f"{name}.tif"}],
+        "annotations": [{"image_id": 1, "file_name": f"{name}_truth.png", "segments_info": segments}],
+        "categories": [{"id": 1, "name": "ground", "isthing": 0}, {"id": 2, "name": "blob", "isthing": 1}],
+    }
+    (folder / f"{name}_truth.json").write_text(json.dumps(about))
+
+
+def test_things_and_stuff_are_learned_together(tmp_path):
+    """From COCO's panoptic truth a network learns classes and objects; a run of its bundle has the panoptic quality that its card says."""
+    for name in range(4):
+        image, labels = blobs(name)
+        image[:, :30] = np.where(labels[:, :30] > 0, image[:, :30], 0)  # what is no ground is void
+        write(tmp_path / f"{name}.tif", image)
+        kinds = np.where(labels > 0, 2, 1)
+        kinds[:, :30] = np.where(labels[:, :30] > 0, 2, 0)
+        panoptic_truth(tmp_path, name, kinds, labels.astype(np.int64))
+    decoder = {"kind": "panoptic", "things": [2], "background": None}
+    given = parts(steps=60, every=20, batch=4, learning_rate=0.01) | {"classes": ["ground", "blob"], "decoder": decoder}
+    given["train"]["data"] = [{"image": "*.tif", "truth": "*_truth.json"}]
+    bundle = loop.train(recipe.read(given, tmp_path), tmp_path / "out")
+    metrics = cards.read(str(bundle)).card.metrics
+    assert metrics["pq"] > 0.5, metrics
+    out = tmp_path / "result"
+    pipeline.segment(tmp_path / "3.tif", {"kind": "unet", "weights": str(bundle), "device": "cpu"}, out, engine=pipeline.local(), tile=48)
+    found = auditing.evaluate(out, str(tmp_path / "3_truth.json"), kind="panoptic").measures
+    assert found["pq"] == pytest.approx(metrics["pq"], abs=0.02)

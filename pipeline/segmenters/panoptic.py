@@ -107,6 +107,14 @@ class Panoptic:
         sure = np.where(self.foreground(channels, valid), np.inf, -np.inf).astype(channels.dtype)
         return self.parting(np.concatenate([sure[None], channels[len(channels) - self.more :]]), valid)
 
+    def segments(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int64]:
+        """Things and stuff of an image that is seen whole, numbered as `targets` takes them; 0 where there is neither."""
+        objects, kinds = self(channels, valid).astype(np.int64), self.classify(channels, valid).astype(np.int64)
+        thing = np.isin(kinds, self.things)
+        votes = np.zeros((int(objects.max(initial=0)) + 1, max(*self.things, int(kinds.max(initial=0))) + 1), np.int64)
+        np.add.at(votes, (objects[thing], kinds[thing]), 1)
+        return np.where(objects > 0, CLASS * votes.argmax(axis=1)[objects] + objects, np.where(thing, 0, CLASS * kinds))
+
     def targets(self, labels: Labels) -> Targets:
         """(1 + channels of ``instances``, row, column): the number of the class's channel that should be greatest, and what parts objects,
         its foreground too.

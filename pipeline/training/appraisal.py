@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from pipeline import evaluation
 from pipeline.evaluation import Contingency
-from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.legend import CLASS
+from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
 from pipeline.segmenters.detections import ByKey
+from pipeline.segments import VOID, kinds_of
 from pipeline.training.objectives import Draw
 from pipeline.training.samples import Floats, Labels, Pair
 
@@ -39,7 +41,8 @@ def appraise(pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw) -> tup
     -------
     dict
         Of objects ``f1``, ``precision``, ``recall`` at an IoU of 0.5, ``ap``, and how many there are; of classes ``iou``, the mean over
-        those that occur, and ``accuracy``. ``images``: the F1, or IoU, of each. Empty where there are no pairs.
+        those that occur, and ``accuracy``; of things and stuff ``pq``, ``sq`` and ``rq``. ``images``: the first of these, of each. Empty
+        where there are no pairs.
     list of Shown
     """
     shown, counts, offset = [], [], 0
@@ -54,21 +57,28 @@ def appraise(pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw) -> tup
         moved = 0 if isinstance(decoder, Semantic) else offset
         ours, true = (np.where(names > 0, names + moved, 0) for names in (count.ours, count.truth))
         counts.append(Contingency(ours, true, count.count))
-        offset += int(max(drawn.max(initial=0), truth.max(initial=0)))
+        offset += 1 + max(int((each.astype(np.int64) % CLASS).max(initial=0)) for each in (drawn, np.maximum(truth, 0)))
     if not shown:
         return {}, []
-    return _measures(counts, decoder) | {"images": {one.name: one.measures.get("f1", one.measures.get("iou")) for one in shown}}, shown
+    return _measures(counts, decoder) | {"images": {one.name: next(iter(one.measures.values())) for one in shown}}, shown
 
 
 def score(measures: dict[str, Any]) -> float:
     """The one number by which the best weights are chosen: AP of objects, since F1 at one IoU says little of how well they are drawn; mean
     IoU of classes.
     """
-    return float(measures.get("ap", measures.get("iou", 0.0)))
+    return float(next((measures[name] for name in ("ap", "pq", "iou") if name in measures), 0.0))
 
 
 def _measures(counts: Sequence[Contingency], decoder: Decoder | ByKey) -> dict[str, Any]:
     every = Contingency.added(counts)
-    found = evaluation.semantic(every) if isinstance(decoder, Semantic) else evaluation.objects(evaluation.overlaps(every))
-    names = [name for name in ("f1", "precision", "recall", "ap", "objects", "truth", "iou", "accuracy") if name in found]
+    overlap = evaluation.overlaps(every)
+    if isinstance(decoder, Panoptic):
+        found = evaluation.panoptic(every, kinds_of(overlap.ours), kinds_of(overlap.truth), void=VOID, things=frozenset(decoder.things))
+    else:
+        found = evaluation.semantic(every) if isinstance(decoder, Semantic) else evaluation.objects(overlap)
+    every_name = (
+        ("pq", "sq", "rq") if isinstance(decoder, Panoptic) else ("f1", "precision", "recall", "ap", "objects", "truth", "iou", "accuracy")
+    )
+    names = [name for name in every_name if name in found]
     return {name: round(found[name], 4) for name in names}

@@ -25,7 +25,7 @@ from pipeline.networks import card as cards
 from pipeline.networks.probe import Sight
 from pipeline.networks.resident import available, threads
 from pipeline.reporting import Event, Watch, silent
-from pipeline.segmenters.decoding import Semantic
+from pipeline.segmenters.decoding import Panoptic, Semantic
 from pipeline.training import pictures
 from pipeline.training.appraisal import Shown, appraise, score
 from pipeline.training.objectives import objective
@@ -215,7 +215,9 @@ def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log:
         state.stale += 1
     state.history.append({"step": state.step, "loss": mean, "score": now})
     figures = ", ".join(
-        f"{name} {measures[name]:.4f}" for name in ("f1", "precision", "recall", "ap", "iou", "accuracy") if name in measures
+        f"{name} {measures[name]:.4f}"
+        for name in ("f1", "precision", "recall", "ap", "pq", "sq", "rq", "iou", "accuracy")
+        if name in measures
     )
     mark = ", the best" if better and held else ""
     log(f"step {state.step}: loss {mean:.4f}{', ' if figures else ''}{figures}{mark}; {state.seconds:.0f} s")
@@ -237,7 +239,7 @@ def _finish(recipe: Recipe, state: State, learned: Sequence[Pair], held: Sequenc
         "images": sorted(pair.name for pair in learned), **told, "augment": dataclasses.asdict(train.augment),
         "minutes": round(state.seconds / 60, 1), "tilewise": __version__, "recipe": recipe.fingerprint(),
     }  # fmt: skip
-    what = "classes" if isinstance(recipe.decoder, Semantic) else "objects, at an IoU of 0.5"
+    what = {Semantic: "classes", Panoptic: "segments"}.get(type(recipe.decoder), "objects, at an IoU of 0.5")
     metrics = {"of": f"{what}, on held-out images by which the best weights were chosen", **measures} if measures else {}
     card = dataclasses.replace(
         recipe.card, stride=state.sight.stride, reach=state.sight.reach, sha256=None, training=training, metrics=metrics

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.segmenters.decoding import Boundary, Decoder, Flows, Semantic
+from pipeline.segmenters.decoding import Boundary, Decoder, Flows, Panoptic, Semantic
 from pipeline.segmenters.detections import targets as boxes
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch
     ----------
     decoder
         Says what channels mean. Logits of foreground, boundary and affinities: binary cross entropy and soft Dice. Distance: mean absolute
-        error; flows: mean squared error. Classes: cross entropy and soft Dice.
+        error; flows: mean squared error. Classes: cross entropy and soft Dice. Things and stuff: that of classes, and of what parts things.
     answer
         (crop, channel, row, column), float32.
     targets
@@ -41,12 +41,25 @@ def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch
     """
     if isinstance(decoder, Semantic) and answer.shape[1] > 1:
         return _classes(answer, targets[:, 0])
+    if isinstance(decoder, Panoptic):
+        return _both(decoder, answer, targets)
     if isinstance(decoder, Boundary):
         return _binary(answer[:, 0], targets[:, 0]) + _binary(answer[:, 1], targets[:, 1]) + _regression(answer, targets, 2, 1)
     if isinstance(decoder, Flows):
         return _binary(answer[:, 0], targets[:, 0]) + FLOW * (_regression(answer, targets, 1, 2) + _regression(answer, targets, 2, 2))
     total: torch.Tensor = sum(_binary(answer[:, k], targets[:, k]) for k in range(answer.shape[1]))  # type: ignore[assignment]
     return total / answer.shape[1]
+
+
+def _both(decoder: Panoptic, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of classes, and of what parts objects, whose foreground is how much more likely things are than all else."""
+    import torch
+
+    kinds, more = answer[:, : -decoder.more], answer[:, -decoder.more :]
+    thing = torch.zeros(kinds.shape[1], dtype=torch.bool)
+    thing[[kind - 1 + (decoder.background is not None and kind > decoder.background) for kind in decoder.things]] = True
+    sure = torch.logsumexp(kinds[:, thing], dim=1) - torch.logsumexp(kinds[:, ~thing], dim=1)
+    return _classes(kinds, targets[:, 0]) + loss(decoder.parting, torch.cat([sure[:, None], more], dim=1), targets[:, 1:])
 
 
 def detection(network: torch.nn.Module, images: torch.Tensor, wanted: npt.NDArray[np.float32], classes: int) -> torch.Tensor:

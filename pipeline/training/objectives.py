@@ -16,7 +16,7 @@ from pipeline.networks.card import Card
 from pipeline.networks.probe import Sight, probe
 from pipeline.networks.resident import autocast, detections
 from pipeline.networks.windows import cut
-from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
 from pipeline.segmenters.detections import ByKey, Choice, lattice
 from pipeline.training.losses import detection, loss
 
@@ -75,11 +75,13 @@ class Pixels:
         return loss(self.decoder, answer.float(), _moved(wanted, given))
 
     def draw(self, network: torch.nn.Module) -> Draw:
-        """Classes, or labels of objects."""
+        """Classes, labels of objects, or segments."""
         patches, decoder, forward = cut(self.card), self.decoder, _forward(network)
 
         def draw(image: Floats, valid: Flags, start: Sequence[int]) -> npt.NDArray[Any]:
             channels = patches.run(image, start, forward)
+            if isinstance(decoder, Panoptic):
+                return decoder.segments(channels, valid)
             return decoder.classify(channels, valid) if isinstance(decoder, Semantic) else decoder(channels, valid)
 
         return draw

@@ -17,6 +17,7 @@ import yaml
 from pipeline import documents
 from pipeline.errors import JobError, nearest
 from pipeline.networks import card as cards
+from pipeline.networks.architectures import channels
 from pipeline.networks.card import Card
 from pipeline.networks.resident import PRECISIONS
 from pipeline.segmenters.decoding import Decoder, Panoptic, decoder_of
@@ -36,7 +37,8 @@ class Train:
     data: tuple[Mapping[str, Any], ...]
     """Pairs: ``image`` and ``truth`` are paths, or patterns in which ``*`` stands for the same in both. ``bands``: those of the image, in
     the network's order, by number from 1 or by name. ``missing``: numbers of the truth where it is not known. ``attribute``: that of a
-    vector file that holds classes."""
+    vector file that holds classes. Of the decoder ``panoptic``, truth is COCO's panoptic JSON or the folder of a result, and ``missing``
+    are classes."""
 
     folder: str = ""
     """Where paths of ``data`` begin; by default, and where it is relative, at the card's folder."""
@@ -203,8 +205,10 @@ def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
     if train.bands is not None:
         card.refuse_number(train.bands)
     recipe = Recipe(card, train, folder / Path(train.folder).expanduser())
-    if isinstance(recipe.decoder, Panoptic):  # else there would be no truth of both, and a loss that means nothing
-        raise JobError(f"{where}: decoder.kind: 'panoptic' cannot be trained here; allowed: a bundle of one trained elsewhere")
+    if isinstance(recipe.decoder, Panoptic) and max(recipe.decoder.things) > len(card.classes):
+        raise JobError(f"{where}: decoder.things: {recipe.decoder.things}; the classes are 1 to {len(card.classes)}")
+    if isinstance(recipe.decoder, Panoptic) and len(recipe.decoder.things) == channels(card) - recipe.decoder.more:
+        raise JobError(f"{where}: decoder.things: {recipe.decoder.things}; allowed: not all that there is, or decoder.kind: boundary")
     return recipe
 
 

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import auditing
+from pipeline import auditing, segments
 from pipeline.annotations import Drawings
 from pipeline.companions import Companion
 from pipeline.errors import JobError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
 from pipeline.histograms import Bins
+from pipeline.legend import CLASS
 from pipeline.networks.card import Card
 from pipeline.outlines import layers
-from pipeline.segmenters.decoding import Decoder, Semantic
+from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
 from pipeline.segmenters.detections import ByKey
+from pipeline.segments import VOID
 from pipeline.sources import Source, open_source, where_valid
 from pipeline.training.augmentation import Augment, Place, varied
 from pipeline.training.recipe import Recipe
@@ -67,6 +69,11 @@ class Pair:
     """All of it, where it is small."""
 
     @property
+    def coded(self) -> bool:
+        """Whether numbers of the truth are those of things and stuff, as `pipeline.segments` has them."""
+        return isinstance(self.truth, segments.Pair | segments.Coco)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Rows and columns."""
         return (self.part or self.image.frame).shape
@@ -87,9 +94,11 @@ class Pair:
         labels, known = auditing.numbers(self.truth, box)
         if self.kinds:
             labels = np.where(labels > 0, labels * len(self.card.classes) + np.array((0, *self.kinds))[labels] - 1, labels)
+        labels = np.where(labels >= VOID * CLASS, -1, labels)
         labels = np.where(valid & known & (labels >= 0) & ~np.isin(labels, self.missing), labels, -1)
-        most = int(labels.max(initial=0))
-        if self.card.kind != "maskrcnn" and self.card.decoder.get("kind", "semantic") == "semantic" and most > len(self.card.classes):
+        most = int(labels.max(initial=0)) // (CLASS if self.coded else 1)
+        by_class = self.coded or (self.card.kind != "maskrcnn" and self.card.decoder.get("kind", "semantic") == "semantic")
+        if by_class and most > len(self.card.classes):
             raise JobError(
                 f"{self.name}: the truth has class {most}, and the card {len(self.card.classes)}: {', '.join(self.card.classes)}"
             )
@@ -155,12 +164,15 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
     if source.frame.ndim != len(("row", "column")):
         raise JobError(f"{image.name} is a volume; allowed: images of rows and columns")
     named = {"path": str(truth), "attribute": entry["attribute"]} if entry.get("attribute") else str(truth)
+    missing = entry.get("missing")
+    numbers = () if missing is None else tuple(missing) if isinstance(missing, list) else (int(missing),)
+    if isinstance(recipe.decoder, Panoptic):
+        both = segments.open_truth(truth, source.frame, ignore=numbers)
+        return Pair(image.name, source, both, card, scale=_percentiles(source, card))
     drawings = auditing.drawings(named, source.frame, image.name) if card.kind == "maskrcnn" else None
     known, kinds = _drawn(card, drawings, truth.name) if drawings else (auditing.known_truth(named, source.frame, image.name), ())
     if isinstance(known, Drawings):
         raise JobError(f"{truth.name} holds boxes; allowed: labels, polygons or masks, which say which pixels are of an object")
-    missing = entry.get("missing")
-    numbers = () if missing is None else tuple(missing) if isinstance(missing, list) else (int(missing),)
     return Pair(image.name, source, known, card, numbers, _percentiles(source, card), kinds)
 
 
@@ -235,7 +247,7 @@ def crop(pairs: Sequence[Pair], decoder: Decoder | ByKey, size: int, augment: Au
     place = Place(_zoomed(image, labels, valid, factor), _moved(start, box, factor)).turned(size, augment, rng)
     image, labels, valid = place.layers  # type: ignore[assignment]
     targets = decoder.targets(labels)
-    objects = np.zeros_like(labels) if isinstance(decoder, Semantic) else labels  # classes are no objects to be shaded
+    objects = np.zeros_like(labels) if isinstance(decoder, Semantic | Panoptic) else labels  # classes are no objects to be shaded
     picture, objects, measured = (_cut(layer, place.start, size, "edge") for layer in (image, objects, valid))
     wanted = np.where(_cut(valid, place.start, size, "constant"), _cut(targets, place.start, size, "edge"), np.float32(np.nan))
     return np.where(measured, varied(picture, objects, augment, rng), 0).astype(np.float32), wanted.astype(np.float32)
@@ -248,14 +260,15 @@ def _moved(start: tuple[int, ...], box: Box, factor: float) -> tuple[int, int]:
 
 
 def _zoomed(image: Floats, labels: Labels, valid: Flags, factor: float) -> tuple[Floats, Labels, Flags]:
-    """Enlarged or shrunk: values between pixels, numbers from the nearest one."""
+    """Enlarged or shrunk: values between pixels, numbers from the nearest one, by their places, since large ones are no floats."""
     from scipy import ndimage
 
     if abs(factor - 1) < 1e-3:
         return image, labels, valid
     bands = np.stack([ndimage.zoom(band, factor, order=1, mode="nearest", grid_mode=True) for band in image])
-    found, good = (ndimage.zoom(layer, factor, order=0, mode="nearest", grid_mode=True) for layer in (labels, valid))
-    return bands, found, good
+    names, places = np.unique(labels, return_inverse=True)
+    found, good = (ndimage.zoom(layer, factor, order=0, mode="nearest", grid_mode=True) for layer in (places.reshape(labels.shape), valid))
+    return bands, names[found], good
 
 
 def _cut(layer: npt.NDArray[Any], start: tuple[int, int], size: int, beyond: str) -> npt.NDArray[Any]:
