@@ -149,6 +149,7 @@ MISTAKES = {
     "output is a file": (("segment", "{image}", "text.txt", "--with", "threshold"), "{cwd}/text.txt cannot be written: Not a directory"),
     "no job": (("run", "nowhere.yaml"), "the job file {cwd}/nowhere.yaml cannot be read: No such file or directory"),
     "no YAML": (("run", "broken.yaml"), "the job file broken.yaml is no YAML: "),
+    "no certificates": ((*SEGMENT, "--scheduler", "tls://127.0.0.1:9"), "tls://127.0.0.1:9 wants certificates; name them in Dask's"),
     "no scheduler": ((*SEGMENT, "--scheduler", "tcp://127.0.0.1:9"), "no scheduler answers at tcp://127.0.0.1:9 "),
     "two places": ((*SEGMENT, "--scheduler", "tcp://127.0.0.1:9", "--workers", "1"), "--scheduler and --workers are both given"),
 }

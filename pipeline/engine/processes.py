@@ -71,8 +71,11 @@ def devices(offers: Sequence[Needs]) -> list[dict[str, str]]:
 
 def connect(address: str, security: Any) -> Any:
     """A client of our own."""
+    import dask
     from distributed import Client
 
+    if address.startswith("tls://") and security is None and not dask.config.get("distributed.comm.tls.ca-file", None):
+        raise ClusterError(f"{address} wants certificates; name them in Dask's configuration (DASK_CONFIG, distributed.comm.tls)")
     try:
         return Client(address, security=security, timeout=CONNECT, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError) as error:
