@@ -87,7 +87,7 @@ class Network:
     """Pixels of the image to one of the network's, where it is resampled; found from the image."""
 
     KIND: ClassVar[str] = ""
-    PASSING: ClassVar[float] = 1600.0
+    PASSING: ClassVar[float] = 1000.0
     """Bytes for a pixel on its way through the network: about what a U-Net on a small encoder takes on a processor."""
 
     def __post_init__(self) -> None:
