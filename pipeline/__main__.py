@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import __version__, commands
-from pipeline.console import AsJson, Debug, Fresh, Gpus, Quiet, Scheduler, Workers, app, assignment, errors, whole
+from pipeline.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run_job(
     from pipeline.job import from_yaml
 
     with errors(debug=debug):
-        what = from_yaml(job, dict(assignment(change, "--set") for change in changes or []))
+        what = from_yaml(job, assignments(changes, "--set"))
         where = _place(scheduler, workers, gpus)
         if dry_run:
             _foretell(what, where, as_json=as_json)
@@ -51,9 +51,7 @@ def segment(
     out: Annotated[str, typer.Argument(help="The folder for the result.", show_default=False)],
     kind: Annotated[str, typer.Option("--with", metavar="KIND", help="The kind of segmenter; see `tilewise methods`.")],
     options: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the segmenter.")] = None,
-    source: Annotated[
-        list[str] | None, typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2].")
-    ] = None,
+    source: Reader = None,
     tile: Annotated[int | None, typer.Option("--tile", help="The size of a tile in pixels. Default: auto.")] = None,
     halo: Annotated[
         int | None, typer.Option("--halo", help="Pixels on either side of a seam by which tiles are compared. Default: auto.")
@@ -72,8 +70,8 @@ def segment(
     from pipeline.job import Job
 
     with errors(debug=debug):
-        chosen = {"kind": kind, **dict(assignment(option, "--option") for option in options or [])}
-        reader = dict(assignment(option, "--source") for option in source or [])
+        chosen = {"kind": kind, **assignments(options, "--option")}
+        reader = assignments(source, "--source")
         tiles = {key: value for key, value in (("size", tile), ("halo", halo)) if value is not None}
         output = {"path": out, "labels": ["zarr", "cog"] if cog else ["zarr"], "picture": picture}
         what = Job(source={"path": image, **reader}, tiles=tiles, segmenters={kind: chosen}, output=output)
@@ -96,7 +94,7 @@ def plan(
     from pipeline.job import from_yaml
 
     with errors(debug=debug):
-        what = from_yaml(job, dict(assignment(change, "--set") for change in changes or []))
+        what = from_yaml(job, assignments(changes, "--set"))
         _foretell(what, _place(scheduler, workers, gpus), sample=sample, picture=picture, as_json=as_json)
 
 

@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.console import AsJson, Debug, Fresh, Quiet, assignment, errors, whole
+from pipeline.console import AsJson, Debug, Fresh, Quiet, Reader, assignments, errors, whole
 
 
 def info(
     image: Annotated[str, typer.Argument(help="The image.", show_default=False)],
-    source: Annotated[
-        list[str] | None, typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2].")
-    ] = None,
+    source: Reader = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -25,7 +23,7 @@ def info(
     from pipeline.sources import open_source
 
     with errors(debug=debug):
-        opened = open_source(image, **dict(assignment(option, "--source") for option in source or []))
+        opened = open_source(image, **assignments(source, "--source"))
         facts = {"image": image, "reader": type(opened).__name__, "bytes": opened.frame.nbytes, **asdict(opened.frame)}
         typer.echo(whole(facts, as_json=as_json))
 
@@ -123,7 +121,7 @@ def train(
     from pipeline.training import loop, recipe
 
     with errors(debug=debug):
-        what = recipe.from_yaml(card, dict(assignment(change, "--set") for change in changes or []))
+        what = recipe.from_yaml(card, assignments(changes, "--set"))
         say: Any = (lambda _line: None) if quiet or as_json else typer.echo
         with watching(quiet=quiet, as_json=as_json) as watch:
             loop.train(what, out or Path(what.card.name), fresh=fresh, watch=watch, say=say)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -35,12 +35,18 @@ Gpus = Annotated[
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", "--overwrite", help="Start anew, whatever the output holds.")]
+Reader = Annotated[list[str] | None, typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2].")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def assignment(text: str, option: str) -> tuple[str, Any]:
+def assignments(given: Sequence[str] | None, option: str) -> dict[str, Any]:
+    """What ``key=value`` says, by key, however often an option is given."""
+    return dict(_assignment(text, option) for text in given or ())
+
+
+def _assignment(text: str, option: str) -> tuple[str, Any]:
     """``key=value``, the value as YAML reads it."""
     from pipeline.documents import parse
 

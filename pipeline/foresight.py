@@ -41,11 +41,15 @@ class Way:
     run: Run
     """Routed."""
 
-    done: tuple[int, ...]
+    done: frozenset[int]
     """The tiles that a run before has segmented."""
 
     names: tuple[str, ...]
     """By number in the run's routes."""
+
+    def tiles(self, route: int) -> list[int]:
+        """The tiles that go there."""
+        return np.flatnonzero(self.run.routes == route).tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ class Foresight:
         shown = np.full((*shape, 3), 128, np.uint8) if grey is None else grey
         image = shown // 2 + 64
         for tile in range(len(grid)):
-            rows, columns = (slice(a // step, -(-b // step)) for a, b in zip(*(side[-2:] for side in _ends(grid.core(tile))), strict=True))
+            core = grid.core(tile)
+            rows, columns = (slice(a // step, -(-b // step)) for a, b in zip(core.start[-2:], core.stop[-2:], strict=True))
             image[rows, columns] = _tinted(image[rows, columns], int(way.run.routes[tile]), done=tile in way.done)
             image[rows.start, columns] = image[rows, columns.start] = 255
         commit(path, to_png(image))
@@ -124,7 +129,7 @@ def _ways(run: Run, draft: Plan, crew: Crew, *, there: bool) -> list[Way]:
     for mine, old, rules in sheets:
         routed = groundwork.route(mine, rules, crew)
         done = [t for t in np.flatnonzero(routed.routes >= FIRST).tolist() if old.scratch.has(record_key(t))] if there else []
-        found.append(Way(routed, tuple(done), ("empty", SKIP, *(method.name for method in routed.methods))))
+        found.append(Way(routed, frozenset(done), ("empty", SKIP, *(method.name for method in routed.methods))))
     return found
 
 
@@ -133,31 +138,30 @@ def _counted(draft: Plan, ways: Sequence[Way]) -> dict[str, Any]:
     routes: dict[str, dict[str, Any]] = {}
     for way in ways:
         for number, name in enumerate(way.names):
-            tiles = np.flatnonzero(way.run.routes == number)
-            if len(tiles) and (name not in routes or number >= FIRST):
-                routes[name] = {"tiles": len(tiles)} | ({"done": len(set(tiles.tolist()) & set(way.done))} if number >= FIRST else {})
-                if number >= FIRST:
-                    routes[name]["colour"] = "#" + bytes(_colour(number).tolist()).hex()
+            tiles = way.tiles(number)
+            if tiles and number >= FIRST:
+                colour = "#" + bytes(_colour(number).tolist()).hex()
+                routes[name] = {"tiles": len(tiles), "done": len(way.done.intersection(tiles)), "colour": colour}
+            elif tiles:
+                routes.setdefault(name, {"tiles": len(tiles)})
     pixels = draft.source.frame.pixels
     rasters = sum(4 if result == "instance" else 1 for result in draft.results if result != "panoptic")
-    kept = sum(4 * pixels for _ in ways)
-    return {"routes": routes, "disk": {"output_at_most": int(PYRAMID * rasters * pixels), "scratch_at_most": kept}}
+    return {"routes": routes, "disk": {"output_at_most": int(PYRAMID * rasters * pixels), "scratch_at_most": 4 * pixels * len(ways)}}
 
 
 def _sampled(ways: Sequence[Way], sample: int, crew: Crew, workers: int) -> dict[str, Any]:
     """The seconds that segmenting takes, by what a sample of tiles of each route took; and what they leave in the scratch store."""
-    kinds = [(way, number) for way in ways for number in range(FIRST, len(way.names)) if (way.run.routes == number).any()]
+    kinds = [(way, number) for way in ways for number in range(FIRST, len(way.names)) if way.tiles(number)]
     work, disk, told = 0.0, 0.0, {}
     for way, number in kinds:
-        tiles = np.flatnonzero(way.run.routes == number)
-        chosen = tiles[np.unique(np.linspace(0, len(tiles) - 1, max(1, sample // len(kinds))).round().astype(int))].tolist()
+        tiles = way.tiles(number)
+        chosen = [tiles[k] for k in np.unique(np.linspace(0, len(tiles) - 1, max(1, sample // len(kinds))).round().astype(int))]
         trials = list(crew.engine.run(trial, way.run, chosen, needs=way.run.needs, label="sample"))
         if failed := next((one for one in trials if one.error), None):
             raise TilesError(f"{way.run.grid.name(failed.item)} of the sample: {failed.error}")
         values = [one.value for one in trials if one.value]
         seconds, size = (float(np.mean([value[k] for value in values])) for k in (0, 1))
-        left = len(tiles) - len(set(tiles.tolist()) & set(way.done))
-        work, disk = work + seconds * left, disk + size * len(tiles)
+        work, disk = work + seconds * (len(tiles) - len(way.done.intersection(tiles))), disk + size * len(tiles)
         told[way.names[number]] = {"tiles": len(chosen), "seconds_per_tile": round(seconds, 3)}
     return {"sample": told, "seconds_of_segmenting": round(work / workers, 1), "disk_of_scratch": int(disk)}
 
@@ -169,10 +173,6 @@ def trial(run: Run, tile: int) -> tuple[float, int]:
         segment(own, tile)  # what is imported, compiled and loaded once is not the tile's
         seconds = segment(own, tile)["seconds"]
         return seconds, sum(path.stat().st_size for path in Path(folder).rglob("*.rec"))
-
-
-def _ends(box: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return box.start, box.stop
 
 
 def _colour(route: int) -> npt.NDArray[np.uint8]:

@@ -87,6 +87,13 @@ def layout(
     return Layout(axes, chosen, tuple(fixed.items())), tuple(known[k] for k in chosen)
 
 
+def either(channels: Sequence[int | str] | None, bands: Sequence[int | str] | None) -> Sequence[int | str] | None:
+    """The bands asked for, by whichever of two words for them; JobError where both are given."""
+    if channels is not None and bands is not None:
+        raise JobError("channels and bands are both given; they are one and the same")
+    return bands if channels is None else channels
+
+
 def choose_bands(bands: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...]:
     """Indices from 0 of bands given by number from 1 or by name; all if none are given."""
     if bands is None:

@@ -18,7 +18,7 @@ from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, layout, native
+from pipeline.sources.axes import Layout, either, layout, native
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.levels import around, coarsest
 from pipeline.sources.metadata import companions, sizes
@@ -84,9 +84,7 @@ class TiffImage:
 
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
-        if self.channels is not None and self.bands is not None:
-            raise JobError("channels and bands are both given; they are one and the same")
-        wanted, about = self.channels if self.channels is not None else self.bands, self._about
+        wanted, about = either(self.channels, self.bands), self._about
         return layout(self.axes or about.axes, about.shape, bands=wanted, names=about.channels, time=self.time, planes=self.planes)
 
     @functools.cached_property

@@ -21,7 +21,7 @@ from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native
+from pipeline.sources.axes import LETTERS, Layout, either, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.kept import Kept
 
@@ -70,11 +70,8 @@ class ZarrImage:
 
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
-        if self.channels is not None and self.bands is not None:
-            raise JobError("channels and bands are both given; they are one and the same")
-        stored = self._stored
+        wanted, stored = either(self.channels, self.bands), self._stored
         axes = self.axes or stored.axes or guessed(stored.shape, stored.path)
-        wanted = self.channels if self.channels is not None else self.bands
         return layout(axes, stored.shape, bands=wanted, names=stored.channels, time=self.time, planes=self.planes)
 
     @functools.cached_property
