@@ -3,7 +3,8 @@
 Counts and coordinates add exactly in 64 bits; the values of bands and their squares are kept as exact sums, from which the mean and the
 deviation are rounded once. (The square of a float is rounded to a float first, pixel by pixel.)
 
-The loops are compiled by numba because NumPy would pass over the pixels once for each column of the table.
+The loops are compiled by numba because NumPy would pass over the pixels once for each column of the table. One loop takes in all that is
+integer, a run of equal labels in a row at a time: to find the runs costs as much as to add up what is in them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.exact import INTEGER_LIMBS, Exact, Floats, Integers, add_floats, add_integers, carry, ratio, stack
+from pipeline.exact import INTEGER_LIMBS, LIMB, MASK, Exact, Floats, Integers, add_floats, carry, ratio, stack
 from pipeline.grid import Box
 
 
@@ -91,6 +92,11 @@ _ADDITION: dict[str, np.ufunc] = {
 }  # fmt: skip
 
 NOWHERE = np.iinfo(np.int64).max
+WORD = 4
+"""Bytes of the widest integers that are added as such."""
+NARROW = 2
+"""Bytes of integers whose squares fit in 32 bits."""
+NO_BANDS = np.zeros((0, 1, 1, 1), np.uint8)
 
 
 def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Sums:
@@ -159,19 +165,19 @@ def measure(
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
     origin = np.array((0,) * (3 - axes) + core.start, np.int64)
     extent = np.array((1,) * (3 - axes) + tuple(shape), np.int64)
-    geometry = (np.zeros(number, np.int64), np.full(number, NOWHERE), *(np.zeros((number, 3), np.int64) for _ in range(3)))
-    geometry[2][:] = NOWHERE
-    _geometry(solid, origin, extent, *geometry)
-    area, anchor, low, high, place = geometry
-    minimum, maximum = np.full((number, bands), np.inf), np.full((number, bands), -np.inf)
-    add = add_integers if block.dtype.kind in "biu" and block.dtype.itemsize <= 4 else add_floats
-    value, square = add(solid, block.reshape((bands, *solid.shape)), number, minimum, maximum)
-    kept = slice(3 - axes, 3)
-    marked = area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
+    pixels = block.reshape((bands, *solid.shape))
+    whole = block.dtype.kind in "biu" and block.dtype.itemsize <= WORD
+    sums = empty(number, 3, bands)
+    columns = (sums.area, sums.anchor, sums.low, sums.high, sums.place, sums.value.limbs, sums.square.limbs, sums.minimum, sums.maximum)
+    _add_up(solid, pixels if whole else NO_BANDS, origin, extent, *columns)
+    carry(sums.value.limbs)
+    carry(sums.square.limbs)
+    value, square = (sums.value, sums.square) if whole else add_floats(solid, pixels, number, sums.minimum, sums.maximum)
+    marked = sums.area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
-    around = (low[:, kept].copy(), high[:, kept].copy(), place[:, kept].copy())
-    return Sums(area, anchor, *around, kinds, counted, marked, minimum, maximum, value, square)
+    around = {name: getattr(sums, name)[:, 3 - axes :].copy() for name in ("low", "high", "place")}
+    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, value=value, square=square)
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:
@@ -201,17 +207,18 @@ def _take(column: Integers | Floats | Exact, rows: npt.NDArray[Any]) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _geometry(labels, origin, extent, area, anchor, low, high, place):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Add up areas, anchors, boxes and coordinates, one run of equal labels in a row at a time."""
+def _add_up(labels, block, origin, extent, area, anchor, low, high, place, value, square, minimum, maximum):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Add up areas, anchors, boxes and coordinates, and the values of bands of integers, a run of equal labels in a row at a time."""
     planes, rows, columns = labels.shape
     for p in range(planes):
         for r in range(rows):
             first = ((origin[0] + p) * extent[1] + origin[1] + r) * extent[2] + origin[2]
+            line = labels[p, r]
             c = 0
             while c < columns:
-                label = labels[p, r, c]
+                label = line[c]
                 end = c + 1
-                while end < columns and labels[p, r, end] == label:
+                while end < columns and line[end] == label:
                     end += 1
                 if label > 0:
                     i = label - 1
@@ -226,4 +233,39 @@ def _geometry(labels, origin, extent, area, anchor, low, high, place):  # type: 
                     place[i, 0] += run * starts[0]
                     place[i, 1] += run * starts[1]
                     place[i, 2] += run * starts[2] + run * (run - 1) // 2
+                    for band in range(len(block)):
+                        total, lower, upper, least, most = _sum_run(block[band, p, r], c, end)
+                        value[i, band, 0] += total & MASK
+                        value[i, band, 1] += total >> LIMB
+                        square[i, band, 0] += lower & MASK
+                        square[i, band, 1] += upper + (lower >> LIMB)
+                        minimum[i, band] = min(minimum[i, band], least)
+                        maximum[i, band] = max(maximum[i, band], most)
                 c = end
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The sum of some integers of up to 32 bits, that of their squares in two limbs, the least and the greatest.
+
+    No limb overflows below 2^31 pixels.
+    """
+    total, lower, upper = np.int64(0), np.int64(0), np.int64(0)
+    if line.itemsize <= NARROW:  # in 32 bits, which is faster
+        small = large = np.int32(line[start])
+        for k in range(start, stop):
+            here = np.int32(line[k])
+            magnitude = np.uint32(abs(here))
+            total += here
+            lower += np.uint32(magnitude * magnitude)
+            small, large = min(small, here), max(large, here)
+        return total, lower, upper, np.int64(small), np.int64(large)
+    least = most = np.int64(line[start])
+    for k in range(start, stop):
+        value = np.int64(line[k])
+        wide = np.uint64(abs(value))
+        total += value
+        lower += np.int64((wide * wide) & np.uint64(MASK))
+        upper += np.int64((wide * wide) >> np.uint64(LIMB))
+        least, most = min(least, value), max(most, value)
+    return total, lower, upper, least, most

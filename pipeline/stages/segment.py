@@ -70,7 +70,8 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     if drawn.nodes is not None:  # what has a key is not compared: a pixel that floats turn to another class would join it to an object
         strips = {other: np.where(drawn.nodes[strip], 0, strip) for other, strip in strips.items()}
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
-    pixels: dict[str, npt.NDArray[Any]] = {"labels": labels, **seams}
+    small = np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32  # half as much to pack and to unpack
+    pixels: dict[str, npt.NDArray[Any]] = {"labels": labels.astype(small), **seams}
     if not valid.all():
         pixels["valid"] = np.packbits(valid)
     run.scratch.save(pixels_key(tile), {"shape": labels.shape, "valid": bool(valid.all())}, pixels)
