@@ -22,7 +22,6 @@ from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
 from pipeline.stages import (
-    FIRST,
     Run,
     finish,
     fit,
@@ -38,6 +37,7 @@ from pipeline.stages import (
     sound,
 )
 from pipeline.stages.group import Grouping
+from pipeline.stages.segment import order
 from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
 
@@ -161,7 +161,7 @@ def _draw(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
 
 def _segment(run: Run, draft: Plan, crew: Crew) -> None:
     """Segment every tile that is neither empty nor skipped; TilesError names those that fail."""
-    tiles = np.flatnonzero(run.routes >= FIRST).tolist()
+    tiles = order(run)
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
     kept = {tile for tile, good in crew.each("check", sound, run, there) if good}
     failed: dict[int, str] = {}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.measurement import Sums, measure
 from pipeline.scratch import Arrays
-from pipeline.stages import Run, pixels_key, record_key, save_sums
+from pipeline.stages import FIRST, Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected import connected
 from pipeline.stages.drawn import Drawn, Flags, Labels
 from pipeline.stages.keyed import by_class, by_key
@@ -27,6 +27,10 @@ DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
 }  # fmt: skip
 
 
+STRIP = 4
+"""Tiles across which a worker goes before it goes on below: it still holds the chunks of the source that both rows of tiles read."""
+
+
 class Segmented(TypedDict):
     """What is told of a tile that has been segmented. The seconds are in no record, which is the same bytes at every run."""
 
@@ -36,6 +40,14 @@ class Segmented(TypedDict):
     seconds: float
     told: list[str]
     """What the segmenter did otherwise than asked."""
+
+
+def order(run: Run) -> list[int]:
+    """The tiles that are to be segmented, in the order in which the fewest chunks of the source are decoded more than once."""
+    tiles, frame = np.flatnonzero(run.routes >= FIRST), run.source.frame
+    if frame.chunks[-1] < frame.shape[-1]:
+        tiles = tiles[np.argsort(tiles % run.grid.counts[-1] // STRIP, kind="stable")]
+    return list(map(int, tiles))
 
 
 def segment(run: Run, tile: int) -> Segmented:
