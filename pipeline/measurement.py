@@ -48,6 +48,9 @@ class Sums:
     marked: Integers
     """(n,) pixels that are seeds; all of them where none are asked for."""
 
+    ground: Integers
+    """(n, limb) sums of pixels' areas, in limbs of 32 bits; of no limb where all pixels are alike."""
+
     minimum: Floats
     """(n, band)."""
 
@@ -82,12 +85,13 @@ class Sums:
             if len(starts):
                 getattr(merged, name).limbs[at] = np.add.reduceat(getattr(self, name).limbs[rows], starts, axis=0)
                 carry(getattr(merged, name).limbs)
+        carry(merged.ground[:, None])
         return replace(merged, kind=_elected(merged.kind, merged.votes))
 
 
 _ADDITION: dict[str, np.ufunc] = {
     "area": np.add, "anchor": np.minimum, "low": np.minimum, "high": np.maximum,
-    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "minimum": np.minimum, "maximum": np.maximum,
+    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "ground": np.add, "minimum": np.minimum, "maximum": np.maximum,
 }  # fmt: skip
 
 NOWHERE = np.iinfo(np.int64).max
@@ -108,6 +112,7 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
         np.zeros(number, np.int64),
         np.zeros((number, like.votes.shape[1] if like else 0), np.int64),
         np.zeros(number, np.int64),
+        np.zeros((number, like.ground.shape[1] if like else 0), np.int64),
         np.full((number, bands), np.inf),
         np.full((number, bands), -np.inf),
         exact[0],
@@ -117,8 +122,7 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
 
 def concatenate(parts: Sequence[Sums]) -> Sums:
     """The rows of all parts, one after the other; there is at least one part."""
-    most = max(part.votes.shape[1] for part in parts)
-    parts = [replace(part, votes=np.pad(part.votes, [(0, 0), (0, most - part.votes.shape[1])])) for part in parts]
+    parts = [replace(part, **wide) for part, wide in zip(parts, _padded(parts, ("votes", "ground")), strict=True)]
     plain: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ADDITION}
     return Sums(**plain, value=stack([p.value for p in parts]), square=stack([p.square for p in parts]))
 
@@ -133,6 +137,7 @@ def measure(
     kind: Integers | None = None,
     votes: npt.NDArray[Any] | None = None,
     seeds: npt.NDArray[np.bool_] | None = None,
+    areas: Integers | None = None,
 ) -> Sums:
     """Sum over the pixels of labels 1 to ``number`` in a core.
 
@@ -154,15 +159,20 @@ def measure(
         Of the labels' shape: the class that a pixel is for, 0 for none. A label for which there are any is of the class of most of them.
     seeds
         Of the labels' shape: the pixels that count as seeds; all of them where not given.
+    areas
+        (row, limb) the area of a pixel in each row of the core, in limbs of 32 bits; where given, the areas are added up too.
     """
     axes, bands = labels.ndim, len(block)
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
     origin = np.array((0,) * (3 - axes) + core.start, np.int64)
     extent = np.array((1,) * (3 - axes) + tuple(shape), np.int64)
-    geometry = (np.zeros(number, np.int64), np.full(number, NOWHERE), *(np.zeros((number, 3), np.int64) for _ in range(3)))
-    geometry[2][:] = NOWHERE
-    _geometry(solid, origin, extent, *geometry)
-    area, anchor, low, high, place = geometry
+    area, anchor = np.zeros(number, np.int64), np.full(number, NOWHERE)
+    low, high, place = (np.full((number, 3), least) for least in (NOWHERE, 0, 0))
+    _geometry(solid, origin, extent, *(area, anchor, low, high, place))
+    ground = np.zeros((number, 0 if areas is None else areas.shape[1]), np.int64)
+    if areas is not None:
+        _grounds(labels, areas, ground)
+        carry(ground[:, None])
     minimum, maximum = np.full((number, bands), np.inf), np.full((number, bands), -np.inf)
     add = add_integers if block.dtype.kind in "biu" and block.dtype.itemsize <= 4 else add_floats
     value, square = add(solid, block.reshape((bands, *solid.shape)), number, minimum, maximum)
@@ -171,7 +181,13 @@ def measure(
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
     around = (low[:, kept].copy(), high[:, kept].copy(), place[:, kept].copy())
-    return Sums(area, anchor, *around, kinds, counted, marked, minimum, maximum, value, square)
+    return Sums(area, anchor, *around, kinds, counted, marked, ground, minimum, maximum, value, square)
+
+
+def grounds(sums: Sums, exponent: int) -> Floats:
+    """(n,) the sums of pixels' areas, rounded once; ``exponent`` is the power of two of the lowest limb."""
+    total = Exact(sums.ground[:, None], exponent).integers()[:, 0]
+    return ratio(total, np.ones(len(total), object), exponent)
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:
@@ -182,6 +198,14 @@ def means(sums: Sums) -> tuple[Floats, Floats]:
     spread = area * (square << (sums.square.exponent - twice)) - ((value * value) << (2 * sums.value.exponent - twice))
     deviation = np.sqrt(np.maximum(ratio(spread, area * area, twice), 0))
     return ratio(value, area, sums.value.exponent), deviation
+
+
+def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Columns as wide as the widest among the parts: of a part without rows it is not known how wide they are."""
+    most = {name: max(getattr(part, name).shape[1] for part in parts) for name in names}
+    return [
+        {name: np.pad(getattr(part, name), [(0, 0), (0, n - getattr(part, name).shape[1])]) for name, n in most.items()} for part in parts
+    ]
 
 
 def _counted(labels: npt.NDArray[np.int32], votes: npt.NDArray[Any], number: int) -> Integers:
@@ -227,3 +251,15 @@ def _geometry(labels, origin, extent, area, anchor, low, high, place):  # type: 
                     place[i, 1] += run * starts[1]
                     place[i, 2] += run * starts[2] + run * (run - 1) // 2
                 c = end
+
+
+@numba.njit(cache=True, nogil=True)
+def _grounds(labels, areas, ground):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Add up the areas of pixels (row, column), limb by limb, which are below 2^32: none overflows below 2^31 pixels. (In `_geometry` this
+    would slow down images whose pixels are all alike.)
+    """
+    for r in range(labels.shape[0]):
+        for c in range(labels.shape[1]):
+            if labels[r, c] > 0:
+                for limb in range(areas.shape[1]):
+                    ground[labels[r, c] - 1, limb] += areas[r, limb]
