@@ -61,8 +61,9 @@ class Output(_Part):
     COCO's panoptic PNG and JSON (2-D, of layers, or of segmenters that draw things and stuff). None: what the segmenters are for; of
     layers, all."""
 
-    labels: list[Literal["zarr", "cog"]] = ["zarr"]
-    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only). The same for classes."""
+    labels: list[Literal["zarr", "cog", "ome-tiff"]] = ["zarr"]
+    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only), ``ome-tiff`` a tiled OME-TIFF with a pyramid (only of
+    images that have no place in the world). The same for classes."""
 
     legend: dict[Annotated[int, Field(ge=0)], Any] = {}
     """By class: its name, or ``{name: water, colour: "#0040ff"}``."""
@@ -97,6 +98,12 @@ class Output(_Part):
         if given is not None and (not given or len(set(given)) < len(given)):
             raise JobError(f"output.results: {given!r}; allowed: instance, semantic, panoptic, each once")
         return given
+
+    @model_validator(mode="after")
+    def _types(self) -> Output:
+        if self.dtype == "uint64" and "ome-tiff" in self.labels:
+            raise JobError("output.dtype: uint64 with ome-tiff, which has no such type; allowed: uint32")
+        return self
 
     @field_validator("path", "scratch", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import __version__, tiling
+from pipeline import __version__, formats, tiling
 from pipeline.companions import accompanied, fingerprints
 from pipeline.devices import chosen, settled
 from pipeline.engine import Engine
@@ -142,6 +142,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     memory = begun.get("memory", memory)
     source = _source(job)
     job.refuse_misfit(len(source.frame.bands))
+    formats.refuse(job.output, source.frame)
     shape = source.frame.shape
     given = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
     segmenters, contracts = settled(given, engine, begun.get("devices", {}))

@@ -138,8 +138,10 @@ class Result:
         known = {
             "labels.zarr": "OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
             "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
+            "labels.ome.tif": "tiled OME-TIFF with pyramid: QuPath, Fiji, napari, tifffile",
             "classes.zarr": "the class of every pixel, OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
             "classes.tif": "the same as a cloud-optimised GeoTIFF with colours and names: QGIS, GDAL, rasterio",
+            "classes.ome.tif": "the same as a tiled OME-TIFF with colours and pyramid: QuPath, Fiji, napari, tifffile",
             "panoptic.png": "COCO's panoptic PNG: the colour of a pixel is the number of its segment",
             "panoptic.json": "and its JSON: the class, area and box of every segment, which are things or stuff",
             "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
