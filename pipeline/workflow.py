@@ -214,7 +214,7 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
     wanted, staging = draft.job.output, draft.staging
     if "panoptic" in draft.results:
         panoptic.refuse(found)
-    work = publish.places(run, wanted, draft.results, draft.chunk, staging, (found.objects, found.classes))
+    work = publish.places(run, wanted, draft.results, draft.layout, staging, (found.objects, found.classes))
     for place in (work.labels, work.classes, work.mask):
         if place:
             place.create()

@@ -54,7 +54,7 @@ ROOMS = {
         "cluster edge growing region superpixel threshold",
         "adapters blob detector graph network windowed",
     ),
-    "sinks": ("__init__", "chunked cog panoptic picture table vector", "pyramid", "microscopy"),
+    "sinks": ("__init__", "chunked cog multiscales panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
         "axes checksum levels references",
@@ -87,7 +87,7 @@ HOMES = {
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins schema",
     "pyogrio": "companions sinks.vector",
-    "rasterio": "companions scales sources.datasets sources.mosaic sources.raster sinks.cog sinks.panoptic sinks.pyramid",
+    "rasterio": "companions scales sources.datasets sources.mosaic sources.raster sinks.cog sinks.multiscales sinks.panoptic",
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector",
     "skimage": "colours histograms segmenters",
