@@ -57,6 +57,7 @@ def segment(
         int | None, typer.Option("--halo", help="Pixels on either side of a seam by which tiles are compared. Default: auto.")
     ] = None,
     cog: Annotated[bool, typer.Option("--cog", help="Write the labels as a cloud-optimised GeoTIFF too.")] = False,
+    ome_tiff: Annotated[bool, typer.Option("--ome-tiff", help="Write the labels as an OME-TIFF too, for microscopy.")] = False,
     picture: Annotated[bool, typer.Option("--picture", help="Write overview.png too.")] = False,
     scheduler: Scheduler = None,
     workers: Workers = None,
@@ -73,7 +74,8 @@ def segment(
         chosen = {"kind": kind, **assignments(options, "--option")}
         reader = assignments(source, "--source")
         tiles = {key: value for key, value in (("size", tile), ("halo", halo)) if value is not None}
-        output = {"path": out, "labels": ["zarr", "cog"] if cog else ["zarr"], "picture": picture}
+        labels = ["zarr", *(name for name, asked in (("cog", cog), ("ome-tiff", ome_tiff)) if asked)]
+        output = {"path": out, "labels": labels, "picture": picture}
         what = Job(source={"path": image, **reader}, tiles=tiles, segmenters={kind: chosen}, output=output)
         _carry_out(what, _place(scheduler, workers, gpus), fresh=fresh, quiet=quiet, as_json=as_json)
 

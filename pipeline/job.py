@@ -61,8 +61,18 @@ class Output(_Part):
     COCO's panoptic PNG and JSON (2-D, of layers, or of segmenters that draw things and stuff). None: what the segmenters are for; of
     layers, all."""
 
-    labels: list[Literal["zarr", "cog"]] = ["zarr"]
-    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only). The same for classes."""
+    labels: list[Literal["zarr", "cog", "ome-tiff"]] = ["zarr"]
+    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only), ``ome-tiff`` a tiled OME-TIFF with a pyramid (only of
+    images that have no place in the world). The same for classes."""
+
+    ome_zarr: Literal["0.5", "0.4"] = "0.5"
+    """The version of OME-Zarr: 0.5 is of Zarr 3; 0.4 of Zarr 2, for readers that know no other."""
+
+    chunk: Size = "auto"
+    """The extent of the labels' chunks along each axis, in pixels; a tile is a whole number of them. auto: up to 1024 (128 in 3-D)."""
+
+    shard: Size | None = None
+    """The extent of shards, files that hold many chunks each (0.5 only); a tile is a whole number of them. auto: a tile; None: none."""
 
     legend: dict[Annotated[int, Field(ge=0)], Any] = {}
     """By class: its name, or ``{name: water, colour: "#0040ff"}``."""
@@ -97,6 +107,19 @@ class Output(_Part):
         if given is not None and (not given or len(set(given)) < len(given)):
             raise JobError(f"output.results: {given!r}; allowed: instance, semantic, panoptic, each once")
         return given
+
+    @model_validator(mode="after")
+    def _types(self) -> Output:
+        if self.dtype == "uint64" and "ome-tiff" in self.labels:
+            raise JobError("output.dtype: uint64 with ome-tiff, which has no such type; allowed: uint32")
+        if self.shard is not None and self.ome_zarr == "0.4":
+            raise JobError(f"output.shard: {self.shard!r} with ome_zarr: 0.4, which has no shards; allowed: 0.5, or no shard")
+        return self
+
+    @field_validator("ome_zarr", mode="before")
+    @classmethod
+    def _version(cls, given: object) -> object:
+        return str(given) if isinstance(given, float) else given  # as YAML reads 0.4
 
     @field_validator("path", "scratch", mode="before")
     @classmethod

@@ -2,9 +2,6 @@
 
 Counts and coordinates add exactly in 64 bits; the values of bands and their squares are kept as exact sums, from which the mean and the
 deviation are rounded once. (The square of a float is rounded to a float first, pixel by pixel.)
-
-The loops are compiled by numba because NumPy would pass over the pixels once for each column of the table. One loop takes in all that is
-integer, a run of equal labels in a row at a time: to find the runs costs as much as to add up what is in them.
 """
 
 from __future__ import annotations
@@ -13,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.exact import INTEGER_LIMBS, LIMB, MASK, Exact, Floats, Integers, add_floats, carry, ratio, stack
+from pipeline.adding import add_grounds, add_up
+from pipeline.exact import INTEGER_LIMBS, Exact, Floats, Integers, add_floats, carry, ratio, stack
 from pipeline.grid import Box
 
 
@@ -48,6 +45,9 @@ class Sums:
 
     marked: Integers
     """(n,) pixels that are seeds; all of them where none are asked for."""
+
+    ground: Integers
+    """(n, limb) sums of pixels' areas, in limbs of 32 bits; of no limb where all pixels are alike."""
 
     minimum: Floats
     """(n, band)."""
@@ -83,19 +83,18 @@ class Sums:
             if len(starts):
                 getattr(merged, name).limbs[at] = np.add.reduceat(getattr(self, name).limbs[rows], starts, axis=0)
                 carry(getattr(merged, name).limbs)
+        carry(merged.ground[:, None])
         return replace(merged, kind=_elected(merged.kind, merged.votes))
 
 
 _ADDITION: dict[str, np.ufunc] = {
     "area": np.add, "anchor": np.minimum, "low": np.minimum, "high": np.maximum,
-    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "minimum": np.minimum, "maximum": np.maximum,
+    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "ground": np.add, "minimum": np.minimum, "maximum": np.maximum,
 }  # fmt: skip
 
 NOWHERE = np.iinfo(np.int64).max
 WORD = 4
 """Bytes of the widest integers that are added as such."""
-NARROW = 2
-"""Bytes of integers whose squares fit in 32 bits."""
 NO_BANDS = np.zeros((0, 1, 1, 1), np.uint8)
 
 
@@ -114,6 +113,7 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
         np.zeros(number, np.int64),
         np.zeros((number, like.votes.shape[1] if like else 0), np.int64),
         np.zeros(number, np.int64),
+        np.zeros((number, like.ground.shape[1] if like else 0), np.int64),
         np.full((number, bands), np.inf),
         np.full((number, bands), -np.inf),
         exact[0],
@@ -123,8 +123,7 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
 
 def concatenate(parts: Sequence[Sums]) -> Sums:
     """The rows of all parts, one after the other; there is at least one part."""
-    most = max(part.votes.shape[1] for part in parts)
-    parts = [replace(part, votes=np.pad(part.votes, [(0, 0), (0, most - part.votes.shape[1])])) for part in parts]
+    parts = [replace(part, **wide) for part, wide in zip(parts, _padded(parts, ("votes", "ground")), strict=True)]
     plain: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ADDITION}
     return Sums(**plain, value=stack([p.value for p in parts]), square=stack([p.square for p in parts]))
 
@@ -139,6 +138,7 @@ def measure(
     kind: Integers | None = None,
     votes: npt.NDArray[Any] | None = None,
     seeds: npt.NDArray[np.bool_] | None = None,
+    areas: Integers | None = None,
 ) -> Sums:
     """Sum over the pixels of labels 1 to ``number`` in a core.
 
@@ -160,6 +160,8 @@ def measure(
         Of the labels' shape: the class that a pixel is for, 0 for none. A label for which there are any is of the class of most of them.
     seeds
         Of the labels' shape: the pixels that count as seeds; all of them where not given.
+    areas
+        (row, limb) the area of a pixel in each row of the core, in limbs of 32 bits; where given, the areas are added up too.
     """
     axes, bands = labels.ndim, len(block)
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
@@ -169,15 +171,25 @@ def measure(
     whole = block.dtype.kind in "biu" and block.dtype.itemsize <= WORD
     sums = empty(number, 3, bands)
     columns = (sums.area, sums.anchor, sums.low, sums.high, sums.place, sums.value.limbs, sums.square.limbs, sums.minimum, sums.maximum)
-    _add_up(solid, pixels if whole else NO_BANDS, origin, extent, *columns)
+    add_up(solid, pixels if whole else NO_BANDS, origin, extent, *columns)
     carry(sums.value.limbs)
     carry(sums.square.limbs)
     value, square = (sums.value, sums.square) if whole else add_floats(solid, pixels, number, sums.minimum, sums.maximum)
+    ground = np.zeros((number, 0 if areas is None else areas.shape[1]), np.int64)
+    if areas is not None:
+        add_grounds(labels, areas, ground)
+        carry(ground[:, None])
     marked = sums.area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
     around = {name: getattr(sums, name)[:, 3 - axes :].copy() for name in ("low", "high", "place")}
-    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, value=value, square=square)
+    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, ground=ground, value=value, square=square)
+
+
+def grounds(sums: Sums, exponent: int) -> Floats:
+    """(n,) the sums of pixels' areas, rounded once; ``exponent`` is the power of two of the lowest limb."""
+    total = Exact(sums.ground[:, None], exponent).integers()[:, 0]
+    return ratio(total, np.ones(len(total), object), exponent)
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:
@@ -188,6 +200,14 @@ def means(sums: Sums) -> tuple[Floats, Floats]:
     spread = area * (square << (sums.square.exponent - twice)) - ((value * value) << (2 * sums.value.exponent - twice))
     deviation = np.sqrt(np.maximum(ratio(spread, area * area, twice), 0))
     return ratio(value, area, sums.value.exponent), deviation
+
+
+def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Columns as wide as the widest among the parts: of a part without rows it is not known how wide they are."""
+    most = {name: max(getattr(part, name).shape[1] for part in parts) for name in names}
+    return [
+        {name: np.pad(getattr(part, name), [(0, 0), (0, n - getattr(part, name).shape[1])]) for name, n in most.items()} for part in parts
+    ]
 
 
 def _counted(labels: npt.NDArray[np.int32], votes: npt.NDArray[Any], number: int) -> Integers:
@@ -204,68 +224,3 @@ def _elected(kind: Integers, votes: Integers) -> Integers:
 
 def _take(column: Integers | Floats | Exact, rows: npt.NDArray[Any]) -> Any:
     return Exact(column.limbs[rows], column.exponent) if isinstance(column, Exact) else column[rows]
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_up(labels, block, origin, extent, area, anchor, low, high, place, value, square, minimum, maximum):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Add up areas, anchors, boxes and coordinates, and the values of bands of integers, a run of equal labels in a row at a time."""
-    planes, rows, columns = labels.shape
-    for p in range(planes):
-        for r in range(rows):
-            first = ((origin[0] + p) * extent[1] + origin[1] + r) * extent[2] + origin[2]
-            line = labels[p, r]
-            c = 0
-            while c < columns:
-                label = line[c]
-                end = c + 1
-                while end < columns and line[end] == label:
-                    end += 1
-                if label > 0:
-                    i = label - 1
-                    run = end - c
-                    area[i] += run
-                    anchor[i] = min(anchor[i], first + c)
-                    starts = (origin[0] + p, origin[1] + r, origin[2] + c)
-                    stops = (origin[0] + p + 1, origin[1] + r + 1, origin[2] + end)
-                    for axis in range(3):
-                        low[i, axis] = min(low[i, axis], starts[axis])
-                        high[i, axis] = max(high[i, axis], stops[axis])
-                    place[i, 0] += run * starts[0]
-                    place[i, 1] += run * starts[1]
-                    place[i, 2] += run * starts[2] + run * (run - 1) // 2
-                    for band in range(len(block)):
-                        total, lower, upper, least, most = _sum_run(block[band, p, r], c, end)
-                        value[i, band, 0] += total & MASK
-                        value[i, band, 1] += total >> LIMB
-                        square[i, band, 0] += lower & MASK
-                        square[i, band, 1] += upper + (lower >> LIMB)
-                        minimum[i, band] = min(minimum[i, band], least)
-                        maximum[i, band] = max(maximum[i, band], most)
-                c = end
-
-
-@numba.njit(cache=True, nogil=True)
-def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The sum of some integers of up to 32 bits, that of their squares in two limbs, the least and the greatest.
-
-    No limb overflows below 2^31 pixels.
-    """
-    total, lower, upper = np.int64(0), np.int64(0), np.int64(0)
-    if line.itemsize <= NARROW:  # in 32 bits, which is faster
-        small = large = np.int32(line[start])
-        for k in range(start, stop):
-            here = np.int32(line[k])
-            magnitude = np.uint32(abs(here))
-            total += here
-            lower += np.uint32(magnitude * magnitude)
-            small, large = min(small, here), max(large, here)
-        return total, lower, upper, np.int64(small), np.int64(large)
-    least = most = np.int64(line[start])
-    for k in range(start, stop):
-        value = np.int64(line[k])
-        wide = np.uint64(abs(value))
-        total += value
-        lower += np.int64((wide * wide) & np.uint64(MASK))
-        upper += np.int64((wide * wide) >> np.uint64(LIMB))
-        least, most = min(least, value), max(most, value)
-    return total, lower, upper, least, most

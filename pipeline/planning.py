@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import __version__, tiling
+from pipeline import __version__, formats, tiling
 from pipeline.companions import accompanied, fingerprints
 from pipeline.devices import chosen, settled
 from pipeline.engine import Engine
@@ -25,7 +25,6 @@ from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
 
 HALO = {2: 64, 3: 16}
 MAX_HALO = {2: 1024, 3: 128}
-CHUNK = {2: 1024, 3: 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,8 @@ class Plan:
     job: Job
     source: Source
     run: Run
-    chunk: tuple[int, ...]
-    """The chunk of the labels along each axis; a core is a whole number of them."""
+    layout: tuple[tuple[int, ...], tuple[int, ...] | None]
+    """The chunk of the labels along each axis, and the shard, if there are any; a core is a whole number of them."""
 
     fingerprint: Mapping[str, Any]
     """What tells the image from any other."""
@@ -103,7 +102,7 @@ class Plan:
         return {
             "tilewise": __version__,
             "frame": asdict(frame),
-            "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.chunk)},
+            "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.layout[0])},
             "devices": {method.name: method.contract.device for method in run.methods},
             "halo": {method.name: self._halo(method) for method in run.methods},
             "max_halo": run.max_halo,
@@ -142,6 +141,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     memory = begun.get("memory", memory)
     source = _source(job)
     job.refuse_misfit(len(source.frame.bands))
+    formats.refuse(job.output, source.frame)
     shape = source.frame.shape
     given = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
     segmenters, contracts = settled(given, engine, begun.get("devices", {}))
@@ -170,10 +170,12 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
         if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape)
         else tiling.tile(job.tiles.size, draft, workers)
     )
+    if job.tiles.size == "auto" and "size" not in begun:
+        tile = formats.whole(job.output, tile, shape)
     grid = Grid(shape, tile)
     run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))
     tiling.refuse_too_large(run)
-    return Plan(job, source, run, tuple(map(tiling.chunk, tile, shape, (CHUNK[len(shape)],) * len(shape))), source.fingerprint(), wanted)
+    return Plan(job, source, run, formats.layout(job.output, tile, shape), source.fingerprint(), wanted)
 
 
 def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str, ...]:

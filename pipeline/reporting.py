@@ -136,10 +136,12 @@ class Result:
     def files(self) -> dict[str, str]:
         """What was made, and what opens it."""
         known = {
-            "labels.zarr": "OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
+            "labels.zarr": "OME-Zarr with pyramid: napari, xarray, zarr",
             "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
-            "classes.zarr": "the class of every pixel, OME-Zarr 0.5 with pyramid: napari, xarray, zarr",
+            "labels.ome.tif": "tiled OME-TIFF with pyramid: QuPath, Fiji, napari, tifffile",
+            "classes.zarr": "the class of every pixel, OME-Zarr with pyramid: napari, xarray, zarr",
             "classes.tif": "the same as a cloud-optimised GeoTIFF with colours and names: QGIS, GDAL, rasterio",
+            "classes.ome.tif": "the same as a tiled OME-TIFF with colours and pyramid: QuPath, Fiji, napari, tifffile",
             "panoptic.png": "COCO's panoptic PNG: the colour of a pixel is the number of its segment",
             "panoptic.json": "and its JSON: the class, area and box of every segment, which are things or stuff",
             "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
@@ -160,7 +162,13 @@ class Result:
 
         frame, record = self._frame(), self.record
         shown = self.labels if "instance" in record["results"] else self.classes
-        pyramid = Pyramid(str(Path(self.path, f"{shown.name}.zarr")), frame, tuple(record["plan"]["tiles"]["chunk"]), str(shown.dtype))
+        pyramid = Pyramid(
+            str(Path(self.path, f"{shown.name}.zarr")),
+            frame,
+            tuple(record["plan"]["tiles"]["chunk"]),
+            str(shown.dtype),
+            version=record["output"]["ome_zarr"],
+        )
         small = thumbnail(pyramid, 512)[0]
         known = {int(number): entry(int(number), what).colour for number, what in record["legend"].items()}
         drawn = colours(small) if "instance" in record["results"] else painted(small, known)

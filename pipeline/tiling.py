@@ -72,11 +72,3 @@ def refuse_too_large(run: Run) -> None:
                 f"about {sum(terms.values()) / 1e6:.0f} MB ({told}), and a task may use {run.memory / 1e6:.0f}; "
                 "allowed: smaller tiles, a smaller halo, or workers with more memory"
             )
-
-
-def chunk(tile: int, extent: int, most: int) -> int:
-    """The largest divisor of a tile's extent that is no more than ``most``; the tile itself where that is less than a quarter of it."""
-    if tile >= extent:
-        return min(tile, most)
-    best = max(d for d in range(1, min(tile, most) + 1) if tile % d == 0)
-    return best if 4 * best >= min(tile, most) else tile

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import costs, groundwork, layers, resume
+from pipeline import costs, formats, groundwork, layers, resume
 from pipeline import engine as engines
 from pipeline.crew import Crew
 from pipeline.engine import Engine
@@ -202,8 +202,8 @@ def _group(run: Run, job: Job, crew: Crew) -> Grouping:
         found = group.group(run)
         group.save(run, found)
         crew.watch(Event(crew.named("group"), 1, 1))
-    if job.output.dtype is not None and found.objects > np.iinfo(job.output.dtype).max:
-        raise OutputError(f"output.dtype: {found.objects} objects do not fit in {job.output.dtype}; allowed: uint64")
+    if (dtype := formats.dtype(job.output)) and found.objects > np.iinfo(dtype).max:
+        raise OutputError(f"output.dtype: {found.objects} objects do not fit in {dtype}; allowed: uint64, without ome-tiff")
     if found.classes > MOST:
         raise OutputError(f"there are classes up to {found.classes}; allowed: {MOST}")
     return found
@@ -214,7 +214,7 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
     wanted, staging = draft.job.output, draft.staging
     if "panoptic" in draft.results:
         panoptic.refuse(found)
-    work = publish.places(run, wanted, draft.results, draft.chunk, staging, (found.objects, found.classes))
+    work = publish.places(run, wanted, draft.results, draft.layout, staging, (found.objects, found.classes))
     for place in (work.labels, work.classes, work.mask):
         if place:
             place.create()
@@ -227,8 +227,7 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
     if curves := lines.tiles(run):
         crew.all("trace", lines.trace_tile, work, curves)
         finish.write_curves(run, staging)
-    if "cog" in wanted.labels:
-        finish.write_geotiffs(work, staging)
+    finish.write_tiffs(work, wanted.labels, staging)
     if "panoptic" in draft.results:
         panoptic.write_panoptic(work, found, staging / finish.TABLE, draft.image, staging)
     if wanted.picture:

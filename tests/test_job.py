@@ -84,7 +84,7 @@ MISTAKES = {
     "negative max_halo": ({"tiles.max_halo": -5}, "tiles.max_halo: -5; "),
     "iou of two": ({"stitch.iou": 2}, "stitch.iou: 2; allowed: 1 or less"),
     "iou of zero": ({"stitch.iou": 0.0}, "stitch.iou: 0.0; allowed: more than 0"),
-    "unknown labels": ({"output.labels": ["tiff"]}, r"output.labels\[0\]: 'tiff'; .*'zarr' or 'cog'"),
+    "unknown labels": ({"output.labels": ["tiff"]}, r"output.labels\[0\]: 'tiff'; .*'zarr', 'cog' or 'ome-tiff'"),
     "unknown table": ({"output.table": "csv"}, "output.table: 'csv'; .*'parquet'"),
     "picture by yes": ({"output.picture": "yes please"}, "output.picture: 'yes please'; "),
     "small dtype": ({"output.dtype": "uint8"}, "output.dtype: 'uint8'; .*'uint32' or 'uint64'"),

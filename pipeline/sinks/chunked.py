@@ -1,11 +1,18 @@
-"""Zarr arrays that many processes write, each chunk by one task, with a checksum."""
+"""Zarr arrays that many processes write, each chunk or shard by one task, with a checksum.
+
+Format 3 packs chunks with Zstandard and ends each in a CRC-32C. Format 2 has no codec for checksums that all readers know, but the Adler-32
+that ends what zlib packs is checked by all of them: so chunks are packed with that there, which takes about twice as long.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +47,17 @@ class Array:
     fill: int = 0
     """What a chunk that nobody wrote holds."""
 
+    shard: tuple[int, ...] | None = None
+    """The extent of a shard along each axis, whole chunks that lie in one file; None: each chunk is a file. Only in format 3."""
+
+    zarr_format: Literal[2, 3] = 3
+    """Zarr's."""
+
+    @property
+    def unit(self) -> tuple[int, ...]:
+        """The extent of what has one owner: a shard, or a chunk."""
+        return self.chunk if self.shard is None else self.shard
+
     def create(self, attributes: dict[str, Any] | None = None, names: Sequence[str] | None = None) -> None:
         """Write the array's metadata; an array that is there already keeps its chunks.
 
@@ -56,42 +74,52 @@ class Array:
             Where the path holds an array of another shape, type, chunking or other attributes.
         """
         import zarr
-        from zarr.codecs import Crc32cCodec, ZstdCodec
         from zarr.errors import ContainsArrayError
 
-        shape, chunks = self.shape, tuple(map(min, self.chunk, self.shape))
-        options: dict[str, Any] = {
-            "compressors": [ZstdCodec(level=3), Crc32cCodec()],
-            "attributes": attributes or {},
-            "fill_value": self.fill,
-        }
+        chunks = tuple(map(min, self.chunk, self.shape))
+        shards = (
+            None if self.shard is None else tuple(min(s, -(-n // c) * c) for s, n, c in zip(self.shard, self.shape, chunks, strict=True))
+        )
+        options: dict[str, Any] = {"shape": self.shape, "chunks": chunks, "shards": shards, "dtype": self.dtype, "fill_value": self.fill}
+        how = _format_3(names) if self.zarr_format == 3 else _format_2()
+        # What names dimensions in format 3, xarray looks for among the attributes in format 2.
+        known = (attributes or {}) | ({"_ARRAY_DIMENSIONS": list(names)} if names and self.zarr_format == 2 else {})
         try:
-            zarr.create_array(self.path, shape=shape, dtype=self.dtype, chunks=chunks, zarr_format=3, dimension_names=names, **options)
+            zarr.create_array(self.path, zarr_format=self.zarr_format, attributes=known, **options, **how)
         except ContainsArrayError:
-            there = zarr.open_array(self.path, mode="r", zarr_format=3)
-            if (there.shape, there.chunks, str(there.dtype), dict(there.attrs)) != (shape, chunks, self.dtype, options["attributes"]):
+            there = zarr.open_array(self.path, mode="r", zarr_format=self.zarr_format)
+            if (there.shape, there.chunks, there.shards, str(there.dtype), dict(there.attrs)) != (
+                self.shape,
+                chunks,
+                shards,
+                self.dtype,
+                known,
+            ):
                 raise OutputError(f"{self.path} holds another array, {there}; give another path, or remove it") from None
 
     def write(self, box: Box, values: npt.NDArray[Any]) -> None:
-        """Write whole chunks.
+        """Write whole chunks, or whole shards.
 
         Parameters
         ----------
         box
-            Where; it starts and ends on chunks' borders, or at the array's end.
+            Where; it starts and ends on borders of chunks, or of shards, or at the array's end.
         values
             Of the box's shape, of a type that the array's holds without loss.
 
         Raises
         ------
         ValueError
-            Where the box cuts a chunk or leaves the array, and where ``values`` do not fit it.
+            Where the box cuts a chunk or a shard or leaves the array, and where ``values`` do not fit it.
         """
-        edges = zip(box.start, box.stop, self.chunk, self.shape, strict=True)
+        edges = zip(box.start, box.stop, self.unit, self.shape, strict=True)
         if box not in Box.whole(self.shape) or any(a % c or (b % c and b != n) for a, b, c, n in edges):
-            raise ValueError(f"{self.path}: {box} does not cover whole chunks of {self.chunk} in {self.shape}; a chunk has one owner")
+            what = "chunks" if self.shard is None else "shards"
+            raise ValueError(f"{self.path}: {box} does not cover whole {what} of {self.unit} in {self.shape}; each has one owner")
         if values.shape != box.shape or not np.can_cast(values.dtype, self.dtype, "safe"):
             raise ValueError(f"{self.path}: {values.dtype} of shape {values.shape} cannot fill {box}; allowed: {self.dtype} of {box.shape}")
+        for file in self._shards(box):  # Zarr would read them, to keep what the box leaves of them: nothing
+            file.unlink(missing_ok=True)
         _open(self, checked=self._has_empty_chunk(values))[box.slices] = values
 
     def read(self, box: Box, step: Sequence[int] | None = None) -> npt.NDArray[Any]:
@@ -107,10 +135,18 @@ class Array:
         strides = step or (1,) * len(self.shape)
         places = zip(box.within(Box.whole(self.shape)), strides, strict=True)
         array = _open(self, checked=True)
+        if empty := next((file for file in self._shards(box) if file.exists() and not file.stat().st_size), None):  # Zarr takes it for none
+            raise ScratchError(f"{self.path}: {empty} in {box} is damaged (it is empty); write it again")
         try:
             return np.asarray(array[tuple(slice(at.start, at.stop, stride) for at, stride in places)])
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, zlib.error) as error:
             raise ScratchError(f"{self.path}: a chunk in {box} is damaged ({error}); write it again") from error
+
+    def _shards(self, box: Box) -> Iterator[Path]:
+        """The files of the shards that a box meets."""
+        if self.shard is not None:
+            spans = [range(a // s, -(-b // s)) for a, b, s in zip(box.start, box.stop, self.shard, strict=True)]
+            yield from (Path(self.path, "c", *map(str, place)) for place in itertools.product(*spans))
 
     def _has_empty_chunk(self, values: npt.NDArray[Any]) -> bool:
         grid = Grid(values.shape, self.chunk)
@@ -128,7 +164,19 @@ def _open(array: Array, *, checked: bool) -> zarr.Array[Any]:
     import zarr
 
     with zarr.config.set({"array.write_empty_chunks": not checked}):
-        return zarr.open_array(array.path, mode="r+", zarr_format=3)
+        return zarr.open_array(array.path, mode="r+", zarr_format=array.zarr_format)
+
+
+def _format_3(names: Sequence[str] | None) -> dict[str, Any]:
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    return {"compressors": [ZstdCodec(level=3), Crc32cCodec()], "dimension_names": names}
+
+
+def _format_2() -> dict[str, Any]:
+    from numcodecs import Zlib
+
+    return {"compressors": Zlib(level=1), "filters": None, "chunk_key_encoding": {"name": "v2", "separator": "/"}}
 
 
 @dataclass(frozen=True, slots=True)

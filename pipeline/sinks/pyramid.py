@@ -1,8 +1,8 @@
-"""Labels as an OME-Zarr 0.5 pyramid (Zarr format 3), written by many processes, each chunk by one task.
+"""Labels as an OME-Zarr pyramid, 0.5 (Zarr format 3) or 0.4 (format 2), written by many processes, each chunk or shard by one task.
 
 Level 0 is the labels; every further level takes each second row and column of the one before, so that an id is never averaged. What is
 written at once also fills the further levels of which it covers whole chunks; the others are made when these are there. A chunk
-ends in a CRC-32C of its bytes: without it most flipped bits in a compressed chunk read as other labels. A chunk that is *absent* reads
+ends in a checksum of its bytes: without it most flipped bits in a compressed chunk read as other labels. A chunk that is *absent* reads
 as background, which is also how empty chunks are stored: whoever calls keeps the record of what is written.
 
 Measured on two cores with 2048 × 2048 labels of blobs 5 to 20 pixels wide, chunks of 512: plain zstd takes 6 to 25 ms to encode as uint32
@@ -11,7 +11,7 @@ takes longer and makes chunks up to 2.5 times larger, since ids repeat as whole 
 
 References
 ----------
-OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5/. The Zarr conventions proj and spatial (v0.1), https://github.com/zarr-conventions.
+OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org.
 """
 
 from __future__ import annotations
@@ -27,23 +27,13 @@ from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
 from pipeline.legend import Entry
 from pipeline.sinks.chunked import Array
+from pipeline.sinks.multiscales import AXES, FORMATS, Version, described, spatial
 
 DTYPES = ("uint8", "uint16", "uint32", "uint64")
 LONGEST = 512
 """The pyramid ends at the first level that is no longer than this."""
 ACROSS = 2048
 """About how many rows and columns one task makes of a level."""
-
-_AXES = ("z", "y", "x")
-_PREFIXES = (
-    *("yocto", "zepto", "atto", "femto", "pico", "nano", "micro", "milli", "centi", "deci", ""),
-    *("hecto", "kilo", "mega", "giga", "tera", "peta", "exa", "zetta", "yotta"),
-)
-_UNITS = frozenset({f"{prefix}meter" for prefix in _PREFIXES} | {"angstrom", "foot", "inch", "mile", "parsec", "yard"})
-_CONVENTIONS = (
-    ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
-    ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +62,21 @@ class Pyramid:
     """For classes: their names and colours."""
 
     tile: tuple[int, ...] | None = None
-    """The extent of what is written at once, a whole number of chunks; None: a chunk."""
+    """The extent of what is written at once, a whole number of chunks, or shards; None: one."""
+
+    shard: tuple[int, ...] | None = None
+    """The extent of a shard, whole chunks that lie in one file; None: each chunk is a file."""
+
+    version: Version = "0.5"
+    """OME-Zarr's."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise JobError(f"labels cannot be written as {self.dtype}; allowed: {', '.join(DTYPES)}")
         if len(self.chunk) != self.frame.ndim or min(self.chunk) < 1:
             raise JobError(f"chunks of {self.chunk} do not fit an image of {self.frame.shape}; give one positive extent per axis")
+        if self.shard is not None and (self.version == "0.4" or any(s % c for s, c in zip(self.shard, self.chunk, strict=True))):
+            raise JobError(f"shards of {self.shard}; allowed: whole chunks of {self.chunk}, in OME-Zarr 0.5")
 
     @property
     def levels(self) -> int:
@@ -87,15 +85,15 @@ class Pyramid:
 
     @property
     def direct(self) -> int:
-        """How many levels ``write`` fills: those of which each tile covers whole chunks."""
+        """How many levels ``write`` fills: those of which each tile covers whole chunks, or shards."""
         halvings = [0 if n % size else (n // size & -(n // size)).bit_length() - 1 for n, size in self._rows_and_columns]
         return min(self.levels, 1 + min(halvings))
 
     @property
     def _rows_and_columns(self) -> list[tuple[int, int]]:
-        """Of a tile and of a chunk; a tile that holds the whole image covers whole chunks of any level."""
-        whole = self.chunk[-2:]
-        tile = self.chunk if self.tile is None else self.tile
+        """Of a tile and of a chunk or shard; a tile that holds the whole image covers whole ones of any level."""
+        whole = self._level(0).unit[-2:]
+        tile = self._level(0).unit if self.tile is None else self.tile
         return [(c << self.levels if t >= n else t, c) for t, c, n in zip(tile[-2:], whole, self.frame.shape[-2:], strict=True)]
 
     def shape(self, level: int) -> tuple[int, ...]:
@@ -112,10 +110,10 @@ class Pyramid:
         """
         import zarr
 
-        group = zarr.open_group(self.path, mode="a", zarr_format=3)
-        group.update_attributes({**_ome(self.frame, self.levels, self.legend), **_spatial(self.frame, 0)})
+        group = zarr.open_group(self.path, mode="a", zarr_format=self._level(0).zarr_format)
+        group.update_attributes({**described(self.frame, self.levels, self.version, self.legend), **spatial(self.frame, 0)})
         for level in range(self.levels):
-            self._level(level).create(_spatial(self.frame, level), _AXES[-self.frame.ndim :])
+            self._level(level).create(spatial(self.frame, level), AXES[-self.frame.ndim :])
 
     def write(self, box: Box, labels: npt.NDArray[Any]) -> None:
         """Write labels of full resolution, (row, column) or (plane, row, column), in whole tiles, and what the levels above take of them.
@@ -123,25 +121,26 @@ class Pyramid:
         Raises
         ------
         ValueError
-            Where the box cuts a chunk or leaves the image, or ``labels`` are not of its shape or not safely of the pyramid's type.
+            Where the box cuts a chunk or a shard or leaves the image, or ``labels`` are not of its shape or not safely of the pyramid's
+            type.
         """
         for level in range(self.direct):
             reduced = Box(self._within(box.start, level), self._within(box.stop, level))
             self._level(level).write(reduced, labels[..., :: 1 << level, :: 1 << level])
 
     def blocks(self, level: int) -> list[Box]:
-        """Boxes of whole chunks, some ACROSS pixels across, that cover the level once: what one task each should ``reduce``."""
-        whole = tuple(max(1, ACROSS // size) * size for size in self.chunk[-2:])
-        grid = Grid(self.shape(level), (*self.chunk[:-2], *whole))
+        """Boxes of whole chunks, or shards, some ACROSS pixels across, that cover the level once: what one task each should ``reduce``."""
+        unit = self._level(level).unit
+        grid = Grid(self.shape(level), (*unit[:-2], *(max(1, ACROSS // size) * size for size in unit[-2:])))
         return [grid.core(tile) for tile in range(len(grid))]
 
     def reduce(self, level: int, box: Box) -> None:
-        """Make a box of a level, given in its own pixels and of whole chunks, from the level before, which must be whole there.
+        """Make a box of a level, given in its own pixels and of whole chunks, or shards, from the level before, which must be whole there.
 
         Raises
         ------
         ValueError
-            Where ``level`` is 0 or the box is not of whole chunks of the level.
+            Where ``level`` is 0 or the box is not of whole chunks, or shards, of the level.
         ScratchError
             Where what is read is damaged.
         """
@@ -168,63 +167,4 @@ class Pyramid:
         return (*place[:-2], *((n + (1 << level) - 1) >> level for n in place[-2:]))
 
     def _level(self, level: int) -> Array:
-        return Array(f"{self.path}/{level}", self.shape(level), self.chunk, self.dtype, self.fill)
-
-
-def _ome(frame: Frame, levels: int, legend: Mapping[int, Entry] | None) -> dict[str, Any]:
-    """The image's metadata as OME-Zarr 0.5 has it."""
-    unit = frame.unit.lower().replace("metre", "meter")
-    known = {"unit": unit} if unit in _UNITS else {}
-    axes = [{"name": name, "type": "space", **known} for name in _AXES[-frame.ndim :]]
-    image = {
-        "name": "labels" if legend is None else "classes",
-        "type": "nearest",
-        "axes": axes,
-        "datasets": [_dataset(frame, level) for level in range(levels)],
-    }
-    label: dict[str, Any] = {"version": "0.5"}
-    if legend is not None:
-        label["colors"] = [{"label-value": number, "rgba": [*entry.colour, 255]} for number, entry in legend.items()]
-        label["properties"] = [{"label-value": number, "name": entry.name} for number, entry in legend.items()]
-    return {"ome": {"version": "0.5", "multiscales": [image], "image-label": label}}
-
-
-def _dataset(frame: Frame, level: int) -> dict[str, Any]:
-    scale = [size * factor for size, factor in zip(frame.pixel_size, (*(1 for _ in frame.shape[:-2]), 2**level, 2**level), strict=True)]
-    # OME-Zarr's coordinates are those of pixels' centres. Pixel i of a level is pixel 2^level · i of the image, so its centre is there:
-    # nothing is shifted. (A mean of 2 × 2 pixels would lie half a pixel further.)
-    moves = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0.0] * frame.ndim}]
-    return {"path": str(level), "coordinateTransformations": moves}
-
-
-def _spatial(frame: Frame, level: int) -> dict[str, Any]:
-    """Where a level lies in the world, by the Zarr conventions proj and spatial; nothing where the image does not say."""
-    if frame.transform is None:
-        return {}
-    a, b, c, d, e, f = frame.transform
-    factor = 2**level
-    # The transform is of pixels' corners. A pixel of this level has the centre of the pixel that it was taken from, so that its corner is
-    # (factor - 1) / 2 pixels of the image before that pixel's.
-    c, f = c - (a + b) * (factor - 1) / 2, f - (d + e) * (factor - 1) / 2
-    attributes: dict[str, Any] = {
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform": [a * factor, b * factor, c, d * factor, e * factor, f],
-        "spatial:shape": [(n + factor - 1) // factor for n in frame.shape[-2:]],
-    }
-    if frame.crs is not None:
-        attributes["proj:wkt2"] = _wkt2(frame.crs)
-    named = [_convention(*one) for one in _CONVENTIONS if any(key.startswith(f"{one[0]}:") for key in attributes)]
-    return {"zarr_conventions": named, **attributes}
-
-
-def _convention(name: str, uuid: str, description: str) -> dict[str, str]:
-    schema = f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json"
-    spec = f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md"
-    return {"schema_url": schema, "spec_url": spec, "uuid": uuid, "name": name, "description": description}
-
-
-def _wkt2(wkt: str) -> str:
-    """The reference system in WKT 2, whichever version it came in."""
-    from rasterio.crs import CRS
-
-    return str(CRS.from_wkt(wkt).to_wkt(version="WKT2_2019"))
+        return Array(f"{self.path}/{level}", self.shape(level), self.chunk, self.dtype, self.fill, self.shard, FORMATS[self.version])

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.errors import OutputError, ScratchError
 from pipeline.frame import Frame
+from pipeline.scales import scale, size_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +29,8 @@ _STATISTICS = {"mean": "mean", "min": "smallest", "max": "largest", "std": "popu
 def schema(frame: Frame) -> pa.Schema:
     """The columns of the table of an image's objects, with the reference system and a note on every column in the metadata.
 
-    In this order: ``id``; ``area`` in pixels; for each axis (plane,) row, column, the box as ``row_min`` … and then ``row_max`` …, one
+    In this order: ``id``; ``area`` in pixels; where the image says how large they are, ``area_m2``, ``area_um2`` or ``area_mm2``, of a
+    volume ``volume_um3`` and so on; for each axis (plane,) row, column, the box as ``row_min`` … and then ``row_max`` …, one
     past the last pixel; the centroid ``row``, ``column`` in pixels, where whole numbers are pixels' centres; where the image is
     georeferenced, the centroid ``x``, ``y`` and the box ``x_min``, ``y_min``, ``x_max``, ``y_max`` by pixels' outer edges, in the CRS;
     for each band ``mean_``, ``min_``, ``max_``, ``std_`` and its name; ``class``, ``route``, ``certificate``, ``tiles``.
@@ -186,7 +188,7 @@ def _words(values: npt.NDArray[Any]) -> pa.Array:
 def _notes(frame: Frame) -> dict[str, str]:
     """Every column and what it means, in the table's order."""
     axes = _AXES[-frame.ndim :]
-    notes = {"id": "the object's number in the labels", "area": "pixels"}
+    notes = {"id": "the object's number in the labels", "area": "pixels", **_sized(frame)}
     notes |= {f"{axis}_min": f"first {axis} of its box" for axis in axes}
     notes |= {f"{axis}_max": f"one past the last {axis} of its box" for axis in axes}
     notes |= {axis: f"centroid in pixels; whole numbers are centres of a {axis}" for axis in axes}
@@ -199,6 +201,19 @@ def _notes(frame: Frame) -> dict[str, str]:
         "certificate": "proved: as on the whole image; agreed: two windows drew the same; disputed: neither",
         "tiles": "how many tiles it lies in",
     }
+
+
+def _sized(frame: Frame) -> dict[str, str]:
+    """The column of areas, or of volumes, besides that in pixels; none where the image does not say how large they are."""
+    name, found = size_column(frame), scale(frame)
+    if name is None or found is None:
+        return {}
+    what = {"m": "metres", "mm": "millimetres", "um": "micrometres"}[found.unit]
+    if frame.ndim == 3:
+        return {name: f"cubic {what}"}
+    if found.ellipsoid:
+        return {name: f"square {what} on the CRS's ellipsoid"}
+    return {name: f"square {what}" + (" in the plane of the CRS, as its projection has them" if frame.crs and frame.transform else "")}
 
 
 def _placed(frame: Frame) -> dict[str, str]:

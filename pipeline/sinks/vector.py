@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.errors import OutputError
 from pipeline.frame import Frame
+from pipeline.scales import scale, step_lengths
 
 Integers = npt.NDArray[np.int64]
 BATCH = 50_000
@@ -45,7 +46,8 @@ def write_lines(path: str, frame: Frame, parts: Iterable[Lines]) -> int:
     ----------
     path
         The file to be written, a GeoPackage with one layer, ``lines``: ``id``, ``pixels`` (the length in pixels; a step across a corner is
-        the root of two), and, where the image has a scale, ``length`` in its unit or the CRS's.
+        the root of two), and ``length_m``, ``length_mm`` or ``length_um`` where the image says how large pixels are, in a geographic CRS on
+        its ellipsoid; or ``length`` in the unit of a transform of which nobody says what it is.
     frame
         The image, 2-D. Where it lies nowhere, x is the column and y the row, from the upper left corner of the first pixel.
     parts
@@ -130,31 +132,19 @@ def _rows(frame: Frame, lines: Lines) -> tuple[npt.NDArray[Any], dict[str, npt.N
     which = np.repeat(np.arange(len(lines.label)), np.diff(lines.start))
     row, column = np.divmod(lines.pixels, frame.shape[1])
     down, across, inside = np.diff(row), np.diff(column), np.diff(which) == 0
-    steps = [np.bincount(which[1:][inside & kind], minlength=len(lines.label)) for kind in _kinds(down, across)]
     bend = np.ones(len(which), bool)
     bend[1:-1] = ~(inside[1:] & inside[:-1] & (down[1:] == down[:-1]) & (across[1:] == across[:-1]))
     x, y = frame.place(row[bend] + 0.5, column[bend] + 0.5)
     shapes = shapely.linestrings(x, y, indices=which[bend]) if len(which) else np.zeros(0, object)
-    plain = [1.0, 1.0, np.sqrt(2.0), np.sqrt(2.0)]
-    columns = {"id": lines.label, "pixels": _length(steps, plain)}
-    if sizes := _sizes(frame):
-        columns["length"] = _length(steps, sizes)
+    owner, pixels = which[1:][inside], Frame(frame.shape, pixel_size=(1.0, 1.0), unit="meter")
+    columns = {"id": lines.label}
+    for name, how in {"pixels": pixels, _length_column(frame): frame}.items():
+        steps = step_lengths(how, row[:-1][inside], column[:-1][inside], down[inside], across[inside])
+        if steps is not None:
+            columns[name] = np.bincount(owner, steps, minlength=len(lines.label))  # in the line's own order, however it was put together
     return np.asarray(shapely.to_wkb(shapes), object), columns
 
 
-def _kinds(down: Integers, across: Integers) -> tuple[npt.NDArray[np.bool_], ...]:
-    """Steps along rows, along columns, and along the two diagonals."""
-    return down == 0, across == 0, down * across > 0, down * across < 0
-
-
-def _length(steps: list[npt.NDArray[np.intp]], sizes: list[float]) -> npt.NDArray[np.float64]:
-    """Steps are counted, so that a length does not depend on where a line was put together."""
-    return np.asarray(sum(number * size for number, size in zip(steps, sizes, strict=True)), np.float64)
-
-
-def _sizes(frame: Frame) -> list[float]:
-    """How long each kind of step is; nothing where the image has no scale."""
-    if frame.transform is None and frame.unit == "pixel":
-        return []
-    a, b, _, d, e, _ = frame.transform or (frame.pixel_size[1], 0.0, 0.0, 0.0, frame.pixel_size[0], 0.0)
-    return [float(np.hypot(*step)) for step in ((a, d), (b, e), (a + b, d + e), (a - b, d - e))]
+def _length_column(frame: Frame) -> str:
+    found = scale(frame)
+    return "length" if found is None else f"length_{found.unit}"

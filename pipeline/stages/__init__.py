@@ -39,7 +39,7 @@ class Step(Protocol):
 STEPS = 8
 """Bytes that steps take for each pixel and band."""
 
-ALGORITHMS = 5
+ALGORITHMS = 6
 """Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
 
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))

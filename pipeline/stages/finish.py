@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.grid import Box
 from pipeline.scratch import commit
 from pipeline.sinks.cog import Palette, write_cog
+from pipeline.sinks.microscopy import write_ome_tiff
 from pipeline.sinks.picture import outlined, overview, painted, to_png
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.sinks.table import join_parts
@@ -30,8 +31,12 @@ from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
 from pipeline.stages.publish import CLASSES, LABELS, Publication
 
 COG, CLASSES_COG = "labels.tif", "classes.tif"
+OME_TIFF, CLASSES_OME_TIFF = "labels.ome.tif", "classes.ome.tif"
 TABLE, LINES, PICTURE, RECORD = "objects.parquet", "lines.gpkg", "overview.png", "run.json"
-PUBLISHED = (LABELS, COG, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE)
+PUBLISHED = (
+    *(LABELS, COG, OME_TIFF, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", CLASSES_OME_TIFF),
+    *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
+)
 PICTURE_SIZE = 2048
 """Pixels along the longer side of the picture, at most."""
 
@@ -47,7 +52,15 @@ def write_curves(run: Run, staging: Path) -> None:
     write_lines(str(staging / LINES), run.source.frame, lines(run))
 
 
-def write_geotiffs(work: Publication, staging: Path) -> None:
+def write_tiffs(work: Publication, wanted: Sequence[str], staging: Path) -> None:
+    """Write what is staged as those TIFFs that are wanted: cog, ome-tiff."""
+    if "cog" in wanted:
+        _write_geotiffs(work, staging)
+    if "ome-tiff" in wanted:
+        _write_ome_tiffs(work, staging)
+
+
+def _write_geotiffs(work: Publication, staging: Path) -> None:
     """Write what is staged as cloud-optimised GeoTIFFs too."""
     frame = work.run.source.frame
     if work.labels:
@@ -56,6 +69,14 @@ def write_geotiffs(work: Publication, staging: Path) -> None:
     if work.classes and work.classes.legend:
         palette = Palette(work.classes.legend, work.classes.fill)
         write_cog(str(staging / CLASSES_COG), frame, work.classes.dtype, work.classes.read, palette=palette)
+
+
+def _write_ome_tiffs(work: Publication, staging: Path) -> None:
+    """Write what is staged as OME-TIFFs too."""
+    if work.labels:
+        write_ome_tiff(str(staging / OME_TIFF), work.labels)
+    if work.classes and work.classes.legend:
+        write_ome_tiff(str(staging / CLASSES_OME_TIFF), work.classes, Palette(work.classes.legend, work.classes.fill))
 
 
 def write_picture(work: Publication, staging: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.measurement import Sums, concatenate, means
+from pipeline.measurement import Sums, concatenate, grounds, means
+from pipeline.scales import EXPONENT, pixel_extent, size_column
 from pipeline.sinks.table import names, write_part
 from pipeline.stages import FIRST, Run, load_sums, record_key, table_key
 from pipeline.stages.naming import slab_key
@@ -63,6 +64,9 @@ def _routes(run: Run, about: dict[str, Integers]) -> npt.NDArray[np.str_]:
 def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
     axes = ("plane", "row", "column")[-len(run.grid.shape) :]
     columns: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]] = {"area": sums.area}
+    if name := size_column(run.source.frame):
+        alike = pixel_extent(run.source.frame)
+        columns[name] = grounds(sums, EXPONENT) if alike is None else sums.area * alike
     mean, deviation = means(sums)
     for k, axis in enumerate(axes):
         columns |= {f"{axis}_min": sums.low[:, k], f"{axis}_max": sums.high[:, k], axis: sums.place[:, k] / sums.area}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from pipeline.stages import EMPTY, FIRST, Run, pixels_key, table_key
 from pipeline.stages.overlay import STUFF
 from pipeline.stages.route import needed
 
+Layout = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""The extent of a chunk, and of a shard if there are any."""
 LABELS, CLASSES = "labels.zarr", "classes.zarr"
 
 
@@ -39,21 +42,20 @@ class Publication:
         return np.flatnonzero(self.run.routes > EMPTY if every else self.run.routes >= FIRST).tolist()
 
 
-def places(
-    run: Run, output: Output, results: Sequence[str], chunk: tuple[int, ...], staging: Path, highest: tuple[int, int]
-) -> Publication:
+def places(run: Run, output: Output, results: Sequence[str], layout: Layout, staging: Path, highest: tuple[int, int]) -> Publication:
     """Where the results are staged, and of what type they are, from the highest id and the highest class."""
-    frame, (objects, classes) = run.source.frame, highest
+    frame, (chunk, shard), (objects, classes) = run.source.frame, layout, highest
+    how: dict[str, Any] = {"tile": run.grid.tile, "shard": shard, "version": output.ome_zarr}
     labels = kinds = mask = None
     if "instance" in results:
         dtype = output.dtype or ("uint32" if objects <= np.iinfo(np.uint32).max else "uint64")
-        labels = Pyramid(str(staging / LABELS), frame, chunk, dtype, tile=run.grid.tile)
+        labels = Pyramid(str(staging / LABELS), frame, chunk, dtype, **how)
         if "cog" in output.labels and needed(run, ()):
             mask = Mask(str(staging / "valid.zarr"), frame.shape, chunk)
     if "semantic" in results:
         named = legend(classes, output.legend)
         small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
-        kinds = Pyramid(str(staging / CLASSES), frame, chunk, np.dtype(small).name, int(np.iinfo(small).max), named, run.grid.tile)
+        kinds = Pyramid(str(staging / CLASSES), frame, chunk, np.dtype(small).name, int(np.iinfo(small).max), named, **how)
     return Publication(run, labels, kinds, mask)
 
 

@@ -15,6 +15,7 @@ from rasterio.transform import xy
 
 from pipeline.errors import OutputError, ScratchError
 from pipeline.frame import Frame
+from pipeline.scales import size_column
 from pipeline.sinks.table import join_parts, names, schema, write_part
 
 UTM = CRS.from_epsg(32633).to_wkt()
@@ -22,6 +23,7 @@ PLAIN = Frame((60, 80), bands=("red", "NIR (832 nm)"))
 NORTH_UP = Frame((60, 80), transform=(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0), crs=UTM)
 ROTATED = Frame((60, 80), transform=(8.0, 6.0, 500_000.0, 6.0, -8.0, 4_000_000.0), crs=UTM)
 DEEP = Frame((5, 60, 80))
+MICROSCOPE = Frame((60, 80), pixel_size=(0.5, 0.25), unit="micrometer")
 FRAMES = {"plain": PLAIN, "north up": NORTH_UP, "rotated": ROTATED, "3-D": DEEP}
 IN_CRS = ["x", "y", "x_min", "y_min", "x_max", "y_max"]
 
@@ -30,6 +32,8 @@ def objects(frame, number, seed=0):
     """As measuring gives them: boxes within the image, centroids within the boxes, and statistics of any value."""
     rng = np.random.default_rng(seed)
     columns = {"id": np.arange(1, number + 1, dtype=np.uint64) + seed, "area": rng.integers(1, 2**40, number)}
+    if name := size_column(frame):
+        columns[name] = rng.uniform(1, 1e9, number)
     for axis, extent in zip(("plane", "row", "column")[-frame.ndim :], frame.shape, strict=True):
         low = rng.integers(0, extent, number)
         high = rng.integers(low + 1, extent + 1)
@@ -42,22 +46,23 @@ def objects(frame, number, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("frame", "place", "crs"),
+    ("frame", "place", "sized", "crs"),
     [
-        pytest.param(PLAIN, [["row", "column"]], [], id="plain"),
-        pytest.param(NORTH_UP, [["row", "column"]], IN_CRS, id="georeferenced"),
-        pytest.param(DEEP, [["plane", "row", "column"]], [], id="3-D"),
+        pytest.param(PLAIN, [["row", "column"]], [], [], id="plain"),
+        pytest.param(NORTH_UP, [["row", "column"]], ["area_m2"], IN_CRS, id="georeferenced"),
+        pytest.param(DEEP, [["plane", "row", "column"]], [], [], id="3-D"),
+        pytest.param(MICROSCOPE, [["row", "column"]], ["area_um2"], [], id="microscope"),
     ],
 )
-def test_the_columns_are_in_their_order(frame, place, crs):
+def test_the_columns_are_in_their_order(frame, place, sized, crs):
     """Identity, pixels, coordinates, statistics by band, and how the object came about, with 64-bit numbers throughout."""
     [axes] = place
     statistics = [f"{kind}_{band}" for band in names(frame.bands) for kind in ("mean", "min", "max", "std")]
     boxes = [f"{axis}_{side}" for side in ("min", "max") for axis in axes]
     layout = schema(frame)
-    assert layout.names == ["id", "area", *boxes, *axes, *crs, *statistics, "class", "route", "certificate", "tiles"]
+    assert layout.names == ["id", "area", *sized, *boxes, *axes, *crs, *statistics, "class", "route", "certificate", "tiles"]
     assert {str(layout.field(name).type) for name in ["area", *boxes]} == {"int64"}
-    assert {str(layout.field(name).type) for name in [*axes, *crs, *statistics]} == {"double"}
+    assert {str(layout.field(name).type) for name in [*sized, *axes, *crs, *statistics]} == {"double"}
     assert [str(layout.field(name).type) for name in ("id", "tiles")] == ["uint64", "int32"]
 
 

@@ -1,0 +1,184 @@
+"""How large an image's pixels are: in square metres on the ground, in square micrometres under a microscope.
+
+Of a geographic CRS a pixel is what lies between two meridians and two parallels of the ellipsoid, so that its area depends on its row. It
+is rounded once, to a fixed fraction of a square metre, and areas are sums of these whole numbers: they do not depend on the tiling. Sines
+are computed from sums and products alone, which are the same on every processor; those of mathematical libraries are not.
+
+References
+----------
+J. P. Snyder, Map Projections: A Working Manual, USGS Professional Paper 1395 (1987), section 4: the radii of curvature.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.frame import Frame
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+LIMBS, EXPONENT = 3, -64
+"""The area of a pixel of a geographic CRS is a whole number of 2^-64 square metres, in limbs of 32 bits."""
+_LENGTHS = {
+    "angstrom": ("um", 1e-4), "nanometer": ("um", 1e-3), "micrometer": ("um", 1.0), "micron": ("um", 1.0), "millimeter": ("mm", 1.0),
+    "centimeter": ("m", 0.01), "meter": ("m", 1.0), "kilometer": ("m", 1000.0), "inch": ("m", 0.0254), "foot": ("m", 0.3048),
+    "yard": ("m", 0.9144),
+}  # fmt: skip
+"""By unit: the one that columns have, and how many of it there are."""
+_GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
+"""Places and weights of a mean over -1 to 1, exact for polynomials of degree 5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the pixels of an image are."""
+
+    unit: str
+    """m, mm or um."""
+
+    factor: float
+    """How many of it the unit of the transform or of the pixel size is; of a geographic CRS, its unit in radians."""
+
+    ellipsoid: tuple[float, float] | None = None
+    """Of a geographic CRS: the semi-major axis in metres, and the square of the eccentricity."""
+
+
+@functools.lru_cache(maxsize=16)
+def scale(frame: Frame) -> Scale | None:
+    """How large an image's pixels are; None where nobody says, as of a transform without a CRS.
+
+    >>> scale(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
+    Scale(unit='um', factor=1.0, ellipsoid=None)
+    """
+    if frame.transform is None or frame.crs is None:
+        unit = frame.unit.lower().replace("metre", "meter")
+        return Scale(*_LENGTHS[unit]) if unit in _LENGTHS else None
+    from rasterio.crs import CRS
+
+    crs = CRS.from_wkt(frame.crs)
+    name, factor = crs.units_factor
+    if crs.is_geographic:
+        return Scale("m", factor, _ellipsoid(frame.crs))
+    return None if name == "unknown" else Scale("m", factor)
+
+
+def size_column(frame: Frame) -> str | None:
+    """What the column of areas, or of volumes, is called besides that in pixels; None where there is none.
+
+    >>> size_column(Frame((5, 5, 5), pixel_size=(2.0, 0.5, 0.5), unit="micrometer"))
+    'volume_um3'
+    """
+    found = scale(frame)
+    if found is None or (found.ellipsoid and not _is_north_up(frame)):
+        return None
+    return f"area_{found.unit}2" if frame.ndim == 2 else f"volume_{found.unit}3"
+
+
+def pixel_extent(frame: Frame) -> float | None:
+    """The area of a pixel, or of a volume's its volume, in the unit of its column; None where it is not the same everywhere, or unknown.
+
+    >>> pixel_extent(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
+    0.25
+    """
+    found = scale(frame)
+    if found is None or found.ellipsoid:
+        return None
+    if frame.transform is None:
+        return math.prod(frame.pixel_size) * found.factor**frame.ndim
+    a, b, _, d, e, _ = frame.transform
+    return abs(a * e - b * d) * found.factor**2
+
+
+def row_areas(frame: Frame, first: int, last: int) -> Integers | None:
+    """The area of a pixel in each of some rows, (row, LIMBS), in square metres of 2^EXPONENT; None where all pixels are alike.
+
+    A pixel that reaches beyond a pole ends there.
+    """
+    found = scale(frame)
+    if found is None or found.ellipsoid is None or not _is_north_up(frame):
+        return None
+    across, _, _, _, down, top = frame.transform or (0.0,) * 6
+    # Each edge is computed in the same way for the pixels on either side.
+    edges = np.clip((top + down * np.arange(first, last + 1, dtype=np.float64)) * found.factor, -math.pi / 2, math.pi / 2)
+    middle, half = (edges[1:] + edges[:-1]) / 2, np.abs(edges[1:] - edges[:-1]) / 2
+    major, squared = found.ellipsoid
+    mean = np.zeros(last - first)
+    for place, weight in _GAUSS:
+        sine = _sine(middle + place * half)
+        mean += weight * (_cosine(middle + place * half) / (1 - squared * sine * sine) ** 2)
+    areas = mean * (2 * half) * (abs(across) * found.factor) * (major * major * (1 - squared))
+    limbs = np.zeros((last - first, LIMBS), np.int64)
+    for k in reversed(range(LIMBS)):
+        limbs[:, k] = np.floor(areas)
+        areas = (areas - limbs[:, k]) * 2.0**32
+    return limbs
+
+
+def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: npt.ArrayLike, across: npt.ArrayLike) -> Floats | None:
+    """How long steps from pixels' centres are, in the unit of `scale`, or where that is None in that of the transform.
+
+    Parameters
+    ----------
+    frame
+        The image, 2-D.
+    row, column
+        (n,) where each step begins.
+    down, across
+        (n,) how many rows and columns it goes.
+
+    Returns
+    -------
+    (n,), or None where the image has no scale at all. In a geographic CRS the length on the ellipsoid, of a line that is straight in
+    longitude and latitude.
+    """
+    found = scale(frame)
+    if found is None and frame.transform is None:
+        return None
+    a, b, _, d, e, f = frame.transform or (frame.pixel_size[1], 0.0, 0.0, 0.0, frame.pixel_size[0], 0.0)
+    rows, columns, down, across = (np.asarray(each, np.float64) for each in (row, column, down, across))
+    factor = 1.0 if found is None else found.factor
+    x, y = (a * across + b * down) * factor, (d * across + e * down) * factor
+    if found is None or found.ellipsoid is None:
+        return np.sqrt(x * x + y * y)
+    (major, squared), start = found.ellipsoid, (f + d * (columns + 0.5) + e * (rows + 0.5)) * factor
+    total = np.zeros(np.broadcast_shapes(x.shape, start.shape))
+    for place, weight in _GAUSS:
+        latitude = np.clip(start + y * (1 + place) / 2, -math.pi / 2, math.pi / 2)
+        sine = _sine(latitude)
+        flat = 1 - squared * sine * sine
+        east, north = x * _cosine(latitude) * major / np.sqrt(flat), y * major * (1 - squared) / (flat * np.sqrt(flat))
+        total += weight * np.sqrt(east * east + north * north)
+    return total
+
+
+def _is_north_up(frame: Frame) -> bool:
+    return frame.transform is not None and frame.transform[1] == frame.transform[3] == 0
+
+
+def _ellipsoid(wkt: str) -> tuple[float, float] | None:
+    """The semi-major axis in metres and the square of the eccentricity, as any version of WKT has them; of a sphere, 0."""
+    found = re.search(r'(?:SPHEROID|ELLIPSOID)\["[^"]*",\s*([0-9.eE+]+),\s*([0-9.eE+]+)', wkt)
+    if found is None:
+        raise ValueError(f"the geographic CRS {wkt[:60]!r} names no ellipsoid")
+    inverse = float(found[2])
+    flattening = 1 / inverse if inverse else 0.0
+    return float(found[1]), flattening * (2 - flattening)
+
+
+def _sine(angle: Floats) -> Floats:
+    """The sine of angles from -π to π, by its series."""
+    squared, total = angle * angle, np.zeros_like(angle)
+    for k in range(27, 0, -2):
+        total = 1 - squared / ((k + 1) * (k + 2)) * total
+    return angle * total
+
+
+def _cosine(angle: Floats) -> Floats:
+    return _sine(math.pi / 2 - np.abs(angle))
