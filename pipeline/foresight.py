@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipeline import groundwork, resume
 from pipeline.crew import Crew
 from pipeline.engine import Engine
-from pipeline.errors import OutputError, ResumeError, TilesError, TilewiseError
+from pipeline.errors import JobError, OutputError, ResumeError, TilesError, TilewiseError
 from pipeline.job import Job
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Watch, silent
@@ -106,7 +106,8 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
     draft = plan(job, workers=engine.workers, memory=engine.memory, begun=before, engine=engine)
     try:
         state = "complete" if resume.finished(draft) else "begun" if resume.going_on(draft) else "new"
-    except (OutputError, ResumeError) as error:
+        resume.refuse_taken(draft)
+    except (JobError, OutputError, ResumeError) as error:
         state, refused = "refused", error
     with tempfile.TemporaryDirectory(prefix="tilewise-") as folder:
         crew = Crew(engine, watch)

@@ -21,6 +21,10 @@ def refuse(output: Output, frame: Frame) -> None:
         raise JobError("output.labels: cog of a volume; allowed: zarr, which holds volumes, and ome-tiff")
     if "ome-tiff" in output.labels and frame.transform is not None:
         raise JobError("output.labels: ome-tiff, in which the image's place in the world would be lost; allowed: zarr, cog")
+    if "ome-tiff" in output.labels and output.dtype == "uint64":
+        raise JobError("output.dtype: uint64 with ome-tiff, which has no such type; allowed: uint32")
+    if output.shard is not None and output.ome_zarr == "0.4":
+        raise JobError(f"output.shard: {output.shard!r} with ome_zarr: 0.4, which has no shards; allowed: 0.5, or no shard")
 
 
 def dtype(output: Output) -> str | None:

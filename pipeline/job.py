@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline import documents, layers, legend, plugins
 from pipeline.errors import JobError, like, nearest
@@ -18,6 +18,8 @@ from pipeline.wording import PLAIN, explained, refusal
 
 Pixels = Annotated[int, Field(ge=1, strict=True)]
 Size = Pixels | list[Pixels] | Literal["auto"]
+Version = Annotated[Literal["0.5", "0.4"], BeforeValidator(lambda given: str(given) if isinstance(given, float) else given)]
+"""YAML reads 0.4 as a number."""
 MOST_REPAIRS = 8
 """Windows doubled more often are larger than any image."""
 
@@ -65,7 +67,7 @@ class Output(_Part):
     """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only), ``ome-tiff`` a tiled OME-TIFF with a pyramid (only of
     images that have no place in the world). The same for classes."""
 
-    ome_zarr: Literal["0.5", "0.4"] = "0.5"
+    ome_zarr: Version = "0.5"
     """The version of OME-Zarr: 0.5 is of Zarr 3; 0.4 of Zarr 2, for readers that know no other."""
 
     chunk: Size = "auto"
@@ -73,6 +75,12 @@ class Output(_Part):
 
     shard: Size | None = None
     """The extent of shards, files that hold many chunks each (0.5 only); a tile is a whole number of them. auto: a tile; None: none."""
+
+    into_source: Annotated[str, Field(min_length=1)] | None = None
+    """A name: the labels (or where there are only classes, these) are also written into the image itself, an OME-Zarr, as labels/NAME."""
+
+    replace_in_source: Annotated[bool, Field(strict=True)] = False
+    """Whether other labels of that name may be replaced there."""
 
     legend: dict[Annotated[int, Field(ge=0)], Any] = {}
     """By class: its name, or ``{name: water, colour: "#0040ff"}``."""
@@ -107,19 +115,6 @@ class Output(_Part):
         if given is not None and (not given or len(set(given)) < len(given)):
             raise JobError(f"output.results: {given!r}; allowed: instance, semantic, panoptic, each once")
         return given
-
-    @model_validator(mode="after")
-    def _types(self) -> Output:
-        if self.dtype == "uint64" and "ome-tiff" in self.labels:
-            raise JobError("output.dtype: uint64 with ome-tiff, which has no such type; allowed: uint32")
-        if self.shard is not None and self.ome_zarr == "0.4":
-            raise JobError(f"output.shard: {self.shard!r} with ome_zarr: 0.4, which has no shards; allowed: 0.5, or no shard")
-        return self
-
-    @field_validator("ome_zarr", mode="before")
-    @classmethod
-    def _version(cls, given: object) -> object:
-        return str(given) if isinstance(given, float) else given  # as YAML reads 0.4
 
     @field_validator("path", "scratch", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from pipeline.grid import Grid
 from pipeline.job import Job
 from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, call
+from pipeline.sinks.nested import Nest
 from pipeline.sources import Source, open_source
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
 
@@ -61,6 +63,21 @@ class Plan:
     def staging(self) -> Path:
         """Where the result lies until it is whole."""
         return self.folder / ".tilewise" / "staging"
+
+    @property
+    def nest(self) -> Nest | None:
+        """Where labels go in the image itself, if that is asked for; JobError if it has no place for them."""
+        if self.job.output.into_source is None:
+            return None
+        if not hasattr(self.source, "home"):
+            raise JobError("output.into_source: labels lie in OME-Zarr images only; allowed: none of another image")
+        same = {key: what for key, what in self.identity().items() if key not in ("tiles", "devices")}  # and memory: as workers have it
+        mark = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+        try:
+            home = self.source.home()
+        except JobError as error:
+            raise JobError(f"output.into_source: {error}") from error
+        return Nest(home, self.job.output.into_source, mark, self.job.output.replace_in_source)
 
     def identity(self) -> dict[str, Any]:
         """All that the labels of tiles depend on: a run begun with another identity is not resumed."""
@@ -175,7 +192,9 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     grid = Grid(shape, tile)
     run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))
     tiling.refuse_too_large(run)
-    return Plan(job, source, run, formats.layout(job.output, tile, shape), source.fingerprint(), wanted)
+    made = Plan(job, source, run, formats.layout(job.output, tile, shape), source.fingerprint(), wanted)
+    _ = made.nest  # refused now where the image has no place for it
+    return made
 
 
 def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str, ...]:

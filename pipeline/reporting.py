@@ -149,6 +149,7 @@ class Result:
             "overview.png": "a picture: each object, or class, has its own colour",
             "run.json": "the record of the run: job, certificates, fingerprint",
         }
+        known |= {nested: "the same in the image itself: napari, ome-zarr-py"} if (nested := self.record.get("nested")) else {}
         return {name: what for name, what in known.items() if Path(self.path, name).exists()}
 
     def _repr_html_(self) -> str:

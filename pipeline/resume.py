@@ -58,12 +58,21 @@ def opened(draft: Plan, *, fresh: bool) -> Iterator[None]:
     """Hold the output while a run is begun or gone on with; ResumeError where it was begun otherwise. Cleared when all is published."""
     if draft.job.output.scratch is not None:
         _refuse_unwritable(Path(draft.run.scratch.root))
+    refuse_taken(draft, fresh=fresh)
     with _held(draft):
         if fresh:
             _clear(draft)
         _begin(draft)
         yield
         _tidy_up(draft)
+
+
+def refuse_taken(draft: Plan, *, fresh: bool = False) -> None:
+    """JobError if the labels are to go into the image, and another's are there. That the run was begun otherwise is said first."""
+    if draft.nest is not None:
+        if not fresh:
+            going_on(draft)
+        draft.nest.refuse()
 
 
 def same_image(draft: Plan) -> None:

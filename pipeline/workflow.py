@@ -91,7 +91,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
         named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
         facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
-        finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=[]))
+        finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=[]), draft.nest)
         return Result(str(draft.folder))
 
 
@@ -214,12 +214,12 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
     wanted, staging = draft.job.output, draft.staging
     if "panoptic" in draft.results:
         panoptic.refuse(found)
-    work = publish.places(run, wanted, draft.results, draft.layout, staging, (found.objects, found.classes))
-    for place in (work.labels, work.classes, work.mask):
+    work = publish.places(run, wanted, draft.results, draft.layout, staging, (found.objects, found.classes), nest=draft.nest)
+    for place in (work.labels, work.classes, work.nested, work.mask):
         if place:
             place.create()
     crew.all("publish", publish.publish, work, work.tiles)
-    for pyramid in (work.labels, work.classes):
+    for pyramid in (work.labels, work.classes, work.nested):
         for above in publish.levels(pyramid):
             crew.all(f"pyramid {above.level}", publish.reduce, above, range(len(above.blocks)))
     counts = np.array(list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())).sum(axis=0)
@@ -243,6 +243,7 @@ def _record(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) ->
     spent = {"routes": costs.routes(run, crew.clock), "dearest": costs.dearest(run, crew.clock)}
     return {
         "missing": missing,
+        "nested": None if draft.nest is None else str(draft.nest.path),
         **spent,
         "repairs": repairs,
         "fitted": fitted,

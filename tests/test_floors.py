@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame grid legend wording",
+    "contours documents frame grid homes legend wording",
     "runs",
     "annotations colours comparison components evaluation exact filters routing scales stitching",
     "adding features graphs layers sampling",
@@ -54,7 +54,7 @@ ROOMS = {
         "cluster edge growing region superpixel threshold",
         "adapters blob detector graph network windowed",
     ),
-    "sinks": ("__init__", "chunked cog multiscales panoptic picture table vector", "pyramid", "microscopy"),
+    "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
         "axes checksum levels references",

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pipeline.frame import Frame
+from pipeline.homes import Space, Version
 from pipeline.legend import Entry
 
-Version = Literal["0.4", "0.5"]
 FORMATS: dict[Version, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 """Zarr's format by the version of OME-Zarr."""
 AXES = ("z", "y", "x")
@@ -28,18 +28,26 @@ _CONVENTIONS = (
 )
 
 
-def described(frame: Frame, levels: int, version: Version, legend: Mapping[int, Entry] | None) -> dict[str, Any]:
-    """A group's attributes as OME-Zarr has them: a label image of so many levels; of classes with their colours and names."""
+def space_of(frame: Frame) -> Space:
+    """The axes of an image that nothing but its frame tells of; the centre of its first pixel is the origin."""
     unit = frame.unit.lower().replace("metre", "meter")
     known = {"unit": unit} if unit in _UNITS else {}
-    axes = [{"name": name, "type": "space", **known} for name in AXES[-frame.ndim :]]
+    axes = tuple({"name": name, "type": "space", **known} for name in AXES[-frame.ndim :])
+    return Space(axes, frame.pixel_size, (0.0,) * frame.ndim)
+
+
+def described(space: Space, levels: int, version: Version, legend: Mapping[int, Entry] | None, source: str | None = None) -> dict[str, Any]:
+    """A group's attributes as OME-Zarr has them: a label image of so many levels; of classes with their colours and names.
+
+    ``source`` is the way from there to the image that it is of, where it lies in that.
+    """
     image = {
         "name": "labels" if legend is None else "classes",
         "type": "nearest",
-        "axes": axes,
-        "datasets": [_dataset(frame, level) for level in range(levels)],
+        "axes": [dict(axis) for axis in space.axes],
+        "datasets": [_dataset(space, level) for level in range(levels)],
     }
-    label: dict[str, Any] = {"version": version}
+    label: dict[str, Any] = {"version": version} | ({"source": {"image": source}} if source else {})
     if legend is not None:
         label["colors"] = [{"label-value": number, "rgba": [*entry.colour, 255]} for number, entry in legend.items()]
         label["properties"] = [{"label-value": number, "name": entry.name} for number, entry in legend.items()]
@@ -48,11 +56,12 @@ def described(frame: Frame, levels: int, version: Version, legend: Mapping[int, 
     return {"ome": {"version": version, "multiscales": [image], "image-label": label}}
 
 
-def _dataset(frame: Frame, level: int) -> dict[str, Any]:
-    scale = [size * factor for size, factor in zip(frame.pixel_size, (*(1 for _ in frame.shape[:-2]), 2**level, 2**level), strict=True)]
+def _dataset(space: Space, level: int) -> dict[str, Any]:
+    factors = (*(1 for _ in space.scale[:-2]), 2**level, 2**level)
+    scale = [size * factor for size, factor in zip(space.scale, factors, strict=True)]
     # OME-Zarr's coordinates are those of pixels' centres. Pixel i of a level is pixel 2^level · i of the image, so its centre is there:
     # nothing is shifted. (A mean of 2 × 2 pixels would lie half a pixel further.)
-    moves = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0.0] * frame.ndim}]
+    moves = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": list(space.translation)}]
     return {"path": str(level), "coordinateTransformations": moves}
 
 

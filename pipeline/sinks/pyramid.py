@@ -17,7 +17,7 @@ OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -25,9 +25,10 @@ import numpy.typing as npt
 from pipeline.errors import JobError
 from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
+from pipeline.homes import Home, Version
 from pipeline.legend import Entry
 from pipeline.sinks.chunked import Array
-from pipeline.sinks.multiscales import AXES, FORMATS, Version, described, spatial
+from pipeline.sinks.multiscales import AXES, FORMATS, described, space_of, spatial
 
 DTYPES = ("uint8", "uint16", "uint32", "uint64")
 LONGEST = 512
@@ -70,6 +71,12 @@ class Pyramid:
     version: Version = "0.5"
     """OME-Zarr's."""
 
+    home: Home | None = None
+    """The image that the labels will lie in, with whose axes and levels they agree; None: they lie by themselves."""
+
+    marks: Mapping[str, Any] = field(default_factory=dict)
+    """Further attributes of the group, which JSON can hold."""
+
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise JobError(f"labels cannot be written as {self.dtype}; allowed: {', '.join(DTYPES)}")
@@ -80,7 +87,11 @@ class Pyramid:
 
     @property
     def levels(self) -> int:
-        """How many levels there are: rows and columns are halved until neither is longer than LONGEST; planes stay."""
+        """How many levels there are: rows and columns are halved until neither is longer than LONGEST; planes stay. In an image as many as
+        that has.
+        """
+        if self.home is not None:
+            return self.home.levels
         return 1 + (-(-max(self.frame.shape[-2:]) // LONGEST) - 1).bit_length()
 
     @property
@@ -111,7 +122,9 @@ class Pyramid:
         import zarr
 
         group = zarr.open_group(self.path, mode="a", zarr_format=self._level(0).zarr_format)
-        group.update_attributes({**described(self.frame, self.levels, self.version, self.legend), **spatial(self.frame, 0)})
+        space, source = (space_of(self.frame), None) if self.home is None else (self.home.space, "../../")
+        told = described(space, self.levels, self.version, self.legend, source)
+        group.update_attributes({**told, **spatial(self.frame, 0), **self.marks})
         for level in range(self.levels):
             self._level(level).create(spatial(self.frame, level), AXES[-self.frame.ndim :])
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
+from pipeline.homes import Home, home
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import LETTERS, Layout, either, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
@@ -101,6 +102,19 @@ class ZarrImage:
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """Every ``step``-th pixel."""
         return self._read(box, step)
+
+    def home(self) -> Home:
+        """The image as labels that are to lie in it must agree with it; JobError where they cannot."""
+        import zarr
+
+        how, stored = self._layout[0], self._stored
+        node, level = zarr.open(self.path, mode="r"), Path(stored.path).relative_to(self.path).as_posix()
+        if isinstance(node, zarr.Array) or level == "." or level.split("/")[0] == "labels":
+            raise JobError(f"{self.path} has no room for labels; allowed: an OME-Zarr image")
+        for letter, at in how.fixed:
+            if stored.shape[how.axes.index(letter)] > 1:
+                raise JobError(f"index {at} along the axis {letter} is read of several, and labels of it would show at all of them")
+        return home(self.path, dict(node.attrs), level, how.space)
 
     def fingerprint(self) -> dict[str, Any]:
         """The array's metadata, how many files it has, and size and checksum of an even sample of them."""

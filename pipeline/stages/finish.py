@@ -19,6 +19,7 @@ from pipeline.grid import Box
 from pipeline.scratch import commit
 from pipeline.sinks.cog import Palette, write_cog
 from pipeline.sinks.microscopy import write_ome_tiff
+from pipeline.sinks.nested import Nest
 from pipeline.sinks.picture import outlined, overview, painted, to_png
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.sinks.table import join_parts
@@ -28,7 +29,7 @@ from pipeline.stages.lines import lines
 from pipeline.stages.measure import part_path
 from pipeline.stages.overlay import with_stuff
 from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
-from pipeline.stages.publish import CLASSES, LABELS, Publication
+from pipeline.stages.publish import CLASSES, LABELS, NESTED, Publication
 
 COG, CLASSES_COG = "labels.tif", "classes.tif"
 OME_TIFF, CLASSES_OME_TIFF = "labels.ome.tif", "classes.ome.tif"
@@ -104,8 +105,8 @@ def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
     return pyramid.read(box, level).reshape(box.shape[-2:]), 2**level
 
 
-def publish_all(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
-    """Move everything staged into the result's folder, the run's record last."""
+def publish_all(folder: Path, staging: Path, record: Mapping[str, Any], nest: Nest | None = None) -> None:
+    """Move everything staged into the result's folder, what is for the image itself there, and the run's record last."""
     for part in staging.rglob("*.partial"):  # what Zarr's writers leave when they are killed
         part.unlink()
     (folder / RECORD).unlink(missing_ok=True)
@@ -113,6 +114,8 @@ def publish_all(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
         if (staging / name).exists():
             discard(folder / name)
             os.replace(staging / name, folder / name)  # noqa: PTH105  the commit points, named as tests name them
+    if nest is not None:
+        nest.settle(staging / NESTED)
     write_record(folder, staging, record)
 
 

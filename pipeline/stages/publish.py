@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.grid import Box
 from pipeline.job import Output
 from pipeline.legend import legend
 from pipeline.sinks.chunked import Mask
+from pipeline.sinks.nested import MARK, Nest
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.stages import EMPTY, FIRST, Run, pixels_key, table_key
 from pipeline.stages.overlay import STUFF
@@ -22,7 +23,7 @@ from pipeline.stages.route import needed
 
 Layout = tuple[tuple[int, ...], tuple[int, ...] | None]
 """The extent of a chunk, and of a shard if there are any."""
-LABELS, CLASSES = "labels.zarr", "classes.zarr"
+LABELS, CLASSES, NESTED = "labels.zarr", "classes.zarr", "nested.zarr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ class Publication:
     mask: Mask | None
     """Which pixels are valid; None where all are, or nobody asks."""
 
+    nested: Pyramid | None = None
+    """What goes into the image itself: the labels once more, or where there are none the classes."""
+
     @property
     def tiles(self) -> list[int]:
         """The tiles that have something to write: labels, or valid pixels."""
@@ -42,7 +46,9 @@ class Publication:
         return np.flatnonzero(self.run.routes > EMPTY if every else self.run.routes >= FIRST).tolist()
 
 
-def places(run: Run, output: Output, results: Sequence[str], layout: Layout, staging: Path, highest: tuple[int, int]) -> Publication:
+def places(
+    run: Run, output: Output, results: Sequence[str], layout: Layout, staging: Path, highest: tuple[int, int], *, nest: Nest | None = None
+) -> Publication:
     """Where the results are staged, and of what type they are, from the highest id and the highest class."""
     frame, (chunk, shard), (objects, classes) = run.source.frame, layout, highest
     how: dict[str, Any] = {"tile": run.grid.tile, "shard": shard, "version": output.ome_zarr}
@@ -56,7 +62,22 @@ def places(run: Run, output: Output, results: Sequence[str], layout: Layout, sta
         named = legend(classes, output.legend)
         small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
         kinds = Pyramid(str(staging / CLASSES), frame, chunk, np.dtype(small).name, int(np.iinfo(small).max), named, **how)
-    return Publication(run, labels, kinds, mask)
+    first = labels or kinds
+    return Publication(run, labels, kinds, mask, _nested(first, nest, staging) if first and nest else None)
+
+
+def _nested(like: Pyramid, nest: Nest, staging: Path) -> Pyramid:
+    """The same for the image itself, in the version of OME-Zarr that this has."""
+    home = nest.home
+    shard = like.shard if home.version == "0.5" else None
+    about: dict[str, Any] = {
+        "path": str(staging / NESTED),
+        "version": home.version,
+        "shard": shard,
+        "home": home,
+        "marks": {MARK: nest.mark},
+    }
+    return replace(like, **about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +101,20 @@ def publish(work: Publication, tile: int) -> None:
     segmented = run.routes[tile] >= FIRST
     ids, labels = _final(run, tile) if segmented else (np.zeros(1, np.int64), np.zeros(core.shape, np.int32))
     if work.labels is not None and segmented:
-        work.labels.write(core, looked_up(np.where(ids < STUFF, ids, 0).astype(work.labels.dtype), labels))
+        _write(work, work.labels, core, looked_up(np.where(ids < STUFF, ids, 0).astype(work.labels.dtype), labels))
     if work.classes is not None or work.mask is not None:
         valid = _valid(run, tile, core)
         if work.mask is not None:
             work.mask.write(core, valid)
         if work.classes is not None:
             kinds = _kinds(run, tile, ids).astype(work.classes.dtype) if segmented else np.zeros(1, work.classes.dtype)
-            work.classes.write(core, np.where(valid, kinds[labels], np.dtype(work.classes.dtype).type(work.classes.fill)))
+            _write(work, work.classes, core, np.where(valid, kinds[labels], np.dtype(work.classes.dtype).type(work.classes.fill)))
+
+
+def _write(work: Publication, pyramid: Pyramid, core: Box, values: npt.NDArray[Any]) -> None:
+    pyramid.write(core, values)
+    if work.nested is not None and pyramid is (work.labels or work.classes):
+        work.nested.write(core, values)
 
 
 def levels(pyramid: Pyramid | None) -> Iterator[Level]:
