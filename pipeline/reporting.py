@@ -133,6 +133,15 @@ class Result:
             *(f"  {name:16} {what}" for name, what in self.files().items()),
         ]
 
+    def missing(self) -> str:
+        """The tiles that could not be read, and are not valid in the result; empty where it is complete."""
+        lost = self.record["missing"]
+        if not lost:
+            return ""
+        named = "; ".join(f"tile {tuple(one['tile'])}: {one['error']}" for one in lost[:3])
+        more = f"; and {len(lost) - 3} more, all in run.json" if len(lost) > 3 else ""
+        return f"{len(lost)} tiles could not be read and are not valid in the result: {named}{more}. The same command tries them again."
+
     def files(self) -> dict[str, str]:
         """What was made, and what opens it."""
         known = {

@@ -84,14 +84,22 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         stack.enter_context(resume.opened(draft, fresh=fresh))
         crew, started = Crew(engine, watch), time.monotonic()
 
-        fitted = groundwork.fit(draft.run, crew)
+        readable, lost = groundwork.readable(draft.run, job.on_bad_tile, crew)
+        fitted = groundwork.fit(readable, crew)
         drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, job.route, crew), draft, crew)
         certificates = _publish(drawn, draft, found, crew)
 
-        facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
+        facts = {
+            "complete": not lost,
+            "objects": found.objects,
+            "certificates": certificates,
+            "seconds": round(time.monotonic() - started, 3),
+        }
         named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
         facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
-        finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=[]), draft.nest)
+        finish.publish_all(
+            draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=finish.missing(drawn, lost)), draft.nest
+        )
         return Result(str(draft.folder))
 
 

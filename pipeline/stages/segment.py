@@ -70,6 +70,15 @@ def segment(run: Run, tile: int) -> Segmented:
     return {"labels": number, "pixels": core.size, "enlarged": drawn.enlarged, "seconds": seconds, "told": told}
 
 
+def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
+    """The labels beside what cannot be read: who knows how they go on there."""
+    outer, reach = run.grid.window(tile, run.depth), run.method(tile).contract.reach + run.reach_of_steps()
+    beside = np.zeros(len(drawn.whole), bool)
+    for part in run.unknown(outer, reach):
+        beside[drawn.labels[part]] = True
+    return (np.flatnonzero(beside[1:]) + 1).tolist()
+
+
 def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays) -> None:
     outer = run.grid.window(tile, run.depth)
     strips = {other: drawn.labels[run.overlap(tile, other).within(outer)] for other in run.grid.neighbours(tile)}
@@ -94,8 +103,10 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     status = np.where(drawn.whole, best, AGREED).astype(np.int8)
     if drawn.disputed is not None:
         status[drawn.disputed] = DISPUTED
+    doubted = [label for label in _doubted(run, tile, drawn) if status[label] == PROVED]
+    status[doubted] = DISPUTED
     key = np.zeros(len(drawn.whole) - 1, np.int64) if drawn.key is None else drawn.key
     exponents, columns = save_sums(sums)
-    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, "widened": run.widened(tile), **exponents}
+    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, "widened": run.widened(tile), "doubted": doubted, **exponents}
     about = {**flags, **graph, "status": status, "key": key, "on_seams": np.flatnonzero(on_seams)}
     run.scratch.save(record_key(tile), facts, {**columns, **about})

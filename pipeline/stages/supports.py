@@ -66,7 +66,7 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         return _compact(seen.copy(), np.full(int(seen.max(initial=0)) + 1, window == run.grid.whole), 0)
     drawn = None if takes_part(method.drawer) else draw(method.drawer, block, valid, window.start)
     ground = drawn > 0 if drawn is not None and not method.contract.partial else support(method.drawer, block, valid, window.start)
-    sketch = _sketch(ground[outer.within(window)], outer, run.grid.whole)
+    sketch = _sketch(run, tile, ground[outer.within(window)], outer)
     enlarged = list(_enlarged(run, tile, sketch, core))
     if drawn is None:
         for one in enlarged:
@@ -152,12 +152,14 @@ class Sketch:
         return np.flatnonzero(_met(np.ascontiguousarray(self.piece[core.within(self.box)]), len(self.cut)) & self.cut).tolist()
 
 
-def _sketch(ground: Flags, box: Box, image: Box) -> Sketch:
+def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
     piece, number = pieces(ground)
     cut = np.zeros(number + 1, bool)
-    for side in sides(box, image):
+    for side in sides(box, run.grid.whole):
         if side.open:
             cut[piece[side.face]] = True
+    for part in run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps()):
+        cut[piece[part]] = True
     cut[0] = False
     return Sketch(box, piece, cut)
 
@@ -186,6 +188,8 @@ def _hold(run: Run, tile: int, mine: Flags, around: Box, box: Box) -> tuple[Box,
         piece, _ = pieces(support(method.drawer, view.shown, view.valid, window.start)[box.within(window)])
         around, mine = box, piece == piece[place.within(box)]
         extent = _extent(mine, box)
+    if run.unknown(extent, reach):  # it may go on where nothing can be read
+        return around, mine, None
     tight = extent.grow(reach + 1) & window  # as small as may be: what else the window holds need not be drawn
     cut, around = tight.within(window), trusted(tight, image, reach)
     mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
