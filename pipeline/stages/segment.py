@@ -73,7 +73,7 @@ def segment(run: Run, tile: int) -> Segmented:
 def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
     """The labels beside what cannot be read: who knows how they go on there."""
     outer, reach = run.grid.window(tile, run.depth), run.method(tile).contract.reach + run.reach_of_steps()
-    beside = np.zeros(len(drawn.whole), bool)
+    beside = np.zeros(len(drawn.whole), bool) if drawn.doubted is None else drawn.doubted.copy()
     for part in run.unknown(outer, reach):
         beside[drawn.labels[part]] = True
     return (np.flatnonzero(beside[1:]) + 1).tolist()

@@ -54,6 +54,7 @@ def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) ->
         key=np.append(np.zeros(number - 1), names).astype(np.int64),
         nodes=np.append(np.zeros(number, bool), more),
         votes=np.where((labels < number) & thing, kinds, 0),
+        doubted=None if drawn.doubted is None else np.append(drawn.doubted, ~more),
     )
 
 
@@ -75,13 +76,15 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
                 sketch.piece[one.here][one.mine] = 0
         drawn = draw(method.drawer, block, valid, window.start, part=ground)
     labels = np.ascontiguousarray(drawn[outer.within(window)])
-    whole = sketch.whole(labels)
+    of = sketch.of(labels)
+    whole, doubted = sketch.whole(labels, of), sketch.doubt[of]
     for one in enlarged:
         whole[0] &= one.labels is not None or not method.contract.partial
         if one.labels is not None:
             labels[one.here][one.mine] = np.where(one.labels > 0, one.labels + (len(whole) - 1), 0)[one.mine]
-            whole = np.append(whole, np.ones(int(one.labels.max(initial=0)), bool))
-    return _compact(labels, whole, len(enlarged))
+            new = np.ones(int(one.labels.max(initial=0)), bool)
+            whole, doubted = np.append(whole, new), np.append(doubted, new & one.doubted)
+    return _compact(labels, whole, len(enlarged), doubted)
 
 
 def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarged]:
@@ -95,21 +98,24 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
         mine, inside = left[around.within(sketch.box)] == p, around & core
         if not mine[inside.within(around)].any():  # it was part of a piece found before
             continue
-        box, mine, found = _hold(run, tile, mine, around, sketch.box)
+        box, whole, found = _hold(run, tile, mine, around, sketch.box)
         shared = box & sketch.box
-        here, mine = shared.within(sketch.box), mine[shared.within(box)]
+        here, mine = shared.within(sketch.box), whole[shared.within(box)]
         left[here][mine] = 0
-        yield Enlarged(here, mine, None if found is None else found[shared.within(box)])
+        beside = run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps())
+        doubted = any(whole[part].any() for part in beside)
+        yield Enlarged(here, mine, None if found is None else found[shared.within(box)], doubted)
 
 
-def _compact(labels: Labels, whole: Flags, enlarged: int) -> Drawn:
+def _compact(labels: Labels, whole: Flags, enlarged: int, doubted: Flags | None = None) -> Drawn:
     """Renumber the labels that are left, 1 to n."""
     present = _met(labels, len(whole))
     present[0] = True
     rename = (np.cumsum(present) - 1).astype(np.int32)
     nothing = np.zeros((2, int(present.sum())), bool)
     no_pairs = np.zeros((0, 2), np.int64)
-    return Drawn(looked_up(rename, labels), whole[present], nothing[0], nothing[1], no_pairs, enlarged=enlarged)
+    doubt = None if doubted is None else doubted[present]
+    return Drawn(looked_up(rename, labels), whole[present], nothing[0], nothing[1], no_pairs, doubted=doubt, enlarged=enlarged)
 
 
 def _met(labels: Labels, number: int) -> Flags:
@@ -127,6 +133,8 @@ class Enlarged:
     """The piece there."""
     labels: Labels | None
     """What was drawn there; None where no window holds the piece."""
+    doubted: bool
+    """It lies beside what cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +146,15 @@ class Sketch:
     piece: Labels
     cut: Flags
     """By piece: it goes on beyond the box."""
+    doubt: Flags
+    """By piece: it lies beside what cannot be read."""
 
-    def whole(self, labels: Labels) -> Flags:
+    def of(self, labels: Labels) -> npt.NDArray[np.int64]:
+        """By label: a piece that it was drawn in."""
+        return np.append(np.int64(0), kinds_of(labels, int(labels.max(initial=0)), self.piece))
+
+    def whole(self, labels: Labels, of: npt.NDArray[np.int64]) -> Flags:
         """By label: it was drawn in one piece, which ends inside."""
-        of = np.append(np.int64(0), kinds_of(labels, int(labels.max(initial=0)), self.piece))
         whole = ~self.cut[of]
         if self.cut.any():  # otherwise the window is the whole image, or nothing goes on
             whole[labels[looked_up(of, labels) != self.piece]] = False
@@ -158,10 +171,12 @@ def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
     for side in sides(box, run.grid.whole):
         if side.open:
             cut[piece[side.face]] = True
-    for part in run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps()):
-        cut[piece[part]] = True
     cut[0] = False
-    return Sketch(box, piece, cut)
+    doubt = np.zeros(number + 1, bool)
+    for part in run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps()):
+        doubt[piece[part]] = True
+    doubt[0] = False
+    return Sketch(box, piece, cut, doubt)
 
 
 def _hold(run: Run, tile: int, mine: Flags, around: Box, box: Box) -> tuple[Box, Flags, Labels | None]:
@@ -188,8 +203,6 @@ def _hold(run: Run, tile: int, mine: Flags, around: Box, box: Box) -> tuple[Box,
         piece, _ = pieces(support(method.drawer, view.shown, view.valid, window.start)[box.within(window)])
         around, mine = box, piece == piece[place.within(box)]
         extent = _extent(mine, box)
-    if run.unknown(extent, reach):  # it may go on where nothing can be read
-        return around, mine, None
     tight = extent.grow(reach + 1) & window  # as small as may be: what else the window holds need not be drawn
     cut, around = tight.within(window), trusted(tight, image, reach)
     mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
