@@ -58,7 +58,7 @@ ROOMS = {
     "sources": (
         "__init__",
         "axes checksum levels references",
-        "kept metadata virtual",
+        "kept metadata presence stored virtual",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
         "raster",
         "mosaic pictures stac",
@@ -104,7 +104,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "sources.stored sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 
