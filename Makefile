@@ -1,4 +1,5 @@
-# `make demo` and `make test` do all set-up themselves: a virtual environment in .venv with everything that they need.
+# `make demo` and `make test` do all set-up themselves: a virtual environment in .venv with everything that they need. The S3 server of the
+# tests has one of its own, in .venv-servers: what it needs of Amazon's libraries is not what a library of the tests' needs.
 
 RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do $$name $(RECENT) && echo $$name && break; done)
@@ -15,10 +16,10 @@ demo: .venv/ready demo/earth.tif
 	  '  Python        import pipeline; result = pipeline.Result("demo/world_land"); result.labels, result.objects' \
 	  'The same command again says that it is complete; `make clean demo` starts anew.'
 
-test: .venv/ready
+test: .venv/ready .venv-servers/ready
 	$(BIN)/python -m pytest -m "not heavy"
 
-test-heavy: .venv/ready
+test-heavy: .venv/ready .venv-servers/ready
 	$(BIN)/python -m pytest -m heavy
 
 check: .venv/ready
@@ -41,4 +42,9 @@ demo/earth.tif: workflows/world.py | .venv/ready
 	@$(PYTHON) $(RECENT) || { echo "tilewise needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[check,demo,jupyter,test]'
+	@touch $@
+
+.venv-servers/ready: | .venv/ready
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]>=5'
 	@touch $@

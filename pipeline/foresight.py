@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from pipeline import groundwork, resume
 from pipeline.crew import Crew
+from pipeline.delivery import made_here
 from pipeline.engine import Engine
 from pipeline.errors import JobError, OutputError, ResumeError, TilesError, TilewiseError
 from pipeline.job import Job
+from pipeline.places import remote
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Watch, silent
 from pipeline.routing import SKIP, Rule
@@ -101,7 +103,7 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
     TilewiseError
         Whatever `pipeline.planning.plan` refuses, and what a tile of the sample is refused for.
     """
-    refused: TilewiseError | None = None
+    job, refused = made_here(job) if remote(job.output.path) else job, None
     before = resume.begun(job)
     draft = plan(job, workers=engine.workers, memory=engine.memory, begun=before, engine=engine)
     try:

@@ -13,11 +13,15 @@ import random
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import JobError, SourceError, redacted
+from pipeline.errors import JobError, OutputError, SourceError, TilewiseError, redacted
 
 SCHEMES = ("s3", "gs", "https")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -25,6 +29,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TRIES = 5
 PATIENCE = 30
 """Seconds for one request."""
+AT_ONCE = 16
+"""Files that are sent at the same time."""
 PREFIX = {"s3": "/vsis3/", "gs": "/vsigs/", "https": "/vsicurl/", "http": "/vsicurl/"}
 """GDAL's names of places."""
 GDAL = {
@@ -66,15 +72,27 @@ def gdal(address: str) -> str:
     return PREFIX[parts.scheme] + (address if parts.scheme.startswith("http") else parts.netloc + parts.path)
 
 
+@contextmanager
+def asking(place: str, kind: type[TilewiseError]) -> Iterator[None]:
+    """Whatever obstore raises but that there is no such file, as an error of a kind."""
+    if not remote(place):
+        yield
+        return
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        raise kind(f"{place} cannot be reached: {str(error).splitlines()[0]}") from error
+
+
 def about(address: str) -> dict[str, Any]:
     """The size of a file, and its entity tag where its server gives one; SourceError where there is none."""
     if urlsplit(address).scheme.startswith("http"):
         return _asked(address)
     place, _, name = address.rpartition("/")
-    try:
+    with asking(address, SourceError):
         found = store(place).head(name)
-    except Exception as error:  # obstore's own errors have no common base but this
-        raise SourceError(f"{address} cannot be reached: {redacted(str(error)).splitlines()[0]}") from error
     return {"bytes": found["size"], "tag": found["e_tag"]}
 
 
@@ -82,17 +100,46 @@ def listing(address: str) -> dict[str, dict[str, Any]] | None:
     """What lies in a folder, by its path there: sizes and entity tags; None where its server lists nothing."""
     if urlsplit(address).scheme.startswith("http"):
         return None
-    found = (each for batch in store(address).list() for each in batch)
+    with asking(address, SourceError):
+        found = [each for batch in store(address).list() for each in batch]
     return {each["path"]: {"bytes": each["size"], "tag": each["e_tag"]} for each in found}
 
 
 def there(place: str, name: str) -> bool:
     """Whether a folder has a file of this name."""
     try:
-        store(place).head(name)
+        with asking(joined(place, name), SourceError):
+            store(place).head(name)
     except FileNotFoundError:
         return False
     return True
+
+
+def read(place: str, name: str) -> bytes | None:
+    """A file of a folder; None where there is none."""
+    try:
+        with asking(joined(place, name), SourceError):
+            return bytes(store(place).get(name).bytes())
+    except FileNotFoundError:
+        return None
+
+
+def remove(place: str, name: str) -> None:
+    """Take a file out of a folder, if it is there."""
+    with suppress(FileNotFoundError), asking(joined(place, name), OutputError):
+        store(place).delete(name)
+
+
+def send(place: str, files: Mapping[str, Path]) -> Iterator[str]:
+    """Copy files into a folder under these names, several at once; the names, as they arrive. OutputError names what does not."""
+
+    def put(name: str) -> str:
+        with asking(joined(place, name), OutputError):
+            store(place).put(name, files[name])
+        return name
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(put, files)
 
 
 @functools.lru_cache(maxsize=64)
@@ -141,5 +188,5 @@ def _asked(address: str) -> dict[str, Any]:
         except OSError as error:
             if attempt == TRIES:
                 raise SourceError(f"{address} cannot be reached: {error}") from error
-        time.sleep(random.uniform(0.5, 1) * 0.4 * 2**attempt)  # noqa: S311  no secret
+        time.sleep(random.uniform(0.5, 1) * 0.1 * 2**attempt)  # noqa: S311  no secret
     raise AssertionError

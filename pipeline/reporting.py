@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline import costs
 from pipeline.errors import OutputError
 from pipeline.frame import Frame
+from pipeline.places import joined, read, remote, there, zarr_store
 from pipeline.stages.segment import Segmented
 
 if TYPE_CHECKING:
@@ -66,10 +68,22 @@ class Result:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says: the job, the plan, the number of objects, their certificates, the fingerprint of the image."""
-        file = Path(self.path, "run.json")
-        if not file.exists():
+        text = self._read("run.json")
+        if text is None:
             raise OutputError(f"{self.path} holds no complete result: there is no run.json")
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads(text))
+
+    def _read(self, name: str) -> bytes | None:
+        """A file of the folder; None where there is none."""
+        if remote(self.path):
+            return read(self.path, name)
+        return Path(self.path, name).read_bytes() if Path(self.path, name).exists() else None
+
+    def _has(self, name: str) -> bool:
+        """Whether the folder holds a file, or a Zarr group, of this name."""
+        if not remote(self.path):
+            return Path(self.path, name).exists()
+        return any(there(self.path, file) for file in ((name,) if not name.endswith(".zarr") else (f"{name}/zarr.json", f"{name}/.zgroup")))
 
     @cached_property
     def labels(self) -> xr.DataArray:
@@ -96,17 +110,17 @@ class Result:
         """The table of objects, one row each, by ascending id."""
         import pyarrow.parquet as pq
 
-        table: pd.DataFrame = pq.read_table(str(Path(self.path, "objects.parquet"))).to_pandas()
+        table: pd.DataFrame = pq.read_table(BytesIO(self._read("objects.parquet") or b"")).to_pandas()
         return table
 
     def _raster(self, name: str, meaning: str) -> xr.DataArray:
         import dask.array as da
         import xarray as xr
 
-        frame, folder = self._frame(), Path(self.path, f"{name}.zarr")
-        if not folder.exists():
+        frame = self._frame()
+        if not self._has(f"{name}.zarr"):
             raise OutputError(f"{self.path} holds no {name}: output.results was {', '.join(self.record['results'])}")
-        lazy = da.from_zarr(str(folder / "0"))  # type: ignore[no-untyped-call]
+        lazy = da.from_zarr(zarr_store(joined(self.path, f"{name}.zarr/0")))  # type: ignore[no-untyped-call]
         dims = ("z", "y", "x")[-frame.ndim :]
         array = xr.DataArray(lazy, dims=dims, coords=_coordinates(frame, dims), name=name, attrs={"long_name": meaning})
         if frame.crs:
@@ -160,7 +174,7 @@ class Result:
             "run.json": "the record of the run: job, certificates, fingerprint",
         }
         known |= {nested: "the same in the image itself: napari, ome-zarr-py"} if (nested := self.record.get("nested")) else {}
-        return {name: what for name, what in known.items() if Path(self.path, name).exists()}
+        return {name: what for name, what in known.items() if self._has(name)}
 
     def _repr_html_(self) -> str:
         """The result as Jupyter shows it: counts, files, a picture."""
@@ -174,7 +188,7 @@ class Result:
         frame, record = self._frame(), self.record
         shown = self.labels if "instance" in record["results"] else self.classes
         pyramid = Pyramid(
-            str(Path(self.path, f"{shown.name}.zarr")),
+            joined(self.path, f"{shown.name}.zarr"),
             frame,
             tuple(record["plan"]["tiles"]["chunk"]),
             str(shown.dtype),

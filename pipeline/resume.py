@@ -38,7 +38,7 @@ def finished(draft: Plan) -> bool:
     """Whether the output is the result of this very job; OutputError if it is another's, or nobody's."""
     record = finish.read_record(draft.folder)
     if record and record["complete"]:
-        changed = _changes({key: record.get(key) for key in draft.terms()}, draft.terms())
+        changed = changes({key: record.get(key) for key in draft.terms()}, draft.terms())
         if changed and not _kept(draft):
             raise OutputError(
                 f"{draft.folder} holds the result of another job ({'; '.join(changed)}); "
@@ -82,7 +82,7 @@ def same_image(draft: Plan) -> None:
         raise ResumeError(f"the image changed while it was read ({'; '.join(changed)}); nothing is published; start anew (--fresh)")
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two runs' terms, by the keys of a job."""
     return [line.removeprefix("identity.") for line in differences(before, now)]
 
@@ -91,7 +91,7 @@ def going_on(draft: Plan) -> bool:
     """Whether a run of this very job was begun and can go on; ResumeError where it was begun otherwise."""
     if not draft.run.scratch.has("begun"):
         return False
-    if changed := _changes({"identity": draft.run.scratch.load("begun")[0]["identity"]}, {"identity": draft.terms()["identity"]}):
+    if changed := changes({"identity": draft.run.scratch.load("begun")[0]["identity"]}, {"identity": draft.terms()["identity"]}):
         raise ResumeError(
             f"{draft.folder} holds a run that was begun otherwise, and cannot go on: {'; '.join(changed)}; "
             "give the job as it was, or start anew (--fresh)"

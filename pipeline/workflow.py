@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import costs, formats, groundwork, layers, resume
+from pipeline import costs, delivery, formats, groundwork, layers, resume
 from pipeline import engine as engines
 from pipeline.crew import Crew
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
 from pipeline.job import Job
 from pipeline.legend import MOST, legend
+from pipeline.places import remote
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
@@ -77,6 +78,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
     """
     if not fresh and (result := finished(job)):
         return result
+    if remote(job.output.path):
+        return delivery.deliver(run(delivery.made_here(job), engine, fresh=fresh, watch=watch), job, watch)
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
         before = None if fresh else resume.begun(job)
@@ -105,6 +108,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
 
 def finished(job: Job) -> Result | None:
     """The result of this very job, if its output holds it; nothing is started for that. OutputError if it is another's, or nobody's."""
+    if remote(job.output.path):
+        return delivery.delivered(job)
     if not Path(job.output.path).exists():
         return None
     before = resume.begun(job)

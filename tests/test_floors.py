@@ -29,7 +29,7 @@ FLOORS = (
     "formats tiling",
     "costs planning schema",
     "reporting resume",
-    "crew progress training verifying",
+    "crew delivery progress training verifying",
     "groundwork",
     "foresight workflow",
     "readiness",

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
-from pipeline.places import joined, zarr_store
+from pipeline.places import asking, joined, zarr_store
 from pipeline.sources.axes import LETTERS
 
 LARGEST_CHUNK = 1 << 30
@@ -52,7 +52,8 @@ def describe(path: str, level: int | str) -> Stored:
     from zarr.errors import BaseZarrError
 
     try:
-        return _found(path, zarr.open(zarr_store(path), mode="r"), level)
+        with asking(path, SourceError):
+            return _found(path, zarr.open(zarr_store(path), mode="r"), level)
     except TilewiseError:
         raise
     except (BaseZarrError, *FAULTS) as error:

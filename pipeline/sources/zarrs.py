@@ -15,7 +15,7 @@ from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
-from pipeline.places import about, joined, listing, remote, there, zarr_store
+from pipeline.places import about, asking, joined, listing, remote, there, zarr_store
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
@@ -129,6 +129,8 @@ class ZarrImage:
         import zarr
 
         how, stored = self._layout[0], self._stored
+        if remote(self.path):
+            raise JobError(f"{self.path} lies elsewhere, and is only read; allowed: an OME-Zarr image on this machine")
         node, level = zarr.open(self.path, mode="r"), Path(stored.path).relative_to(self.path).as_posix()
         if isinstance(node, zarr.Array) or level == "." or level.split("/")[0] == "labels":
             raise JobError(f"{self.path} has no room for labels; allowed: an OME-Zarr image")
@@ -152,9 +154,12 @@ class ZarrImage:
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
         how, path = self._layout[0], self._stored.path
         try:
-            array, presence = _opened(path)
-            absent = self._policy == "error" and not how.take(presence, box, step).all()
-            block = native(np.asarray(how.take(array, box, step)))
+            with asking(path, SourceError):
+                array, presence = _opened(path)
+                absent = self._policy == "error" and not how.take(presence, box, step).all()
+                block = native(np.asarray(how.take(array, box, step)))
+        except SourceError:
+            raise
         except FAULTS as error:
             raise SourceError(f"{path}: {box} cannot be read: {type(error).__name__}: {error}") from error
         if absent:

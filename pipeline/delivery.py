@@ -1,0 +1,72 @@
+"""Results that go to an address: made on this machine as any other, in the folder for scratch, and copied when they are whole.
+
+So locks, resumes and commit points are those of a file system, and need nothing of a store but that it keeps what it was given. That is
+looked at: what a store lists must be what was sent before the run's record, which says that a result is complete, goes last. Called again,
+a run that ended while it was copied is copied again. Two machines that write to one address at the same time are not kept apart.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pipeline import resume
+from pipeline.errors import JobError, OutputError
+from pipeline.job import Job
+from pipeline.places import checked, listing, read, remove, send
+from pipeline.planning import plan
+from pipeline.reporting import Event, Result, Watch
+from pipeline.stages.finish import RECORD
+
+MADE = "result"
+"""The folder within that for scratch in which a result is made."""
+
+
+def made_here(job: Job) -> Job:
+    """The same job with its result on this machine; JobError where it does not say in which folder."""
+    address, scratch = checked(job.output.path), job.output.scratch
+    if address.startswith("http"):
+        raise JobError(f"output.path: {address}; allowed: a folder, s3://bucket/path or gs://bucket/path")
+    if scratch is None:
+        raise JobError("output.scratch is missing; a result that goes to an address is made in this folder first, which all workers reach")
+    here = job.output.model_copy(update={"path": str(Path(scratch, MADE)), "scratch": None})
+    return job.model_copy(update={"output": here})
+
+
+def delivered(job: Job) -> Result | None:
+    """The result of this very job, if its address holds it; OutputError if it is another's."""
+    here, before = made_here(job), read(job.output.path, RECORD)
+    if before is None:
+        return None
+    record = json.loads(before)
+    known = {**record["identity"]["tiles"], "devices": record["identity"].get("devices", {})}
+    terms = plan(here, workers=1, memory=known["memory"], begun=known).terms()
+    changed = resume.changes({key: record.get(key) for key in terms}, terms)
+    if changed and record["complete"]:
+        raise OutputError(
+            f"{job.output.path} holds the result of another job ({'; '.join(changed)}); "
+            "choose another output, or replace it (--fresh, --overwrite)"
+        )
+    return Result(job.output.path) if record["complete"] and not changed else None
+
+
+def deliver(made: Result, job: Job, watch: Watch) -> Result:
+    """Copy a result to its address, its record last; OutputError if the store does not keep what it was given."""
+    folder, address = Path(made.path), job.output.path
+    record = {**made.record, "job": {**made.record["job"], "output": job.plain()["output"]}}
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    names = [name for name in names if not name.startswith(".")]
+    for stale in [RECORD, *(listing(address) or {}).keys() - names - {RECORD}]:
+        remove(address, stale)
+    for number, _ in enumerate(send(address, {name: folder / name for name in names}), start=1):
+        watch(Event("deliver", number, len(names)))
+    kept = listing(address) or {}
+    lost = [name for name in names if kept.get(name, {}).get("bytes") != (folder / name).stat().st_size]
+    if lost:
+        raise OutputError(f"{address} does not hold {lost[0]} as it was sent, nor {len(lost) - 1} others; run the same command again")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    list(send(address, {RECORD: folder / RECORD}))
+    if not job.output.keep_scratch:
+        shutil.rmtree(folder)
+    return Result(address)

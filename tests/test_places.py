@@ -1,0 +1,351 @@
+"""Images and results that lie elsewhere: at an S3 server and a web server on this machine, which are real, and at faulty ones."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import zarr
+from obstore.store import S3Store
+from typer.testing import CliRunner
+
+import pipeline
+from pipeline import places
+from pipeline.__main__ import app
+from pipeline.errors import JobError, OutputError, SourceError, TilesError, redacted
+from pipeline.grid import Box
+from pipeline.reporting import Result
+from pipeline.sources import open_source
+from tests.faults.staging import blobs, products
+
+SECRET = "s3cr3tvalue"
+PLACE = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+WHOLE = Box.whole((128, 128))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder with an image as Zarr and as GeoTIFF."""
+    folder, image = tmp_path_factory.mktemp("images"), blobs(128)
+    zarr.create_array(folder / "image.zarr", data=image, chunks=(32, 32), config={"write_empty_chunks": True})
+    how = {"tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate", "crs": "EPSG:32633", "transform": PLACE}
+    with rasterio.open(folder / "scene.tif", "w", driver="GTiff", count=1, height=128, width=128, dtype="uint8", **how) as file:
+        file.write(image, 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def s3(images) -> Iterator[str]:
+    """The address of an S3 server that holds the images in the bucket ``data``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = os.environ.get("TILEWISE_MOTO") or shutil.which("moto_server", path=Path(__file__).parents[1] / ".venv-servers/bin")
+    if not command:
+        pytest.skip("needs moto_server, of an environment of its own: `make .venv-servers/ready`, or TILEWISE_MOTO names it")
+    server = subprocess.Popen([command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _made(server, urllib.request.Request(f"{address}/data", method="PUT"))
+        how = {"endpoint": address, "access_key_id": "key", "secret_access_key": SECRET, "region": "us-east-1"}
+        store = S3Store("data", **how, client_options={"allow_http": True})
+        for path in (path for path in images.rglob("*") if path.is_file()):
+            store.put(str(path.relative_to(images)), path)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _made(server: subprocess.Popen, request: urllib.request.Request) -> None:
+    """Ask until the server is up."""
+    while server.poll() is None:
+        with contextlib.suppress(urllib.error.URLError):
+            urllib.request.urlopen(request)
+            return
+    raise AssertionError(f"the server ended with {server.returncode}")
+
+
+@pytest.fixture
+def endpoint(monkeypatch) -> Iterator[Callable[[str], None]]:
+    """Sets the environment to an S3 server; nothing of it is left afterwards."""
+
+    def at(address: str) -> None:
+        for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", SECRET), ("DEFAULT_REGION", "us-east-1")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.05")
+        for name, value in (*places.GDAL.items(), *places._endpoint().items()):
+            if name != "GDAL_HTTP_RETRY_DELAY":
+                monkeypatch.setenv(name, value)
+        places.store.cache_clear()
+
+    yield at
+    places.store.cache_clear()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder with ranges, as web servers do; ``faults`` says, by request, what it answers in its place: a status, or None."""
+
+    def __init__(self, folder: Path, faults: Callable[[str, int], int | None]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder, self.faults, self.asked = folder, faults, dict[str, int]()
+        self.lock = threading.Lock()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """A file, or a range of it."""
+        name = self.path.partition("?")[0].lstrip("/")
+        with self.server.lock:
+            self.server.asked[name] = number = self.server.asked.get(name, 0) + 1
+        path = self.server.folder / name
+        status = self.server.faults(name, number) or (200 if path.is_file() else 404)
+        data = path.read_bytes() if status == 200 else b""
+        start, stop, spans = 0, len(data), self.headers.get("Range")
+        if spans and status == 200:
+            first, _, last = spans.removeprefix("bytes=").partition("-")
+            start, stop, status = int(first), min(int(last) + 1 if last else stop, stop), 206
+        self.send_response(status)
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("Accept-Ranges", "bytes")
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[start:stop])
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def served(folder: Path, faults: Callable[[str, int], int | None] = lambda _name, _number: None) -> Iterator[tuple[str, Server]]:
+    """A web server for a folder: its address, and itself."""
+    with Server(folder, faults) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def job(source: object, out: object, **output: object) -> pipeline.Job:
+    """A small job."""
+    segmenters = {"it": pipeline.Threshold(value=90)}
+    return pipeline.Job(
+        source=source, segmenters=segmenters, tiles={"size": 32}, output={"path": str(out), "labels": ["zarr", "cog"], **output}
+    )
+
+
+def same(ours: Result, known: Result) -> None:
+    """Two results hold the same."""
+    np.testing.assert_array_equal(ours.labels, known.labels)
+    assert ours.objects.equals(known.objects)
+    assert ours.record["certificates"] == known.record["certificates"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("name", ["image.zarr", "scene.tif"])
+def test_a_run_from_s3_to_s3(images, s3, endpoint, tmp_path, name):
+    """Read at S3 and written to S3 by two processes, a result is that of files; its record is there, and nothing stays on this machine."""
+    endpoint(s3)
+    known = pipeline.run(job(str(images / name), tmp_path / "known"), pipeline.local())
+    out = f"s3://data/out/{name}"
+    with pipeline.cluster(2) as engine:
+        ours = pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch")), engine)
+    same(ours, known)
+    assert ours.files() == known.files()
+    assert not list((tmp_path / "scratch").iterdir())
+    with rasterio.open(places.gdal(f"{out}/labels.tif")) as file:
+        np.testing.assert_array_equal(file.read(1), known.labels)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    assert set(places.listing(out)) == set(products(tmp_path / "known"))
+    again = pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch")))
+    same(again, known)
+    with pytest.raises(OutputError, match="holds the result of another job"):
+        pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch"), chunk=16))
+
+
+@pytest.mark.parametrize("name", ["image.zarr", "scene.tif"])
+def test_a_web_server_with_ranges(images, tmp_path, name):
+    """Over HTTP, which is taken from this machine only, an image is what it is in a file."""
+    with served(images) as (address, server):
+        source = open_source(f"{address}/{name}")
+        np.testing.assert_array_equal(source.read(WHOLE), open_source(images / name).read(WHOLE))
+        assert source.fingerprint() == open_source(f"{address}/{name}").fingerprint()
+        if name == "image.zarr":
+            known = pipeline.run(job(str(images / name), tmp_path / "known"), pipeline.local())
+            same(pipeline.run(job(f"{address}/{name}", tmp_path / "ours"), pipeline.local()), known)
+            assert server.asked["image.zarr/c/0/0"]
+
+
+def test_servers_that_are_overloaded_are_asked_again(images, endpoint, s3):
+    """A server that answers each first request with 503 serves all the same."""
+    endpoint(s3)
+    with served(images, lambda _name, number: 503 if number % 3 == 1 else None) as (address, _):
+        for name in ("image.zarr", "scene.tif"):
+            np.testing.assert_array_equal(open_source(f"{address}/{name}").read(WHOLE), open_source(images / name).read(WHOLE))
+
+
+def test_servers_that_stay_overloaded_are_given_up(images, endpoint, s3, tmp_path):
+    """A chunk that nobody serves is asked for a bounded number of times; then its tiles fail, and are named."""
+    endpoint(s3)
+    with served(images, lambda name, _number: 503 if name == "image.zarr/c/0/0" else None) as (address, server):
+        source = {"path": f"{address}/image.zarr", "missing_chunks": "fill"}
+        with pytest.raises(TilesError, match=r"4 of 16 tiles failed.*: tile \(0, 0\): http://127.*/image.zarr cannot be reached: .*503"):
+            pipeline.run(job(source, tmp_path / "out"), pipeline.local())
+        assert server.asked["image.zarr/c/0/0"] == 4 * 2 * places.TRIES
+
+
+@pytest.mark.parametrize("name", ["scene.tif"])
+def test_a_signed_address_expires(images, endpoint, s3, tmp_path, name):
+    """What signs an address is in no message, record, log or scratch file, whether it holds or expires while a run reads."""
+    endpoint(s3)
+    left = [10_000]
+
+    def expired(_name: str, _number: int) -> int | None:
+        left[0] -= 1
+        return 403 if left[0] < 0 else None
+
+    with served(images, expired) as (address, _):
+        signed = f"{address}/{name}?X-Signature={SECRET}"
+        text = (
+            f"source: {{path: '{signed}'}}\ntiles: {{size: 32}}\nsegmenters: {{it: {{kind: threshold, value: 90}}}}\noutput: {{path: %s}}\n"
+        )
+        (tmp_path / "good.yaml").write_text(text % (tmp_path / "good"))
+        (tmp_path / "bad.yaml").write_text(text % (tmp_path / "bad"))
+        done = CliRunner().invoke(app, ["run", str(tmp_path / "good.yaml"), "--workers", "1"])
+        assert done.exit_code == 0, done.output
+        assert json.loads((tmp_path / "good/run.json").read_text())["job"]["source"]["path"] == f"{address}/{name}?…"
+        left[0] = 0
+        failed = CliRunner().invoke(app, ["run", str(tmp_path / "bad.yaml"), "--workers", "0"])
+        assert failed.exit_code == 2
+        assert "403" in failed.output
+    written = b"".join(path.read_bytes() for out in ("good", "bad") for path in (tmp_path / out).rglob("*") if path.is_file())
+    for told in (done.output, failed.output, written.decode("latin-1")):
+        assert SECRET not in told
+
+
+def test_credentials_stay_in_the_environment(s3, endpoint, tmp_path):
+    """A run that fails with credentials in the environment shows them nowhere."""
+    endpoint(s3)
+    done = CliRunner().invoke(app, ["segment", "s3://data/nothing.tif", str(tmp_path / "out"), "--with", "threshold", "--debug"])
+    assert done.exit_code != 0
+    assert SECRET not in done.output
+    assert SECRET not in str(done.exception)
+
+
+class Forgetful(http.server.ThreadingHTTPServer):
+    """Passes everything on to an S3 server, but loses or cuts what is written to some names."""
+
+    def __init__(self, behind: str, lost: Callable[[str], bool], *, torn: bool) -> None:
+        super().__init__(("127.0.0.1", 0), _Proxy)
+        self.behind, self.lost, self.torn = behind, lost, torn
+
+
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    server: Forgetful
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Pass on."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.command == "PUT" and self.server.lost(self.path):
+            body = body[: len(body) // 2] if self.server.torn else b""
+        sent = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "content-length", "content-md5")}
+        sent["Content-Type"] = "application/octet-stream"
+        request = urllib.request.Request(self.server.behind + self.path, data=body or None, headers=sent, method=self.command)
+        if self.command == "PUT" and self.server.lost(self.path) and not self.server.torn:
+            status, headers, data = 200, {"ETag": '"lost"'}, b""
+        else:
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    status, headers, data = answer.status, dict(answer.headers), answer.read()
+            except urllib.error.HTTPError as error:
+                status, headers, data = error.code, dict(error.headers), error.read()
+        self.send_response(status)
+        for key, value in headers.items():
+            if key.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(key, value)
+        self.send_header("Content-Length", headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_PUT = do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["lost", "torn"])
+def test_what_a_store_loses_is_found(images, s3, endpoint, tmp_path, torn):
+    """A write that is lost or cut short is found before the record says that the result is complete; the same command completes it."""
+    out, losing = f"s3://data/forgotten/{torn}", [True]
+    with Forgetful(s3, lambda path: losing[0] and path.endswith("objects.parquet"), torn=torn) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint(f"http://127.0.0.1:{server.server_port}")
+            asked = job(str(images / "scene.tif"), out, scratch=str(tmp_path / "scratch"))
+            with pytest.raises(OutputError, match=r"does not hold objects\.parquet as it was sent"):
+                pipeline.run(asked, pipeline.local())
+            assert places.read(out, "run.json") is None
+            losing[0] = False
+            known = pipeline.run(job(str(images / "scene.tif"), tmp_path / "known"), pipeline.local())
+            same(pipeline.run(asked, pipeline.local()), known)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"source": "ftp://host/scene.tif"}, r"ftp://host/scene.tif: ftp:// is not read; allowed: s3://, gs://, https://"),
+        ({"source": "http://example.org/scene.tif"}, r"http:// is not read"),
+        ({"source": "file:///etc/passwd"}, r"file:// is not read"),
+        ({"source": f"https://me:{SECRET}@host/scene.tif"}, r"https://…@host/scene.tif holds credentials; allowed: in the environment"),
+        ({"source": "s3://bucket"}, r"s3://bucket names no file"),
+        ({"source": "s3://bucket/slide.svs"}, r"kind: slide.svs does not tell what it is; name its kind; allowed at an address"),
+        ({"source": {"path": "s3://bucket/slide.svs", "kind": "tiff"}}, r"a source of kind tiff is read of this machine only"),
+        ({"output": {"path": "https://host/out", "scratch": "s"}}, r"output.path: https://host/out; allowed: a folder, s3://"),
+        ({"output": {"path": "s3://bucket/out"}}, r"output.scratch is missing; a result that goes to an address"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)  # fmt: skip
+def test_addresses_that_are_refused(tmp_path, given, message):
+    """What cannot be an image or a result is refused before any work, and shows no password."""
+    parts = {"source": blobs(32), "segmenters": {"it": pipeline.Threshold(value=1)}, "output": {"path": str(tmp_path / "out")}, **given}
+    with pytest.raises((JobError, SourceError), match=message) as raised:
+        pipeline.run(pipeline.Job(**parts), pipeline.local())
+    assert SECRET not in str(raised.value)
+
+
+def test_errors_hold_no_signature():
+    """Whatever raises an error with an address in it, the message has neither its query nor its user."""
+    text = f"https://me:{SECRET}@host/a.tif and 's3://bucket/b?sig={SECRET}&x=1', (/vsicurl/https://host/c.tif?token={SECRET})"
+    for told in (redacted(text), str(SourceError(text)), str(OutputError(text))):
+        assert SECRET not in told
+        assert "host/a.tif" in told
+        assert "s3://bucket/b?…" in told
