@@ -8,7 +8,7 @@ The loops are compiled by numba because NumPy would pass over the pixels once fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -94,6 +94,8 @@ _ADDITION: dict[str, np.ufunc] = {
     "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "ground": np.add, "minimum": np.minimum, "maximum": np.maximum,
 }  # fmt: skip
 
+ROWS = 128
+"""Rows of which the areas of pixels are held at once."""
 NOWHERE = np.iinfo(np.int64).max
 
 
@@ -137,7 +139,7 @@ def measure(
     kind: Integers | None = None,
     votes: npt.NDArray[Any] | None = None,
     seeds: npt.NDArray[np.bool_] | None = None,
-    areas: Integers | None = None,
+    areas: Callable[[tuple[int, int]], Integers] | None = None,
 ) -> Sums:
     """Sum over the pixels of labels 1 to ``number`` in a core.
 
@@ -160,7 +162,8 @@ def measure(
     seeds
         Of the labels' shape: the pixels that count as seeds; all of them where not given.
     areas
-        (row, limb) the area of a pixel in each row of the core, in limbs of 32 bits; where given, the areas are added up too.
+        Called with the first of some rows of the image, and one past the last: the areas of the core's pixels there, (row, column, limb),
+        or (row, 1, limb) where they depend on the row alone, in limbs of 32 bits. Where given, the areas are added up too.
     """
     axes, bands = labels.ndim, len(block)
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
@@ -169,10 +172,7 @@ def measure(
     area, anchor = np.zeros(number, np.int64), np.full(number, NOWHERE)
     low, high, place = (np.full((number, 3), least) for least in (NOWHERE, 0, 0))
     _geometry(solid, origin, extent, *(area, anchor, low, high, place))
-    ground = np.zeros((number, 0 if areas is None else areas.shape[1]), np.int64)
-    if areas is not None:
-        _grounds(labels, areas, ground)
-        carry(ground[:, None])
+    ground = np.zeros((number, 0), np.int64) if areas is None else _grounds(labels, areas, number, core)
     minimum, maximum = np.full((number, bands), np.inf), np.full((number, bands), -np.inf)
     add = add_integers if block.dtype.kind in "biu" and block.dtype.itemsize <= 4 else add_floats
     value, square = add(solid, block.reshape((bands, *solid.shape)), number, minimum, maximum)
@@ -206,6 +206,17 @@ def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]
     return [
         {name: np.pad(getattr(part, name), [(0, 0), (0, n - getattr(part, name).shape[1])]) for name, n in most.items()} for part in parts
     ]
+
+
+def _grounds(labels: npt.NDArray[np.int32], areas: Callable[[tuple[int, int]], Integers], number: int, core: Box) -> Integers:
+    """(number, limb) the sums of the areas of each label's pixels."""
+    first, last = core.start[0], core.stop[0]
+    parts = [(top, min(top + ROWS, last)) for top in range(first, last, ROWS)]
+    ground = np.zeros((number, areas(parts[0]).shape[2]), np.int64)
+    for rows in parts:
+        _add_areas(labels[rows[0] - first : rows[1] - first], areas(rows), ground)
+    carry(ground[:, None])
+    return ground
 
 
 def _counted(labels: npt.NDArray[np.int32], votes: npt.NDArray[Any], number: int) -> Integers:
@@ -254,12 +265,12 @@ def _geometry(labels, origin, extent, area, anchor, low, high, place):  # type: 
 
 
 @numba.njit(cache=True, nogil=True)
-def _grounds(labels, areas, ground):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add_areas(labels, areas, ground):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Add up the areas of pixels (row, column), limb by limb, which are below 2^32: none overflows below 2^31 pixels. (In `_geometry` this
     would slow down images whose pixels are all alike.)
     """
     for r in range(labels.shape[0]):
         for c in range(labels.shape[1]):
             if labels[r, c] > 0:
-                for limb in range(areas.shape[1]):
-                    ground[labels[r, c] - 1, limb] += areas[r, limb]
+                for limb in range(areas.shape[2]):
+                    ground[labels[r, c] - 1, limb] += areas[r, min(c, areas.shape[1] - 1), limb]
