@@ -16,6 +16,7 @@ import functools
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ _LENGTHS = {
     "yard": ("m", 0.9144),
 }  # fmt: skip
 """By unit: the one that columns have, and how many of it there are."""
+_IN_METRES = {"um": 1e-6, "mm": 1e-3, "m": 1.0}
 _GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
 """Places and weights of a mean over -1 to 1, exact for polynomials of degree 5."""
 
@@ -54,11 +56,13 @@ class Scale:
 
 @functools.lru_cache(maxsize=16)
 def scale(frame: Frame) -> Scale | None:
-    """How large an image's pixels are; None where nobody says, as of a transform without a CRS.
+    """How large an image's pixels are; None where nobody says, as of a transform without a CRS, or of how far apart planes of a map are.
 
     >>> scale(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     Scale(unit='um', factor=1.0, ellipsoid=None)
     """
+    if frame.transform is not None and frame.ndim != 2:
+        return None
     if frame.transform is None or frame.crs is None:
         unit = frame.unit.lower().replace("metre", "meter")
         return Scale(*_LENGTHS[unit]) if unit in _LENGTHS else None
@@ -69,6 +73,20 @@ def scale(frame: Frame) -> Scale | None:
     if crs.is_geographic:
         return Scale("m", factor, _ellipsoid(frame.crs))
     return None if name == "unknown" else Scale("m", factor)
+
+
+def alike(units: Sequence[str | None], sizes: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """Sizes along axes in the unit of the last; in pixels where that cannot be told.
+
+    >>> alike(["nanometer", "micrometer", "micrometer"], [500.0, 0.25, 0.25]), alike([None, "micrometer"], [1.0, 0.5])
+    (('micrometer', (0.5, 0.25, 0.25)), ('pixel', (1.0, 0.5)))
+    """
+    if len(set(units)) == 1:
+        return units[-1] or "pixel", tuple(sizes)
+    known = [math.prod((_LENGTHS[unit][1], _IN_METRES[_LENGTHS[unit][0]])) if unit in _LENGTHS else 0.0 for unit in units]
+    if not all(known):
+        return "pixel", tuple(sizes)
+    return units[-1] or "pixel", tuple(size * (many / known[-1]) for size, many in zip(sizes, known, strict=True))
 
 
 def size_column(frame: Frame) -> str | None:

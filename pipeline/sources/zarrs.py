@@ -21,6 +21,7 @@ from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
+from pipeline.scales import alike
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import LETTERS, Layout, either, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
@@ -80,7 +81,11 @@ class ZarrImage:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
         stored, (how, names) = self._stored, self._layout
         transform = stored.transform if how.space == "yx" else None
-        size = tuple(stored.scale[how.axes.index(letter)] for letter in how.space) if stored.scale else ()
+        size: tuple[float, ...] = ()
+        unit = "pixel"
+        if stored.scale:
+            kept = [how.axes.index(letter) for letter in how.space]
+            unit, size = alike([stored.units[k] for k in kept], [stored.scale[k] for k in kept])
         if transform:
             size = (float(np.hypot(transform[1], transform[4])), float(np.hypot(transform[0], transform[3])))
         return Frame(
@@ -91,7 +96,7 @@ class ZarrImage:
             transform=transform,
             crs=stored.crs,
             pixel_size=size,
-            unit=stored.unit,
+            unit=unit,
             chunks=how.shape(stored.chunks),
         )
 
@@ -146,7 +151,8 @@ class _Stored:
     channels: tuple[str, ...] = ()
     scale: tuple[float, ...] = ()
     """The extent of a pixel along each axis."""
-    unit: str = "pixel"
+    units: tuple[str | None, ...] = ()
+    """Of each axis, where there is a scale."""
     crs: str | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
 
@@ -209,7 +215,6 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
     _refuse(f"{path}/{name}", array)
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in scale["axes"]]
     extent = _scale(scale, scale["datasets"][paths.index(name)], len(axes))
-    units = [axis.get("unit") for axis in axes if axis["name"] == "x"]
     omero = (attributes.get("ome") or attributes).get("omero") or {}
     channels = tuple(str(channel.get("label", k + 1)) for k, channel in enumerate(omero.get("channels", [])))
     return _Stored(
@@ -220,7 +225,8 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
         "".join(LETTERS.get(str(axis["name"]), str(axis["name"])) for axis in axes),
         channels if len(set(channels)) == len(channels) else (),
         extent,
-        **(_place(dict(array.attrs)) | ({"unit": units[0]} if units and units[0] else {})),
+        tuple(axis.get("unit") for axis in axes),
+        **_place(dict(array.attrs)),
     )
 
 
