@@ -197,13 +197,20 @@ def test_a_runs_own_labels_may_be_made_again(tmp_path):
 
 
 @VERSIONS
-def test_killed_at_every_step(tmp_path, camera, version):
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(("os.rename", "os.mkdir", "shutil.move"), id="commits"),
+        pytest.param(("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"), id="every event", marks=pytest.mark.heavy),
+    ],
+)
+def test_killed_at_every_step(tmp_path, camera, version, events):
     """Wherever the driver is killed, the list names whole labels or none, and a resume ends with the bytes of an undisturbed run."""
     home = tmp_path / "home"
     home.mkdir()
     path = microscope(home / "image.zarr", version, blobs((70, 90)), "yx")
     untouched = files(path)
-    with camera.on(home, tmp_path / "album", ("os.rename", "os.mkdir", "shutil.move")):
+    with camera.on(home, tmp_path / "album", events):
         result, _ = segmented(path, home / "out")
     whole, labels = files(path), result.labels.values
     taken = [k for k in range(1, camera.pictures + 1) if files(tmp_path / "album" / str(k) / "image.zarr") != untouched]
