@@ -11,7 +11,7 @@ import typer
 
 from pipeline import __version__, commands
 from pipeline.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole
-from pipeline.errors import JobError
+from pipeline.errors import JobError, TilesError
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
@@ -137,8 +137,11 @@ def _carry_out(job: Job, place: Callable[[], Engine], *, fresh: bool, quiet: boo
     if result is None:
         with place() as engine, watching(quiet=quiet, as_json=as_json) as watch:
             result, state = run(job, engine, fresh=fresh, watch=watch), "complete"
+    missing = result.missing()
     if not quiet and not as_json:
-        typer.echo(f"{result.path}: {state}\n" + "\n".join(result.lines()))
+        typer.echo(f"{result.path}: {'NOT complete' if missing else state}\n" + "\n".join(result.lines()))
+    if missing:
+        raise TilesError(missing)
 
 
 def _place(scheduler: str | None, workers: int | None, gpus: int) -> Callable[[], Engine]:

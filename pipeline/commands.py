@@ -25,6 +25,7 @@ def info(
     with errors(debug=debug):
         opened = open_source(image, **assignments(source, "--source"))
         facts = {"image": image, "reader": type(opened).__name__, "bytes": opened.frame.nbytes, **asdict(opened.frame)}
+        facts |= getattr(opened, "remarks", {})
         typer.echo(whole(facts, as_json=as_json))
 
 

@@ -18,8 +18,6 @@ import numpy.typing as npt
 LIMB = 32
 MASK = (1 << LIMB) - 1
 INTEGER_LIMBS = 3
-NARROW = 2
-"""Bytes of integers whose squares fit in 32 bits."""
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -62,20 +60,12 @@ def carry(limbs: Integers) -> None:
         limbs[:, :, k] &= MASK
 
 
-def add_integers(labels: Any, block: Any, number: int, minimum: Floats, maximum: Floats) -> tuple[Exact, Exact]:
+def add_floats(labels: Any, block: Any, number: int, minimum: Floats, maximum: Floats) -> tuple[Exact, Exact]:
     """The sums of the values of each label, and of their squares; ``minimum`` and ``maximum`` (label, band) take in the values too.
 
-    ``labels`` are (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block`` is (band, plane, row, column), of up to 32 bits.
+    ``labels`` are (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block`` is (band, plane, row, column), of floats that are
+    finite wherever there is a label, or of integers of 64 bits, which are taken as floats.
     """
-    value, square = (np.zeros((number, len(block), INTEGER_LIMBS), np.int64) for _ in range(2))
-    _sum_integers(labels, block, value, square, minimum, maximum)
-    carry(value)
-    carry(square)
-    return Exact(value, 0), Exact(square, 0)
-
-
-def add_floats(labels: Any, block: Any, number: int, minimum: Floats, maximum: Floats) -> tuple[Exact, Exact]:
-    """As `add_integers`, for floats that are finite wherever there is a label, and for integers of 64 bits, taken as floats."""
     sums = []
     for squared in (False, True):
         lowest, highest = _exponents(labels, block, squared)
@@ -93,53 +83,6 @@ def ratio(numerator: npt.NDArray[np.object_], denominator: npt.NDArray[np.object
     if exponent < 0:
         return np.asarray(numerator / (denominator << -exponent), np.float64).reshape(numerator.shape)
     return np.asarray((numerator << exponent) / denominator, np.float64).reshape(numerator.shape)
-
-
-@numba.njit(cache=True, nogil=True)
-def _sum_integers(labels, block, value, square, minimum, maximum):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Add the values of all bands to two limbs each, a run of equal labels in a row at a time. Values have at most 32 bits, so no limb
-    overflows below 2^31 pixels.
-    """
-    for p in range(labels.shape[0]):
-        for r in range(labels.shape[1]):
-            line = labels[p, r]
-            start = 0
-            while start < len(line):
-                i = line[start] - 1
-                stop = start + 1
-                while stop < len(line) and line[stop] == line[start]:
-                    stop += 1
-                if i >= 0:
-                    for band in range(len(block)):
-                        total, lower, upper, low, high = _sum_run(block[band, p, r, start:stop])
-                        value[i, band, 0] += total & MASK
-                        value[i, band, 1] += total >> LIMB
-                        square[i, band, 0] += lower & MASK
-                        square[i, band, 1] += upper + (lower >> LIMB)
-                        minimum[i, band] = min(minimum[i, band], low)
-                        maximum[i, band] = max(maximum[i, band], high)
-                start = stop
-
-
-@numba.njit(cache=True, nogil=True)
-def _sum_run(values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The sum of some integers, that of their squares in two limbs, the least and the greatest."""
-    total, lower, upper = np.int64(0), np.int64(0), np.int64(0)
-    low = high = values[0]
-    if values.itemsize <= NARROW:  # products of 32 bits, which become vectors
-        for k in range(len(values)):
-            magnitude = np.uint32(abs(np.int32(values[k])))
-            total += np.int32(values[k])
-            lower += np.uint32(magnitude * magnitude)
-    else:
-        for k in range(len(values)):
-            wide = np.uint64(abs(np.int64(values[k])))
-            total += np.int64(values[k])
-            lower += np.int64((wide * wide) & np.uint64(MASK))
-            upper += np.int64((wide * wide) >> np.uint64(LIMB))
-    for k in range(len(values)):
-        low, high = min(low, values[k]), max(high, values[k])
-    return total, lower, upper, low, high
 
 
 @numba.njit(cache=True, nogil=True)

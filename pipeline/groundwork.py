@@ -10,14 +10,24 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.crew import Crew
-from pipeline.errors import SegmenterError
+from pipeline.errors import SegmenterError, SourceError
 from pipeline.grid import Box
 from pipeline.routing import Rule
 from pipeline.sampling import Sample, collect, merge
 from pipeline.segmenters import sample_size
-from pipeline.stages import Run
+from pipeline.stages import Run, reading
 from pipeline.stages import fit as fitting
 from pipeline.stages import route as routing
+
+
+def readable(run: Run, policy: str, crew: Crew) -> tuple[Run, dict[int, str]]:
+    """The run on what of the image can be read, and by tile why it cannot, where such tiles are to be skipped. SourceError if none can."""
+    if policy != "skip":
+        return run, {}
+    lost = {tile: why for tile, why in crew.each("read", reading.unreadable, run, range(len(run.grid))) if why}
+    if len(lost) == len(run.grid):
+        raise SourceError(f"no tile can be read: {run.grid.name(0)}: {lost[0]}")
+    return reading.without(run, lost), lost
 
 
 def fit(run: Run, crew: Crew) -> Run:

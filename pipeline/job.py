@@ -128,7 +128,9 @@ class Job(_Part):
     ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options. ``steps`` is what is made of the image
     before segmenting, in order: mappings (``kind`` and options), or any callables from a block to a block. ``segmenters`` maps names to
     mappings or to any callable. ``route`` may be left out where there is one segmenter. With ``layers`` in its place every segmenter sees
-    every tile, and the first layer that has something at a pixel has it.
+    every tile, and the first layer that has something at a pixel has it. ``on_bad_tile`` says what becomes of tiles that cannot be read:
+    ``fail``: nothing is published; ``skip``: they are not valid, the rest is published, and the result is not complete. To know them, every
+    tile is read once beforehand.
     """
 
     source: Any
@@ -138,6 +140,7 @@ class Job(_Part):
     route: list[Any] = []
     layers: list[Any] = []
     stitch: Stitch = Stitch()
+    on_bad_tile: Literal["fail", "skip"] = "fail"
     output: Output
 
     def __init__(self, **parts: Any) -> None:
@@ -225,6 +228,7 @@ class Job(_Part):
             "route": [rule.plain() for rule in self.route],
             "layers": [layer.plain() for layer in self.layers],
             "stitch": self.stitch.model_dump(),
+            "on_bad_tile": self.on_bad_tile,
             "output": self.output.model_dump(),
         }
 

@@ -2,8 +2,6 @@
 
 Counts and coordinates add exactly in 64 bits; the values of bands and their squares are kept as exact sums, from which the mean and the
 deviation are rounded once. (The square of a float is rounded to a float first, pixel by pixel.)
-
-The loops are compiled by numba because NumPy would pass over the pixels once for each column of the table.
 """
 
 from __future__ import annotations
@@ -12,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.exact import INTEGER_LIMBS, Exact, Floats, Integers, add_floats, add_integers, carry, ratio, stack
+from pipeline.adding import add_grounds, add_up
+from pipeline.exact import INTEGER_LIMBS, Exact, Floats, Integers, add_floats, carry, ratio, stack
 from pipeline.grid import Box
 
 
@@ -97,6 +95,9 @@ _ADDITION: dict[str, np.ufunc] = {
 ROWS = 128
 """Rows of which the areas of pixels are held at once."""
 NOWHERE = np.iinfo(np.int64).max
+WORD = 4
+"""Bytes of the widest integers that are added as such."""
+NO_BANDS = np.zeros((0, 1, 1, 1), np.uint8)
 
 
 def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Sums:
@@ -169,19 +170,20 @@ def measure(
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
     origin = np.array((0,) * (3 - axes) + core.start, np.int64)
     extent = np.array((1,) * (3 - axes) + tuple(shape), np.int64)
-    area, anchor = np.zeros(number, np.int64), np.full(number, NOWHERE)
-    low, high, place = (np.full((number, 3), least) for least in (NOWHERE, 0, 0))
-    _geometry(solid, origin, extent, *(area, anchor, low, high, place))
+    pixels = block.reshape((bands, *solid.shape))
+    whole = block.dtype.kind in "biu" and block.dtype.itemsize <= WORD
+    sums = empty(number, 3, bands)
+    columns = (sums.area, sums.anchor, sums.low, sums.high, sums.place, sums.value.limbs, sums.square.limbs, sums.minimum, sums.maximum)
+    add_up(solid, pixels if whole else NO_BANDS, origin, extent, *columns)
+    carry(sums.value.limbs)
+    carry(sums.square.limbs)
+    value, square = (sums.value, sums.square) if whole else add_floats(solid, pixels, number, sums.minimum, sums.maximum)
     ground = np.zeros((number, 0), np.int64) if areas is None else _grounds(labels, areas, number, core)
-    minimum, maximum = np.full((number, bands), np.inf), np.full((number, bands), -np.inf)
-    add = add_integers if block.dtype.kind in "biu" and block.dtype.itemsize <= 4 else add_floats
-    value, square = add(solid, block.reshape((bands, *solid.shape)), number, minimum, maximum)
-    kept = slice(3 - axes, 3)
-    marked = area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
+    marked = sums.area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
-    around = (low[:, kept].copy(), high[:, kept].copy(), place[:, kept].copy())
-    return Sums(area, anchor, *around, kinds, counted, marked, ground, minimum, maximum, value, square)
+    around = {name: getattr(sums, name)[:, 3 - axes :].copy() for name in ("low", "high", "place")}
+    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, ground=ground, value=value, square=square)
 
 
 def grounds(sums: Sums, exponent: int) -> Floats:
@@ -208,13 +210,13 @@ def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]
     ]
 
 
-def _grounds(labels: npt.NDArray[np.int32], areas: Callable[[tuple[int, int]], Integers], number: int, core: Box) -> Integers:
+def _grounds(labels: npt.NDArray[np.integer], areas: Callable[[tuple[int, int]], Integers], number: int, core: Box) -> Integers:
     """(number, limb) the sums of the areas of each label's pixels."""
     first, last = core.start[0], core.stop[0]
     parts = [(top, min(top + ROWS, last)) for top in range(first, last, ROWS)]
     ground = np.zeros((number, areas(parts[0]).shape[2]), np.int64)
     for rows in parts:
-        _add_areas(labels[rows[0] - first : rows[1] - first], areas(rows), ground)
+        add_grounds(labels[rows[0] - first : rows[1] - first], areas(rows), ground)
     carry(ground[:, None])
     return ground
 
@@ -233,44 +235,3 @@ def _elected(kind: Integers, votes: Integers) -> Integers:
 
 def _take(column: Integers | Floats | Exact, rows: npt.NDArray[Any]) -> Any:
     return Exact(column.limbs[rows], column.exponent) if isinstance(column, Exact) else column[rows]
-
-
-@numba.njit(cache=True, nogil=True)
-def _geometry(labels, origin, extent, area, anchor, low, high, place):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Add up areas, anchors, boxes and coordinates, one run of equal labels in a row at a time."""
-    planes, rows, columns = labels.shape
-    for p in range(planes):
-        for r in range(rows):
-            first = ((origin[0] + p) * extent[1] + origin[1] + r) * extent[2] + origin[2]
-            c = 0
-            while c < columns:
-                label = labels[p, r, c]
-                end = c + 1
-                while end < columns and labels[p, r, end] == label:
-                    end += 1
-                if label > 0:
-                    i = label - 1
-                    run = end - c
-                    area[i] += run
-                    anchor[i] = min(anchor[i], first + c)
-                    starts = (origin[0] + p, origin[1] + r, origin[2] + c)
-                    stops = (origin[0] + p + 1, origin[1] + r + 1, origin[2] + end)
-                    for axis in range(3):
-                        low[i, axis] = min(low[i, axis], starts[axis])
-                        high[i, axis] = max(high[i, axis], stops[axis])
-                    place[i, 0] += run * starts[0]
-                    place[i, 1] += run * starts[1]
-                    place[i, 2] += run * starts[2] + run * (run - 1) // 2
-                c = end
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_areas(labels, areas, ground):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Add up the areas of pixels (row, column), limb by limb, which are below 2^32: none overflows below 2^31 pixels. (In `_geometry` this
-    would slow down images whose pixels are all alike.)
-    """
-    for r in range(labels.shape[0]):
-        for c in range(labels.shape[1]):
-            if labels[r, c] > 0:
-                for limb in range(areas.shape[2]):
-                    ground[labels[r, c] - 1, limb] += areas[r, min(c, areas.shape[1] - 1), limb]

@@ -133,6 +133,16 @@ class Result:
             *(f"  {name:16} {what}" for name, what in self.files().items()),
         ]
 
+    def missing(self) -> str:
+        """The tiles that could not be read, and are not valid in the result; empty where it is complete."""
+        lost = self.record["missing"]
+        if not lost:
+            return ""
+        named = "; ".join(f"tile {tuple(one['tile'])}: {one['error']}" for one in lost[:3])
+        more = f"; and {len(lost) - 3} more, all in run.json" if len(lost) > 3 else ""
+        what = "1 tile could not be read and is" if len(lost) == 1 else f"{len(lost)} tiles could not be read and are"
+        return f"{what} not valid in the result: {named.removesuffix('.')}{more}. The same command tries again."
+
     def files(self) -> dict[str, str]:
         """What was made, and what opens it."""
         known = {

@@ -82,6 +82,13 @@ class Scratch:
             path = Path(self.root, key)
             shutil.rmtree(path) if path.is_dir() else self._path(key).unlink(missing_ok=True)
 
+    def forget_all_but(self, *keys: str) -> None:
+        """Remove all records but some; what is not a record stays."""
+        kept = {self._path(key) for key in keys}
+        for path in sorted(Path(self.root).rglob("*.rec")):
+            if path not in kept:
+                path.unlink()
+
     def _path(self, key: str) -> Path:
         return Path(self.root, key + ".rec")
 

@@ -245,7 +245,7 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
     return replace(part, labels=labels, sure=sure), Kinds(kinds, known, proved)
 
 
-def _table(run: Run, tile: int) -> tuple[npt.NDArray[np.int32], Arrays]:
+def _table(run: Run, tile: int) -> tuple[npt.NDArray[np.integer], Arrays]:
     """A tile's labels, and what is known of them."""
     return run.scratch.load(pixels_key(tile), "labels")[1]["labels"], run.scratch.load(table_key(tile), "ids", "kind", "status")[1]
 

@@ -22,7 +22,6 @@ from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
 from pipeline.stages import (
-    FIRST,
     Run,
     finish,
     fit,
@@ -38,6 +37,7 @@ from pipeline.stages import (
     sound,
 )
 from pipeline.stages.group import Grouping
+from pipeline.stages.segment import order
 from pipeline.stages.segment import segment as segment_tile
 from pipeline.stitching import CERTIFICATES
 
@@ -84,14 +84,22 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         stack.enter_context(resume.opened(draft, fresh=fresh))
         crew, started = Crew(engine, watch), time.monotonic()
 
-        fitted = groundwork.fit(draft.run, crew)
+        readable, lost = groundwork.readable(draft.run, job.on_bad_tile, crew)
+        fitted = groundwork.fit(readable, crew)
         drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, job.route, crew), draft, crew)
         certificates = _publish(drawn, draft, found, crew)
 
-        facts = {"complete": True, "objects": found.objects, "certificates": certificates, "seconds": round(time.monotonic() - started, 3)}
+        facts = {
+            "complete": not lost,
+            "objects": found.objects,
+            "certificates": certificates,
+            "seconds": round(time.monotonic() - started, 3),
+        }
         named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
         facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
-        finish.publish_all(draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=[]), draft.nest)
+        finish.publish_all(
+            draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=finish.missing(drawn, lost)), draft.nest
+        )
         return Result(str(draft.folder))
 
 
@@ -161,7 +169,7 @@ def _draw(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
 
 def _segment(run: Run, draft: Plan, crew: Crew) -> None:
     """Segment every tile that is neither empty nor skipped; TilesError names those that fail."""
-    tiles = np.flatnonzero(run.routes >= FIRST).tolist()
+    tiles = order(run)
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
     kept = {tile for tile, good in crew.each("check", sound, run, there) if good}
     failed: dict[int, str] = {}

@@ -17,8 +17,8 @@ FLOORS = (
     "contours documents frame grid homes legend wording",
     "runs",
     "annotations colours comparison components evaluation exact filters routing scales stitching",
-    "features graphs layers measurement sampling",
-    "histograms",
+    "adding features graphs layers sampling",
+    "histograms measurement",
     "networks steps thresholds",
     "segmenters sources sinks scratch engine",
     "companions devices plugins",
@@ -58,8 +58,8 @@ ROOMS = {
     "sources": (
         "__init__",
         "axes checksum levels references",
-        "kept metadata virtual",
-        "arrays datasets dicom nifti tiffs zarrs",
+        "kept metadata presence stored virtual",
+        "arrays datasets dicom incomplete nifti tiffs zarrs",
         "raster",
         "mosaic pictures stac",
     ),
@@ -67,7 +67,7 @@ ROOMS = {
         "__init__",
         "drawn",
         "connected keyed overlay regions supports",
-        "fit link route segment",
+        "fit link reading route segment",
         "naming publish",
         "group",
         "lines measure panoptic repair",
@@ -81,7 +81,7 @@ HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine readiness",
     "nibabel": "sources.nifti",
-    "numba": "components contours exact filters graphs histograms measurement segmenters",
+    "numba": "adding components contours exact filters graphs histograms segmenters",
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",
     "pyarrow": "sinks.table reporting",
@@ -104,7 +104,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "sources.stored sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

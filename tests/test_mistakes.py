@@ -27,7 +27,7 @@ SECTIONS = {
 TWO = "segmenters: {a: {kind: threshold, value: 9}, b: {kind: threshold, value: 99}}\n"
 
 SPELT = {
-    "a section": ("tyles: {size: 32}", "tyles: there is no such key; allowed: layers, output, route, segmenters, source, steps, stitch, tiles; did you mean 'tiles'?"),
+    "a section": ("tyles: {size: 32}", "tyles: there is no such key; allowed: layers, on_bad_tile, output, route, segmenters, source, steps, stitch, tiles; did you mean 'tiles'?"),
     "a section in capitals": ("Route: [land]", "Route: there is no such key; …; did you mean 'route'?"),
     "a key": ("tiles: {sise: 32}", "tiles.sise: there is no such key; allowed: halo, max_halo, size; did you mean 'size'?"),
     "a key that must be there": ("output: {pth: out}", "output.path is missing\noutput.pth: there is no such key; …; did you mean 'path'?"),
@@ -84,6 +84,7 @@ MEANT = {
     "sizes for another image": ("tiles: {size: [8, 8, 8]}", "tiles.size: [8, 8, 8]; allowed: one number, or 2 for an image of (64, 64)"),
     "a negative halo": ("tiles: {halo: -1}", "tiles.halo: -1; allowed: 0 or more, or 'auto'"),
     "a reach beyond the tile's": ("tiles: {max_halo: 4}\nsegmenters: {land: {kind: threshold, sigma: 9}}", "segmenters.land: with the steps before it, it looks 36 pixels far, and a tile may read 4 beyond its core; allowed: smaller windows, sigmas and radii, or a larger tiles.max_halo"),
+    "a policy that is none": ("on_bad_tile: ignore", "on_bad_tile: 'ignore'; allowed: 'fail' or 'skip'"),
     "a share in per cent": ("stitch: {iou: 50}", "stitch.iou: 50; allowed: 1 or less"),
     "percentiles out of order": ("steps: [{kind: stretch, low: 99, high: 1}]", "steps[0].low, high: 99.0, 1.0; allowed: percentiles from 0 to 100, the lower first"),
     "no cluster": ("segmenters: {land: {kind: kmeans, clusters: 0}}", "segmenters.land.clusters: 0; allowed: 1 to 254, or 'auto'"),
@@ -114,7 +115,7 @@ MEANT = {
 }  # fmt: skip
 
 FILES = {
-    "nothing": (b"", "the job file job.yaml holds nothing, not the keys of a job; allowed: layers, output, …"),
+    "nothing": (b"", "the job file job.yaml holds nothing, not the keys of a job; allowed: layers, on_bad_tile, output, …"),
     "a list": (b"- a\n- b\n", "the job file job.yaml holds a list, not the keys of a job; …"),
     "a sentence": (b"segment scene.tif\n", "the job file job.yaml holds text, not the keys of a job; …"),
     "another encoding": ("source: é\n".encode("latin-1"), "the job file job.yaml is no text: byte 8 is no UTF-8; allowed: YAML, saved as UTF-8"),

@@ -14,6 +14,7 @@ from pipeline.engine.contract import Needs, Outcome
 ALOFT = 3  # batches in flight for each task that can run at once: one runs, two wait for it
 AIM = 0.5  # seconds a batch is meant to take; one that has taken twice as long comes back unfinished
 LARGEST = 256  # items in a batch
+STEP = 4  # times as many items as the batch before has a batch at most
 AHEAD = 16_384  # items read before they are sent, so that one kind of item does not keep another waiting
 SINGLY = 1  # times an item that was near a death is tried by itself among others, before it is tried alone
 
@@ -66,9 +67,9 @@ class Lane:
         return tuple(self.fresh.popleft() for _ in range(min(most, len(self.fresh))))
 
     def learn(self, done: Done) -> None:
-        """Fit the size to what a batch took, slowly upwards: the first items of an image may be its empty border."""
+        """Fit the size to what a batch took, in steps upwards: the first items of an image may be its empty border."""
         fitting = AIM * len(done.outcomes) / max(done.seconds, 1e-9)
-        self.size = max(1, int(min(fitting, 2 * self.size, LARGEST)))
+        self.size = max(1, int(min(fitting, STEP * self.size, LARGEST)))
 
 
 @dataclass(frozen=True, slots=True)

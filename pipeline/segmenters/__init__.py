@@ -13,7 +13,8 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     `Classes`, which also says which pixels are seeds: then an object is kept only if it has one, wherever that lies.
 ``foreground(block, valid) -> bool``
     for ``identity = "object"``: where there will be labels (the support), cheaply. The pipeline then finds the window that holds a
-    piece of it whole before it draws there.
+    piece of it whole before it draws there. If the segmenter also has a parameter ``part``, that receives the pixels of the pieces which
+    are asked for, or None for all; what it draws in them is the same, and elsewhere it may draw nothing.
 ``feature(block, valid) -> array`` and ``fit(histogram) -> segmenter``
     for a segmenter with global statistics: the histogram of its feature over the whole image is handed to ``fit``, which returns
     the segmenter to run. It is called while the attribute ``unfitted`` is true. A feature with an axis more than ``valid``, the first,
@@ -34,7 +35,7 @@ It may state more about itself by attributes, all of them optional; `Contract` l
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -63,13 +64,18 @@ from pipeline.segmenters.contract import (
 
 __all__ = [
     "Classes", "Contract", "Flags", "Footprint", "Identity", "Keyed", "Origin", "Pixels", "Segmenter", "call", "classes", "draw",
-    "exactness", "fitted_to", "float_bins", "keyed", "label", "name_of", "sample_size", "support",
+    "exactness", "fitted_to", "float_bins", "keyed", "label", "name_of", "sample_size", "support", "takes_part",
 ]  # fmt: skip
 
 
-def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.int32]:
+def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None, part: Flags | None = None) -> npt.NDArray[np.int32]:
     """Call a segmenter on a block: labels, 0 where the image is not valid. SegmenterError says what was wrong with them."""
-    return _checked(segmenter, call(segmenter, block, valid, origin), valid).astype(np.int32, copy=False)
+    return _checked(segmenter, call(segmenter, block, valid, origin, part), valid).astype(np.int32, copy=False)
+
+
+def takes_part(segmenter: Segmenter) -> bool:
+    """Whether a segmenter can be asked for some pieces of its support only."""
+    return hasattr(segmenter, "foreground") and "part" in _parameters(segmenter)
 
 
 def support(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Flags:
@@ -142,19 +148,23 @@ def _gathered(features: Pixels, valid: Flags, size: int, boxes: list[Box]) -> Sa
     return merge([pick(features[(slice(None), *box.within(whole))], valid[box.slices], box, valid.shape, size) for box in boxes], size)
 
 
-def call(function: Callable[..., Any], block: Pixels, valid: Flags, origin: Origin = None) -> Any:
+def call(function: Callable[..., Any], block: Pixels, valid: Flags, origin: Origin = None, part: Flags | None = None) -> Any:
     """Call a segmenter, a step or a method of one with as much as its parameters ask for; SegmenterError where it raises."""
-    try:
-        asked = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some callables written in C tell nothing of their parameters
-        asked = {}  # type: ignore[assignment]
-    more: dict[str, Any] = {"valid": valid, "origin": origin or (0,) * valid.ndim}
+    asked = _parameters(function)
+    more: dict[str, Any] = {"valid": valid, "origin": origin or (0,) * valid.ndim, "part": part}
     try:
         return function(block, **{name: what for name, what in more.items() if name in asked})
     except (TilewiseError, MemoryError):
         raise
     except Exception as error:
         raise SegmenterError(f"the segmenter {name_of(function)} raised {type(error).__name__}: {error}") from error
+
+
+def _parameters(function: Callable[..., Any]) -> Collection[str]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables written in C tell nothing of their parameters
+        return ()
 
 
 def _checked(segmenter: Segmenter, drawn: object, valid: Flags, most: type[np.signedinteger[Any]] = np.int32) -> npt.NDArray[Any]:

@@ -80,11 +80,12 @@ class Boundary:
         """The support, of the shape of ``valid``."""
         return above(checked(self, channels, valid)[0], self.threshold, valid)
 
-    def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
-        """The objects; SegmenterError where there are not three channels."""
+    def __call__(self, channels: Channels, valid: Flags, part: Flags | None = None) -> npt.NDArray[np.int32]:
+        """The objects, where asked for only those of a part of the support; SegmenterError where there are not three channels."""
         from scipy.special import expit
 
         support = self.foreground(channels, valid)
+        support = support if part is None else support & part
         height = np.nan_to_num(channels[2].astype(np.float64) - self.boundary * expit(channels[1].astype(np.float64)))
         return _basins(np.where(support, height, -np.inf), support, self.min_depth, self.min_distance)
 
@@ -148,11 +149,12 @@ class Flows:
         """The support, of the shape of ``valid``."""
         return above(checked(self, channels, valid, dimensions=2)[0], self.threshold, valid)
 
-    def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
-        """The objects; SegmenterError where there are not three channels, or for volumes."""
+    def __call__(self, channels: Channels, valid: Flags, part: Flags | None = None) -> npt.NDArray[np.int32]:
+        """The objects, of a part of the support if asked for; SegmenterError for other than three channels, or for volumes."""
         from scipy import ndimage
 
         support = self.foreground(channels, valid)
+        support = support if part is None else support & part
         end = ends(channels[1:], support, self.steps)
         many = np.bincount(end[support], minlength=support.size).reshape(support.shape)
         near = ndimage.correlate(many, np.ones((3, 3), np.int64), mode="constant")

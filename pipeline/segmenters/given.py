@@ -40,10 +40,19 @@ class Points:
     def read(self, box: Box) -> npt.NDArray[np.int64]:
         """The numbers of the pixels of a box, 0 for none; of several in one pixel the last."""
         found = np.zeros(box.shape, np.int64)
+        places, numbers = self._within(box)
+        found[tuple((places - box.start).T)] = numbers
+        return found
+
+    def any_in(self, box: Box) -> bool:
+        """Whether a point lies in a box."""
+        return len(self._within(box)[1]) > 0
+
+    def _within(self, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The points in a box and their numbers."""
         places, numbers = np.array(self.places).astype(np.int64), np.array(self.numbers, np.int64)
         inside = ((places >= box.start) & (places < box.stop)).all(axis=1)
-        found[tuple((places[inside] - box.start).T)] = numbers[inside]
-        return found
+        return places[inside], numbers[inside]
 
     def fingerprint(self) -> Any:
         """What JSON can hold and changes when the points do."""
@@ -52,7 +61,19 @@ class Points:
 
 def given_in(what: Any, shape: tuple[int, ...], origin: Origin = None) -> npt.NDArray[np.int64]:
     """The numbers that a segmenter was given for the pixels of a block, 0 for none: points, or what `pipeline.companions` opened."""
+    given, box = _opened(what, shape, origin)
+    found: npt.NDArray[np.int64] = given.read(box)
+    return found
+
+
+def any_given_in(what: Any, shape: tuple[int, ...], origin: Origin = None) -> bool:
+    """Whether a segmenter was given anything for the pixels of a block."""
+    given, box = _opened(what, shape, origin)
+    return bool(given.any_in(box) if isinstance(given, Points) else given.read(box).any())
+
+
+def _opened(what: Any, shape: tuple[int, ...], origin: Origin) -> tuple[Any, Box]:
+    """What was given, as something that can be read, and the box of the image that a block is of."""
     start = origin or (0,) * len(shape)
     box = Box(start, tuple(a + n for a, n in zip(start, shape, strict=True)))
-    found: npt.NDArray[np.int64] = (what if hasattr(what, "read") else Points.of(what, len(shape))).read(box)
-    return found
+    return what if hasattr(what, "read") else Points.of(what, len(shape)), box

@@ -19,7 +19,7 @@ from pipeline.filters import local_mean
 from pipeline.grid import Box
 from pipeline.histograms import Histogram
 from pipeline.segmenters import Classes, Footprint, Identity, Origin, label
-from pipeline.segmenters.given import given_in
+from pipeline.segmenters.given import any_given_in, given_in
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -108,13 +108,13 @@ class RegionGrowing(Feature):
 
     def absent(self, box: Box) -> bool:
         """Whether a box of the image holds no seed."""
-        return self.seeds is not None and not given_in(self.seeds, box.shape, box.start).any()
+        return self.seeds is not None and not any_given_in(self.seeds, box.shape, box.start)
 
     def features(self, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.float64]:
         """(2, …): at seeds, their class and their value; NaN elsewhere, and everywhere where no seeds are given."""
-        kinds = np.zeros(valid.shape) if self.seeds is None else given_in(self.seeds, valid.shape, origin)
-        if not kinds.any():  # as in most windows
+        if self.seeds is None or not any_given_in(self.seeds, valid.shape, origin):  # as in most windows
             return np.full((2, *valid.shape), np.nan)
+        kinds = given_in(self.seeds, valid.shape, origin)
         value = self.feature(block, valid).astype(np.float64)
         if self.around:
             value = local_mean(value, valid, 2 * self.around + 1)
@@ -143,9 +143,9 @@ class RegionGrowing(Feature):
         kinds = _grown(value, valid, kind, level, self.tolerance)
         if self.seeds is None:
             return Classes(kinds, (kinds > 0) & _even(value.astype(np.float64), valid, self.tolerance))
-        seeds = given_in(self.seeds, valid.shape, origin)
-        if not seeds.any():  # as in most windows
+        if not any_given_in(self.seeds, valid.shape, origin):  # as in most windows
             return Classes(kinds, np.zeros(valid.shape, bool))
+        seeds = given_in(self.seeds, valid.shape, origin)
         own = np.zeros(max(int(seeds.max(initial=0)), *(k for k, _ in self.values)) + 1, np.int64)
         own[[k for k, _ in self.values]] = kind[np.searchsorted(level, [v for _, v in self.values])]
         return Classes(kinds, (seeds > 0) & (own[seeds] == kinds))

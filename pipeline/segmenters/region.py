@@ -18,7 +18,7 @@ from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
 from pipeline.filters import derivatives
 from pipeline.histograms import Histogram
-from pipeline.segmenters import Footprint, Identity, Origin, fitted_to
+from pipeline.segmenters import Flags, Footprint, Identity, Origin, fitted_to
 from pipeline.segmenters.given import given_in
 from pipeline.segmenters.relief import levelled, summits, without_ties
 from pipeline.thresholds import METHODS, MULTIOTSU, Foreground
@@ -127,14 +127,20 @@ class Watershed(Feature):
         """The support: the thresholded pixels, small holes filled; of the shape of ``valid``."""
         return self._support(self.feature(block, valid), valid)
 
-    def __call__(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None, origin: Origin = None) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32; without ``min_area``, which is decided on whole objects."""
+    def __call__(
+        self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None, origin: Origin = None, part: Flags | None = None
+    ) -> npt.NDArray[np.int32]:
+        """Label one block as if it were the whole image: int32; without ``min_area``, which is decided on whole objects.
+
+        ``part``: the pieces of foreground that are asked for; the others stay empty.
+        """
         from skimage.segmentation import watershed
 
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         feature = self.feature(block, valid)
         support = fitted_to(self, block, valid)._support(feature, valid)  # noqa: SLF001  it is this class's own
+        support = support if part is None else support & part
         piece = pieces(support)[0]
         if self.seeds is None:
             height = levelled(self._height(feature, valid, support, self.markers), support, self._depth)

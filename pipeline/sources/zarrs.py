@@ -1,41 +1,31 @@
-"""Zarr arrays, versions 2 and 3, and OME-Zarr images, versions 0.4 and 0.5.
-
-References
-----------
-OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj and spatial, https://github.com/zarr-conventions.
-"""
+"""Zarr arrays, versions 2 and 3, and OME-Zarr images, versions 0.4 and 0.5."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, TilewiseError, nearest
+from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
 from pipeline.scales import alike
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import LETTERS, Layout, either, guessed, layout, native
+from pipeline.sources.axes import Layout, either, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.kept import Kept
+from pipeline.sources.presence import Presence
+from pipeline.sources.stored import FAULTS, Stored, describe
 
+POLICIES = ("nodata", "fill", "error")
 SAMPLED = 64
 """Chunk files that a fingerprint looks into."""
-LARGEST_CHUNK = 1 << 30
-"""Bytes of one chunk, which is decoded whole."""
-FAULTS = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, AssertionError),
-    SystemError,  # of numcodecs, where a chunk says that it is of negative size
-)
-"""What zarr and its codecs raise of damaged metadata and chunks, besides zarr's own errors."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +56,33 @@ class ZarrImage:
     nodata: float | None = None
     """The value that means "not measured"."""
 
+    missing_chunks: str | None = None
+    """What chunks are that were never written: ``nodata``, not measured; ``fill``, the array's fill value, which many writers leave out; or
+    ``error``. None: ``fill`` for labels of OME-Zarr and for arrays with the attribute ``missing_chunks: fill``, else ``nodata``."""
+
+    def __post_init__(self) -> None:
+        if self.missing_chunks not in (None, *POLICIES):
+            raise JobError(f"missing_chunks: {self.missing_chunks!r}; {nearest(str(self.missing_chunks), POLICIES)}")
+
+    @property
+    def _policy(self) -> str:
+        return self.missing_chunks or self._stored.policy
+
     @functools.cached_property
-    def _stored(self) -> _Stored:
-        return _describe(self.path, self.level)
+    def _lost(self) -> int:
+        """How many files of chunks are missing, where those are not measured."""
+        return _opened(self._stored.path)[1].missing() if self._policy == "nodata" else 0
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What should be known of the image besides its frame."""
+        number = math.prod(_opened(self._stored.path)[1].files)
+        told = f"{self._lost} of {number} were never written, and count as not measured; missing_chunks: fill reads the fill value there"
+        return {"missing_chunks": told} if self._lost else {}
+
+    @functools.cached_property
+    def _stored(self) -> Stored:
+        return describe(self.path, self.level)
 
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
@@ -98,7 +112,13 @@ class ZarrImage:
             pixel_size=size,
             unit=unit,
             chunks=how.shape(stored.chunks),
+            masked=self._lost > 0,
         )
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where the chunks of all bands have been written, (row, column) or (plane, row, column)."""
+        there = self._layout[0].take(_opened(self._stored.path)[1], box, step)
+        return np.asarray(there.all(axis=0), bool)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if a chunk cannot be decoded."""
@@ -128,135 +148,35 @@ class ZarrImage:
         chosen = files if len(files) <= SAMPLED else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
         sample = {str(path.relative_to(folder)): of_file(path) for path in chosen}
         size = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-        choice = {"time": self.time, "planes": self.planes, "axes": self.axes}
+        choice = {"time": self.time, "planes": self.planes, "axes": self.axes, "missing_chunks": self._policy}
         return {"kind": "zarr", "metadata": [of_file(Path(path)) for path in _metadata(str(folder))], **size, "sample": sample, **choice}
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
+        how, path = self._layout[0], self._stored.path
         try:
-            array = _array(self._stored.path, tuple(map(stamp, _metadata(self._stored.path))))
-            return native(np.asarray(self._layout[0].take(array, box, step)))
+            array, presence = _opened(path)
+            absent = self._policy == "error" and not how.take(presence, box, step).all()
+            block = native(np.asarray(how.take(array, box, step)))
         except FAULTS as error:
-            raise SourceError(f"{self._stored.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
+            raise SourceError(f"{path}: {box} cannot be read: {type(error).__name__}: {error}") from error
+        if absent:
+            raise SourceError(f"{path}: a chunk in {box} was never written; missing_chunks: nodata or fill accepts that")
+        return block
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """What the metadata say of an array."""
-
-    path: str
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: str
-    axes: str | None = None
-    channels: tuple[str, ...] = ()
-    scale: tuple[float, ...] = ()
-    """The extent of a pixel along each axis."""
-    units: tuple[str | None, ...] = ()
-    """Of each axis, where there is a scale."""
-    crs: str | None = None
-    transform: tuple[float, float, float, float, float, float] | None = None
+def _opened(path: str) -> tuple[Kept, Presence]:
+    """The array, opened once per process, and which of its chunks are there."""
+    return _array(path, tuple(map(stamp, _metadata(path))))
 
 
 @functools.lru_cache(maxsize=8)
-def _array(path: str, _stamps: object) -> Any:
-    """The array, opened once per process."""
+def _array(path: str, _stamps: object) -> tuple[Kept, Presence]:
     import zarr
 
-    return Kept(zarr.open_array(path, mode="r"), path)
+    array = zarr.open_array(path, mode="r")
+    return Kept(array, path), Presence(array, path)
 
 
 def _metadata(path: str) -> list[str]:
     """The files that say what an array is, whichever version it has."""
     return [str(file) for name in ("zarr.json", ".zarray") if (file := Path(path, name)).exists()]
-
-
-def _describe(path: str, level: int | str) -> _Stored:
-    import zarr
-    from zarr.errors import BaseZarrError
-
-    try:
-        return _found(path, zarr.open(path, mode="r"), level)
-    except TilewiseError:
-        raise
-    except (BaseZarrError, *FAULTS) as error:
-        raise SourceError(f"{path} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
-
-
-def _found(path: str, node: Any, level: int | str) -> _Stored:
-    import zarr
-
-    if isinstance(node, zarr.Array):
-        if level != 0:
-            raise JobError(f"level: {level!r}; {path} is a single array, which has no levels")
-        return _plain(path, node, dict(node.attrs))
-    attributes: dict[str, Any] = dict(node.attrs)
-    scales = (attributes.get("ome") or attributes).get("multiscales")
-    if not scales:
-        raise JobError(
-            f"path: {path} is a group and no OME-Zarr image; name an array in it: {', '.join(sorted(node.array_keys())) or 'it has none'}"
-        )
-    return _multiscale(path, node, attributes, scales[0], level)
-
-
-def _plain(path: str, array: Any, attributes: Mapping[str, Any]) -> _Stored:
-    _refuse(path, array)
-    names = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
-    letters = [LETTERS.get(str(name).lower(), str(name).lower()) for name in cast("list[str]", names or [])]
-    axes = "".join(letters) if len(letters) == array.ndim and all(len(letter) == 1 for letter in letters) else None
-    return _Stored(path, array.shape, array.shards or array.chunks, array.dtype.str, axes, **_place(attributes))
-
-
-def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Mapping[str, Any], level: int | str) -> _Stored:
-    paths = [dataset["path"] for dataset in scale["datasets"]]
-    if level not in paths and not (isinstance(level, int) and not isinstance(level, bool) and 0 <= level < len(paths)):
-        raise JobError(f"level: {level!r}; allowed: 0 to {len(paths) - 1}, or a path; {nearest(str(level), paths)}")
-    name = level if isinstance(level, str) else paths[level]
-    array = group[name]
-    _refuse(f"{path}/{name}", array)
-    axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in scale["axes"]]
-    extent = _scale(scale, scale["datasets"][paths.index(name)], len(axes))
-    omero = (attributes.get("ome") or attributes).get("omero") or {}
-    channels = tuple(str(channel.get("label", k + 1)) for k, channel in enumerate(omero.get("channels", [])))
-    return _Stored(
-        str(Path(path, name)),
-        array.shape,
-        array.shards or array.chunks,
-        array.dtype.str,
-        "".join(LETTERS.get(str(axis["name"]), str(axis["name"])) for axis in axes),
-        channels if len(set(channels)) == len(channels) else (),
-        extent,
-        tuple(axis.get("unit") for axis in axes),
-        **_place(dict(array.attrs)),
-    )
-
-
-def _refuse(path: str, array: Any) -> None:
-    """Refuse chunks that are none, or that would take more memory than a task has, before one is read."""
-    chunk = " x ".join(map(str, array.chunks))
-    if min(array.shape, default=0) < 1 or min(array.chunks) < 1:
-        raise SourceError(f"{path} has the shape {array.shape} in chunks of {chunk}; allowed: at least one pixel along each axis")
-    if (size := math.prod(array.chunks) * array.dtype.itemsize) > LARGEST_CHUNK:
-        raise SourceError(
-            f"{path} is stored in chunks of {chunk}, {size / 2**30:.3g} GiB each; allowed: up to {LARGEST_CHUNK >> 30} GiB; write it anew"
-        )
-
-
-def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], number: int) -> tuple[float, ...]:
-    """The product of the level's scale and the image's."""
-    size = np.ones(number)
-    for part in (*dataset.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
-        if part.get("type") == "scale":
-            size = size * np.array(part["scale"], float)
-    return tuple(size.tolist())
-
-
-def _place(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """CRS and transform, by the conventions proj and spatial or as rioxarray writes them."""
-    crs, transform = attributes.get("proj:wkt2"), attributes.get("spatial:transform")
-    if reference := attributes.get("spatial_ref"):
-        reference = reference if isinstance(reference, Mapping) else {}
-        crs = crs or reference.get("crs_wkt")
-        if not transform and "GeoTransform" in reference:
-            c, a, b, f, d, e = map(float, str(reference["GeoTransform"]).split())
-            transform = (a, b, c, d, e, f)
-    return {"crs": crs, "transform": tuple(map(float, transform)) if transform else None}

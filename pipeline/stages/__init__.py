@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from pipeline.devices import GPU
 from pipeline.engine import Needs
+from pipeline.errors import SourceError
 from pipeline.exact import Exact
 from pipeline.grid import Box, Grid
 from pipeline.measurement import Sums
 from pipeline.scratch import Arrays, Scratch
 from pipeline.segmenters import Contract, Segmenter, call
 from pipeline.sources import Source, where_valid
+from pipeline.sources.incomplete import Incomplete
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
 """In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
@@ -151,9 +153,18 @@ class Run:
         return self.grid.window(tile, self.depth) & self.grid.window(other, self.depth)
 
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Pixels (band, row, column) and which of them are valid."""
-        block = self.source.read(box)
+        """Pixels (band, row, column) and which of them are valid. What cannot be read is tried once more: it may have been the way here."""
+        try:
+            block = self.source.read(box)
+        except SourceError:
+            block = self.source.read(box)
         return block, where_valid(self.source, box, block)
+
+    def unknown(self, box: Box, reach: int) -> list[tuple[slice, ...]]:
+        """Where in a box pixels are so near to what cannot be read that they might be drawn otherwise."""
+        gaps = self.source.gaps if isinstance(self.source, Incomplete) else ()
+        near = (gap.grow(reach + 1) & box for gap in gaps)
+        return [part.within(box) for part in near if part.size]
 
     def reach_of_steps(self, number: int | None = None) -> int:
         """How many pixels away the first ``number`` steps, or all of them, look."""

@@ -49,5 +49,8 @@ class Drawn:
     seeds: Flags | None = None
     """Of the labels' shape: pixels of which an object needs one; None: it needs none."""
 
+    doubted: Flags | None = None
+    """By label: it was drawn in one piece with something that lies beside what cannot be read. None: nothing was."""
+
     enlarged: int = 0
     """Pieces of support for which a larger window was read."""

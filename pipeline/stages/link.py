@@ -6,6 +6,8 @@ pixels (none, where it has no labels): an object that goes on into it is in doub
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -59,16 +61,19 @@ def _view(run: Run, tile: int, other: int, flags: _Flags) -> View:
 class _Flags:
     """What a tile's record says of its labels; nothing where it has none."""
 
-    def __init__(self, *, segmented: bool, arrays: Arrays) -> None:
+    def __init__(self, *, segmented: bool, arrays: Arrays, doubted: Sequence[int] = ()) -> None:
         self.segmented = segmented
         self.whole: npt.NDArray[np.bool_] = arrays["status"] == PROVED
+        self.whole[list(doubted)] = True
+        """As far as what can be read goes."""
         self.hole: npt.NDArray[np.bool_] = arrays["hole"]
         self.owned: npt.NDArray[np.bool_] = np.concatenate([[False], arrays["area"] > 0])
 
     @classmethod
     def of(cls, run: Run, tile: int) -> _Flags:
         if run.segmented(tile):
-            return cls(segmented=True, arrays=run.scratch.load(record_key(tile), "status", "hole", "area")[1])
+            facts, arrays = run.scratch.load(record_key(tile), "status", "hole", "area")
+            return cls(segmented=True, arrays=arrays, doubted=facts["doubted"])
         return cls(segmented=False, arrays={"status": np.full(1, PROVED), "hole": np.zeros(1, bool), "area": np.zeros(0)})
 
     def seam(self, run: Run, tile: int, other: int) -> npt.NDArray[np.int32]:

@@ -122,7 +122,7 @@ def _alone(run: Run, method: Method) -> Run:
 
 def _part(sheet: Sheet, number: int, tile: int) -> _Part:
     run, layer = sheet.run, sheet.layer
-    labels = run.scratch.load(pixels_key(tile), "labels")[1]["labels"]
+    labels = run.scratch.load(pixels_key(tile), "labels")[1]["labels"].astype(np.int32, copy=False)
     table = run.scratch.load(table_key(tile), "ids", "status", "kind")[1]
     on_seams = run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]
     mine = table["ids"] > 0

@@ -135,10 +135,10 @@ def reduce(work: Level, block: int) -> None:
             work.pyramid.reduce(level, box)
 
 
-def _final(run: Run, tile: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+def _final(run: Run, tile: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer]]:
     """The ids of a tile's labels, and its labels."""
     ids = run.scratch.load(table_key(tile), "ids")[1]["ids"]
-    labels: npt.NDArray[np.int32] = run.scratch.load(pixels_key(tile), "labels")[1]["labels"]
+    labels: npt.NDArray[np.integer] = run.scratch.load(pixels_key(tile), "labels")[1]["labels"]
     return ids, labels
 
 

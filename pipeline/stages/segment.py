@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.measurement import Sums, measure
 from pipeline.scales import pixel_areas, vary
 from pipeline.scratch import Arrays
-from pipeline.stages import Run, pixels_key, record_key, save_sums
+from pipeline.stages import FIRST, Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected import connected
 from pipeline.stages.drawn import Drawn, Flags, Labels
 from pipeline.stages.keyed import by_class, by_key
@@ -29,6 +29,10 @@ DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
 }  # fmt: skip
 
 
+STRIP = 4
+"""Tiles across which a worker goes before it goes on below: it still holds the chunks of the source that both rows of tiles read."""
+
+
 class Segmented(TypedDict):
     """What is told of a tile that has been segmented. The seconds are in no record, which is the same bytes at every run."""
 
@@ -38,6 +42,14 @@ class Segmented(TypedDict):
     seconds: float
     told: list[str]
     """What the segmenter did otherwise than asked."""
+
+
+def order(run: Run) -> list[int]:
+    """The tiles that are to be segmented, in the order in which the fewest chunks of the source are decoded more than once."""
+    tiles, frame = np.flatnonzero(run.routes >= FIRST), run.source.frame
+    if frame.chunks[-1] < frame.shape[-1]:
+        tiles = tiles[np.argsort(tiles % run.grid.counts[-1] // STRIP, kind="stable")]
+    return list(map(int, tiles))
 
 
 def segment(run: Run, tile: int) -> Segmented:
@@ -59,6 +71,15 @@ def segment(run: Run, tile: int) -> Segmented:
     return {"labels": number, "pixels": core.size, "enlarged": drawn.enlarged, "seconds": seconds, "told": told}
 
 
+def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
+    """The labels beside what cannot be read: who knows how they go on there."""
+    outer, reach = run.grid.window(tile, run.depth), run.method(tile).contract.reach + run.reach_of_steps()
+    beside = np.zeros(len(drawn.whole), bool) if drawn.doubted is None else drawn.doubted.copy()
+    for part in run.unknown(outer, reach):
+        beside[drawn.labels[part]] = True
+    return (np.flatnonzero(beside[1:]) + 1).tolist()
+
+
 def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays) -> None:
     outer = run.grid.window(tile, run.depth)
     strips = {other: drawn.labels[run.overlap(tile, other).within(outer)] for other in run.grid.neighbours(tile)}
@@ -73,7 +94,8 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     if drawn.nodes is not None:  # what has a key is not compared: a pixel that floats turn to another class would join it to an object
         strips = {other: np.where(drawn.nodes[strip], 0, strip) for other, strip in strips.items()}
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
-    pixels: dict[str, npt.NDArray[Any]] = {"labels": labels, **seams}
+    small = np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32  # half as much to pack and to unpack
+    pixels: dict[str, npt.NDArray[Any]] = {"labels": labels.astype(small), **seams}
     if not valid.all():
         pixels["valid"] = np.packbits(valid)
     run.scratch.save(pixels_key(tile), {"shape": labels.shape, "valid": bool(valid.all())}, pixels)
@@ -82,8 +104,10 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     status = np.where(drawn.whole, best, AGREED).astype(np.int8)
     if drawn.disputed is not None:
         status[drawn.disputed] = DISPUTED
+    doubted = [label for label in _doubted(run, tile, drawn) if status[label] == PROVED]
+    status[doubted] = DISPUTED
     key = np.zeros(len(drawn.whole) - 1, np.int64) if drawn.key is None else drawn.key
     exponents, columns = save_sums(sums)
-    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, "widened": run.widened(tile), **exponents}
+    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, "widened": run.widened(tile), "doubted": doubted, **exponents}
     about = {**flags, **graph, "status": status, "key": key, "on_seams": np.flatnonzero(on_seams)}
     run.scratch.save(record_key(tile), facts, {**columns, **about})

@@ -11,16 +11,16 @@ class an object is of, its pixels do when they are together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.components import pieces
+from pipeline.components import kinds_of, looked_up, pieces
 from pipeline.grid import Box, Side, sides
-from pipeline.segmenters import classes, draw, support
+from pipeline.segmenters import classes, draw, support, takes_part
 from pipeline.stages import Run
 from pipeline.stages.drawn import Drawn, Flags, Labels
 
@@ -54,6 +54,7 @@ def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) ->
         key=np.append(np.zeros(number - 1), names).astype(np.int64),
         nodes=np.append(np.zeros(number, bool), more),
         votes=np.where((labels < number) & thing, kinds, 0),
+        doubted=None if drawn.doubted is None else np.append(drawn.doubted, ~more),
     )
 
 
@@ -61,38 +62,79 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
     """The objects."""
     method, core = run.method(tile), run.grid.core(tile)
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
-    drawn = draw(method.drawer, block, valid, window.start)
     if method.contract.windowed:
-        seen = drawn[outer.within(window)]
+        seen = draw(method.drawer, block, valid, window.start)[outer.within(window)]
         return _compact(seen.copy(), np.full(int(seen.max(initial=0)) + 1, window == run.grid.whole), 0)
-    ground = support(method.drawer, block, valid, window.start) if method.contract.partial else drawn > 0
-    sketch = _sketch(drawn[outer.within(window)], ground[outer.within(window)], outer, run.grid.whole)
-    labels, whole, enlarged = sketch.labels.copy(), sketch.whole(), 0
-    for p in sketch.unfinished(core):
-        mine = sketch.piece == p
-        if not mine[core.within(sketch.box)].any():  # it was part of a piece found before
+    drawn = None if takes_part(method.drawer) else draw(method.drawer, block, valid, window.start)
+    ground = drawn > 0 if drawn is not None and not method.contract.partial else support(method.drawer, block, valid, window.start)
+    sketch = _sketch(run, tile, ground[outer.within(window)], outer)
+    enlarged = list(_enlarged(run, tile, sketch, core))
+    if drawn is None:
+        for one in enlarged:
+            if one.labels is not None:
+                ground[outer.within(window)][one.here][one.mine] = False
+                sketch.piece[one.here][one.mine] = 0
+        drawn = draw(method.drawer, block, valid, window.start, part=ground)
+    labels = np.ascontiguousarray(drawn[outer.within(window)])
+    of = sketch.of(labels)
+    whole, doubted = sketch.whole(labels, of), sketch.doubt[of]
+    for one in enlarged:
+        whole[0] &= one.labels is not None or not method.contract.partial
+        if one.labels is not None:
+            labels[one.here][one.mine] = np.where(one.labels > 0, one.labels + (len(whole) - 1), 0)[one.mine]
+            new = np.ones(int(one.labels.max(initial=0)), bool)
+            whole, doubted = np.append(whole, new), np.append(doubted, new & one.doubted)
+    return _compact(labels, whole, len(enlarged), doubted)
+
+
+def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarged]:
+    """The pieces that meet the core and go on beyond the sketch, each in a window of its own."""
+    from scipy import ndimage
+
+    left, unfinished = sketch.piece.copy(), sketch.unfinished(core)
+    spans = ndimage.find_objects(left, max(unfinished, default=-1))
+    for p in unfinished:
+        around = Box(*zip(*((s.start + o, s.stop + o) for s, o in zip(spans[p - 1], sketch.box.start, strict=True)), strict=True))
+        mine, inside = left[around.within(sketch.box)] == p, around & core
+        if not mine[inside.within(around)].any():  # it was part of a piece found before
             continue
-        enlarged += 1
-        box, mine, found = _hold(run, tile, mine, sketch.box)
+        box, whole, found = _hold(run, tile, mine, around, sketch.box)
         shared = box & sketch.box
-        here, mine = shared.within(sketch.box), mine[shared.within(box)]
-        sketch.piece[here][mine] = 0
-        whole[0] &= found is not None or not method.contract.partial
-        if found is not None:
-            new = found[shared.within(box)]
-            labels[here][mine] = np.where(new > 0, new + (len(whole) - 1), 0)[mine]
-            whole = np.append(whole, np.ones(int(found.max(initial=0)), bool))
-    return _compact(labels, whole, enlarged)
+        here, mine = shared.within(sketch.box), whole[shared.within(box)]
+        left[here][mine] = 0
+        beside = run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps())
+        doubted = any(whole[part].any() for part in beside)
+        yield Enlarged(here, mine, None if found is None else found[shared.within(box)], doubted)
 
 
-def _compact(labels: Labels, whole: Flags, enlarged: int) -> Drawn:
+def _compact(labels: Labels, whole: Flags, enlarged: int, doubted: Flags | None = None) -> Drawn:
     """Renumber the labels that are left, 1 to n."""
-    present = np.zeros(len(whole), bool)
+    present = _met(labels, len(whole))
     present[0] = True
-    present[labels] = True
     rename = (np.cumsum(present) - 1).astype(np.int32)
     nothing = np.zeros((2, int(present.sum())), bool)
-    return Drawn(rename[labels], whole[present], nothing[0], nothing[1], np.zeros((0, 2), np.int64), enlarged=enlarged)
+    no_pairs = np.zeros((0, 2), np.int64)
+    doubt = None if doubted is None else doubted[present]
+    return Drawn(looked_up(rename, labels), whole[present], nothing[0], nothing[1], no_pairs, doubted=doubt, enlarged=enlarged)
+
+
+def _met(labels: Labels, number: int) -> Flags:
+    """Which of the labels 0 to ``number`` - 1 an array holds; whether 0 is said not to matter."""
+    return np.append(False, kinds_of(labels, number - 1, labels) > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarged:
+    """A piece of support for which a window of its own was sought."""
+
+    here: tuple[slice, ...]
+    """Where in the sketch its window lies, as far as it does."""
+    mine: Flags
+    """The piece there."""
+    labels: Labels | None
+    """What was drawn there; None where no window holds the piece."""
+    doubted: bool
+    """It lies beside what cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,65 +143,73 @@ class Sketch:
 
     box: Box
     """The core and the rim around it that neighbours also label: the window less the segmenter's reach."""
-    labels: Labels
     piece: Labels
     cut: Flags
     """By piece: it goes on beyond the box."""
+    doubt: Flags
+    """By piece: it lies beside what cannot be read."""
 
-    def whole(self) -> Flags:
+    def of(self, labels: Labels) -> npt.NDArray[np.int64]:
+        """By label: a piece that it was drawn in."""
+        return np.append(np.int64(0), kinds_of(labels, int(labels.max(initial=0)), self.piece))
+
+    def whole(self, labels: Labels, of: npt.NDArray[np.int64]) -> Flags:
         """By label: it was drawn in one piece, which ends inside."""
-        of = np.zeros(int(self.labels.max(initial=0)) + 1, np.int32)
-        of[self.labels] = self.piece
         whole = ~self.cut[of]
         if self.cut.any():  # otherwise the window is the whole image, or nothing goes on
-            whole[self.labels[of[self.labels] != self.piece]] = False
+            whole[labels[looked_up(of, labels) != self.piece]] = False
         return np.asarray(whole)
 
     def unfinished(self, core: Box) -> list[int]:
         """The pieces that meet the core and go on beyond the box."""
-        meets = np.zeros(len(self.cut), bool)
-        meets[self.piece[core.within(self.box)]] = True
-        return np.flatnonzero(meets & self.cut).tolist()
+        return np.flatnonzero(_met(np.ascontiguousarray(self.piece[core.within(self.box)]), len(self.cut)) & self.cut).tolist()
 
 
-def _sketch(drawn: Labels, ground: Flags, box: Box, image: Box) -> Sketch:
-    labels = np.ascontiguousarray(drawn)
+def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
     piece, number = pieces(ground)
     cut = np.zeros(number + 1, bool)
-    for side in sides(box, image):
+    for side in sides(box, run.grid.whole):
         if side.open:
             cut[piece[side.face]] = True
     cut[0] = False
-    return Sketch(box, labels, piece, cut)
+    doubt = np.zeros(number + 1, bool)
+    for part in run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps()):
+        doubt[piece[part]] = True
+    doubt[0] = False
+    return Sketch(box, piece, cut, doubt)
 
 
-def _hold(run: Run, tile: int, mine: Flags, box: Box) -> tuple[Box, Flags, Labels | None]:
+def _hold(run: Run, tile: int, mine: Flags, around: Box, box: Box) -> tuple[Box, Flags, Labels | None]:
     """Find a window that holds a piece of support whole, and draw that piece there.
 
-    ``mine`` is the piece where it was seen first, in ``box``. Returns the box, the piece in it, and its labels, 0 elsewhere; None for the
-    labels where no window within ``max_halo`` of the core and within the memory allowed holds it. A piece that goes on where no window may
-    is given up at once, with all that hangs together with it.
+    ``mine`` is the piece in ``around``, where it was seen first, in ``box``. Returns a box, the piece in it, and its labels, 0 elsewhere;
+    None for the labels where no window within ``max_halo`` of the core and within the memory allowed holds it. A piece that goes on where
+    no window may is given up at once, with all that hangs together with it.
     """
     method, image = run.method(tile), run.grid.whole
     reach = method.contract.reach + run.reach_of_steps()
     limit = run.grid.window(tile, run.max_halo_of(tile))
     first = np.unravel_index(int(mine.argmax()), mine.shape)
-    place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(first, box.start, strict=True)), strict=True))
-    window, step, seen = _extent(mine, box).grow(reach + 1), max(1, method.halo), None
-    while True:
-        goes_on = [side for side in sides(box, image) if side.open and mine[side.face].any()]
+    place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(first, around.start, strict=True)), strict=True))
+    extent = _extent(mine, around)
+    window, step, seen = extent.grow(reach + 1), max(1, method.halo), None
+    while goes_on := [side for side in sides(box, image) if side.open and _end(extent, side) == _end(box, side)]:
         window = _extended(window, goes_on, step) & limit
         lost = seen is not None and any(_end(window, side) == _end(seen, side) for side in goes_on)
         if lost or not run.fits(method, window):
-            return box, mine, None
+            return around, mine, None
         seen, step, box = window, 2 * step, trusted(window, image, reach)
         view = run.seen(tile, window)
         piece, _ = pieces(support(method.drawer, view.shown, view.valid, window.start)[box.within(window)])
-        mine = piece == piece[place.within(box)]
-        if not any(side.open and mine[side.face].any() for side in sides(box, image)):
-            drawn = draw(method.drawer, view.shown, view.valid, window.start)[box.within(window)]
-            alone = not np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any()
-            return box, mine, np.where(mine, drawn, 0) if alone else None
+        around, mine = box, piece == piece[place.within(box)]
+        extent = _extent(mine, box)
+    tight = extent.grow(reach + 1) & window  # as small as may be: what else the window holds need not be drawn
+    cut, around = tight.within(window), trusted(tight, image, reach)
+    mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
+    part[around.within(tight)] = mine
+    drawn = draw(method.drawer, view.shown[(slice(None), *cut)], view.valid[cut], tight.start, part)[around.within(tight)]
+    alone = not np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any()
+    return around, mine, np.where(mine, drawn, 0) if alone else None
 
 
 def trusted(window: Box, image: Box, reach: int) -> Box:

@@ -14,6 +14,7 @@ from scipy import ndimage, sparse, special
 from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError
 from pipeline.evaluation import Contingency, matched, overlaps
+from pipeline.segmenters import takes_part
 from pipeline.segmenters.channels import softmax
 from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Semantic
 from pipeline.segmenters.streams import heat
@@ -169,12 +170,15 @@ def check_promise(decoder, channels, valid):
         cut = tuple(slice(max(span.start - 1, 0), span.stop + 1) for span in found)
         alone = np.where(piece[cut] == k, decoder(channels[(slice(None), *cut)], valid[cut]), 0)
         np.testing.assert_array_equal(in_raster_order(alone), in_raster_order(np.where(piece[cut] == k, drawn[cut], 0)))
+    if takes_part(decoder):
+        part = piece % 2 == 1
+        np.testing.assert_array_equal(decoder(channels, valid, part=part), in_raster_order(np.where(part, drawn, 0)))
 
 
 @settings(max_examples=150)
 @given(st.integers(0, 10**6), st.sampled_from([*OBJECTS, Boundary(min_depth=0.0), Flows(min_depth=0.0)]), st.booleans())
 def test_objects_depend_on_their_piece_alone(seed, decoder, holes):
-    """Every pixel of the support, and no other, is in one object, of one piece, in raster order; each piece cut out is drawn alike."""
+    """Every pixel of the support is in one object, of one piece, in raster order; a piece cut out, or asked for alone, is drawn alike."""
     valid = np.random.default_rng(seed + 1).random((41, 37)) > 0.1 * holes
     check_promise(decoder, noise(decoder, seed, valid.shape), valid)
 

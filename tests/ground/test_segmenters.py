@@ -172,3 +172,25 @@ def test_options_are_refused(make, message):
     """Options that cannot be are refused when they are given."""
     with pytest.raises(JobError, match=message):
         make()
+
+
+@settings(max_examples=80)
+@given(
+    seed=st.integers(0, 10**6),
+    markers=st.sampled_from(["distance", "intensity"]),
+    surface=st.sampled_from([None, "gradient", "intensity"]),
+    sigma=st.sampled_from([0.0, 1.0]),
+    seeds=st.sampled_from([None, [[3, 3], [20, 11], [9, 30]]]),
+)
+def test_a_part_of_the_support_is_drawn_as_in_the_whole(seed, markers, surface, sigma, seeds):
+    """Asked for some pieces of its foreground, a watershed draws in them what it draws when asked for all, and nothing elsewhere."""
+    rng = np.random.default_rng(seed)
+    block = (255 * rng.random((1, 41, 37)) ** 2).astype(np.uint8)
+    block[0] = ndimage.gaussian_filter(block[0], rng.uniform(0, 2))
+    valid = rng.random(block.shape[1:]) > 0.03
+    method = Watershed(threshold=float(np.median(block)), min_distance=2, markers=markers, surface=surface, sigma=sigma, seeds=seeds)
+    piece, number = pieces(support(method, block, valid))
+    part = (rng.random(number + 1) < 0.5)[piece] & (piece > 0)
+    drawn = draw(method, block, valid, part=part)
+    assert not drawn[~part].any()
+    np.testing.assert_array_equal(in_raster_order(drawn), in_raster_order(np.where(part, draw(method, block, valid), 0)))

@@ -1,0 +1,47 @@
+"""Which chunks of a Zarr array have been written: what has no file reads as the fill value, and looks like something that was measured."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Presence:
+    """Whether each element of an array lies in a file that is there; it is indexed by numbers and slices as the array itself.
+
+    Of a shard that is there, all is: whoever wrote it left out the chunks in it that hold nothing but the fill value.
+    """
+
+    def __init__(self, array: Any, folder: str) -> None:
+        self._folder, self._key = Path(folder), array.metadata.encode_chunk_key
+        self.shape: tuple[int, ...] = array.shape
+        self.file: tuple[int, ...] = array.shards or array.chunks
+        """The extent of what lies in one file."""
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """How many files there should be along each axis."""
+        return tuple(-(-n // size) for n, size in zip(self.shape, self.file, strict=True))
+
+    def missing(self) -> int:
+        """How many files are not there."""
+        there = {str(path.relative_to(self._folder)) for path in self._folder.rglob("*")}
+        return sum(self._key(place) not in there for place in itertools.product(*map(range, self.files)))
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[np.bool_]:
+        """Bool, of the shape of what the array would give."""
+        whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
+        asked = [np.arange(n)[i] // size for i, n, size in zip(whole, self.shape, self.file, strict=True)]
+        places, where = zip(*(np.unique(each, return_inverse=True) for each in asked), strict=True)
+        there = np.array([self._there(place) for place in itertools.product(*(axis.tolist() for axis in places))], bool)
+        found = there.reshape([len(axis) for axis in places])[np.ix_(*where)]
+        return found[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  it lives as long as its array does
+    def _there(self, place: tuple[int, ...]) -> bool:
+        return Path(self._folder, self._key(place)).exists()

@@ -1,0 +1,32 @@
+"""Which tiles can be read, where those that cannot are to be left out: asked once and first, so that whatever is made of the image
+afterwards, statistics, routes and labels, is made of the same image, however it is tiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.errors import SourceError
+from pipeline.sources.incomplete import Incomplete
+from pipeline.stages import Run
+
+KEY = "unreadable"
+
+
+def unreadable(run: Run, tile: int) -> str:
+    """Why a tile's pixels cannot be read; empty where they can."""
+    try:
+        run.read(run.grid.core(tile))
+    except SourceError as error:
+        return str(error)
+    return ""
+
+
+def without(run: Run, lost: Mapping[int, str]) -> Run:
+    """The same run on the image without some tiles. What an earlier attempt left is forgotten if that could not read others."""
+    before = run.scratch.load(KEY)[0]["tiles"] if run.scratch.has(KEY) else []
+    if sorted(lost) != before:
+        run.scratch.forget_all_but("begun")
+        run.scratch.save(KEY, {"tiles": sorted(lost)})
+    return replace(run, source=Incomplete(run.source, tuple(map(run.grid.core, sorted(lost))))) if lost else run
