@@ -20,13 +20,29 @@ pickle between processes. This module lies below all others (DESIGN names it bes
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+SIGNED = re.compile(r"([a-z][a-z0-9+]*://[^\s?'\"]*)\?[^\s'\";,)]*", re.IGNORECASE)
+OWNED = re.compile(r"([a-z][a-z0-9+]*://)[^\s/@'\"]+@", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """A text without what signs an address, or names its user: neither ever reaches a message, a log or a record.
+
+    >>> redacted("https://me:secret@host/scene.tif?sig=abc cannot be read")
+    'https://…@host/scene.tif?… cannot be read'
+    """
+    return OWNED.sub(r"\1…@", SIGNED.sub(r"\1?…", text))
 
 
 class TilewiseError(Exception):
     """The root: anything that Tilewise refuses or reports, with the exit code of a command that ends with it."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class JobError(TilewiseError, ValueError):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline import documents, layers, legend, plugins
-from pipeline.errors import JobError, like, nearest
+from pipeline.errors import JobError, like, nearest, redacted
 from pipeline.routing import SKIP, Rule, refuse_misfit, refuse_unreached, rule
 from pipeline.segmenters import Contract, Segmenter
 from pipeline.wording import PLAIN, explained, refusal
@@ -239,7 +239,9 @@ def _named(what: Any) -> Any:
         return os.fspath(what)
     if isinstance(what, (list, tuple)):
         return [_named(part) for part in what]
-    return what if isinstance(what, (str, int, float, NoneType)) else f"{type(what).__module__}.{type(what).__name__}"
+    if isinstance(what, str):
+        return redacted(what)
+    return what if isinstance(what, (int, float, NoneType)) else f"{type(what).__module__}.{type(what).__name__}"
 
 
 def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Job:

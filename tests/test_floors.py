@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame grid homes legend wording",
+    "contours documents frame grid homes legend places wording",
     "runs",
     "annotations colours comparison components evaluation exact filters routing scales stitching",
     "adding features graphs layers sampling",
@@ -81,6 +81,7 @@ HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine readiness",
     "nibabel": "sources.nifti",
+    "obstore": "places",
     "numba": "adding components contours exact filters graphs histograms segmenters",
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",
@@ -104,7 +105,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "sources.stored sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.stored sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

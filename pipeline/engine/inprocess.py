@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Self
 
 from pipeline.engine.contract import C, Needs, Outcome, T
-from pipeline.errors import ClusterError, Interrupted, TilewiseError
+from pipeline.errors import ClusterError, Interrupted, TilewiseError, redacted
 
 logger = logging.getLogger("pipeline")
 
@@ -118,7 +118,7 @@ def root_cause(error: BaseException) -> str:
     """The error that led to this one, in one line."""
     while error.__cause__:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return redacted(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def machine_memory() -> int:

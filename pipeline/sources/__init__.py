@@ -11,6 +11,7 @@ import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
+from pipeline.places import checked, remote
 
 KINDS = {
     "geotiff": "pipeline.sources.raster:Raster",
@@ -34,6 +36,10 @@ ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "imag
 ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
 ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff")
 ENDINGS |= {".nii": "nifti", ".nii.gz": "nifti", ".dcm": "dicom"}
+
+
+ELSEWHERE = ("geotiff", "raster", "zarr")
+"""Kinds that are read of other machines too."""
 
 
 @runtime_checkable
@@ -103,18 +109,22 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
         return _made(KINDS["mosaic"], "mosaic", {"path": paths, **options})
     if not isinstance(image, (str, os.PathLike)):
         return _made("pipeline.sources.arrays:ArrayImage", "array", {"array": image, **options})
-    path = Path(_there(image))
+    path = _there(image)
     kind = kind or _guessed(path)
     if kind not in KINDS:
         raise JobError(f"kind: there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
-    return _made(KINDS[kind], kind, {"path": str(path), **options})
+    if remote(path) and kind not in ELSEWHERE:
+        raise JobError(f"{path}: a source of kind {kind} is read of this machine only; allowed at an address: {', '.join(ELSEWHERE)}")
+    return _made(KINDS[kind], kind, {"path": path, **options})
 
 
 def _several(image: Any) -> tuple[str, ...]:
     """The paths that a list, or a pattern that is no path itself, stands for; none where one image is meant."""
     if isinstance(image, (list, tuple)) and image and all(isinstance(path, (str, os.PathLike)) for path in image):
         return tuple(path for each in image for path in _several(each) or (_there(each),))
-    if not isinstance(image, (str, os.PathLike)) or not glob.has_magic(os.fspath(image)) or Path(image).expanduser().exists():
+    if remote(image) or not isinstance(image, (str, os.PathLike)):
+        return ()
+    if not glob.has_magic(os.fspath(image)) or Path(image).expanduser().exists():
         return ()
     found = tuple(sorted(glob.glob(str(Path(image).expanduser().absolute()))))  # noqa: PTH207  the pattern may begin anywhere
     if not found:
@@ -123,13 +133,21 @@ def _several(image: Any) -> tuple[str, ...]:
 
 
 def _there(image: str | os.PathLike[str]) -> str:
+    if remote(image):
+        return checked(str(image))
     path = Path(image).expanduser().absolute()
     if not path.exists():
         raise SourceError(f"there is no image at {path}")
     return str(path)
 
 
-def _guessed(path: Path) -> str:
+def _guessed(where: str) -> str:
+    path = Path(urlsplit(where).path if remote(where) else where)
+    if remote(where):
+        kind = {".tif": "geotiff", ".tiff": "geotiff", ".zarr": "zarr"}.get(path.suffix.lower())
+        if kind is None:
+            raise JobError(f"kind: {path.name} does not tell what it is; name its kind; allowed at an address: {', '.join(ELSEWHERE)}")
+        return kind
     if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
         return "zarr"
     if path.is_dir() and any(path.glob("*.dcm")):

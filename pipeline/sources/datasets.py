@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import JobError, SourceError
+from pipeline.places import about, gdal, remote
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.virtual import sources_of
 
@@ -60,7 +61,7 @@ def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
     JobError
         If there is no such level.
     """
-    stamps = tuple(stamp(path + ending) for ending in BESIDE if not ending or Path(path + ending).exists())
+    stamps = tuple(stamp(path + ending) for ending in BESIDE if not ending or (not remote(path) and Path(path + ending).exists()))
     return _opened(path, level, root, stamps, threading.get_ident())
 
 
@@ -85,6 +86,8 @@ def is_paged(path: str) -> bool:
 
 def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
     """Size and checksum of a file, and of each that belongs to it or that it refers to, by name."""
+    if remote(path):
+        return about(path)
     with guarded(f"{path} cannot be read"):
         others = sorted(str(Path(name).resolve()) for name in dataset(path, root=root).files)
     beside = [name for name in others if name != str(Path(path).resolve()) and Path(name).is_file()]
@@ -101,6 +104,8 @@ def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: i
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
+    if remote(path):
+        return _reached(path, level)
     driver = driver_of(path)
     folder = Path(root or Path(path).parent).resolve()
     if driver == "VRT":
@@ -110,11 +115,32 @@ def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: i
     with warnings.catch_warnings(), guarded(f"{path} cannot be opened"):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture without a place is no fault
         file = rasterio.open(path, driver=driver)
-        _refuse(file, path, folder)
-        number = len(file.overviews(1))
-        if not 0 <= level <= number:
-            raise JobError(f"level: {level}; {path} has overviews 1 to {number}, and 0 is full resolution")
-        return rasterio.open(path, driver=driver, overview_level=level - 1) if level else file
+        _refuse(file, path, Path(path).stat().st_size)
+        _refuse_others(file, path, folder)
+        return _at(file, path, driver, level)
+
+
+def _reached(address: str, level: int) -> Any:
+    """A GeoTIFF somewhere else; no other driver is tried, and nothing beside it is looked for."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    name = gdal(address)
+    with warnings.catch_warnings(), guarded(f"{address} cannot be opened"):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        file = rasterio.open(name, driver="GTiff")
+        _refuse(file, address, about(address)["bytes"])
+        return _at(file, name, "GTiff", level)
+
+
+def _at(file: Any, path: str, driver: str, level: int) -> Any:
+    """The file at a level; JobError if it has no such level."""
+    import rasterio
+
+    number = len(file.overviews(1))
+    if not 0 <= level <= number:
+        raise JobError(f"level: {level}; {path} has overviews 1 to {number}, and 0 is full resolution")
+    return rasterio.open(path, driver=driver, overview_level=level - 1) if level else file
 
 
 def driver_of(path: str) -> str:
@@ -136,7 +162,7 @@ def _allowed(drivers: set[str]) -> str:
     return ", ".join(name for driver, name in NAMES.items() if driver in drivers)
 
 
-def _refuse(file: Any, path: str, folder: Path) -> None:
+def _refuse(file: Any, path: str, length: int) -> None:
     """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
     size = f"{path} declares {file.width} x {file.height} pixels"
     if file.count > MOST_BANDS:
@@ -152,8 +178,12 @@ def _refuse(file: Any, path: str, folder: Path) -> None:
             "write it anew with tiles: gdal_translate -co TILED=YES"
         )
     number = -(-file.height // rows) * -(-file.width // columns) * (file.count // together)
-    if file.driver == "GTiff" and number * LEAST_PER_BLOCK > Path(path).stat().st_size:
-        raise SourceError(f"{size} in {number} blocks, more than a file of {Path(path).stat().st_size} bytes can hold")
+    if file.driver == "GTiff" and number * LEAST_PER_BLOCK > length:
+        raise SourceError(f"{size} in {number} blocks, more than a file of {length} bytes can hold")
+
+
+def _refuse_others(file: Any, path: str, folder: Path) -> None:
+    """Refuse what refers to files outside of a folder."""
     for other in file.files:
         if not Path(other).resolve().is_relative_to(folder) and Path(other).resolve() != Path(path).resolve():
             raise SourceError(f"{path} refers to {other}, which lies outside {folder}; name a folder that holds both: root")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.grid import Box
+from pipeline.places import remote
 from pipeline.sources.checksum import stamp
 
 MOST = 3 << 24
@@ -78,7 +79,9 @@ class Kept:
         return Box(start, stop) & Box.whole(self._array.shape)
 
     def _stamp(self, place: Place) -> object:
-        """What changes when the file of a chunk is written anew; a shard is a file of several."""
+        """What changes when the file of a chunk is written anew, on this machine; a shard is a file of several."""
+        if remote(self._folder):
+            return None
         shard = self._array.shards or self._array.chunks
         file = tuple(p * c // s for p, c, s in zip(place, self._array.chunks, shard, strict=True))
         try:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.places import listing, remote, there
 
 
 class Presence:
@@ -18,7 +21,7 @@ class Presence:
     """
 
     def __init__(self, array: Any, folder: str) -> None:
-        self._folder, self._key = Path(folder), array.metadata.encode_chunk_key
+        self._folder, self._key = folder, array.metadata.encode_chunk_key
         self.shape: tuple[int, ...] = array.shape
         self.file: tuple[int, ...] = array.shards or array.chunks
         """The extent of what lies in one file."""
@@ -28,10 +31,17 @@ class Presence:
         """How many files there should be along each axis."""
         return tuple(-(-n // size) for n, size in zip(self.shape, self.file, strict=True))
 
+    @functools.cached_property
+    def _names(self) -> Collection[str] | None:
+        """What lies in the folder; None where its server lists nothing."""
+        if remote(self._folder):
+            return listing(self._folder)
+        return {str(path.relative_to(self._folder)) for path in Path(self._folder).rglob("*")}
+
     def missing(self) -> int:
-        """How many files are not there."""
-        there = {str(path.relative_to(self._folder)) for path in self._folder.rglob("*")}
-        return sum(self._key(place) not in there for place in itertools.product(*map(range, self.files)))
+        """How many files are not there; -1 where nobody knows."""
+        names = self._names
+        return -1 if names is None else sum(self._key(place) not in names for place in itertools.product(*map(range, self.files)))
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[np.bool_]:
         """Bool, of the shape of what the array would give."""
@@ -44,4 +54,6 @@ class Presence:
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  it lives as long as its array does
     def _there(self, place: tuple[int, ...]) -> bool:
-        return Path(self._folder, self._key(place)).exists()
+        if not remote(self._folder):
+            return Path(self._folder, self._key(place)).exists()
+        return self._key(place) in self._names if self._names is not None else there(self._folder, self._key(place))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
+from pipeline.places import joined, zarr_store
 from pipeline.sources.axes import LETTERS
 
 LARGEST_CHUNK = 1 << 30
@@ -53,7 +53,7 @@ def describe(path: str, level: int | str) -> Stored:
     from zarr.errors import BaseZarrError
 
     try:
-        return _found(path, zarr.open(path, mode="r"), level)
+        return _found(path, zarr.open(zarr_store(path), mode="r"), level)
     except TilewiseError:
         raise
     except (BaseZarrError, *FAULTS) as error:
@@ -96,7 +96,7 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
     omero = (attributes.get("ome") or attributes).get("omero") or {}
     channels = tuple(str(channel.get("label", k + 1)) for k, channel in enumerate(omero.get("channels", [])))
     return Stored(
-        str(Path(path, name)),
+        joined(path, name),
         array.shape,
         array.shards or array.chunks,
         array.dtype.str,

@@ -15,6 +15,7 @@ from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
+from pipeline.places import about, joined, listing, remote, there, zarr_store
 from pipeline.scales import alike
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, guessed, layout, native
@@ -70,7 +71,7 @@ class ZarrImage:
 
     @functools.cached_property
     def _lost(self) -> int:
-        """How many files of chunks are missing, where those are not measured."""
+        """How many files of chunks are missing, where those are not measured; -1 where nobody knows."""
         return _opened(self._stored.path)[1].missing() if self._policy == "nodata" else 0
 
     @property
@@ -78,7 +79,7 @@ class ZarrImage:
         """What should be known of the image besides its frame."""
         number = math.prod(_opened(self._stored.path)[1].files)
         told = f"{self._lost} of {number} were never written, and count as not measured; missing_chunks: fill reads the fill value there"
-        return {"missing_chunks": told} if self._lost else {}
+        return {"missing_chunks": told} if self._lost > 0 else {}
 
     @functools.cached_property
     def _stored(self) -> Stored:
@@ -112,7 +113,7 @@ class ZarrImage:
             pixel_size=size,
             unit=unit,
             chunks=how.shape(stored.chunks),
-            masked=self._lost > 0,
+            masked=self._lost != 0,
         )
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
@@ -132,6 +133,8 @@ class ZarrImage:
         """The image as labels that are to lie in it must agree with it; JobError where they cannot."""
         import zarr
 
+        if remote(self.path):
+            raise JobError(f"{self.path} is on a server, where nothing is written; allowed: an image in a folder")
         how, stored = self._layout[0], self._stored
         node, level = zarr.open(self.path, mode="r"), Path(stored.path).relative_to(self.path).as_posix()
         if isinstance(node, zarr.Array) or level == "." or level.split("/")[0] == "labels":
@@ -142,13 +145,15 @@ class ZarrImage:
         return home(self.path, dict(node.attrs), level, how.space)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The array's metadata, how many files it has, and size and checksum of an even sample of them."""
+        """The array's metadata, how many files it has, and size and checksum (elsewhere, entity tag) of an even sample of them."""
+        choice = {"time": self.time, "planes": self.planes, "axes": self.axes, "missing_chunks": self._policy}
+        if remote(self._stored.path):
+            return {"kind": "zarr", **_sampled(self._stored.path), **choice}
         folder = Path(self._stored.path)
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs"))
         chosen = files if len(files) <= SAMPLED else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
         sample = {str(path.relative_to(folder)): of_file(path) for path in chosen}
         size = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-        choice = {"time": self.time, "planes": self.planes, "axes": self.axes, "missing_chunks": self._policy}
         return {"kind": "zarr", "metadata": [of_file(Path(path)) for path in _metadata(str(folder))], **size, "sample": sample, **choice}
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
@@ -166,15 +171,25 @@ class ZarrImage:
 
 def _opened(path: str) -> tuple[Kept, Presence]:
     """The array, opened once per process, and which of its chunks are there."""
-    return _array(path, tuple(map(stamp, _metadata(path))))
+    return _array(path, () if remote(path) else tuple(map(stamp, _metadata(path))))
 
 
 @functools.lru_cache(maxsize=8)
 def _array(path: str, _stamps: object) -> tuple[Kept, Presence]:
     import zarr
 
-    array = zarr.open_array(path, mode="r")
+    array = zarr.open_array(zarr_store(path), mode="r")
     return Kept(array, path), Presence(array, path)
+
+
+def _sampled(address: str) -> dict[str, Any]:
+    """Sizes and entity tags of an even sample of what lies at an address; of a server that lists nothing, of the metadata only."""
+    found = listing(address)
+    if found is None:
+        return {"sample": {name: about(joined(address, name)) for name in ("zarr.json", ".zarray") if there(address, name)}}
+    names = sorted(found)
+    chosen = names if len(names) <= SAMPLED else [names[k * (len(names) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
+    return {"files": len(names), "bytes": sum(each["bytes"] for each in found.values()), "sample": {name: found[name] for name in chosen}}
 
 
 def _metadata(path: str) -> list[str]:

@@ -22,6 +22,7 @@ from pipeline.foresight import foresee
 from pipeline.homes import Home, Space
 from pipeline.job import Job
 from pipeline.sinks.nested import Nest
+from pipeline.sources.zarrs import ZarrImage
 from pipeline.workflow import finished
 from tests.faults.test_death import Camera
 
@@ -296,6 +297,12 @@ def test_where_labels_cannot_go_is_refused(tmp_path, source, name, error, reason
     with pytest.raises(error, match=reason):
         segmented(given.pop("path"), out, name, source=given)
     assert files(tmp_path) == before
+
+
+def test_an_image_on_a_server_is_refused():
+    """Labels go into folders only; of an image on a server that is said before it is opened."""
+    with pytest.raises(JobError, match="is on a server"):
+        ZarrImage("s3://bucket/image.zarr").home()
 
 
 def nest(path, mark):

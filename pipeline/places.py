@@ -1,0 +1,145 @@
+"""Images that do not lie on this machine: which addresses are taken, and what opens them.
+
+Credentials come from the environment, as the libraries that use them look for them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on,
+GOOGLE_APPLICATION_CREDENTIALS), and stay there: an address that holds some is refused, or is shown without its query. What travels to
+workers is the address. Requests that fail are repeated a bounded number of times, after delays that grow and are not the same for all.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import time
+import urllib.error
+import urllib.request
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.errors import JobError, SourceError, redacted
+
+SCHEMES = ("s3", "gs", "https")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""The only hosts that are asked without TLS."""
+TRIES = 5
+PATIENCE = 30
+"""Seconds for one request."""
+PREFIX = {"s3": "/vsis3/", "gs": "/vsigs/", "https": "/vsicurl/", "http": "/vsicurl/"}
+"""GDAL's names of places."""
+GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # nothing beside a file is looked for: it would cost a request each
+    "GDAL_HTTP_MAX_RETRY": str(TRIES - 1),
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_TIMEOUT": str(PATIENCE),
+    "GDAL_HTTP_CONNECTTIMEOUT": str(PATIENCE),
+}
+
+
+def remote(path: object) -> bool:
+    """Whether this is an address, and no path on this machine."""
+    return isinstance(path, str) and "://" in path
+
+
+def checked(address: str) -> str:
+    """The address; JobError where it is of a kind that is not taken, or holds a user's name or password."""
+    parts = urlsplit(address)
+    if parts.username is not None or parts.password is not None:
+        raise JobError(f"{parts.scheme}://…@{parts.hostname}{parts.path} holds credentials; allowed: in the environment only")
+    if parts.scheme not in SCHEMES and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        raise JobError(f"{redacted(address)}: {parts.scheme}:// is not read; allowed: {', '.join(f'{name}://' for name in SCHEMES)}")
+    if not parts.netloc or not parts.path.strip("/"):
+        raise JobError(f"{redacted(address)} names no file; allowed: s3://bucket/path, gs://bucket/path, https://host/path")
+    return address
+
+
+def joined(place: str, name: str) -> str:
+    """Something in a folder, wherever that lies."""
+    return f"{place.rstrip('/')}/{name}" if remote(place) else os.path.join(place, name)  # noqa: PTH118  a text, as in all messages
+
+
+def gdal(address: str) -> str:
+    """What GDAL calls an address."""
+    for name, value in (*GDAL.items(), *_endpoint().items()):
+        os.environ.setdefault(name, value)  # GDAL takes what it needs of S3 from the environment only
+    parts = urlsplit(address)
+    return PREFIX[parts.scheme] + (address if parts.scheme.startswith("http") else parts.netloc + parts.path)
+
+
+def about(address: str) -> dict[str, Any]:
+    """The size of a file, and its entity tag where its server gives one; SourceError where there is none."""
+    if urlsplit(address).scheme.startswith("http"):
+        return _asked(address)
+    place, _, name = address.rpartition("/")
+    try:
+        found = store(place).head(name)
+    except Exception as error:  # obstore's own errors have no common base but this
+        raise SourceError(f"{address} cannot be reached: {redacted(str(error)).splitlines()[0]}") from error
+    return {"bytes": found["size"], "tag": found["e_tag"]}
+
+
+def listing(address: str) -> dict[str, dict[str, Any]] | None:
+    """What lies in a folder, by its path there: sizes and entity tags; None where its server lists nothing."""
+    if urlsplit(address).scheme.startswith("http"):
+        return None
+    found = (each for batch in store(address).list() for each in batch)
+    return {each["path"]: {"bytes": each["size"], "tag": each["e_tag"]} for each in found}
+
+
+def there(place: str, name: str) -> bool:
+    """Whether a folder has a file of this name."""
+    try:
+        store(place).head(name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=64)
+def store(address: str) -> Any:
+    """A folder as obstore opens it."""
+    try:
+        from obstore.store import from_url
+    except ModuleNotFoundError as error:
+        raise JobError(f"{redacted(address)} takes obstore; install it with: pip install 'tilewise[remote]'") from error
+
+    backoff = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
+    how: Any = {"max_retries": TRIES - 1, "retry_timeout": timedelta(seconds=4 * PATIENCE), "backoff": backoff}
+    plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "") if address.startswith("s3") else address).scheme == "http"
+    client: Any = {"timeout": f"{PATIENCE}s", "allow_http": plain}
+    return from_url(address, client_options=client, retry_config=how)
+
+
+def zarr_store(path: str) -> Any:
+    """What Zarr opens: a folder of this machine, or a store that can only be read."""
+    if not remote(path):
+        return path
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(store(path), read_only=True)
+
+
+def _endpoint() -> dict[str, str]:
+    """GDAL's words for AWS_ENDPOINT_URL, which it does not know."""
+    parts = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    if not parts.netloc:
+        return {}
+    return {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+
+
+def _asked(address: str) -> dict[str, Any]:
+    """Size and entity tag by a request for the first byte: what is signed for reading may not be asked about otherwise."""
+    request = urllib.request.Request(address, headers={"Range": "bytes=0-0"})  # noqa: S310  its scheme was checked
+    for attempt in range(1, TRIES + 1):
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
+                span = answer.headers.get("Content-Range", "")
+                return {"bytes": int(span.rpartition("/")[2] or answer.headers["Content-Length"]), "tag": answer.headers.get("ETag")}
+        except urllib.error.HTTPError as error:
+            if error.code < 500 or attempt == TRIES:
+                raise SourceError(f"{address} cannot be reached: its server answers {error.code} {error.reason}") from error
+        except OSError as error:
+            if attempt == TRIES:
+                raise SourceError(f"{address} cannot be reached: {error}") from error
+        time.sleep(random.uniform(0.5, 1) * 0.4 * 2**attempt)  # noqa: S311  no secret
+    raise AssertionError
