@@ -82,12 +82,11 @@ def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @numba.njit(cache=True, nogil=True)
 def add_grounds(labels, areas, ground):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Add up the areas of pixels (row, column), limb by limb, which are below 2^32: none overflows below 2^31 pixels.
-
-    It is apart from `add_up`, so as not to slow down images whose pixels are all alike.
+    """Add up the areas of pixels, (row, column, limb) or (row, 1, limb), limb by limb. Those are below 2^32: none overflows below 2^31
+    pixels. (In `add_up` this would slow down images whose pixels are all alike.)
     """
     for r in range(labels.shape[0]):
         for c in range(labels.shape[1]):
             if labels[r, c] > 0:
-                for limb in range(areas.shape[1]):
-                    ground[labels[r, c] - 1, limb] += areas[r, limb]
+                for limb in range(areas.shape[2]):
+                    ground[labels[r, c] - 1, limb] += areas[r, min(c, areas.shape[1] - 1), limb]

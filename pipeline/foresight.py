@@ -148,7 +148,8 @@ def _counted(draft: Plan, ways: Sequence[Way]) -> dict[str, Any]:
             elif tiles:
                 routes.setdefault(name, {"tiles": len(tiles)})
     pixels = draft.source.frame.pixels
-    rasters = sum(4 if result == "instance" else 1 for result in draft.results if result != "panoptic")
+    output, sizes = draft.job.output, [4 if result == "instance" else 1 for result in draft.results if result != "panoptic"]
+    rasters = sum(sizes) * len({"zarr", *output.labels}) + (sizes[0] if output.into_source else 0)
     return {"routes": routes, "disk": {"output_at_most": int(PYRAMID * rasters * pixels), "scratch_at_most": 4 * pixels * len(ways)}}
 
 

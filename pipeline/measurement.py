@@ -6,7 +6,7 @@ deviation are rounded once. (The square of a float is rounded to a float first, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -92,6 +92,8 @@ _ADDITION: dict[str, np.ufunc] = {
     "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "ground": np.add, "minimum": np.minimum, "maximum": np.maximum,
 }  # fmt: skip
 
+ROWS = 128
+"""Rows of which the areas of pixels are held at once."""
 NOWHERE = np.iinfo(np.int64).max
 WORD = 4
 """Bytes of the widest integers that are added as such."""
@@ -138,7 +140,7 @@ def measure(
     kind: Integers | None = None,
     votes: npt.NDArray[Any] | None = None,
     seeds: npt.NDArray[np.bool_] | None = None,
-    areas: Integers | None = None,
+    areas: Callable[[tuple[int, int]], Integers] | None = None,
 ) -> Sums:
     """Sum over the pixels of labels 1 to ``number`` in a core.
 
@@ -161,7 +163,8 @@ def measure(
     seeds
         Of the labels' shape: the pixels that count as seeds; all of them where not given.
     areas
-        (row, limb) the area of a pixel in each row of the core, in limbs of 32 bits; where given, the areas are added up too.
+        Called with the first of some rows of the image, and one past the last: the areas of the core's pixels there, (row, column, limb),
+        or (row, 1, limb) where they depend on the row alone, in limbs of 32 bits. Where given, the areas are added up too.
     """
     axes, bands = labels.ndim, len(block)
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
@@ -175,10 +178,7 @@ def measure(
     carry(sums.value.limbs)
     carry(sums.square.limbs)
     value, square = (sums.value, sums.square) if whole else add_floats(solid, pixels, number, sums.minimum, sums.maximum)
-    ground = np.zeros((number, 0 if areas is None else areas.shape[1]), np.int64)
-    if areas is not None:
-        add_grounds(labels, areas, ground)
-        carry(ground[:, None])
+    ground = np.zeros((number, 0), np.int64) if areas is None else _grounds(labels, areas, number, core)
     marked = sums.area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
@@ -208,6 +208,17 @@ def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]
     return [
         {name: np.pad(getattr(part, name), [(0, 0), (0, n - getattr(part, name).shape[1])]) for name, n in most.items()} for part in parts
     ]
+
+
+def _grounds(labels: npt.NDArray[np.integer], areas: Callable[[tuple[int, int]], Integers], number: int, core: Box) -> Integers:
+    """(number, limb) the sums of the areas of each label's pixels."""
+    first, last = core.start[0], core.stop[0]
+    parts = [(top, min(top + ROWS, last)) for top in range(first, last, ROWS)]
+    ground = np.zeros((number, areas(parts[0]).shape[2]), np.int64)
+    for rows in parts:
+        add_grounds(labels[rows[0] - first : rows[1] - first], areas(rows), ground)
+    carry(ground[:, None])
+    return ground
 
 
 def _counted(labels: npt.NDArray[np.int32], votes: npt.NDArray[Any], number: int) -> Integers:

@@ -119,7 +119,8 @@ class Plan:
         return {
             "tilewise": __version__,
             "frame": asdict(frame),
-            "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.layout[0])},
+            "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.layout[0])}
+            | ({} if self.layout[1] is None else {"shard": list(self.layout[1])}),
             "devices": {method.name: method.contract.device for method in run.methods},
             "halo": {method.name: self._halo(method) for method in run.methods},
             "max_halo": run.max_halo,

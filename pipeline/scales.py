@@ -1,8 +1,9 @@
 """How large an image's pixels are: in square metres on the ground, in square micrometres under a microscope.
 
-Of a geographic CRS a pixel is what lies between two meridians and two parallels of the ellipsoid, so that its area depends on its row. It
-is rounded once, to a fixed fraction of a square metre, and areas are sums of these whole numbers: they do not depend on the tiling. Sines
-are computed from sums and products alone, which are the same on every processor; those of mathematical libraries are not.
+Of a geographic CRS a pixel is a part of the ellipsoid, between two meridians and two parallels unless the image is rotated, so that its
+area depends on where it lies. It is rounded once, to a fixed fraction of a square metre, and areas are sums of these whole numbers: they do
+not depend on the tiling. Sines are computed from sums and products alone, which are the same on every processor; those of mathematical
+libraries are not.
 
 References
 ----------
@@ -12,8 +13,10 @@ J. P. Snyder, Map Projections: A Working Manual, USGS Professional Paper 1395 (1
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +35,7 @@ _LENGTHS = {
     "yard": ("m", 0.9144),
 }  # fmt: skip
 """By unit: the one that columns have, and how many of it there are."""
+_IN_METRES = {"um": 1e-6, "mm": 1e-3, "m": 1.0}
 _GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
 """Places and weights of a mean over -1 to 1, exact for polynomials of degree 5."""
 
@@ -52,11 +56,13 @@ class Scale:
 
 @functools.lru_cache(maxsize=16)
 def scale(frame: Frame) -> Scale | None:
-    """How large an image's pixels are; None where nobody says, as of a transform without a CRS.
+    """How large an image's pixels are; None where nobody says, as of a transform without a CRS, or of how far apart planes of a map are.
 
     >>> scale(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     Scale(unit='um', factor=1.0, ellipsoid=None)
     """
+    if frame.transform is not None and frame.ndim != 2:
+        return None
     if frame.transform is None or frame.crs is None:
         unit = frame.unit.lower().replace("metre", "meter")
         return Scale(*_LENGTHS[unit]) if unit in _LENGTHS else None
@@ -69,6 +75,20 @@ def scale(frame: Frame) -> Scale | None:
     return None if name == "unknown" else Scale("m", factor)
 
 
+def alike(units: Sequence[str | None], sizes: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """Sizes along axes in the unit of the last; in pixels where that cannot be told.
+
+    >>> alike(["nanometer", "micrometer", "micrometer"], [500.0, 0.25, 0.25]), alike([None, "micrometer"], [1.0, 0.5])
+    (('micrometer', (0.5, 0.25, 0.25)), ('pixel', (1.0, 0.5)))
+    """
+    if len(set(units)) == 1:
+        return units[-1] or "pixel", tuple(sizes)
+    known = [math.prod((_LENGTHS[unit][1], _IN_METRES[_LENGTHS[unit][0]])) if unit in _LENGTHS else 0.0 for unit in units]
+    if not all(known):
+        return "pixel", tuple(sizes)
+    return units[-1] or "pixel", tuple(size * (many / known[-1]) for size, many in zip(sizes, known, strict=True))
+
+
 def size_column(frame: Frame) -> str | None:
     """What the column of areas, or of volumes, is called besides that in pixels; None where there is none.
 
@@ -76,7 +96,7 @@ def size_column(frame: Frame) -> str | None:
     'volume_um3'
     """
     found = scale(frame)
-    if found is None or (found.ellipsoid and not _is_north_up(frame)):
+    if found is None:
         return None
     return f"area_{found.unit}2" if frame.ndim == 2 else f"volume_{found.unit}3"
 
@@ -96,28 +116,49 @@ def pixel_extent(frame: Frame) -> float | None:
     return abs(a * e - b * d) * found.factor**2
 
 
-def row_areas(frame: Frame, first: int, last: int) -> Integers | None:
-    """The area of a pixel in each of some rows, (row, LIMBS), in square metres of 2^EXPONENT; None where all pixels are alike.
+def vary(frame: Frame) -> bool:
+    """Whether the areas of pixels are known, and are not all alike: in a geographic CRS."""
+    found = scale(frame)
+    return found is not None and found.ellipsoid is not None
 
-    A pixel that reaches beyond a pole ends there.
+
+def pixel_areas(frame: Frame, rows: tuple[int, int], columns: tuple[int, int]) -> Integers:
+    """The areas of pixels of a geographic CRS, (row, column, LIMBS), or where they depend on the row alone (row, 1, LIMBS), in square
+    metres of 2^EXPONENT, from the first of some rows and columns up to the last. A pixel that reaches beyond a pole ends there.
+
+    ValueError where all pixels are alike.
     """
     found = scale(frame)
-    if found is None or found.ellipsoid is None or not _is_north_up(frame):
-        return None
-    across, _, _, _, down, top = frame.transform or (0.0,) * 6
-    # Each edge is computed in the same way for the pixels on either side.
-    edges = np.clip((top + down * np.arange(first, last + 1, dtype=np.float64)) * found.factor, -math.pi / 2, math.pi / 2)
-    middle, half = (edges[1:] + edges[:-1]) / 2, np.abs(edges[1:] - edges[:-1]) / 2
-    major, squared = found.ellipsoid
-    mean = np.zeros(last - first)
-    for place, weight in _GAUSS:
-        sine = _sine(middle + place * half)
-        mean += weight * (_cosine(middle + place * half) / (1 - squared * sine * sine) ** 2)
-    areas = mean * (2 * half) * (abs(across) * found.factor) * (major * major * (1 - squared))
-    limbs = np.zeros((last - first, LIMBS), np.int64)
+    if found is None or found.ellipsoid is None or frame.transform is None:
+        raise ValueError("all pixels are alike, or nobody says how large they are")
+    a, b, _, d, e, top = (value * found.factor for value in frame.transform)
+    if b == d == 0:
+        # Each edge is computed in the same way for the pixels on either side.
+        edges = np.clip(top + e * np.arange(rows[0], rows[1] + 1, dtype=np.float64), -math.pi / 2, math.pi / 2)[:, None]
+        middle, half = (edges[1:] + edges[:-1]) / 2, np.abs(edges[1:] - edges[:-1]) / 2
+        mean = sum((weight * _density(middle + place * half, found.ellipsoid) for place, weight in _GAUSS), np.zeros(middle.shape))
+        return _limbs(mean * (2 * half) * abs(a))
+    row, column = np.arange(*rows, dtype=np.float64)[:, None] + 0.5, np.arange(*columns, dtype=np.float64) + 0.5
+    mean = np.zeros((rows[1] - rows[0], columns[1] - columns[0]))
+    for (down, w), (across, v) in itertools.product(_GAUSS, repeat=2):
+        latitude = np.clip(top + d * (column + across / 2) + e * (row + down / 2), -math.pi / 2, math.pi / 2)
+        mean += w * v * _density(latitude, found.ellipsoid)
+    return _limbs(mean * abs(a * e - b * d))
+
+
+def _density(latitude: Floats, ellipsoid: tuple[float, float]) -> Floats:
+    """Square metres for each radian of longitude and of latitude."""
+    major, squared = ellipsoid
+    sine = _sine(latitude)
+    return np.asarray(major * major * (1 - squared) * _cosine(latitude) / (1 - squared * sine * sine) ** 2)
+
+
+def _limbs(areas: Floats) -> Integers:
+    """Areas as whole numbers of 2^EXPONENT, cut off: limbs of 32 bits along the last axis."""
+    limbs = np.zeros((*areas.shape, LIMBS), np.int64)
     for k in reversed(range(LIMBS)):
-        limbs[:, k] = np.floor(areas)
-        areas = (areas - limbs[:, k]) * 2.0**32
+        limbs[..., k] = np.floor(areas)
+        areas = (areas - limbs[..., k]) * 2.0**32
     return limbs
 
 
@@ -156,10 +197,6 @@ def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: 
         east, north = x * _cosine(latitude) * major / np.sqrt(flat), y * major * (1 - squared) / (flat * np.sqrt(flat))
         total += weight * np.sqrt(east * east + north * north)
     return total
-
-
-def _is_north_up(frame: Frame) -> bool:
-    return frame.transform is not None and frame.transform[1] == frame.transform[3] == 0
 
 
 def _ellipsoid(wkt: str) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import rasterio
+import tifffile
 import yaml
 import zarr
 from scipy import ndimage
@@ -78,6 +79,19 @@ def test_segment(image, tmp_path):
     assert over.returncode == 0
     smooth = ndimage.gaussian_filter(blobs().astype(float), 1, mode="nearest")
     np.testing.assert_array_equal(labels_in(tmp_path / "out"), ndimage.label(smooth > 100)[0])
+
+
+def test_segment_for_microscopy(tmp_path):
+    """`--ome-tiff` writes an OME-TIFF beside the Zarr, of the same labels and the pixels' size."""
+    metadata = {"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(tmp_path / "image.ome.tif", blobs(), ome=True, metadata=metadata)
+    arguments = ("--with", "threshold", "--option", "value=100", "--tile", 20, "--ome-tiff", "--workers", 0)
+    done = tilewise("segment", tmp_path / "image.ome.tif", tmp_path / "out", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "labels.ome.tif" in done.stdout
+    with tifffile.TiffFile(tmp_path / "out" / "labels.ome.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), labels_in(tmp_path / "out"))
+        assert 'PhysicalSizeX="0.5"' in file.ome_metadata
 
 
 def test_segment_by_watershed_on_a_cluster(image, tmp_path):

@@ -72,7 +72,7 @@ def test_changes_take_the_place_of_keys(file):
 
 
 MISTAKES = {
-    "unknown section": ({"tyles": {}}, "tyles: there is no such key; allowed: layers, output, route, segmenters, source, steps, stitch, tiles; did you mean 'tiles'"),
+    "unknown section": ({"tyles": {}}, "tyles: there is no such key; allowed: layers, on_bad_tile, output, route, segmenters, source, steps, stitch, tiles; did you mean 'tiles'"),
     "unknown key": ({"tiles.sise": 3}, "tiles.sise: there is no such key; allowed: halo, max_halo, size; did you mean 'size'?"),
     "unknown output key": ({"output.label": ["cog"]}, "output.label: there is no such key; .*did you mean 'labels'"),
     "size of zero": ({"tiles.size": 0}, "tiles.size: 0; allowed: 1 or more"),
@@ -124,7 +124,7 @@ def test_mistakes(mistake, file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("- a\n- b", "holds a list, not the keys of a job; allowed: layers, output, ", id="a list"),
+        pytest.param("- a\n- b", "holds a list, not the keys of a job; allowed: layers, on_bad_tile, output, ", id="a list"),
         pytest.param("", "holds nothing, not the keys of a job", id="nothing"),
         pytest.param("a: {", "is no YAML: ", id="no YAML"),
         pytest.param("source: !!python/object/apply:os.system ['true']", "is no YAML: could not determine a constructor", id="code"),

@@ -39,7 +39,8 @@ class Stored:
     channels: tuple[str, ...] = ()
     scale: tuple[float, ...] = ()
     """The extent of a pixel along each axis."""
-    unit: str = "pixel"
+    units: tuple[str | None, ...] = ()
+    """Of each axis, where there is a scale."""
     crs: str | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
     policy: str = "nodata"
@@ -93,7 +94,6 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
     _refuse(f"{path}/{name}", array)
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in scale["axes"]]
     extent = _scale(scale, scale["datasets"][paths.index(name)], len(axes))
-    units = [axis.get("unit") for axis in axes if axis["name"] == "x"]
     omero = (attributes.get("ome") or attributes).get("omero") or {}
     channels = tuple(str(channel.get("label", k + 1)) for k, channel in enumerate(omero.get("channels", [])))
     return Stored(
@@ -104,8 +104,9 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
         "".join(LETTERS.get(str(axis["name"]), str(axis["name"])) for axis in axes),
         channels if len(set(channels)) == len(channels) else (),
         extent,
+        tuple(axis.get("unit") for axis in axes),
         policy=_said(attributes, dict(array.attrs)),
-        **(_place(dict(array.attrs)) | ({"unit": units[0]} if units and units[0] else {})),
+        **_place(dict(array.attrs)),
     )
 
 

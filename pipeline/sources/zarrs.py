@@ -16,6 +16,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
 from pipeline.places import about, asking, joined, listing, remote, there, zarr_store
+from pipeline.scales import alike
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, guessed, layout, native
 from pipeline.sources.checksum import of_file, stamp
@@ -95,7 +96,11 @@ class ZarrImage:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
         stored, (how, names) = self._stored, self._layout
         transform = stored.transform if how.space == "yx" else None
-        size = tuple(stored.scale[how.axes.index(letter)] for letter in how.space) if stored.scale else ()
+        size: tuple[float, ...] = ()
+        unit = "pixel"
+        if stored.scale:
+            kept = [how.axes.index(letter) for letter in how.space]
+            unit, size = alike([stored.units[k] for k in kept], [stored.scale[k] for k in kept])
         if transform:
             size = (float(np.hypot(transform[1], transform[4])), float(np.hypot(transform[0], transform[3])))
         return Frame(
@@ -106,7 +111,7 @@ class ZarrImage:
             transform=transform,
             crs=stored.crs,
             pixel_size=size,
-            unit=stored.unit,
+            unit=unit,
             chunks=how.shape(stored.chunks),
             masked=self._lost != 0,
         )
@@ -128,9 +133,9 @@ class ZarrImage:
         """The image as labels that are to lie in it must agree with it; JobError where they cannot."""
         import zarr
 
-        how, stored = self._layout[0], self._stored
         if remote(self.path):
-            raise JobError(f"{self.path} lies elsewhere, and is only read; allowed: an OME-Zarr image on this machine")
+            raise JobError(f"{self.path} is on a server, where nothing is written; allowed: an image in a folder")
+        how, stored = self._layout[0], self._stored
         node, level = zarr.open(self.path, mode="r"), Path(stored.path).relative_to(self.path).as_posix()
         if isinstance(node, zarr.Array) or level == "." or level.split("/")[0] == "labels":
             raise JobError(f"{self.path} has no room for labels; allowed: an OME-Zarr image")

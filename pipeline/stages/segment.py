@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.measurement import Sums, measure
-from pipeline.scales import row_areas
+from pipeline.scales import pixel_areas, vary
 from pipeline.scratch import Arrays
 from pipeline.stages import FIRST, Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected import connected
@@ -62,7 +63,7 @@ def segment(run: Run, tile: int) -> Segmented:
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds, votes = (None if each is None else each[mine] for each in (drawn.seeds, drawn.votes))
     pixels, number = seen.block[(slice(None), *inside)], len(drawn.whole) - 1
-    areas = row_areas(run.source.frame, core.start[-2], core.stop[-2])
+    areas = partial(pixel_areas, run.source.frame, columns=(core.start[-1], core.stop[-1])) if vary(run.source.frame) else None
     sums = measure(labels, pixels, number, core, run.grid.shape, kind=drawn.kind, votes=votes, seeds=seeds, areas=areas)
     _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid))
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began

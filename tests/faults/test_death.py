@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,17 +76,22 @@ class Camera:
 
     def __init__(self) -> None:
         self.folder, self.album, self.events, self.pictures = Path(), Path(), (), 0
+        self.lock = threading.RLock()  # Zarr writes in threads
         sys.addaudithook(self.watch)  # which stays for as long as Python runs
 
     def watch(self, event: str, arguments: tuple[object, ...]) -> None:
         """Take a picture, but not of taking pictures."""
         if event == "open" and not int(arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):  # type: ignore[call-overload]
             return
-        if event in self.events and str(self.folder) in str(arguments[0]) and self.folder.exists():
-            events, self.events = self.events, ()
-            self.pictures += 1
-            shutil.copytree(self.folder, self.album / str(self.pictures))
-            self.events = events
+        if event not in self.events or str(self.folder) not in str(arguments[0]):
+            return
+        with self.lock:
+            if event in self.events and self.folder.exists():
+                events, self.events = self.events, ()
+                self.pictures += 1
+                with contextlib.suppress(shutil.Error):  # of a file that another thread moves meanwhile
+                    shutil.copytree(self.folder, self.album / str(self.pictures))
+                self.events = events
 
     @contextlib.contextmanager
     def on(self, folder: Path, album: Path, events: tuple[str, ...]) -> Iterator[None]:

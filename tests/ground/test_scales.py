@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import pyogrio
 import pyproj
 import pytest
 import rasterio
-import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -19,7 +19,7 @@ from scipy import ndimage
 
 import pipeline
 from pipeline.frame import Frame
-from pipeline.scales import EXPONENT, LIMBS, pixel_extent, row_areas, scale, size_column, step_lengths
+from pipeline.scales import EXPONENT, LIMBS, pixel_areas, pixel_extent, scale, size_column, step_lengths, vary
 from tests.test_lines import Curves
 
 WGS84 = CRS.from_epsg(4326).to_wkt()
@@ -41,8 +41,8 @@ def degrees_of(wkt):
 
 
 def areas(frame, first, last):
-    """The areas of pixels as floats."""
-    limbs = row_areas(frame, first, last)
+    """The areas of the pixels of the first column as floats."""
+    limbs = pixel_areas(frame, (first, last), (0, 1))[:, 0]
     return [float(sum(int(limb) << (32 * k) for k, limb in enumerate(row)) * 2.0**EXPONENT) for row in limbs]
 
 
@@ -81,7 +81,26 @@ def test_a_rows_area_does_not_depend_on_what_is_asked_with_it(rows, data):
     frame = Frame((rows, 9), transform=(0.1, 0.0, 5.0, 0.0, -0.1, 47.7), crs=WGS84)
     first = data.draw(st.integers(0, rows - 1))
     last = data.draw(st.integers(first + 1, rows))
-    np.testing.assert_array_equal(row_areas(frame, first, last), row_areas(frame, 0, rows)[first:last])
+    np.testing.assert_array_equal(pixel_areas(frame, (first, last), (2, 5)), pixel_areas(frame, (0, rows), (0, 9))[first:last])
+    turned = replace(frame, transform=(0.1, 0.03, 5.0, 0.02, -0.1, 47.7))
+    np.testing.assert_array_equal(pixel_areas(turned, (first, last), (2, 5)), pixel_areas(turned, (0, rows), (0, 9))[first:last, 2:5])
+
+
+@pytest.mark.parametrize(
+    "transform", [(0.01, 0.004, 5.0, 0.003, -0.02, 52.0), (0.6, -0.8, 5.0, 0.8, 0.6, -20.0)], ids=["a little", "by half"]
+)
+def test_rotated_pixels_have_karneys_areas(transform):
+    """In a rotated image, a pixel's area is that of the polygon on the ellipsoid whose sides are straight in longitude and latitude."""
+    frame = Frame((5, 7), transform=transform, crs=WGS84)
+    assert size_column(frame) == "area_m2"
+    limbs, geod = pixel_areas(frame, (0, 5), (0, 7)), pyproj.Geod(ellps="WGS84")
+    step = np.linspace(0, 1, 1001)
+    for row, column in np.ndindex(5, 7):
+        down = np.concatenate([0 * step, step, 0 * step + 1, step[::-1]])
+        across = np.concatenate([step, 0 * step + 1, step[::-1], 0 * step])
+        expected = abs(geod.polygon_area_perimeter(*frame.place(row + down, column + across))[0])
+        area = sum(int(limb) << (32 * k) for k, limb in enumerate(limbs[row, column])) * 2.0**EXPONENT
+        assert area == pytest.approx(expected, rel=2e-8)
 
 
 SHAPE = (41, 53)
@@ -97,28 +116,31 @@ def geographic(folder, image, transform=(0.02, 0.0, 11.0, 0.0, -0.015, 61.0)):
     return str(path)
 
 
-@settings(max_examples=12)
-@given(st.data())
-def test_areas_of_objects_are_those_of_their_polygons(data):
+@pytest.mark.parametrize("turned", [False, True], ids=["north up", "rotated"])
+@settings(max_examples=6)
+@given(data=st.data())
+def test_areas_of_objects_are_those_of_their_polygons(turned, data):
     """Whatever the tiles, area_m2 is the same to the last bit, and what PROJ's geodesics say of the pixels' polygons."""
     noise = ndimage.gaussian_filter(np.random.default_rng(data.draw(st.integers(0, 99))).random(SHAPE), 2)
     image = (noise > 0.5).astype(np.uint8)
     tile = data.draw(st.tuples(st.integers(6, 41), st.integers(9, 53)))
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        path = geographic(folder, image)
+        transform = (0.02, 0.004, 11.0, 0.003, -0.015, 61.0) if turned else (0.02, 0.0, 11.0, 0.0, -0.015, 61.0)
+        path = geographic(folder, image, transform)
         for number, size in enumerate((SHAPE, tile, (3, 50))):
             result = pipeline.segment(path, pipeline.Threshold(value=0.5), f"{folder}/{number}", tile=list(size), engine=pipeline.local())
             found.append(pq.read_table(f"{result.path}/objects.parquet", columns=["id", "area", "area_m2"]).to_pydict())
         labels = result.labels.values
     assert found[0] == found[1] == found[2]
     geod = pyproj.Geod(ellps="WGS84")
-    squares = [shapely.box(11, 61 - (row + 1) * 0.015, 11.02, 61 - row * 0.015) for row in range(SHAPE[0])]
-    size = np.array([abs(geod.geometry_area_perimeter(square)[0]) for square in squares])
+    size, frame = np.zeros(SHAPE), Frame(SHAPE, transform=transform)
+    for row, column in np.ndindex(SHAPE):
+        corners = frame.place(row + np.array([0, 0, 1, 1]), column + np.array([0, 1, 1, 0]))
+        size[row, column] = abs(geod.polygon_area_perimeter(*corners)[0])
     for label, pixels, area in zip(*found[0].values(), strict=True):
-        rows = np.nonzero(labels == label)[0]
-        assert pixels == len(rows)
-        assert area == pytest.approx(size[rows].sum(), rel=1e-7)
+        assert pixels == (labels == label).sum()
+        assert area == pytest.approx(size[labels == label].sum(), rel=1e-7)
 
 
 @pytest.mark.parametrize(("epsg", "unit"), [pytest.param(32633, 1.0, id="metres"), pytest.param(2263, 1200 / 3937, id="US survey feet")])
@@ -147,15 +169,17 @@ def test_pixels_of_a_projected_crs_are_measured_in_its_unit(tmp_path, epsg, unit
         pytest.param(Frame((5, 5, 5), pixel_size=(2.0, 0.5, 0.5), unit="millimeter"), "volume_mm3", 0.5, id="a head"),
         pytest.param(Frame((5, 5), pixel_size=(2.0, 2.0), unit="meter"), "area_m2", 4.0, id="metres without a CRS"),
         pytest.param(Frame((5, 5)), None, None, id="nothing known"),
+        pytest.param(Frame((5, 5, 5), transform=(0.1, 0.0, 0.0, 0.0, -0.1, 50.0), crs=WGS84), None, None, id="a stack of maps"),
         pytest.param(Frame((5, 5), pixel_size=(3.0, 3.0), unit="furlong"), None, None, id="a unit of nobody's"),
         pytest.param(Frame((5, 5), transform=(2.0, 0.0, 0.0, 0.0, -2.0, 0.0)), None, None, id="a transform without a CRS"),
-        pytest.param(Frame((5, 5), transform=(0.1, 0.1, 0.0, 0.1, -0.1, 50.0), crs=WGS84), None, None, id="degrees, rotated"),
     ],
 )
 def test_only_what_is_known_is_said(frame, column, extent):
     """Areas have a unit where the image says how large a pixel is, and no column where nobody does."""
     assert (size_column(frame), pixel_extent(frame)) == (column, pytest.approx(extent) if extent else None)
-    assert row_areas(frame, 0, 5) is None
+    assert not vary(frame)
+    with pytest.raises(ValueError, match="alike"):
+        pixel_areas(frame, (0, 5), (0, 5))
 
 
 @pytest.mark.parametrize("name", ELLIPSOIDS)
@@ -191,7 +215,7 @@ def test_lines_have_lengths_on_the_ellipsoid(tmp_path):
 def test_limbs_hold_the_largest_pixels():
     """A pixel as large as the Earth fits into the limbs, with room for every pixel of a tile."""
     frame = Frame((1, 1), transform=(360.0, 0.0, -180.0, 0.0, -180.0, 90.0), crs=WGS84)
-    limbs = row_areas(frame, 0, 1)
-    assert limbs.shape == (1, LIMBS)
+    limbs = pixel_areas(frame, (0, 1), (0, 1))
+    assert limbs.shape == (1, 1, LIMBS)
     assert 0 <= limbs.min() <= limbs.max() < 2**50
     assert scale(frame).unit == "m"

@@ -22,6 +22,7 @@ from pipeline.foresight import foresee
 from pipeline.homes import Home, Space
 from pipeline.job import Job
 from pipeline.sinks.nested import Nest
+from pipeline.sources.zarrs import ZarrImage
 from pipeline.workflow import finished
 from tests.faults.test_death import Camera
 
@@ -197,13 +198,20 @@ def test_a_runs_own_labels_may_be_made_again(tmp_path):
 
 
 @VERSIONS
-def test_killed_at_every_step(tmp_path, camera, version):
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(("os.rename", "os.mkdir", "shutil.move"), id="commits"),
+        pytest.param(("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"), id="every event", marks=pytest.mark.heavy),
+    ],
+)
+def test_killed_at_every_step(tmp_path, camera, version, events):
     """Wherever the driver is killed, the list names whole labels or none, and a resume ends with the bytes of an undisturbed run."""
     home = tmp_path / "home"
     home.mkdir()
     path = microscope(home / "image.zarr", version, blobs((70, 90)), "yx")
     untouched = files(path)
-    with camera.on(home, tmp_path / "album", ("os.rename", "os.mkdir", "shutil.move")):
+    with camera.on(home, tmp_path / "album", events):
         result, _ = segmented(path, home / "out")
     whole, labels = files(path), result.labels.values
     taken = [k for k in range(1, camera.pictures + 1) if files(tmp_path / "album" / str(k) / "image.zarr") != untouched]
@@ -289,6 +297,12 @@ def test_where_labels_cannot_go_is_refused(tmp_path, source, name, error, reason
     with pytest.raises(error, match=reason):
         segmented(given.pop("path"), out, name, source=given)
     assert files(tmp_path) == before
+
+
+def test_an_image_on_a_server_is_refused():
+    """Labels go into folders only; of an image on a server that is said before it is opened."""
+    with pytest.raises(JobError, match="is on a server"):
+        ZarrImage("s3://bucket/image.zarr").home()
 
 
 def nest(path, mark):

@@ -112,6 +112,29 @@ def test_ome_zarr(version, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("units", "size", "unit"),
+    [
+        (["micrometer", "micrometer", "micrometer"], (2.0, 0.5, 0.25), "micrometer"),
+        (["nanometer", "micrometer", "micrometer"], (0.002, 0.5, 0.25), "micrometer"),
+        ([None, "micrometer", "micrometer"], (2.0, 0.5, 0.25), "pixel"),
+        ([None, None, None], (2.0, 0.5, 0.25), "pixel"),
+    ],
+)
+def test_units_that_differ(units, size, unit, tmp_path):
+    """Where axes have different units, the extent of a pixel is given in one of them, and in none where one axis has none."""
+    folder = ome(tmp_path / "a.zarr", "0.5")
+    group = zarr.open_group(folder)
+    about = group.attrs["ome"]
+    for axis, each in zip(about["multiscales"][0]["axes"][2:], units, strict=True):
+        axis.pop("unit")
+        axis.update({"unit": each} if each else {})
+    group.attrs["ome"] = about
+    frame = open_source(folder, time=0).frame
+    assert (frame.pixel_size, frame.unit) == (pytest.approx(size), unit)
+    assert open_source(folder, time=0, planes=1).frame.unit == (units[-1] or "pixel")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "time: missing; the image has 2 times; allowed: 0 to 1"),
