@@ -191,6 +191,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     if job.tiles.size == "auto" and "size" not in begun:
         tile = formats.whole(job.output, tile, shape)
     grid = Grid(shape, tile)
+    tiling.refuse_too_many(grid)
     run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))
     tiling.refuse_too_large(run)
     made = Plan(job, source, run, formats.layout(job.output, tile, shape), source.fingerprint(), wanted)

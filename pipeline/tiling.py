@@ -15,6 +15,8 @@ LEAST = {2: 1024, 3: 64}
 """The extent that `size: auto` wants at least, so that fewer pixels are read for the neighbours' sake."""
 ENOUGH = 4
 """Tiles per worker that `size: auto` wants at least, so that no worker idles for long at the end."""
+MOST = 20_000_000
+"""Tiles: the process that asks keeps some 60 bytes of each."""
 WORTH = 4
 """How many times its halo a tile's extent should be, for `size: auto`: with less, most pixels are read for the neighbours' sake."""
 
@@ -34,6 +36,16 @@ def tile(asked: Any, draft: Run, workers: int) -> tuple[int, ...]:
     busy = [s for s in worth if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers]
     size = max(busy, default=min(worth))
     return tuple(min(_whole_chunks(size, chunk), n) for n, chunk in zip(shape, draft.source.frame.chunks, strict=True))
+
+
+def refuse_too_many(grid: Grid) -> None:
+    """JobError if there are more tiles than one process can keep in mind."""
+    if len(grid) > MOST:
+        size, extent = (" x ".join(map(str, numbers)) for numbers in (grid.tile, grid.shape))
+        raise JobError(
+            f"tiles.size: {size}; an image that declares {extent} pixels has {len(grid):,} such tiles; allowed: up to {MOST:,}, so larger "
+            "tiles, if that is the image's size"
+        )
 
 
 def _whole_chunks(size: int, chunk: int) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import operator
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -40,8 +43,17 @@ class Presence:
 
     def missing(self) -> int:
         """How many files are not there; -1 where nobody knows."""
-        names = self._names
-        return -1 if names is None else sum(self._key(place) not in names for place in itertools.product(*map(range, self.files)))
+        names, number = self._names, math.prod(self.files)
+        if names is None:
+            return -1
+        if number > len(names):  # so many are not gone through: metadata may claim any number
+            return number - sum(map(self._is_chunk, names))
+        return sum(self._key(place) not in names for place in itertools.product(*map(range, self.files)))
+
+    def _is_chunk(self, name: str) -> bool:
+        """Whether this is the name of a chunk, of which there should be one."""
+        place = [int(part) for part in re.split("[/.]", name.removeprefix("c/")) if part.isdecimal()]
+        return len(place) == len(self.shape) and all(map(operator.lt, place, self.files)) and self._key(tuple(place)) == name
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[np.bool_]:
         """Bool, of the shape of what the array would give."""
