@@ -61,8 +61,8 @@ def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
 
 def route(run: Run, rules: Sequence[Rule], crew: Crew) -> Run:
     """Decide where each tile goes."""
-    work = routing.Plan(run, tuple(rules), fitting.batches(run, crew.engine.workers))
     if not run.scratch.sound("routes"):
+        work = routing.routing(run, rules, fitting.batches(run, crew.engine.workers))
         if routing.needed(run, rules):
             found = crew.all("route", routing.routes, work, range(len(work.batches)))
             routes = np.concatenate([np.array(batch, np.int16) for batch in found.values()])

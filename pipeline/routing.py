@@ -17,6 +17,9 @@ import numpy.typing as npt
 from pipeline.errors import JobError, nearest
 
 SKIP = "skip"
+COLOURS = 3
+SHARES = {"valid": "were measured", "tissue": "are tissue"}
+"""Traits that are shares, and of what."""
 GLANCE = 256
 """Pixels along the longer side of what traits are measured on."""
 
@@ -57,7 +60,9 @@ TRAITS: dict[str, Callable[[Pixels, npt.NDArray[np.bool_]], float]] = {
 }
 _OF_BAND = re.compile(r"mean_([1-9]\d*)$")
 _OF_BANDS = re.compile(r"index_([1-9]\d*)_([1-9]\d*)$")
-FORMS = (*TRAITS, "mean_BAND", "index_BAND_BAND")
+GIVEN = ("tissue",)
+"""Traits that are not measured on the tile alone."""
+FORMS = (*TRAITS, *GIVEN, "mean_BAND", "index_BAND_BAND")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +86,20 @@ class Rule:
 
     when: Mapping[str, Range] = field(default_factory=dict)
     """By trait: valid (share of measured pixels), mean, spread (standard deviation), entropy (bits), edges (0 flat, about 1 noise),
-    mean_2 (of the second band), index_4_3 (the mean normalised difference of two bands)."""
+    tissue (share of pixels on a slide that are tissue), mean_2 (of the second band), index_4_3 (the mean normalised difference of two)."""
 
     def __post_init__(self) -> None:
         for trait, span in self.when.items():
-            if trait not in TRAITS and not _bands(trait):
+            if trait not in (*TRAITS, *GIVEN) and not _bands(trait):
                 raise JobError(f"when.{trait}: there is no such trait; {nearest(trait, FORMS)}")
             ends = [end for end in (span.min, span.max) if abs(end) < np.inf]
-            if trait == "valid" and not all(0 <= end <= 1 for end in ends):
-                raise JobError(f"when.valid: {ends[-1]}; allowed: from 0 to 1, the share of pixels that were measured")
+            if trait in SHARES and not all(0 <= end <= 1 for end in ends):
+                raise JobError(f"when.{trait}: {ends[-1]}; allowed: from 0 to 1, the share of pixels that {SHARES[trait]}")
 
-    def holds(self, block: Pixels, valid: npt.NDArray[np.bool_]) -> bool:
-        """Whether every trait lies in its range."""
-        return all(span.min <= trait(name, block, valid) <= span.max for name, span in self.when.items())
+    def holds(self, block: Pixels, valid: npt.NDArray[np.bool_], given: Mapping[str, float]) -> bool:
+        """Whether every trait lies in its range; ``given`` are those that are not measured on the block."""
+        found = {name: given[name] if name in given else trait(name, block, valid) for name in self.when}
+        return all(span.min <= found[name] <= span.max for name, span in self.when.items())
 
     def plain(self) -> dict[str, Any]:
         """As a job says it."""
@@ -135,6 +141,8 @@ def refuse_unreached(rules: Sequence[Rule]) -> None:
 def refuse_misfit(when: Mapping[str, Range], bands: int, where: str) -> None:
     """JobError where a trait is of a band that the image has not."""
     for name in when:
+        if name == "tissue" and bands < COLOURS:
+            raise JobError(f"{where}.tissue: the image has {bands} {'band' if bands == 1 else 'bands'}; allowed: red, green and blue first")
         if max(_bands(name), default=0) > bands:
             raise JobError(f"{where}.{name}: the image has {bands} {'band' if bands == 1 else 'bands'}; allowed: 1 to {bands}")
 
@@ -185,7 +193,7 @@ def trait(name: str, block: Pixels, valid: npt.NDArray[np.bool_]) -> float:
     return _index(block, valid, *bands)
 
 
-def choose(rules: Sequence[Rule], block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> str:
+def choose(rules: Sequence[Rule], block: npt.NDArray[Any], valid: npt.NDArray[np.bool_], given: Mapping[str, float] | None = None) -> str:
     """The name that the first rule which holds gives; ``skip`` where none does."""
     pixels = np.where(valid, block, 0).astype(np.float64)
-    return next((rule.use for rule in rules if rule.holds(pixels, valid)), SKIP)
+    return next((rule.use for rule in rules if rule.holds(pixels, valid, given or {})), SKIP)

@@ -13,7 +13,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter
 
 from pipeline import layers, plugins
 from pipeline.job import Job
-from pipeline.routing import FORMS, SKIP, TRAITS
+from pipeline.routing import FORMS, GIVEN, SKIP, TRAITS
 from pipeline.sources import KINDS
 
 PATHS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -29,7 +29,7 @@ def schema() -> dict[str, Any]:
     parts["segmenters"] |= {"minProperties": 1, "additionalProperties": _of_kind("segmenter")}
     bounds = _mapping({"min": {"type": "number"}, "max": {"type": "number"}})
     when = {"type": "object", "description": f"Traits of a tile: {', '.join(FORMS)}.", "additionalProperties": bounds}
-    when["properties"] = dict.fromkeys(TRAITS, bounds)
+    when["properties"] = dict.fromkeys((*TRAITS, *GIVEN), bounds)
     use = {"type": "string", "description": f"A segmenter's name, or {SKIP}."}
     parts["route"]["items"] = _mapping({"use": use, "when": when}, required=["use"])
     classes = {"anyOf": [{"type": "integer"}, {"type": "object"}]}

@@ -174,7 +174,7 @@ def _owner(draft: Plan, seams: Grid, box: Box) -> npt.NDArray[np.int16]:
     own = replace(draft.run, grid=seams)
     spans = [range(a // size, -(-b // size)) for a, b, size in zip(box.start, box.stop, seams.tile, strict=True)]
     tiles = [seams.number(at) for at in itertools.product(*spans)]
-    work = route.Plan(own, tuple(draft.job.route), tuple(range(tile, tile + 1) for tile in tiles))
+    work = route.routing(own, draft.job.route, tuple(range(tile, tile + 1) for tile in tiles))
     owner = np.full(box.shape, EMPTY, np.int16)
     for k, tile in enumerate(tiles):
         owner[(seams.core(tile) & box).within(box)] = route.routes(work, k)[0]

@@ -65,7 +65,7 @@ ROOMS = {
     ),
     "stages": (
         "__init__",
-        "drawn",
+        "drawn tissue",
         "connected keyed overlay regions supports",
         "fit link reading route segment",
         "naming publish",

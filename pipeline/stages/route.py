@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.routing import GLANCE, SKIP, Rule, choose
 from pipeline.sources import where_valid
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
+from pipeline.stages.tissue import Tissue, tissue, wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Plan:
     run: Run
     rules: tuple[Rule, ...]
     batches: tuple[range, ...]
+    tissue: Tissue | None = None
+    """Where it is, if a rule asks for that."""
 
     def number(self, use: str) -> int:
         """A route's number in `Run.routes`, from the name that a rule gives."""
@@ -33,6 +36,11 @@ def needed(run: Run, rules: Sequence[Rule]) -> bool:
     """Whether tiles must be looked at: some may be empty, or a rule asks for a trait."""
     frame = run.source.frame
     return frame.masked or frame.nodata is not None or np.dtype(frame.dtype).kind == "f" or any(rule.when for rule in rules)
+
+
+def routing(run: Run, rules: Sequence[Rule], batches: tuple[range, ...]) -> Plan:
+    """The work of routing, with what is looked up once for the whole image."""
+    return Plan(run, tuple(rules), batches, tissue(run) if wanted(rules) else None)
 
 
 def routes(plan: Plan, batch: int) -> list[int]:
@@ -53,4 +61,5 @@ def _route(plan: Plan, tile: int) -> int:
     measured = where_valid(source, core, glance, step)
     if not measured.any() and not plan.run.read(core)[1].any():
         return EMPTY
-    return plan.number(choose(plan.rules, glance, measured))
+    given = {} if plan.tissue is None else {"tissue": plan.tissue.share(core)}
+    return plan.number(choose(plan.rules, glance, measured, given))

@@ -1,0 +1,62 @@
+"""Where there is tissue on a slide, found once on a small picture of the whole: colour is what tells it from glass, which is white or grey.
+
+The threshold is Otsu's, of the saturation of all pixels of that picture, so that a tile full of tissue and one of bare glass are judged
+alike, however the image is tiled.
+
+References
+----------
+Saturation as in HSV, and Otsu's threshold of it, are how M. Lu et al. (2021), "Data-efficient and weakly supervised computational
+pathology on whole-slide images", Nature Biomedical Engineering 5, 555-570, find tissue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.filters import smooth
+from pipeline.grid import Box
+from pipeline.histograms import histogram, threshold
+from pipeline.routing import Rule
+from pipeline.sources import where_valid
+from pipeline.stages import Run
+
+LOW = 2048
+"""Pixels along the longer side of the picture, at most."""
+SIGMA = 2.0
+"""The standard deviation of its smoothing, in its pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tissue:
+    """A mask of the whole image at a low level."""
+
+    mask: npt.NDArray[np.bool_]
+    step: int
+    """Pixels of the image for each of the mask's."""
+
+    def share(self, box: Box) -> float:
+        """The share of a box that is tissue."""
+        spans = (slice(a // self.step, -(-b // self.step)) for a, b in zip(box.start, box.stop, strict=True))
+        return float(self.mask[tuple(spans)].mean())
+
+
+def wanted(rules: Iterable[Rule]) -> bool:
+    """Whether a rule asks for tissue."""
+    return any("tissue" in rule.when for rule in rules)
+
+
+def tissue(run: Run) -> Tissue:
+    """The mask of an image whose first three bands are red, green and blue."""
+    whole = run.grid.whole
+    step = max(1, -(-max(whole.shape) // LOW))
+    seen = run.source.glance(whole, step)
+    valid, colours = where_valid(run.source, whole, seen, step), seen[:3].astype(np.float64)
+    high, low = colours.max(axis=0), colours.min(axis=0)
+    saturation = smooth(np.divide(high - low, high, out=np.zeros(high.shape), where=valid & (high > 0)), valid, SIGMA)
+    if not valid.any():
+        return Tissue(valid, step)
+    return Tissue(valid & (saturation > threshold(histogram(saturation, valid), "otsu")), step)
