@@ -51,9 +51,9 @@ class Mosaic:
         """What the image is: the smallest that holds all files. SourceError names two files that do not go together."""
         if not 0 <= self.snap <= 0.5:
             raise JobError(f"snap: {self.snap!r}; allowed: 0 to 0.5 pixels")
-        first, extent, boxes = self._first, self._extent, self._boxes
+        first, extent = self._first, self._extent
         a, b, c, d, e, f = first.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-        row, column = (-boxes[0, :2]).tolist()  # of the whole image's corner, as the first file counts
+        row, column = self._placed[:, :2].min(axis=0).tolist()  # of the whole image's corner, as the first file counts
         return replace(
             first,
             shape=extent,
@@ -104,10 +104,16 @@ class Mosaic:
         return self._part(0).frame
 
     @functools.cached_property
-    def _boxes(self) -> npt.NDArray[np.int64]:
-        """(file, 4): first row, first column, last row and last column plus one of each file in the image. It travels to the workers."""
+    def _placed(self) -> npt.NDArray[np.int64]:
+        """(file, 4): first row, first column, last row and last column plus one of each file, as the first one counts."""
         found: npt.NDArray[np.int64] = np.array([self._box(number) for number in range(len(self.path))], np.int64)
-        found -= np.tile(found[:, :2].min(axis=0), 2)
+        found[:, 1::2] += _around(found[:, 1::2], self._first)[:, None]
+        return found
+
+    @functools.cached_property
+    def _boxes(self) -> npt.NDArray[np.int64]:
+        """The same, as the image counts. It travels to the workers."""
+        found: npt.NDArray[np.int64] = self._placed - np.tile(self._placed[:, :2].min(axis=0), 2)
         return found
 
     @property
@@ -151,6 +157,27 @@ class Mosaic:
 def _raster(path: str, bands: Any, level: int, nodata: float | None, scaled: bool, colours: bool) -> Raster:
     """A part with its frame, described once per process."""
     return Raster(path, bands, level, nodata, scaled, colours)
+
+
+def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int64]:
+    """By file, the columns by which it is to be moved, so that files on both sides of the antimeridian lie beside each other.
+
+    ``columns``: the first and the last plus one of each. Nothing is moved unless degrees make a circle of whole pixels, and the widest
+    stretch of it without a file would lie inside the image.
+    """
+    a, b = (first.transform or (1.0, 0.0))[:2]
+    circle = round(360 / abs(a)) if a else 0
+    if first.unit != "degree" or b or not circle or abs(circle * abs(a) - 360) > 1e-6 * abs(a) * circle:
+        return np.zeros(len(columns), np.int64)
+    order = np.argsort(columns[:, 0])
+    reached = np.maximum.accumulate(columns[order, 1])
+    gaps = columns[order[1:], 0] - reached[:-1]
+    beyond = circle - (reached[-1] - columns[order[0], 0])
+    widest = int(gaps.argmax()) if len(gaps) else 0
+    moved = np.zeros(len(columns), np.int64)
+    if len(gaps) and gaps[widest] > beyond >= 0:
+        moved[order[: widest + 1]] = circle
+    return moved
 
 
 def _refuse(top: str, first: Frame, path: str, frame: Frame) -> None:

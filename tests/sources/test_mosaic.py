@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -247,3 +248,41 @@ def test_refused_items(text, message, tmp_path):
     (tmp_path / "folder" / "item.json").write_text(text)
     with pytest.raises((SourceError, JobError), match=message):
         open_source(tmp_path / "folder" / "item.json")
+
+
+@given(data=st.data())
+def test_both_sides_of_the_antimeridian(data, tmp_path_factory):
+    """Files on both sides of 180 degrees lie beside each other: the image is that of the same files somewhere else."""
+    folder, size = tmp_path_factory.mktemp("dateline"), 0.5
+    pixels = np.random.default_rng(data.draw(st.integers(0, 99))).integers(1, 250, (1, 8, 40)).astype(np.uint8)
+    cuts = sorted(data.draw(st.sets(st.integers(1, 39), min_size=1, max_size=3)))
+    spans = list(itertools.pairwise([0, *cuts, 40]))
+    left = 180 - size * data.draw(st.integers(1, 39))
+    paths, order = {}, data.draw(st.permutations(range(len(spans))))
+    for name, moved in (("there", 0.0), ("elsewhere", -90.0)):
+        paths[name] = []
+        for k in order:
+            first, last = spans[k]
+            west = left + size * first + moved
+            west -= 360 if name == "there" and west >= 180 else 0
+            place = {"crs": "EPSG:4326", "transform": rasterio.Affine(size, 0, west, 0, -size, 10)}
+            paths[name].append(str(tiff(folder / f"{name}{k}.tif", pixels[:, :, first:last], **place)))
+    source, known = open_source(paths["there"]), open_source(paths["elsewhere"])
+    assert source.frame.shape == known.frame.shape == (8, 40)
+    np.testing.assert_array_equal(whole(source), pixels)
+    np.testing.assert_array_equal(whole(known), pixels)
+    west = source.frame.transform[2]
+    assert west == left
+
+
+def test_an_image_of_the_whole_earth_is_not_turned(tmp_path):
+    """Files that go all around, or lie apart by less than half of it, stay where they are."""
+    pixels = np.arange(8 * 36, dtype=np.uint8).reshape(1, 8, 36)
+    for name, parts in (("whole", [(0, 18), (18, 36)]), ("apart", [(3, 9), (12, 20)])):
+        paths = []
+        for k, (first, last) in enumerate(parts):
+            place = {"crs": "EPSG:4326", "transform": rasterio.Affine(10, 0, -180 + 10 * first, 0, -10, 40)}
+            paths.append(str(tiff(tmp_path / f"{name}{k}.tif", pixels[:, :, first:last], **place)))
+        source = open_source(paths)
+        assert source.frame.transform[2] == -180 + 10 * parts[0][0]
+        assert source.frame.shape[1] == parts[-1][1] - parts[0][0]
