@@ -80,6 +80,7 @@ def whole(facts: Any, *, as_json: bool) -> str:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the ending, with a traceback
+    if code == Interrupted.exit_code:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the ending, with a traceback
     typer.echo(f"tilewise: {message}", err=True)
     sys.exit(code)
