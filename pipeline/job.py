@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -203,12 +204,12 @@ class Job(_Part):
     @model_validator(mode="after")
     def _places(self) -> Job:
         """The result, and what lies between stages, must not be written into the image."""
-        image = self.source.get("path") if isinstance(self.source, Mapping) else self.source
-        if isinstance(image, (str, os.PathLike)):
-            for key in ("path", "scratch"):
-                given = getattr(self.output, key)
-                if given and Path(os.path.realpath(given)).is_relative_to(os.path.realpath(image)):
-                    raise JobError(f"output.{key}: {given!r} lies in the image ({os.fspath(image)}); allowed: a folder outside of it")
+        given = self.source.get("path") if isinstance(self.source, Mapping) else self.source
+        images = [image for image in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(image, (str, os.PathLike))]
+        for image, key in itertools.product(images, ("path", "scratch")):
+            place = getattr(self.output, key)
+            if place and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(image)):
+                raise JobError(f"output.{key}: {place!r} lies in the image ({os.fspath(image)}); allowed: a folder outside of it")
         return self
 
     def refuse_misfit(self, bands: int) -> None:

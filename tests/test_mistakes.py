@@ -108,6 +108,7 @@ MEANT = {
     "an empty path": ('output: {path: ""}', "output.path: ''; allowed: text that is not empty"),
     "a result in the image": ("source: scene.zarr\noutput: {path: scene.zarr/labels}", "output.path: 'scene.zarr/labels' lies in the image (scene.zarr); allowed: a folder outside of it"),
     "a result in place of the image": ("output: {path: ./scene.tif}", "output.path: './scene.tif' lies in the image (scene.tif); allowed: a folder outside of it"),
+    "a result in place of a mosaic's file": ("source: {path: [scene.tif, scene.tif]}\noutput: {path: scene.tif/x}", "output.path: 'scene.tif/x' lies in the image (scene.tif); allowed: a folder outside of it"),
     "scratch in place of a file": ("output: {path: out, scratch: job.yaml}", "output.scratch: {cwd}/job.yaml/… cannot be written: …; choose another folder"),
     "a place where nothing is written": ("output: {path: /proc/out}", "/proc/out cannot be written: …; choose another output"),
     "a result in place of a file": ("output: {path: job.yaml}", "{cwd}/job.yaml cannot be written: Not a directory; choose another output"),

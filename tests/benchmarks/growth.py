@@ -91,9 +91,9 @@ def _picture(path: Path, axis: str, x: Sequence[float], curves: Mapping[str, Seq
     panel: Any
     for panel, (name, y) in zip(panels, curves.items(), strict=True):
         panel.plot(x, y, "o-")
-        panel.set(xlabel=axis, ylabel=names[name], ylim=(0, None))
+        panel.set(xlabel=axis, ylabel=names[name], ylim=(0, 1.1 * max(y)))
         if min(x) > 0 and max(x) / min(x) > 2:
-            panel.set_xscale("log", base=10 if max(x) / min(x) > 100 else 2)
+            panel.set_xscale("log", base=10 if max(x) / min(x) >= 100 else 2)
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
