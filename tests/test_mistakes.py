@@ -40,7 +40,7 @@ SPELT = {
     "a step's kind": ("steps: [{kind: smoth}]", "steps[0].kind: there is no kind 'smoth'; allowed: background, …; did you mean 'smooth'?"),
     "a rule's segmenter": ("route: [lnad]", "route[0].use: 'lnad'; allowed: land, skip; did you mean 'land'?"),
     "a rule's key": ("route: [{use: land, wenn: {}}]", "route[0].wenn: there is no such key; allowed: use, when; did you mean 'when'?"),
-    "a trait": ("route: [{use: land, when: {edgse: {min: 1}}}]", "route[0].when.edgse: there is no such trait; allowed: edges, entropy, index_BAND_BAND, mean, mean_BAND, spread, valid; did you mean 'edges'?"),
+    "a trait": ("route: [{use: land, when: {edgse: {min: 1}}}]", "route[0].when.edgse: there is no such trait; allowed: edges, entropy, index_BAND_BAND, mean, mean_BAND, spread, tissue, valid; did you mean 'edges'?"),
     "the end of a range": ("route: [{use: land, when: {mean: {mni: 1}}}]", "route[0].when.mean.mni: there is no such key; allowed: max, min; did you mean 'min'?"),
     "a layer's key": ("layers: [{thing: land}]", "layers[0].thing: there is no such key; allowed: classes, stuff, things, when; did you mean 'things'?"),
     "a layer's segmenter": ("layers: [{things: lnad}]", "layers[0].things: 'lnad'; allowed: land; did you mean 'land'?"),
