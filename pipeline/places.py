@@ -78,11 +78,10 @@ def asking(place: str, kind: type[TilewiseError]) -> Iterator[None]:
     if not remote(place):
         yield
         return
-    from obstore.exceptions import BaseError
-
+    errors = _obstore(place).exceptions
     try:
         yield
-    except BaseError as error:
+    except errors.BaseError as error:
         raise kind(f"{place} cannot be reached: {str(error).splitlines()[0]}") from error
 
 
@@ -91,8 +90,11 @@ def about(address: str) -> dict[str, Any]:
     if urlsplit(address).scheme.startswith("http"):
         return _asked(address)
     place, _, name = address.rpartition("/")
-    with asking(address, SourceError):
-        found = store(place).head(name)
+    try:
+        with asking(address, SourceError):
+            found = store(place).head(name)
+    except FileNotFoundError as error:
+        raise SourceError(f"there is no image at {address}") from error
     return {"bytes": found["size"], "tag": found["e_tag"]}
 
 
@@ -145,16 +147,21 @@ def send(place: str, files: Mapping[str, Path]) -> Iterator[str]:
 @functools.lru_cache(maxsize=64)
 def store(address: str) -> Any:
     """A folder as obstore opens it."""
-    try:
-        from obstore.store import from_url
-    except ModuleNotFoundError as error:
-        raise JobError(f"{redacted(address)} takes obstore; install it with: pip install 'tilewise[remote]'") from error
-
     backoff = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
     how: Any = {"max_retries": TRIES - 1, "retry_timeout": timedelta(seconds=4 * PATIENCE), "backoff": backoff}
     plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "") if address.startswith("s3") else address).scheme == "http"
     client: Any = {"timeout": f"{PATIENCE}s", "allow_http": plain}
-    return from_url(address, client_options=client, retry_config=how)
+    return _obstore(address).store.from_url(address, client_options=client, retry_config=how)
+
+
+def _obstore(address: str) -> Any:
+    """The library; JobError where it is not installed."""
+    try:
+        import obstore.exceptions
+        import obstore.store
+    except ModuleNotFoundError as error:
+        raise JobError(f"{address} takes obstore; install it with: pip install 'tilewise[remote]'") from error
+    return obstore
 
 
 def zarr_store(path: str) -> Any:

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -349,3 +350,26 @@ def test_errors_hold_no_signature():
         assert SECRET not in told
         assert "host/a.tif" in told
         assert "s3://bucket/b?…" in told
+
+
+@pytest.mark.parametrize("name", ["image.zarr", "scene.tif"])
+def test_the_library_is_asked_for_by_name(monkeypatch, name):
+    """Without the extra an address is refused with what installs it."""
+    for module in ("obstore", "obstore.store", "obstore.exceptions"):
+        monkeypatch.setitem(sys.modules, module, None)
+    places.store.cache_clear()
+    with pytest.raises(JobError, match=r"s3://.* takes obstore; install it with: pip install 'tilewise\[remote\]'"):
+        places.about(f"s3://data/{name}")
+    if name == "image.zarr":
+        with pytest.raises(JobError, match="takes obstore"):
+            open_source(f"s3://data/{name}")
+
+
+def test_what_is_not_there(s3, endpoint):
+    """A name at which there is nothing is an error that says so."""
+    endpoint(s3)
+    for name in ("nothing.tif", "nothing.zarr"):
+        with pytest.raises(SourceError, match=f"s3://data/{name}"):
+            open_source(f"s3://data/{name}")
+    with pytest.raises(SourceError, match=r"there is no image at s3://data/nothing\.tif"):
+        places.about("s3://data/nothing.tif")
