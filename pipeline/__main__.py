@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import __version__, commands
-from pipeline.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole
+from pipeline.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole, writable
 from pipeline.errors import JobError, TilesError
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def plan(
     from pipeline.job import from_yaml
 
     with errors(debug=debug):
+        writable(picture)
         what = from_yaml(job, assignments(changes, "--set"))
         _foretell(what, _place(scheduler, workers, gpus), sample=sample, picture=picture, as_json=as_json)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.console import AsJson, Debug, Fresh, Quiet, Reader, assignments, errors, whole
+from pipeline.console import AsJson, Debug, Fresh, Quiet, Reader, assignments, errors, whole, writable
 
 
 def info(
@@ -80,6 +80,7 @@ def evaluate(
     from pipeline.scratch import commit
 
     with errors(debug=debug):
+        writable(to_json, to_picture)
         known: Any = {"path": truth, "attribute": attribute} if attribute else truth
         found = auditing.evaluate(labels, known, kind=kind, tolerance=tolerance, image=image, ignore=ignore or ())  # type: ignore[arg-type]
         if to_json:

@@ -8,11 +8,12 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.errors import Interrupted, JobError, TilewiseError
+from pipeline.errors import Interrupted, JobError, OutputError, TilewiseError
 
 app = typer.Typer(
     help="Segment images too large to hold: the same labels, however the image is tiled.",
@@ -67,6 +68,18 @@ def errors(*, debug: bool) -> Iterator[None]:
         _end(str(error), error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from what is recorded", Interrupted.exit_code)
+
+
+def writable(*files: Path | None) -> None:
+    """OutputError, before any work, where a file that is to be written at its end cannot be."""
+    for file in files:
+        if file is None or file.exists():
+            continue
+        try:
+            file.touch()
+        except OSError as error:
+            raise OutputError(f"{file} cannot be written: {error.strerror}; choose another file") from error
+        file.unlink()
 
 
 def whole(facts: Any, *, as_json: bool) -> str:

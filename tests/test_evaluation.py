@@ -314,6 +314,14 @@ def test_the_command(scene, tmp_path, in_parts):
     assert "kind: 'classes'; allowed: 'instance', 'semantic' or 'panoptic'" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--json", "--picture"])
+def test_what_cannot_be_written_is_said_first(tmp_path, option):
+    """A file that cannot be written at the end is refused before anything is compared, here before it is seen that there is nothing."""
+    done = CliRunner().invoke(app, ["evaluate", "nothing.tif", "nothing_either.tif", option, str(tmp_path / "no/such/folder.png")])
+    assert done.exit_code == 2
+    assert "folder.png cannot be written: No such file or directory; choose another file" in done.output
+
+
 def test_refusals(scene, tmp_path):
     """Truth of another shape or CRS, of floats, or unreadable, is refused, and so are labels that are none."""
     folder, _, truth = scene
