@@ -35,7 +35,8 @@ class Frame:
     """The extent of a pixel along each axis, in ``unit``; ones where the image does not say."""
 
     unit: str = "pixel"
-    """The unit of ``pixel_size``: pixel, metre, degree, micrometer, …"""
+    """The unit of ``pixel_size``: metre, degree, micrometer, …; pixel where the image says nothing of its size, and unknown where it says a
+    size in a system that it does not name."""
 
     masked: bool = False
     """Whether something besides the pixels' values says where they were measured: a mask, an alpha band, gaps between files."""

@@ -236,7 +236,7 @@ class Network:
 
     def _zoom_of(self, frame: Frame) -> float:
         """Pixels of an image to one of the network's; JobError where they differ and nobody said what to do."""
-        card, size = self.card, frame.pixel_size[-1] if frame.pixel_size and frame.unit != "pixel" else None
+        card, size = self.card, frame.pixel_size[-1] if frame.pixel_size and frame.unit not in ("pixel", "unknown") else None
         if self.pixel_size == "any" or not card.pixel_size or not size or abs(size - card.pixel_size) <= SLACK * card.pixel_size:
             return 1.0
         if self.pixel_size == "same" or frame.unit != card.unit:

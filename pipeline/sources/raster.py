@@ -217,7 +217,7 @@ def _place(file: Any) -> dict[str, Any]:
     if crs is None and (transform is None or transform.is_identity):
         return {}
     a, b, c, d, e, f = tuple(transform)[:6]
-    unit = "pixel" if crs is None else "degree" if crs.is_geographic else str(crs.linear_units).lower()
+    unit = "unknown" if crs is None else "degree" if crs.is_geographic else str(crs.linear_units).lower()
     return {
         "transform": (a, b, c, d, e, f),
         "crs": crs.to_wkt() if crs else None,
