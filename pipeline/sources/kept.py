@@ -7,8 +7,10 @@ two by two four times. Kept are the chunks that were read last, up to `MOST` byt
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from pipeline.grid import Box
 from pipeline.places import remote
 from pipeline.sources.checksum import stamp
+from pipeline.sources.claims import refuse
 
 MOST = 3 << 24
 """Bytes of decoded chunks that a process keeps of an array."""
@@ -41,6 +44,7 @@ class Kept:
         cover = Box(tuple(first), tuple(last))
         bytes_of_chunk = int(np.prod(chunk)) * self._array.dtype.itemsize
         if box.size == 0 or any(s.step not in (None, 1) for s in spans) or cover.size * bytes_of_chunk > 2 * MOST:
+            self._refuse_bombs(itertools.product(*map(range, cover.start, cover.stop)))
             return np.asarray(self._array[index])
         block = np.empty(box.shape, self._array.dtype)
         for place, values in self._covering(cover).items():
@@ -60,6 +64,7 @@ class Kept:
             found = {p: self._chunks[p][1] for p in places if p in self._chunks and self._chunks[p][0] == stamps[p]}
         missing = [place for place in places if place not in found]
         if missing:
+            self._refuse_bombs(missing)
             hull = Box(tuple(map(min, zip(*missing, strict=True))), tuple(max(axis) + 1 for axis in zip(*missing, strict=True)))
             extent = self._extent(hull)
             values = np.asarray(self._array[extent.slices])
@@ -71,6 +76,14 @@ class Kept:
                 self._chunks[place] = stamps[place], found[place]
                 self._chunks.move_to_end(place)
         return found
+
+    def _refuse_bombs(self, places: Iterable[Place]) -> None:
+        """ValueError where the file of a chunk, on this machine, says that it becomes much more than a chunk. (A shard says nothing.)"""
+        if remote(self._folder) or self._array.shards:
+            return
+        expected = math.prod(self._array.chunks) * self._array.dtype.itemsize
+        for place in places:
+            refuse(Path(self._folder, self._array.metadata.encode_chunk_key(place)), self._array.compressors, expected)
 
     def _extent(self, places: Box) -> Box:
         """Where some chunks lie in the array."""
