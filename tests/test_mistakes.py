@@ -141,7 +141,7 @@ COMMANDS = {
     "a value given twice": ("run job.yaml --workers 0 --set 'tiles={size: 1, size: 2}'", "--set 'tiles={size: 1, size: 2}': the value: size is given twice, in line 1; allowed: once"),
     "two places": ("run job.yaml --workers 2 --scheduler tcp://127.0.0.1:9", "--scheduler and --workers are both given; allowed: one of them"),
     "more GPUs than processes": ("run job.yaml --workers 2 --gpus 3", "--gpus 3 with --workers 2; allowed: one for each process at most"),
-    "a picture in place of a folder": ("plan job.yaml --workers 0 --picture scene.tif/plan.png", "scene.tif/plan.png cannot be written: …; make room or choose another place, then run the same command"),
+    "a picture in place of a folder": ("plan job.yaml --workers 0 --picture scene.tif/plan.png", "scene.tif/plan.png cannot be written: …; choose another file"),
 }  # fmt: skip
 
 
