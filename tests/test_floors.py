@@ -57,7 +57,7 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes checksum claims codestreams levels references",
+        "axes checksum codestreams levels references unpacking",
         "kept metadata presence stored virtual",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
         "raster",
@@ -105,7 +105,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "places sources.stored sources.tiffs sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.stored sources.tiffs sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.server
 import json
 import os
@@ -22,6 +23,7 @@ import rasterio
 import zarr
 from obstore.store import S3Store
 from typer.testing import CliRunner
+from zarr.codecs import GzipCodec
 
 import pipeline
 from pipeline import places
@@ -199,6 +201,14 @@ def test_a_web_server_with_ranges(images, tmp_path, name):
             known = pipeline.run(job(str(images / name), tmp_path / "known"), pipeline.local())
             same(pipeline.run(job(f"{address}/{name}", tmp_path / "ours"), pipeline.local()), known)
             assert server.asked["image.zarr/c/0/0"]
+
+
+def test_a_bomb_on_a_server(tmp_path):
+    """A chunk that becomes more than a chunk is an error wherever it lies."""
+    array = zarr.create_array(tmp_path / "a.zarr", data=np.ones((64, 64), np.uint8), chunks=(64, 64), compressors=GzipCodec())
+    (tmp_path / "a.zarr" / array.metadata.encode_chunk_key((0, 0))).write_bytes(2 * gzip.compress(bytes(4096)))
+    with served(tmp_path) as (address, _), pytest.raises(SourceError, match="a chunk becomes 4097 bytes or more, and 4096 are allowed"):
+        open_source(f"{address}/a.zarr").read(Box.whole((64, 64)))
 
 
 def test_servers_that_are_overloaded_are_asked_again(images, endpoint, s3):

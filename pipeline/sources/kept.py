@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import numpy.typing as npt
 from pipeline.grid import Box
 from pipeline.places import remote
 from pipeline.sources.checksum import stamp
-from pipeline.sources.claims import refuse
 
+BESIDE = 64
+"""Bytes that a file may hold for each chunk besides its numbers."""
 MOST = 3 << 24
 """Bytes of decoded chunks that a process keeps of an array."""
 Place = tuple[int, ...]
@@ -31,7 +32,12 @@ class Kept:
     """A Zarr array that is read in windows; it is indexed by numbers and slices as the array itself."""
 
     def __init__(self, array: Any, folder: str) -> None:
+        from pipeline.sources.unpacking import Room  # which takes Zarr along
+
+        shard = array.shards or array.chunks
+        chunks = math.prod(map(operator.floordiv, shard, array.chunks))
         self._array, self._folder = array, folder
+        self._largest = Room.about(math.prod(shard) * array.dtype.itemsize).most + BESIDE * chunks
         self._chunks: OrderedDict[Place, tuple[object, npt.NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -44,7 +50,8 @@ class Kept:
         cover = Box(tuple(first), tuple(last))
         bytes_of_chunk = int(np.prod(chunk)) * self._array.dtype.itemsize
         if box.size == 0 or any(s.step not in (None, 1) for s in spans) or cover.size * bytes_of_chunk > 2 * MOST:
-            self._refuse_bombs(itertools.product(*map(range, cover.start, cover.stop)))
+            for place in itertools.product(*map(range, cover.start, cover.stop)):
+                self._stamp(place)
             return np.asarray(self._array[index])
         block = np.empty(box.shape, self._array.dtype)
         for place, values in self._covering(cover).items():
@@ -64,7 +71,6 @@ class Kept:
             found = {p: self._chunks[p][1] for p in places if p in self._chunks and self._chunks[p][0] == stamps[p]}
         missing = [place for place in places if place not in found]
         if missing:
-            self._refuse_bombs(missing)
             hull = Box(tuple(map(min, zip(*missing, strict=True))), tuple(max(axis) + 1 for axis in zip(*missing, strict=True)))
             extent = self._extent(hull)
             values = np.asarray(self._array[extent.slices])
@@ -77,14 +83,6 @@ class Kept:
                 self._chunks.move_to_end(place)
         return found
 
-    def _refuse_bombs(self, places: Iterable[Place]) -> None:
-        """ValueError where the file of a chunk, on this machine, says that it becomes much more than a chunk. (A shard says nothing.)"""
-        if remote(self._folder) or self._array.shards:
-            return
-        expected = math.prod(self._array.chunks) * self._array.dtype.itemsize
-        for place in places:
-            refuse(Path(self._folder, self._array.metadata.encode_chunk_key(place)), self._array.compressors, expected)
-
     def _extent(self, places: Box) -> Box:
         """Where some chunks lie in the array."""
         start = tuple(a * c for a, c in zip(places.start, self._array.chunks, strict=True))
@@ -92,12 +90,16 @@ class Kept:
         return Box(start, stop) & Box.whole(self._array.shape)
 
     def _stamp(self, place: Place) -> object:
-        """What changes when the file of a chunk is written anew, on this machine; a shard is a file of several."""
+        """What changes when the file of a chunk, or the shard it is in, is written anew on this machine; ValueError if it is too large."""
         if remote(self._folder):
             return None
         shard = self._array.shards or self._array.chunks
-        file = tuple(p * c // s for p, c, s in zip(place, self._array.chunks, shard, strict=True))
+        number = tuple(p * c // s for p, c, s in zip(place, self._array.chunks, shard, strict=True))
+        file = Path(self._folder, self._array.metadata.encode_chunk_key(number))
         try:
-            return stamp(str(Path(self._folder, self._array.metadata.encode_chunk_key(file))))
+            found = stamp(str(file))
         except FileNotFoundError:
             return None
+        if found[2] > self._largest:  # it would be read whole
+            raise ValueError(f"{file.name} has {found[2]} bytes, and a file of this array has at most {self._largest}")
+        return found

@@ -181,7 +181,9 @@ def _opened(path: str) -> tuple[Kept, Presence]:
 def _array(path: str, _stamps: object) -> tuple[Kept, Presence]:
     import zarr
 
-    array = zarr.open_array(zarr_store(path), mode="r")
+    from pipeline.sources.unpacking import bounded
+
+    array = bounded(zarr.open_array(zarr_store(path), mode="r"))
     return Kept(array, path), Presence(array, path)
 
 
