@@ -8,6 +8,7 @@ workers is the address. Requests that fail are repeated a bounded number of time
 from __future__ import annotations
 
 import functools
+import json
 import os
 import random
 import time
@@ -149,9 +150,12 @@ def store(address: str) -> Any:
     """A folder as obstore opens it."""
     backoff = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
     how: Any = {"max_retries": TRIES - 1, "retry_timeout": timedelta(seconds=4 * PATIENCE), "backoff": backoff}
-    plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "") if address.startswith("s3") else address).scheme == "http"
-    client: Any = {"timeout": f"{PATIENCE}s", "allow_http": plain}
-    return _obstore(address).store.from_url(address, client_options=client, retry_config=how)
+    scheme = urlsplit(address).scheme
+    server = {"s3": os.environ.get("AWS_ENDPOINT_URL", ""), "gs": _emulator()}.get(scheme, address)
+    client: Any = {"timeout": f"{PATIENCE}s", "allow_http": urlsplit(server).scheme == "http"}
+    key = {"gcs_base_url": server, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    more: Any = {"service_account_key": json.dumps(key)} if scheme == "gs" and server else {}
+    return _obstore(address).store.from_url(address, client_options=client, retry_config=how, **more)
 
 
 def _obstore(address: str) -> Any:
@@ -174,11 +178,18 @@ def zarr_store(path: str) -> Any:
 
 
 def _endpoint() -> dict[str, str]:
-    """GDAL's words for AWS_ENDPOINT_URL, which it does not know."""
-    parts = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
-    if not parts.netloc:
-        return {}
-    return {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+    """GDAL's words for AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST, which it does not know."""
+    parts, emulator = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")), _emulator()
+    found = {"CPL_GS_ENDPOINT": f"{emulator}/", "GS_NO_SIGN_REQUEST": "YES"} if emulator else {}
+    if parts.netloc:
+        found |= {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+    return found
+
+
+def _emulator() -> str:
+    """The server that is asked for gs:// without credentials instead of Google's, by the variable of Google's own libraries."""
+    host = os.environ.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
+    return host if not host or "://" in host else f"http://{host}"
 
 
 def _asked(address: str) -> dict[str, Any]:
