@@ -20,6 +20,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box, Grid
 from pipeline.legend import CLASS
 from pipeline.outlines import CROWD, layers
+from pipeline.places import joined, remote, there
 from pipeline.segments import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
 from pipeline.sources import open_source, where_valid
 
@@ -56,12 +57,12 @@ def evaluate(
     Parameters
     ----------
     labels
-        The folder of a result, a raster or a Zarr array of labels or classes.
+        The folder of a result, a raster or a Zarr array of labels or classes; an address of one, too.
     truth
-        A raster or Zarr of the same grid, a vector file in the same CRS (each shape an object), COCO JSON (polygons, run-length masks or
-        boxes; of crowds nothing is asked: their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin, xmax, ymax). A
-        mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's panoptic JSON with its PNG, or the
-        folder of another result.
+        A raster or Zarr of the same grid, or its address; a vector file in the same CRS (each shape an object), COCO JSON (polygons,
+        run-length masks or boxes; of crowds nothing is asked: their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin,
+        xmax, ymax). A mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's panoptic JSON with its
+        PNG, or the folder of another result.
     kind
         ``instance``: numbers are objects. ``semantic``: numbers are classes. ``panoptic``: both, of a result of layers.
     tolerance
@@ -80,7 +81,7 @@ def evaluate(
     """
     if kind not in ("instance", "semantic", "panoptic"):
         raise JobError(f"kind: {kind!r}; allowed: 'instance', 'semantic' or 'panoptic'")
-    ours, known = opened(Path(labels), truth, kind, image, ignore)
+    ours, known = opened(labels, truth, kind, image, ignore)
     if isinstance(known, Drawings):
         overlap = _matched_boxes(_boxes(ours), known)
         return Evaluation(kind, evaluation.objects(overlap), None, overlap)
@@ -116,23 +117,26 @@ def _of_one_class(overlap: Overlap) -> Overlap:
     return replace(overlap, pairs=overlap.pairs[alike], iou=overlap.iou[alike], shared=overlap.shared[alike])
 
 
-def opened(path: Path, truth: Any, kind: Kind, image: str | None, ignore: Sequence[int] = ()) -> tuple[Raster | Pair, Companion | Drawings]:
+def opened(
+    labels: str | os.PathLike[str], truth: Any, kind: Kind, image: str | None, ignore: Sequence[int] = ()
+) -> tuple[Raster | Pair, Companion | Drawings]:
     """What is compared, and with what."""
+    path = os.fspath(labels)
     if kind == "panoptic":
         pair = open_pair(path)
-        return pair, open_truth(Path(truth), pair.source.frame, image, tuple(ignore))
+        return pair, open_truth(os.fspath(truth), pair.source.frame, image, tuple(ignore))
     ours = _ours(path, kind)
     return ours, known_truth(truth, ours.source.frame, image)
 
 
-def _ours(path: Path, kind: Kind) -> Raster:
+def _ours(path: str, kind: Kind) -> Raster:
     """The labels, or classes, of a result's folder or of a file."""
     name = "labels.zarr" if kind == "instance" else "classes.zarr"
-    if (path / "run.json").exists():
-        if not (path / name).exists():
+    if there(path, "run.json"):
+        if not there(path, name):
             raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
-        path = path / name
-    source = open_classes(path) if path.name == "classes.zarr" else open_source(path)
+        path = joined(path, name)
+    source = open_classes(path) if path.rstrip("/").endswith("classes.zarr") else open_source(path)
     if np.dtype(source.frame.dtype).kind == "f":
         raise JobError(f"{path} holds {source.frame.dtype}; allowed: labels, which are integers")
     return Raster(source)
@@ -148,7 +152,7 @@ def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Draw
 
 def drawings(truth: Any, frame: Frame, image: str | None) -> Drawings | None:
     """What people drew on an image, where that is what truth is; None: it is a raster or a vector file. SourceError where there is none."""
-    path = Path(truth) if isinstance(truth, (str, os.PathLike)) else None
+    path = Path(truth) if isinstance(truth, (str, os.PathLike)) and not remote(truth) else None
     if path is not None and not path.exists():
         raise SourceError(f"there is no truth at {path}")
     if path is None or path.suffix.lower() not in (".json", ".xml", ".csv") or (path.suffix.lower() == ".json" and not is_coco(path)):

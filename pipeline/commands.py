@@ -56,7 +56,7 @@ def methods(markdown: Annotated[bool, typer.Option("--markdown", help="Without o
 
 
 def evaluate(
-    labels: Annotated[Path, typer.Argument(help="A result's folder, or labels as a raster or Zarr.", show_default=False)],
+    labels: Annotated[str, typer.Argument(help="A result's folder, labels as a raster or Zarr, or the address.", show_default=False)],
     truth: Annotated[
         str, typer.Argument(help="A raster, Zarr, vector file, COCO JSON (panoptic too), Pascal XML or CSV of boxes.", show_default=False)
     ],
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def verify(
-    result: Annotated[Path, typer.Argument(help="The folder of a result.", show_default=False)],
+    result: Annotated[str, typer.Argument(help="The folder of a result, or its address.", show_default=False)],
     tiles: Annotated[int, typer.Option("--tiles", min=1, help="How many parts, each of four tiles of another size.")] = 8,
     debug: Debug = False,
 ) -> None:

@@ -28,7 +28,7 @@ def picture(labels: str | os.PathLike[str], truth: Any, found: Evaluation, path:
     """
     from PIL import Image
 
-    ours, known = opened(Path(labels), truth, found.kind, image)
+    ours, known = opened(labels, truth, found.kind, image)
     frame = ours.source.frame
     step = max(1, -(-max(frame.shape[-2:]) // PICTURE))
     canvas = np.zeros(tuple(-(-n // step) for n in frame.shape[-2:]), np.uint8)

@@ -109,7 +109,11 @@ def listing(address: str) -> dict[str, dict[str, Any]] | None:
 
 
 def there(place: str, name: str) -> bool:
-    """Whether a folder has a file of this name."""
+    """Whether a folder has a file, or a Zarr array or group, of this name."""
+    if not remote(place):
+        return Path(place, name).exists()
+    if name.endswith(".zarr"):  # of which a store knows the files only
+        return any(there(place, f"{name}/{file}") for file in ("zarr.json", ".zgroup", ".zarray"))
     try:
         with asking(joined(place, name), SourceError):
             store(place).head(name)

@@ -79,12 +79,6 @@ class Result:
             return read(self.path, name)
         return Path(self.path, name).read_bytes() if Path(self.path, name).exists() else None
 
-    def _has(self, name: str) -> bool:
-        """Whether the folder holds a file, or a Zarr group, of this name."""
-        if not remote(self.path):
-            return Path(self.path, name).exists()
-        return any(there(self.path, file) for file in ((name,) if not name.endswith(".zarr") else (f"{name}/zarr.json", f"{name}/.zgroup")))
-
     @cached_property
     def labels(self) -> xr.DataArray:
         """The labels, lazily: dims (y, x) or (z, y, x), coordinates of pixel centres, and ``spatial_ref`` where the image has a CRS.
@@ -118,7 +112,7 @@ class Result:
         import xarray as xr
 
         frame = self._frame()
-        if not self._has(f"{name}.zarr"):
+        if not there(self.path, f"{name}.zarr"):
             raise OutputError(f"{self.path} holds no {name}: output.results was {', '.join(self.record['results'])}")
         lazy = da.from_zarr(zarr_store(joined(self.path, f"{name}.zarr/0")))  # type: ignore[no-untyped-call]
         dims = ("z", "y", "x")[-frame.ndim :]
@@ -174,7 +168,7 @@ class Result:
             "run.json": "the record of the run: job, certificates, fingerprint",
         }
         known |= {nested: "the same in the image itself: napari, ome-zarr-py"} if (nested := self.record.get("nested")) else {}
-        return {name: what for name, what in known.items() if self._has(name)}
+        return {name: what for name, what in known.items() if there(self.path, name)}
 
     def _repr_html_(self) -> str:
         """The result as Jupyter shows it: counts, files, a picture."""

@@ -16,6 +16,7 @@ from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.legend import CLASS
+from pipeline.places import joined, remote, there
 from pipeline.sinks.panoptic import numbers
 from pipeline.sources import Source, open_source
 
@@ -78,25 +79,25 @@ def kinds_of(segments: Numbers) -> dict[int, int]:
     return {int(number): int(number) // CLASS for number in segments if number}
 
 
-def open_pair(path: Path, ignore: tuple[int, ...] = ()) -> Pair:
+def open_pair(path: str, ignore: tuple[int, ...] = ()) -> Pair:
     """A result's labels and classes; SourceError where the folder holds none."""
     for name in ("labels.zarr", "classes.zarr"):
-        if not (path / name).exists():
+        if not there(path, name):
             raise SourceError(f"{path} holds no {name}; allowed: the folder of a result of layers, or of instance and semantic results")
-    return Pair(Raster(open_source(path / "labels.zarr")), Raster(open_classes(path / "classes.zarr")), ignore)
+    return Pair(Raster(open_source(joined(path, "labels.zarr"))), Raster(open_classes(joined(path, "classes.zarr"))), ignore)
 
 
-def open_classes(path: Path) -> Source:
+def open_classes(path: str) -> Source:
     """A result's classes; what was not measured, the highest value of their type, is no data."""
     return open_source(path, nodata=float(np.iinfo(open_source(path).frame.dtype).max))
 
 
-def open_truth(path: Path, frame: Frame, image: str | None = None, ignore: tuple[int, ...] = ()) -> Pair | Coco:
+def open_truth(path: str, frame: Frame, image: str | None = None, ignore: tuple[int, ...] = ()) -> Pair | Coco:
     """Panoptic truth: COCO's JSON, whose PNG lies beside it or in a folder of its name, or the folder of another result.
 
     JobError where its shape is another than the frame's; SourceError where it cannot be read.
     """
-    truth: Pair | Coco = open_pair(path, (0, *ignore)) if path.is_dir() else _coco(path, image, ignore)
+    truth: Pair | Coco = open_pair(path, (0, *ignore)) if remote(path) or Path(path).is_dir() else _coco(Path(path), image, ignore)
     if truth.source.frame.shape != frame.shape:
         given, mine = (" x ".join(map(str, shape)) for shape in (truth.source.frame.shape, frame.shape))
         raise JobError(f"truth of {given} pixels; allowed: {mine}")

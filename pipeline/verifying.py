@@ -54,7 +54,7 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
     Parameters
     ----------
     path
-        The folder of the result.
+        The folder of the result, or its address.
     parts
         How many parts, spread over the image.
     job

@@ -7,6 +7,7 @@ import gzip
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -188,6 +189,31 @@ def test_a_run_from_s3_to_s3(images, s3, endpoint, tmp_path, name):
     same(again, known)
     with pytest.raises(OutputError, match="holds the result of another job"):
         pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch"), chunk=16))
+
+
+def test_what_lies_at_an_address_is_looked_at(images, s3, endpoint, tmp_path):
+    """`evaluate` and `verify` take a result at an address, and truth; a vector file they read of this machine only."""
+    endpoint(s3)
+    out = "s3://data/looked-at"
+    asked = job("s3://data/image.zarr", out, scratch=str(tmp_path / "scratch"), results=["instance", "semantic"])
+    pipeline.run(asked, pipeline.local())
+    for kind, truth in (("instance", f"{out}/labels.zarr"), ("semantic", f"{out}/classes.zarr"), ("panoptic", out)):
+        picture = tmp_path / f"{kind}.png"
+        told = CliRunner().invoke(app, ["evaluate", out, truth, "--kind", kind, "--picture", str(picture)])
+        assert told.exit_code == 0, told.output
+        assert re.search(r"boundary_f1 +1\.0000", told.output), told.output
+        assert picture.exists()
+    told = CliRunner().invoke(app, ["verify", out, "--tiles", "2"])
+    assert told.exit_code == 0, told.output
+    assert re.search(r"0 of [1-9]\d* near seams, 0 of [1-9]\d* inside", told.output), told.output
+    for words, message in (
+        (["evaluate", "s3://data/nothing", out], "kind: nothing does not tell what it is"),
+        (["verify", "s3://data/nothing"], "s3://data/nothing holds no complete result: there is no run.json"),
+        (["evaluate", out, "s3://data/truth.geojson"], "s3://data/truth.geojson"),
+    ):
+        told = CliRunner().invoke(app, words)
+        assert told.exit_code == 2
+        assert message in told.output
 
 
 @pytest.mark.parametrize("name", ["image.zarr", "scene.tif"])

@@ -66,6 +66,6 @@ class Presence:
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  it lives as long as its array does
     def _there(self, place: tuple[int, ...]) -> bool:
-        if not remote(self._folder):
-            return Path(self._folder, self._key(place)).exists()
-        return self._key(place) in self._names if self._names is not None else there(self._folder, self._key(place))
+        if not remote(self._folder) or self._names is None:
+            return there(self._folder, self._key(place))
+        return self._key(place) in self._names

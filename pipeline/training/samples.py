@@ -167,7 +167,7 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
     missing = entry.get("missing")
     numbers = () if missing is None else tuple(missing) if isinstance(missing, list) else (int(missing),)
     if isinstance(recipe.decoder, Panoptic):
-        both = segments.open_truth(truth, source.frame, ignore=numbers)
+        both = segments.open_truth(str(truth), source.frame, ignore=numbers)
         return Pair(image.name, source, both, card, scale=_percentiles(source, card))
     drawings = auditing.drawings(named, source.frame, image.name) if card.kind == "maskrcnn" else None
     known, kinds = _drawn(card, drawings, truth.name) if drawings else (auditing.known_truth(named, source.frame, image.name), ())
