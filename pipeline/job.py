@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline import documents, layers, legend, plugins
 from pipeline.errors import JobError, like, nearest, redacted
+from pipeline.places import lies_in
 from pipeline.routing import SKIP, Rule, refuse_misfit, refuse_unreached, rule
 from pipeline.segmenters import Contract, Segmenter
 from pipeline.wording import PLAIN, explained, refusal
@@ -208,7 +209,7 @@ class Job(_Part):
         images = [image for image in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(image, (str, os.PathLike))]
         for image, key in itertools.product(images, ("path", "scratch")):
             place = getattr(self.output, key)
-            if place and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(image)):
+            if place and lies_in(place, os.fspath(image)):
                 raise JobError(f"output.{key}: {place!r} lies in the image ({os.fspath(image)}); allowed: a folder outside of it")
         return self
 

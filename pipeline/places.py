@@ -65,6 +65,12 @@ def joined(place: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}" if remote(place) else os.path.join(place, name)  # noqa: PTH118  a text, as in all messages
 
 
+def lies_in(path: str, place: str) -> bool:
+    """Whether something is a place, or lies in it, links followed."""
+    file, folder = (each.rstrip("/") if remote(each) else os.path.realpath(each) for each in (path, place))
+    return f"{file}/".startswith(f"{folder}/")
+
+
 def gdal(address: str) -> str:
     """What GDAL calls an address."""
     for name, value in (*GDAL.items(), *_endpoint().items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,11 +20,13 @@ from pipeline.errors import JobError
 from pipeline.frame import Frame
 from pipeline.grid import Grid
 from pipeline.job import Job
+from pipeline.places import joined, lies_in
 from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, call
 from pipeline.sinks.nested import Nest
 from pipeline.sources import Source, open_source
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
+from pipeline.stages.finish import PUBLISHED
 
 HALO = {2: 64, 3: 16}
 MAX_HALO = {2: 1024, 3: 128}
@@ -196,7 +199,16 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     tiling.refuse_too_large(run)
     made = Plan(job, source, run, formats.layout(job.output, tile, shape), source.fingerprint(), wanted)
     _ = made.nest  # refused now where the image has no place for it
+    _refuse_own_image(made)
     return made
+
+
+def _refuse_own_image(draft: Plan) -> None:
+    """JobError where the result would take the place of the image, or of a file that belongs to it."""
+    image: Any = getattr(draft.source, "files", getattr(draft.source, "path", ()))
+    for file in (image,) if isinstance(image, (str, os.PathLike)) else image:
+        if any(lies_in(os.fspath(file), joined(draft.job.output.path, name)) for name in PUBLISHED):
+            raise JobError(f"output.path: {draft.job.output.path}; a result there may take the place of {file}; choose another folder")
 
 
 def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str, ...]:

@@ -77,6 +77,11 @@ class Raster:
             good &= Frame(shape, nodata=self._nodata).valid(stored) & (self._table[stored[0], 3] > 0)
         return good
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file, and those that belong to it."""
+        return tuple(self._file.files)
+
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that belong to it, and which level is read."""
         made = {name: True for name in ("scaled", "colours") if getattr(self, name)}

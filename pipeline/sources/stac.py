@@ -81,6 +81,11 @@ class Item:
             good |= where_valid(part, box, part.glance(box, step), step)
         return good
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The item's, and each asset's."""
+        return (self.path, *self._assets.values())
+
     def fingerprint(self) -> dict[str, Any]:
         """The item's, and each asset's."""
         return {"kind": "stac", "item": of_file(Path(self.path)), "assets": [part.fingerprint() for part in self._parts]}
