@@ -1,8 +1,11 @@
-"""Raster files made by tests."""
+"""Raster files made by tests, and reading them under a limit of memory."""
 
 from __future__ import annotations
 
+import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +42,38 @@ def declared(path: Path, tags: dict[int, int | tuple[int, ...]]) -> Path:
             behind += struct.pack(f"<{len(values)}I", *values)
     path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + behind)
     return path
+
+
+_READ = """
+import json, resource, sys
+from pipeline.errors import SourceError
+from pipeline.grid import Box
+from pipeline.sources import open_source
+
+paths, (start, stop), more = map(json.loads, sys.argv[1:])
+sources = [open_source(path) for path in paths]
+for source in sources:
+    source.read(Box(tuple(start), tuple(stop)))
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + more, taken + more))
+told = {path: [] for path in paths}
+for path, source in zip(paths, sources):
+    for read in (source.read, lambda box: source.glance(box, 3)):
+        try:
+            read(Box.whole(source.frame.shape))
+        except SourceError as error:
+            told[path].append(str(error))
+print(json.dumps(told))
+"""
+
+
+def under_a_limit(paths: list[str], sound: Box, more: int) -> dict[str, list[str]]:
+    """The errors of reading and glancing at whole images, both of which must fail, in a process that may take so many bytes more than
+    it took to read a sound part of each."""
+    command = [sys.executable, "-c", _READ, *map(json.dumps, (paths, (sound.start, sound.stop), more))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told: dict[str, list[str]] = json.loads(done.stdout)
+    assert list(told) == paths
+    assert all(len(errors) == 2 for errors in told.values()), told
+    return told
