@@ -77,7 +77,7 @@ class TiffImage:
     """A letter of t, c, z, y, x for each axis, in place of the file's own: ``cyx``."""
 
     nodata: float | None = None
-    """The value that means "not measured"."""
+    """The value that means "not measured", in place of the file's own (GDAL's tag), which also fills tiles that hold no bytes."""
 
     @functools.cached_property
     def _about(self) -> _About:
@@ -98,7 +98,7 @@ class TiffImage:
             shape=how.shape(about.shape),
             bands=names,
             dtype=checked_numbers(np.dtype(about.dtype), self.path),
-            nodata=self.nodata,
+            nodata=about.nodata if self.nodata is None else self.nodata,
             pixel_size=size if known else (),
             unit="micrometer" if known else "pixel",
             chunks=how.shape(about.chunks),
@@ -145,6 +145,8 @@ class _About:
     """The extent of a pixel along the axes of which it is known."""
     others: tuple[str, ...] = ()
     """Files that it refers to."""
+    nodata: float | None = None
+    """As GDAL's tag gives it."""
 
 
 class _Opened:
@@ -202,7 +204,8 @@ def _described(opened: _Opened, path: str, series: int, level: int) -> _About:
     known, names = sizes(file, image, series)
     ratio = {letter: a / b for letter, a, b in zip(axes, image.levels[0].shape, one.shape, strict=True)}
     microns = {letter: size * ratio.get(letter, 1.0) for letter, size in known.items()}
-    return _About(array.shape, array.chunks, np.dtype(one.dtype).str, axes, len(image.levels), names, microns, opened.others)
+    nodata = float(one.keyframe.nodata) if "GDAL_NODATA" in one.keyframe.tags else None
+    return _About(array.shape, array.chunks, np.dtype(one.dtype).str, axes, len(image.levels), names, microns, opened.others, nodata)
 
 
 def _chosen(given: Sequence[Any], number: int, what: str) -> Any:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.windows import Window
 
 from pipeline import local, segment
 from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.grid import Box
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source, open_source, where_valid
 from tests.sources.files import declared, under_a_limit, whole
 from tests.sources.test_limits import LIES, mutations
 
@@ -144,6 +146,23 @@ def test_axes(axes, shape, options, expected, tmp_path):
     np.testing.assert_array_equal(whole(source), expected(pixels))
     if channels and not options.get("bands"):
         assert set(source.frame.bands) <= set("abcd")
+
+
+@codecs
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(("nodata", "kind"), [(None, "uint8"), (7, "int16"), (np.nan, "float32")])
+def test_tiles_without_bytes(nodata, kind, tmp_path):
+    """Tiles that a sparse file leaves out hold its nodata, or zeros, and are measured or not, as GDAL has it."""
+    path = tmp_path / "a.tif"
+    how = {"count": 1, "height": 128, "width": 128, "dtype": kind, "tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    with rasterio.open(path, "w", driver="GTiff", SPARSE_OK=True, nodata=nodata, **how) as file:
+        file.write(np.full((1, 64, 64), 5, kind), window=Window(0, 64, 64, 64))
+    with rasterio.open(path) as file:
+        known, valid = file.read(), file.read_masks(1) > 0
+    source, box = open_source(path, kind="tiff"), Box.whole((128, 128))
+    np.testing.assert_array_equal(source.read(box), known)
+    np.testing.assert_array_equal(where_valid(source, box, source.read(box)), valid)
+    assert valid.sum() == (128 * 128 if nodata is None else 64 * 64)
 
 
 def test_sizes(tmp_path):
