@@ -2,25 +2,33 @@
 
 So locks, resumes and commit points are those of a file system, and need nothing of a store but that it keeps what it was given. That is
 looked at: what a store lists must be what was sent before the run's record, which says that a result is complete, goes last. Called again,
-a run that ended while it was copied is copied again. Two machines that write to one address at the same time are not kept apart.
+a run that ended while it was copied is copied again. Before any work an address is claimed by a mark in the folder for scratch, so that
+runs on two machines do not mix; one whose place another took (--fresh) looks before it sends anything, and before it is complete.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import uuid
 from pathlib import Path
 
 from pipeline import resume
 from pipeline.errors import JobError, OutputError
 from pipeline.job import Job
-from pipeline.places import checked, listing, read, remove, send
+from pipeline.places import checked, create, listing, read, remove, send
 from pipeline.planning import plan
 from pipeline.reporting import Event, Result, Watch
+from pipeline.scratch import commit
 from pipeline.stages.finish import RECORD
 
 MADE = "result"
 """The folder within that for scratch in which a result is made."""
+MARK = "mark"
+"""The file beside it that says whose it is."""
+CLAIM = ".tilewise/claim"
+"""The file at the address that says who makes its result."""
 
 
 def made_here(job: Job) -> Job:
@@ -51,13 +59,47 @@ def delivered(job: Job) -> Result | None:
     return Result(job.output.path) if record["complete"] and not changed else None
 
 
+def claim(job: Job, *, fresh: bool) -> None:
+    """Say at the address that this run makes its result; OutputError where another does, unless it is to start anew."""
+    mark = _mark(job)
+    if fresh:
+        remove(job.output.path, CLAIM)
+    if not create(job.output.path, CLAIM, mark) and read(job.output.path, CLAIM) != mark:
+        raise OutputError(
+            f"{job.output.path} is claimed by a run with another folder for scratch, which has not ended, or was killed; "
+            "go on there with the same job, or take its place (--fresh)"
+        )
+
+
+def _mark(job: Job) -> bytes:
+    """What tells the run of a folder for scratch from others."""
+    file = Path(job.output.scratch or "", MARK)
+    if not file.exists():
+        part, mark = file.with_name(f".{MARK}.{uuid.uuid4().hex}"), uuid.uuid4().hex.encode()
+        commit(part, mark)
+        try:
+            os.link(part, file)  # of two that begin at once only one makes it
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            commit(file, mark)
+        part.unlink()
+    return file.read_bytes()
+
+
+def _refuse_taken(job: Job) -> None:
+    if read(job.output.path, CLAIM) != _mark(job):
+        raise OutputError(f"{job.output.path} was claimed by another run meanwhile; nothing of this one is complete there")
+
+
 def deliver(made: Result, job: Job, watch: Watch) -> Result:
     """Copy a result to its address, its record last; OutputError if the store does not keep what it was given."""
     folder, address = Path(made.path), job.output.path
+    _refuse_taken(job)
     record = {**made.record, "job": {**made.record["job"], "output": job.plain()["output"]}}
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     names = [name for name in names if not name.startswith(".")]
-    for stale in [RECORD, *(listing(address) or {}).keys() - names - {RECORD}]:
+    for stale in [RECORD, *(listing(address) or {}).keys() - names - {RECORD, CLAIM}]:
         remove(address, stale)
     for number, _ in enumerate(send(address, {name: folder / name for name in names}), start=1):
         watch(Event("deliver", number, len(names)))
@@ -65,8 +107,11 @@ def deliver(made: Result, job: Job, watch: Watch) -> Result:
     lost = [name for name in names if kept.get(name, {}).get("bytes") != (folder / name).stat().st_size]
     if lost:
         raise OutputError(f"{address} does not hold {lost[0]} as it was sent, nor {len(lost) - 1} others; run the same command again")
+    _refuse_taken(job)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     list(send(address, {RECORD: folder / RECORD}))
+    remove(address, CLAIM)
     if not job.output.keep_scratch:
         shutil.rmtree(folder)
+        (folder.parent / MARK).unlink()
     return Result(address)

@@ -137,6 +137,21 @@ def read(place: str, name: str) -> bytes | None:
         return None
 
 
+def create(place: str, name: str, data: bytes) -> bool:
+    """Write a file of a folder unless there is one; whether it was written. Some stores cannot do both at once; there it is two steps."""
+    errors = _obstore(place).exceptions
+    with asking(joined(place, name), OutputError):
+        try:
+            store(place).put(name, data, mode="create")
+        except errors.AlreadyExistsError:
+            return False
+        except (errors.NotSupportedError, NotImplementedError):
+            if there(place, name):
+                return False
+            store(place).put(name, data)
+    return True
+
+
 def remove(place: str, name: str) -> None:
     """Take a file out of a folder, if it is there."""
     with suppress(FileNotFoundError), asking(joined(place, name), OutputError):
@@ -211,6 +226,7 @@ def _asked(address: str) -> dict[str, Any]:
                 span = answer.headers.get("Content-Range", "")
                 return {"bytes": int(span.rpartition("/")[2] or answer.headers["Content-Length"]), "tag": answer.headers.get("ETag")}
         except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
             if error.code < 500 or attempt == TRIES:
                 raise SourceError(f"{address} cannot be reached: its server answers {error.code} {error.reason}") from error
         except OSError as error:

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from zarr.codecs import GzipCodec
 
 import pipeline
-from pipeline import places
+from pipeline import delivery, places
 from pipeline.__main__ import app
 from pipeline.errors import JobError, OutputError, SourceError, TilesError, redacted
 from pipeline.grid import Box
@@ -362,6 +362,35 @@ def test_what_a_store_loses_is_found(images, s3, endpoint, tmp_path, torn):
         losing[0] = False
         known = pipeline.run(job(str(images / "scene.tif"), tmp_path / "known"), pipeline.local())
         same(pipeline.run(asked, pipeline.local()), known)
+
+
+def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, monkeypatch):
+    """An address that a run has claimed is refused to others until that has ended; one that lost it completes nothing."""
+    endpoint(s3)
+    out, source = "s3://data/claimed", str(images / "scene.tif")
+    mine, other = (job(source, out, scratch=str(tmp_path / name)) for name in ("mine", "other"))
+    known = pipeline.run(job(source, tmp_path / "known"), pipeline.local())
+    sent = delivery.deliver
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(delivery, "deliver", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(mine, pipeline.local())
+    monkeypatch.setattr(delivery, "deliver", sent)
+    with pytest.raises(OutputError, match=r"s3://data/claimed is claimed by a run with another folder for scratch"):
+        pipeline.run(other, pipeline.local())
+    same(pipeline.run(other, pipeline.local(), fresh=True), known)
+    places.remove(out, "run.json")
+    delivery.claim(other, fresh=False)
+    made = pipeline.run(delivery.made_here(mine), pipeline.local())
+    with pytest.raises(OutputError, match=r"was claimed by another run meanwhile; nothing of this one is complete there"):
+        delivery.deliver(made, mine, lambda _: None)
+    assert places.read(out, "run.json") is None
+    same(pipeline.run(other, pipeline.local()), known)
+    assert places.read(out, delivery.CLAIM) is None
+    assert set(places.listing(out)) == set(products(tmp_path / "known"))
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

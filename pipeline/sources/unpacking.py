@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numcodecs
 import numpy as np
 import zarr
+from numcodecs import LZ4, Blosc, Zstd, get_codec
+from numcodecs.abc import Codec as Numcodec
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec, Codec
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
@@ -109,7 +110,7 @@ class Bytes(BytesBytesCodec):
         return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
 
 
-class Numbers(numcodecs.abc.Codec):  # type: ignore[misc]
+class Numbers(Numcodec):  # type: ignore[misc]
     """A codec of version 2 that unpacks what a chunk may become."""
 
     codec_id = "bounded"
@@ -133,12 +134,12 @@ class Numbers(numcodecs.abc.Codec):  # type: ignore[misc]
     @classmethod
     def from_config(cls, config: Any) -> Any:
         """The codec itself."""
-        return numcodecs.get_codec(config)
+        return get_codec(config)
 
 
 def _zstd(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
     """Zstandard, whose frames may say how much they become (RFC 8878, 3.1.1.1), and need not."""
-    said, codec = _first_frame(data), numcodecs.Zstd()
+    said, codec = _first_frame(data), Zstd()
     room.check(said or 0)
     if said is None and not room.exact:
         raise ValueError("a chunk does not say how much it becomes, and neither does the array, for it has filters or several compressors")
@@ -165,13 +166,13 @@ def _blosc(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
     room.check(int.from_bytes(data[4:8], "little"))
     if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
         raise ValueError(f"a chunk of Blosc has {len(data)} bytes, and says otherwise")
-    return numcodecs.Blosc().decode(data)
+    return Blosc().decode(data)
 
 
 def _lz4(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
     """LZ4 as numcodecs writes it, after four bytes that say how much it becomes."""
     room.check(int.from_bytes(data[:4], "little"))
-    return numcodecs.LZ4().decode(data)
+    return LZ4().decode(data)
 
 
 def _streams(start: Callable[[Mapping[str, Any]], Any]) -> Unpacker:
