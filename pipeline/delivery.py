@@ -8,10 +8,12 @@ runs on two machines do not mix; one whose place another took (--fresh) looks be
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import resume
@@ -59,8 +61,23 @@ def delivered(job: Job) -> Result | None:
     return Result(job.output.path) if record["complete"] and not changed else None
 
 
-def claim(job: Job, *, fresh: bool) -> None:
-    """Say at the address that this run makes its result; OutputError where another does, unless it is to start anew."""
+@contextlib.contextmanager
+def claimed(job: Job, *, fresh: bool) -> Iterator[None]:
+    """Say at the address that this run makes its result; OutputError where another does, unless it is to start anew. What ends before
+    it has begun (a job that is refused) claims nothing; what ends otherwise can go on.
+    """
+    _claim(job, fresh=fresh)
+    try:
+        yield
+    except BaseException:
+        if not Path(job.output.scratch or "", MADE).exists():
+            with contextlib.suppress(OutputError):  # what ended the run is what is told
+                remove(job.output.path, CLAIM)
+                Path(job.output.scratch or "", MARK).unlink(missing_ok=True)
+        raise
+
+
+def _claim(job: Job, *, fresh: bool) -> None:
     mark = _mark(job)
     if fresh:
         remove(job.output.path, CLAIM)

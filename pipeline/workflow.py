@@ -79,8 +79,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
     if not fresh and (result := finished(job)):
         return result
     if remote(job.output.path):
-        delivery.claim(job, fresh=fresh)
-        return delivery.deliver(run(delivery.made_here(job), engine, fresh=fresh, watch=watch), job, watch)
+        with delivery.claimed(job, fresh=fresh):
+            return delivery.deliver(run(delivery.made_here(job), engine, fresh=fresh, watch=watch), job, watch)
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
         before = None if fresh else resume.begun(job)

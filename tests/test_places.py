@@ -383,13 +383,16 @@ def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, mon
         pipeline.run(other, pipeline.local())
     same(pipeline.run(other, pipeline.local(), fresh=True), known)
     places.remove(out, "run.json")
-    delivery.claim(other, fresh=False)
+    delivery._claim(other, fresh=False)
     made = pipeline.run(delivery.made_here(mine), pipeline.local())
     with pytest.raises(OutputError, match=r"was claimed by another run meanwhile; nothing of this one is complete there"):
         delivery.deliver(made, mine, lambda _: None)
     assert places.read(out, "run.json") is None
     same(pipeline.run(other, pipeline.local()), known)
     assert places.read(out, delivery.CLAIM) is None
+    with pytest.raises(SourceError, match="there is no image"):
+        pipeline.run(job(str(tmp_path / "nowhere.tif"), out, scratch=str(tmp_path / "third")), pipeline.local(), fresh=True)
+    assert not (tmp_path / "third" / delivery.MARK).exists()
     assert set(places.listing(out)) == set(products(tmp_path / "known"))
 
 
