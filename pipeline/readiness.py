@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distributed import Worker
 
+NAME = "tilewise-readiness"
+"""Of the thread that loads."""
 LIBRARIES = ("numcodecs.blosc", "zarr", "pyarrow.parquet")
 """What the stages import when they first need it."""
 
 
 def dask_setup(_worker: Worker) -> None:
-    """Begin to load, in a thread that ends by itself."""
-    threading.Thread(target=load, name="tilewise-readiness", daemon=True).start()
+    """Begin to load, in a thread that ends by itself; tasks wait for it."""
+    from pipeline.engine.errands import LOADING
+
+    thread = threading.Thread(target=load, name=NAME, daemon=True)
+    LOADING.append(thread)
+    thread.start()
 
 
 def load() -> None:

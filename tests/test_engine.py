@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import readiness
 from pipeline.engine import Engine, Outcome, batches, cluster, errands, local, on, processes
 from pipeline.errors import ClusterError, SegmenterError
 
@@ -199,6 +200,14 @@ def test_context_travels_once(pool: Engine) -> None:
     """Each worker gets the context once, however many batches it runs."""
     seen = {outcome.value for outcome in pool.run(arrivals, Counted(), range(3000))}
     assert {count for _, count in seen} == {1}
+
+
+def test_tasks_wait_for_what_is_being_loaded() -> None:
+    """The first task of a new worker begins when the thread that imports what it needs has ended: half a package is no package."""
+    with cluster(2) as engine:
+        for outcome in engine.run(lambda *_: [thread.name for thread in threading.enumerate()], None, range(8)):
+            assert readiness.NAME not in outcome.value
+            assert outcome.value
 
 
 def test_nothing_stays_on_workers(pool: Engine) -> None:

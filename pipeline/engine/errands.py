@@ -17,6 +17,9 @@ from pipeline.engine.inprocess import attempt, root_cause
 from pipeline.errors import ClusterError
 
 ANSWER = 30.0  # seconds within which the scheduler answers
+LOADING: list[threading.Thread] = []
+"""Threads of this process that import what tasks need. A task waits for them: Python lets two threads that import a package from two ends
+go on with half of it, rather than wait for each other for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ def perform(token: str, items: Sequence[int]) -> Done:
     """Run a batch: the task that Dask sees."""
     from distributed import get_worker
 
+    for thread in LOADING:
+        thread.join()
     plugins = get_worker().plugins
     errand, outcomes, began = vars(plugins[token])["errand"], [], time.monotonic()
     for item in items:
