@@ -1,18 +1,26 @@
 """How large a picture within a TIFF says it is: asked before it is decoded, for decoders take as much memory as it says.
 
-Looked into are JPEG, JPEG 2000, PNG, WebP and LERC. JPEG XL and JPEG XR are not, and fail for want of memory when they lie. What is no
-picture (deflate, LZW, Zstandard, …) is decoded into the room of a tile.
+Looked into are JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC. What is no picture is decoded into the room of a tile, and may hold
+any bytes, also those that a picture begins with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 ROOM = 2
 """So many times as many rows or columns as a tile may a picture in it have: some writers fill it up."""
+PLAIN = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013})
+"""TIFF's numbers of what is no picture: nothing, CCITT, LZW, deflate, PackBits, LZMA, Zstandard."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG's markers of what holds the size."""
+XR = b"WMPHOTO\0"
+"""How a JPEG XR codestream begins."""
+RATIOS = ((1, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+"""JPEG XL's, of columns to rows, that need no second number."""
+STREAMS = {b"jxlc": 8, b"jxlp": 12}
+"""JPEG XL's boxes that hold a codestream or a part of it, and where that begins."""
 SIZE = b"\xff\x4f\xff\x51"
 """How a JPEG 2000 codestream begins: with its size."""
 
@@ -31,23 +39,68 @@ def bounded(decode: Callable[..., Any], rows: int, columns: int) -> Callable[...
 
 def extent(data: bytes) -> tuple[int, int] | None:
     """Rows and columns of a picture, by its header; None of anything else, or where there is no such header."""
-    if data[:2] == b"\xff\xd8":
-        return _of_jpeg(data)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    if data[:6] == b"Lerc2 ":
-        at = 10 if int.from_bytes(data[6:10], "little") < 3 else 14  # after a checksum
-        return int.from_bytes(data[at : at + 4], "little"), int.from_bytes(data[at + 4 : at + 8], "little")
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _of_webp(data)
-    at = data.find(SIZE, 0, 1 << 12)
+    for at, head, said in PICTURES:
+        if data[at : at + len(head)] == head:
+            return said(data)
+    return None
+
+
+def _of_jpeg(data: bytes) -> tuple[int, int] | None:
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] in FRAMES:
+            return _two(data, at + 5, 2)
+        filled = data[at + 1] == 0xFF  # any number of them may stand before a marker
+        at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def _of_jpeg_2000(data: bytes) -> tuple[int, int] | None:
+    at = data.find(SIZE)
     if at < 0 or len(data) < at + 24:
         return None
-    right, bottom, left, top = (int.from_bytes(data[at + k : at + k + 4], "big") for k in (8, 12, 16, 20))
+    (bottom, right), (top, left) = (_two(data, at + k, 4)[::-1] for k in (8, 16))
     return bottom - top, right - left
 
 
-def _of_webp(data: bytes) -> tuple[int, int] | None:
+def _of_jpeg_xl(data: bytes) -> tuple[int, int] | None:
+    """By the SizeHeader of ISO/IEC 18181-1, of a codestream or of the first in a file of boxes."""
+    at = 0
+    while data[at : at + 2] != b"\xff\x0a":
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind not in STREAMS and size < 8:
+            return None
+        at += STREAMS.get(kind, size)
+    bits = int.from_bytes(data[at + 2 : at + 12], "little")
+
+    def take(number: int) -> int:
+        nonlocal bits
+        found, bits = bits & (1 << number) - 1, bits >> number
+        return found
+
+    small = take(1)
+
+    def side() -> int:
+        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    rows, ratio = side(), take(3)
+    across, down = RATIOS[ratio]
+    return rows, rows * across // down if ratio else side()
+
+
+def _of_jpeg_xr(data: bytes) -> tuple[int, int] | None:
+    """By ITU-T T.832, 8.3."""
+    if (at := data.find(XR)) < 0:
+        return None
+    columns, rows = _two(data, at + 12, 2 if data[at + 10 : at + 11] >= b"\x80" else 4)
+    return rows + 1, columns + 1
+
+
+def _of_png(data: bytes) -> tuple[int, int]:
+    return _two(data, 16, 4)[::-1]
+
+
+def _of_webp(data: bytes) -> tuple[int, int]:
     """By RFC 9649: an extended file, a lossless or a lossy picture."""
     if data[12:16] == b"VP8X":
         return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
@@ -57,11 +110,25 @@ def _of_webp(data: bytes) -> tuple[int, int] | None:
     return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
 
 
-def _of_jpeg(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        filled = data[at + 1] == 0xFF  # any number of them may stand before a marker
-        at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+def _of_lerc(data: bytes) -> tuple[int, int]:
+    return _two(data, 10 if int.from_bytes(data[6:10], "little") < 3 else 14, 4, "little")  # after a checksum
+
+
+def _two(data: bytes, at: int, width: int, order: Literal["big", "little"] = "big") -> tuple[int, int]:
+    """Two numbers of so many bytes each."""
+    return int.from_bytes(data[at : at + width], order), int.from_bytes(data[at + width : at + 2 * width], order)
+
+
+PICTURES: tuple[tuple[int, bytes, Callable[[bytes], tuple[int, int] | None]], ...] = (
+    (0, b"\xff\xd8", _of_jpeg),
+    (0, SIZE, _of_jpeg_2000),
+    (4, b"jP  ", _of_jpeg_2000),
+    (0, b"\xff\x0a", _of_jpeg_xl),
+    (4, b"JXL ", _of_jpeg_xl),
+    (0, b"II\xbc", _of_jpeg_xr),
+    (0, XR, _of_jpeg_xr),
+    (0, b"\x89PNG\r\n\x1a\n", _of_png),
+    (8, b"WEBP", _of_webp),
+    (0, b"Lerc2 ", _of_lerc),
+)
+"""Bytes that a picture has, where, and what reads its size."""

@@ -20,7 +20,7 @@ from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, layout, native
 from pipeline.sources.checksum import of_file, stamp
-from pipeline.sources.codestreams import bounded
+from pipeline.sources.codestreams import PLAIN, bounded
 from pipeline.sources.levels import around, coarsest
 from pipeline.sources.metadata import companions, sizes
 
@@ -168,8 +168,9 @@ class _Opened:
 
         if (series, level) not in self._arrays:
             page = self.file.series[series].levels[level].keyframe
-            across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-            vars(page)["decode"] = bounded(page.decode, *across)
+            if int(page.compression) not in PLAIN:
+                across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+                vars(page)["decode"] = bounded(page.decode, *across)
             store = self.file.series[series].aszarr(level=level, maxworkers=1)
             self._arrays[series, level] = zarr.open_array(store, mode="r")
         return self._arrays[series, level]

@@ -25,6 +25,9 @@ imagecodecs = pytest.importorskip("imagecodecs", reason="needs imagecodecs: the 
 WAYS = {
     "j2k": functools.partial(imagecodecs.jpeg2k_encode, codecformat="j2k"),
     "jp2": functools.partial(imagecodecs.jpeg2k_encode, codecformat="jp2"),
+    "jpeg xl": functools.partial(imagecodecs.jpegxl_encode, effort=1),
+    "jpeg xl in boxes": functools.partial(imagecodecs.jpegxl_encode, effort=1, usecontainer=True),
+    "jpeg xr": imagecodecs.jpegxr_encode,
     "png": imagecodecs.png_encode,
     "lerc": lambda image: imagecodecs.lerc_encode(image[..., 0]),
     "webp": imagecodecs.webp_encode,
@@ -49,7 +52,22 @@ def test_sizes_are_those_that_decoders_find(rows, columns, way):
         assert extent(data[: len(data) // 8]) in (None, (rows, columns))
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xff", b"\xff\x4f\xff\x51", b"RIFF1234WEBP", b"Lerc2 "]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(
+        [
+            b"",
+            b"\xff\xd8",
+            b"\xff\xd8\xff\xff",
+            b"\xff\x4f\xff\x51",
+            b"RIFF1234WEBP",
+            b"Lerc2 ",
+            b"\xff\x0a",
+            b"1234JXL ",
+            b"II\xbc1WMPHOTO\0",
+        ]
+    ),
+)
 def test_anything_else_has_no_size(data, head):
     """Any bytes are looked through to their end, and no further."""
     found = extent(head + data)
@@ -66,6 +84,16 @@ def lie(data: bytearray, kind: str, at: int, length: int) -> None:
         size = tile.index(b"\xff\x51")
         for first in (6, 22):
             data[at + size + first : at + size + first + 8] = struct.pack(">II", 60_000, 60_000)
+
+
+@pytest.mark.parametrize("compression", [None, "packbits"])
+@pytest.mark.parametrize("head", [b"\xff\x4f\xff\x51", b"\xff\xd8\xff\xc0", b"\xff\x0a", b"II\xbcWMPHOTO\0", b"1234jP  \xff\x4f\xff\x51"])
+def test_numbers_that_look_like_a_picture(tmp_path, compression, head):
+    """A tile of anything else may hold the bytes that a picture begins with, and they are numbers like others."""
+    path, image = tmp_path / "a.ome.tif", np.random.default_rng(0).integers(1, 255, (64, 64)).astype(np.uint8)
+    image.flat[: len(head)] = np.frombuffer(head, np.uint8)
+    tifffile.imwrite(path, image, tile=(64, 64), compression=compression)
+    np.testing.assert_array_equal(whole(open_source(path))[0], image)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg2000"])
@@ -90,8 +118,14 @@ def test_a_bomb_in_a_tile(tmp_path, kind, tiled):
 
 @pytest.mark.parametrize(
     ("code", "encode"),
-    [(34933, imagecodecs.png_encode), (34887, imagecodecs.lerc_encode), (50001, lambda n: imagecodecs.webp_encode(np.dstack([n, n, n])))],
-    ids=["png", "lerc", "webp"],
+    [
+        (50002, imagecodecs.jpegxl_encode),
+        (34934, imagecodecs.jpegxr_encode),
+        (34933, imagecodecs.png_encode),
+        (34887, imagecodecs.lerc_encode),
+        (50001, lambda n: imagecodecs.webp_encode(np.dstack([n, n, n]))),
+    ],
+    ids=["jpeg xl", "jpeg xr", "png", "lerc", "webp"],
 )
 def test_a_larger_picture_in_a_tile(tmp_path, code, encode):
     """A tile of 64 x 64 pixels that holds a sound picture of 8,192 x 8,192 is an error that says so, before that is decoded."""
