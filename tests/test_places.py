@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 import rasterio
@@ -125,7 +126,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         start, stop, spans = 0, len(data), self.headers.get("Range")
         if spans and status == 200:
             first, _, last = spans.removeprefix("bytes=").partition("-")
-            start, stop, status = int(first), min(int(last) + 1 if last else stop, stop), 206
+            start, stop, status = int(first or stop - int(last)), min(int(last) + 1 if first and last else stop, stop), 206
         self.send_response(status)
         self.send_header("Content-Length", str(stop - start))
         self.send_header("Accept-Ranges", "bytes")
@@ -235,6 +236,17 @@ def test_a_bomb_on_a_server(tmp_path):
     (tmp_path / "a.zarr" / array.metadata.encode_chunk_key((0, 0))).write_bytes(2 * gzip.compress(bytes(4096)))
     with served(tmp_path) as (address, _), pytest.raises(SourceError, match="a chunk becomes 4097 bytes or more, and 4096 are allowed"):
         open_source(f"{address}/a.zarr").read(Box.whole((64, 64)))
+
+
+@pytest.mark.parametrize("shards", [None, (64, 64)])
+def test_files_on_a_server_that_are_too_large(tmp_path, shards):
+    """A file of four megabytes that no chunk of 2 kB can have made is refused by its size, and so is what a shard's index says."""
+    array = zarr.create_array(tmp_path / "a.zarr", data=np.ones((64, 64), np.uint8), chunks=(32, 64), shards=shards, compressors=None)
+    file = tmp_path / "a.zarr" / array.metadata.encode_chunk_key((0, 0))
+    index = np.array([0, 1 << 22, 1 << 22, 100], "<u8").tobytes() if shards else b""
+    file.write_bytes(bytes(1 << 22) + bytes(numcodecs.CRC32C(location="end").encode(index) if shards else b""))
+    with served(tmp_path) as (address, _), pytest.raises(SourceError, match=r"0 has 4194304 bytes, and a file of this array has at most"):
+        open_source(f"{address}/a.zarr").read(Box((0, 0), (20, 64)))
 
 
 def test_servers_that_are_overloaded_are_asked_again(images, endpoint, s3):

@@ -7,8 +7,6 @@ two by two four times. Kept are the chunks that were read last, up to `MOST` byt
 from __future__ import annotations
 
 import itertools
-import math
-import operator
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -21,8 +19,6 @@ from pipeline.grid import Box
 from pipeline.places import remote
 from pipeline.sources.checksum import stamp
 
-BESIDE = 64
-"""Bytes that a file may hold for each chunk besides its numbers."""
 MOST = 3 << 24
 """Bytes of decoded chunks that a process keeps of an array."""
 Place = tuple[int, ...]
@@ -32,12 +28,9 @@ class Kept:
     """A Zarr array that is read in windows; it is indexed by numbers and slices as the array itself."""
 
     def __init__(self, array: Any, folder: str) -> None:
-        from pipeline.sources.unpacking import Room  # which takes Zarr along
+        from pipeline.sources.unpacking import FileRoom  # which takes Zarr along
 
-        shard = array.shards or array.chunks
-        chunks = math.prod(map(operator.floordiv, shard, array.chunks))
-        self._array, self._folder = array, folder
-        self._largest = Room.about(math.prod(shard) * array.dtype.itemsize).most + BESIDE * chunks
+        self._array, self._folder, self._room = array, folder, FileRoom.of(array)
         self._chunks: OrderedDict[Place, tuple[object, npt.NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -100,6 +93,5 @@ class Kept:
             found = stamp(str(file))
         except FileNotFoundError:
             return None
-        if found[2] > self._largest:  # it would be read whole
-            raise ValueError(f"{file.name} has {found[2]} bytes, and a file of this array has at most {self._largest}")
+        self._room.check(file.name, found[2])  # it would be read whole
         return found

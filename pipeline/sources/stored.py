@@ -8,6 +8,7 @@ OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,6 +21,8 @@ from pipeline.sources.axes import LETTERS
 
 LARGEST_CHUNK = 1 << 30
 """Bytes of one chunk, which is decoded whole."""
+MOST_IN_SHARD = 1 << 22
+"""Chunks in one shard, whose index is read whole."""
 FAULTS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, AssertionError),
     SystemError,  # of numcodecs, where a chunk says that it is of negative size
@@ -125,6 +128,8 @@ def _refuse(path: str, array: Any) -> None:
         raise SourceError(
             f"{path} is stored in chunks of {chunk}, {size / 2**30:.3g} GiB each; allowed: up to {LARGEST_CHUNK >> 30} GiB; write it anew"
         )
+    if (number := math.prod(map(operator.floordiv, array.shards or array.chunks, array.chunks))) > MOST_IN_SHARD:
+        raise SourceError(f"{path} is stored in shards of {number} chunks; allowed: up to {MOST_IN_SHARD}; write it anew")
 
 
 def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], number: int) -> tuple[float, ...]:

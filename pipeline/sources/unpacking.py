@@ -2,6 +2,7 @@
 
 Zarr's own codecs take what the bytes ask for, and a file of a megabyte may ask for a terabyte. Where the size follows from the array (one
 compressor right on the numbers, which is the rule) so much is unpacked; below filters or a second compressor, up to `ROOM` times as much.
+So may a file have, which is read whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import bz2
 import lzma
 import math
+import operator
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,12 +22,16 @@ import zarr
 from numcodecs import LZ4, Blosc, Zstd, get_codec
 from numcodecs.abc import Codec as Numcodec
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec, Codec
+from zarr.abc.store import RangeByteRequest
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.storage import ObjectStore, StorePath
 
 ROOM = 8
 """So many times a chunk's bytes may a step become whose size the array does not say: filters may have widened its numbers."""
 LITTLE = 1 << 16
 """Bytes that any such step may become."""
+BESIDE = 64
+"""Bytes that a file may hold for each chunk besides its numbers."""
 DICTIONARY = 1 << 27
 """Bytes that LZMA may take besides; at its strongest it takes half."""
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -61,7 +67,50 @@ def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
         last = Room.about(chunk) if known.filters else Room(chunk, exact=True)
         filters = [Numbers(each, Room.about(chunk)) for each in known.filters or ()]
         changed = replace(known, compressor=known.compressor and Numbers(known.compressor, last), filters=filters or None)
-    return zarr.Array(zarr.AsyncArray(changed, array.store_path, array.config))
+    where = array.store_path
+    if isinstance(where.store, ObjectStore):
+        where = StorePath(Limited(where.store.store, FileRoom.of(array)), where.path)
+    return zarr.Array(zarr.AsyncArray(changed, where, array.config))
+
+
+@dataclass(frozen=True)
+class FileRoom:
+    """How many bytes a file of an array, which holds a chunk or a shard, can have."""
+
+    most: int
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> FileRoom:
+        """By what the array says of itself."""
+        file = array.shards or array.chunks
+        chunks = math.prod(map(operator.floordiv, file, array.chunks))
+        return cls(Room.about(math.prod(file) * array.dtype.itemsize).most + BESIDE * chunks)
+
+    def check(self, name: str, size: int) -> None:
+        """ValueError where a file has more."""
+        if size > self.most:
+            raise ValueError(f"{name} has {size} bytes, and a file of this array has at most {self.most}")
+
+
+class Limited(ObjectStore[Any]):
+    """Files at an address, of which none is fetched that is too large: ValueError before its bytes come."""
+
+    def __init__(self, store: Any, room: FileRoom) -> None:
+        super().__init__(store, read_only=True)
+        self.room = room
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """A file or a part of it; None where there is none."""
+        if byte_range is not None:
+            if isinstance(byte_range, RangeByteRequest):  # which the index of a shard says
+                self.room.check(f"a part of {key}", byte_range.end - byte_range.start)
+            return await super().get(key, prototype, byte_range)
+        try:
+            answer = await self.store.get_async(key)
+        except FileNotFoundError:
+            return None
+        self.room.check(key, answer.meta["size"])
+        return prototype.buffer.from_bytes(await answer.bytes_async())
 
 
 def _chain(codecs: Iterable[Codec]) -> list[Codec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import warnings
 from pathlib import Path
@@ -169,6 +170,16 @@ def test_a_file_that_is_too_large(tmp_path):
     for read in (open_source(tmp_path).read, lambda box: open_source(tmp_path).glance(box, 3)):
         with pytest.raises(SourceError, match="0 has 1099511627776 bytes, and a file of this array has at most 65600"):
             read(Box((0, 0), (64, 64)))
+
+
+def test_shards_of_too_many_chunks(tmp_path):
+    """Metadata that claim shards of a thousand million chunks, whose index would take 16 GiB, are refused before any of it is read."""
+    zarr.create_array(tmp_path, shape=(64, 64), chunks=(1, 1), shards=(64, 64), dtype="u1")
+    known = json.loads((tmp_path / "zarr.json").read_text())
+    known["shape"] = known["chunk_grid"]["configuration"]["chunk_shape"] = [1 << 15, 1 << 15]
+    (tmp_path / "zarr.json").write_text(json.dumps(known))
+    with pytest.raises(SourceError, match="is stored in shards of 1073741824 chunks; allowed: up to 4194304; write it anew"):
+        open_source(tmp_path).frame  # noqa: B018
 
 
 @pytest.mark.parametrize("how", [{"filters": [numcodecs.Pickle()]}, {"compressors": numcodecs.Pickle()}])
