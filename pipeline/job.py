@@ -266,6 +266,8 @@ def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = 
     if not isinstance(parts, dict):
         what = PLAIN.get(type(parts), "one value").partition(",")[0]
         raise JobError(f"the job file {file} holds {what}, not the keys of a job; {nearest('', Job.model_fields)}")
+    if "train" in parts and "segmenters" not in parts:
+        raise JobError(f"the job file {file} is a card by which a network is trained, by: tilewise train {file}")
     documents.change(parts, changes or {})
     return Job(**{str(key): value for key, value in parts.items()})
 

@@ -119,6 +119,7 @@ FILES = {
     "nothing": (b"", "the job file job.yaml holds nothing, not the keys of a job; allowed: layers, on_bad_tile, output, …"),
     "a list": (b"- a\n- b\n", "the job file job.yaml holds a list, not the keys of a job; …"),
     "a sentence": (b"segment scene.tif\n", "the job file job.yaml holds text, not the keys of a job; …"),
+    "a network's card": (b"kind: unet\ntrain: {steps: 3}\n", "the job file job.yaml is a card by which a network is trained, by: tilewise train job.yaml"),
     "another encoding": ("source: é\n".encode("latin-1"), "the job file job.yaml is no text: byte 8 is no UTF-8; allowed: YAML, saved as UTF-8"),
     "a tab": (b"tiles:\n\tsize: 32\n", "the job file job.yaml is no YAML: while scanning for the next token, found character '\\t' that cannot start any token in line 2, column 1; indent with spaces"),
     "a brace too few": (b"tiles: {size: 32\nsource: a\n", "the job file job.yaml is no YAML: while parsing a flow mapping that begins in line 1, expected ',' or '}', but got ':' in line 2, column 7"),

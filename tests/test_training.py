@@ -383,6 +383,14 @@ def test_errors_of_the_card(folder):
             recipe.read(parts() | change, folder)
 
 
+def test_a_job_in_place_of_a_card(tmp_path):
+    """A job file is told from a card, and how it is run is said."""
+    path = tmp_path / "job.yaml"
+    path.write_text("source: {path: a.tif}\nsegmenters: {it: {kind: threshold}}\noutput: {path: out}\n")
+    with pytest.raises(JobError, match=r"job\.yaml: this is no card but a job file, which is run by: tilewise run .*job\.yaml"):
+        recipe.from_yaml(path)
+
+
 def test_classes_beyond_the_card(folder, tmp_path):
     """Truth of a class that the card does not name is refused before anything is learned."""
     given = parts() | {"decoder": {"kind": "semantic"}}

@@ -180,6 +180,8 @@ def from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     parts = documents.read(path, "the card")
     if not isinstance(parts, dict):
         raise JobError(f"{path}: this is no card; allowed: a mapping of keys such as name, kind, bands, classes and train")
+    if "segmenters" in parts:
+        raise JobError(f"{path}: this is no card but a job file, which is run by: tilewise run {path}")
     documents.change(parts, changes or {})
     return read(parts, path.absolute().parent, str(path))
 
