@@ -22,6 +22,7 @@ def whole(monkeypatch):
     return whole
 
 
+@pytest.mark.heavy
 def test_table():
     """One command prints a row for each side that is installed, and one for each number of tiles."""
     command = [sys.executable, str(BENCHMARKS / "whole.py"), "1024", "--runs", "1", "--sides", "ours", "scipy", "--tiles", "9"]

@@ -181,7 +181,7 @@ def test_the_same_seed_gives_the_same_detector(tmp_path: Path) -> None:
 def test_discs_are_found(tmp_path: Path) -> None:
     """A detector that is trained on boxes round discs finds those of a part that was held out, and a run of its bundle finds as many."""
     labels = write(tmp_path, "a", 1, (400, 600), 150)
-    bundle = loop.train(card(tmp_path, steps=150, batch=4, every=50, learning_rate=0.001, held_out=0.3), tmp_path / "out")
+    bundle = loop.train(card(tmp_path, steps=100, batch=2, every=50, learning_rate=0.001, held_out=0.3), tmp_path / "out")
     metrics = cards.read(str(bundle)).card.metrics
     assert metrics["f1"] > 0.8, metrics
     held = np.asarray(Image.open(tmp_path / "a.png"))[None, :, 420:]

@@ -123,6 +123,7 @@ ROUTED = {
 }  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_routed_runs(scene, tmp_path):
     """Where tiles went to several segmenters, or nowhere, the objects that lie in tiles of one are compared; what is wrong is found."""
     out = tmp_path / "out"

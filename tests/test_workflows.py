@@ -124,6 +124,7 @@ def mean_f1(name, pairs, folder, engine, **changes):
 
 
 @quiet
+@pytest.mark.heavy
 def test_nuclei_in_fluorescence(shared, tmp_path, engine):
     """Over all real images with truth, from 14 to 375 nuclei of 70 to 7,000 pixels, F1 is about 0.81 (one Otsu and a watershed: 0.65)."""
     folder = shared / "nuclei-fluo"
@@ -170,6 +171,7 @@ def test_water(shared, tmp_path, engine):
     assert found["classes"][1]["iou"] > 0.68
 
 
+@pytest.mark.heavy
 def test_clouds(shared, tmp_path, engine):
     """On a real Sentinel-2 image clouds are found as the package that brings the network finds them, and the tiles change nothing."""
     from ukis_csmask.mask import CSmask
