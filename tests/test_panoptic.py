@@ -62,7 +62,7 @@ def scenes(draw):
     return image
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(scenes(), st.integers(5, 20), st.booleans())
 def test_what_shows_is_what_the_layers_draw_alone(image, tile, swapped):
     """At each pixel the first layer that has something there has it, numbered in raster order; the same in any tiles, also in volumes."""

@@ -66,7 +66,8 @@ def answers(draw):
     return channels, Panoptic(things=draw(st.sampled_from([(2, 3), (4, 1), (3,)])), background=background, instances={"kind": kind})
 
 
-@settings(max_examples=20, deadline=None)
+@pytest.mark.heavy
+@settings(max_examples=40, deadline=None)
 @given(answers(), st.integers(6, 30), st.integers(6, 40))
 def test_things_and_stuff_are_those_of_the_whole_image(answer, rows, columns):
     """In any tiles, objects are what the decoder draws on the whole image, each of the class of most of its pixels, and all is proved."""
@@ -91,7 +92,8 @@ def test_things_and_stuff_are_those_of_the_whole_image(answer, rows, columns):
     }
 
 
-@settings(max_examples=12, deadline=None)
+@pytest.mark.heavy
+@settings(max_examples=25, deadline=None)
 @given(answers(), st.integers(5, 14))
 def test_no_object_is_of_two_classes(answer, tile):
     """Where windows are too small to prove anything, an object is still of one class in all its tiles: that of most of all its pixels."""
