@@ -59,7 +59,7 @@ def _of_jpeg_2000(data: bytes) -> tuple[int, int] | None:
     at = data.find(SIZE)
     if at < 0 or len(data) < at + 24:
         return None
-    (bottom, right), (top, left) = (_two(data, at + k, 4)[::-1] for k in (8, 16))
+    (right, bottom), (left, top) = (_two(data, at + k, 4) for k in (8, 16))
     return bottom - top, right - left
 
 
@@ -103,11 +103,13 @@ def _of_png(data: bytes) -> tuple[int, int]:
 def _of_webp(data: bytes) -> tuple[int, int]:
     """By RFC 9649: an extended file, a lossless or a lossy picture."""
     if data[12:16] == b"VP8X":
-        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+        columns, rows = _two(data, 24, 3, "little")
+        return rows + 1, columns + 1
     if data[12:16] == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
         return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
+    columns, rows = _two(data, 26, 2, "little")
+    return rows & 0x3FFF, columns & 0x3FFF
 
 
 def _of_lerc(data: bytes) -> tuple[int, int]:

@@ -8,7 +8,6 @@ OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -121,6 +120,8 @@ def _said(*attributes: Mapping[str, Any]) -> str:
 
 def _refuse(path: str, array: Any) -> None:
     """Refuse chunks that are none, or that would take more memory than a task has, before one is read."""
+    from pipeline.sources.unpacking import chunks_in_file  # which takes Zarr along
+
     chunk = " x ".join(map(str, array.chunks))
     if min(array.shape, default=0) < 1 or min(array.chunks) < 1:
         raise SourceError(f"{path} has the shape {array.shape} in chunks of {chunk}; allowed: at least one pixel along each axis")
@@ -128,7 +129,7 @@ def _refuse(path: str, array: Any) -> None:
         raise SourceError(
             f"{path} is stored in chunks of {chunk}, {size / 2**30:.3g} GiB each; allowed: up to {LARGEST_CHUNK >> 30} GiB; write it anew"
         )
-    if (number := math.prod(map(operator.floordiv, array.shards or array.chunks, array.chunks))) > MOST_IN_SHARD:
+    if (number := chunks_in_file(array)) > MOST_IN_SHARD:
         raise SourceError(f"{path} is stored in shards of {number} chunks; allowed: up to {MOST_IN_SHARD}; write it anew")
 
 

@@ -73,6 +73,11 @@ def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
     return zarr.Array(zarr.AsyncArray(changed, where, array.config))
 
 
+def chunks_in_file(array: zarr.Array[Any]) -> int:
+    """How many chunks one file of an array holds: one, or those of a shard."""
+    return math.prod(map(operator.floordiv, array.shards or array.chunks, array.chunks))
+
+
 @dataclass(frozen=True)
 class FileRoom:
     """How many bytes a file of an array, which holds a chunk or a shard, can have."""
@@ -82,9 +87,8 @@ class FileRoom:
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> FileRoom:
         """By what the array says of itself."""
-        file = array.shards or array.chunks
-        chunks = math.prod(map(operator.floordiv, file, array.chunks))
-        return cls(Room.about(math.prod(file) * array.dtype.itemsize).most + BESIDE * chunks)
+        numbers = math.prod(array.shards or array.chunks)
+        return cls(Room.about(numbers * array.dtype.itemsize).most + BESIDE * chunks_in_file(array))
 
     def check(self, name: str, size: int) -> None:
         """ValueError where a file has more."""
