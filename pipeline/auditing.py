@@ -22,7 +22,7 @@ from pipeline.legend import CLASS
 from pipeline.outlines import CROWD, layers
 from pipeline.places import joined, remote, there
 from pipeline.segments import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
-from pipeline.sources import open_source, where_valid
+from pipeline.sources import open_source, where_measured
 
 Kind = Literal["instance", "semantic", "panoptic"]
 EXTENT = {2: 2048, 3: 128}
@@ -178,7 +178,7 @@ def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArr
         found = what.read(box)
         return np.where(found == CROWD, 0, found), found != CROWD
     block = what.source.read(box)
-    return block[0].astype(np.int64), where_valid(what.source, box, block)
+    return block[0].astype(np.int64), where_measured(what.source, box, block)[0]
 
 
 def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:

@@ -19,6 +19,8 @@ HSV = ("hue", "saturation", "value")
 LAB = ("lightness", "a", "b")
 STAINS = ("haematoxylin", "eosin", "dab")
 CHANNELS = (*HSV, *LAB, *STAINS)
+COLOURS = (0, 1, 2)
+"""The bands, by index, that channels are made of."""
 XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 """Of linear sRGB, for D65 (ITU-R BT.709)."""
 

@@ -23,7 +23,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.segmenters import Segmenter
 from pipeline.segmenters.given import Points
-from pipeline.sources import Source, open_source, where_valid
+from pipeline.sources import Source, open_source, where_measured
 
 VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet")
 """How the names of vector files end."""
@@ -52,7 +52,7 @@ class Raster:
     def read(self, box: Box) -> npt.NDArray[np.int64]:
         """The first band, 0 where it has no data."""
         block = self.source.read(box)
-        return np.where(where_valid(self.source, box, block), block[0], 0).astype(np.int64)
+        return np.where(where_measured(self.source, box, block)[0], block[0], 0).astype(np.int64)
 
     def fingerprint(self) -> Any:
         """The file's."""

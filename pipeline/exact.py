@@ -60,19 +60,21 @@ def carry(limbs: Integers) -> None:
         limbs[:, :, k] &= MASK
 
 
-def add_floats(labels: Any, block: Any, number: int, minimum: Floats, maximum: Floats) -> tuple[Exact, Exact]:
+def add_floats(labels: Sequence[Any], block: Any, number: int, minimum: Floats, maximum: Floats) -> tuple[Exact, Exact]:
     """The sums of the values of each label, and of their squares; ``minimum`` and ``maximum`` (label, band) take in the values too.
 
-    ``labels`` are (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block`` is (band, plane, row, column), of floats that are
-    finite wherever there is a label, or of integers of 64 bits, which are taken as floats.
+    ``labels`` are for each band (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block`` is (band, plane, row, column), of floats
+    that are finite wherever there is a label, or of integers of 64 bits, which are taken as floats.
     """
     sums = []
     for squared in (False, True):
-        lowest, highest = _exponents(labels, block, squared)
+        spans = [_exponents(own, pixels, squared) for own, pixels in zip(labels, block, strict=True)]
+        known = [span for span in spans if span[0] <= span[1]] or [(0, 0)]
+        lowest, highest = min(low for low, _ in known), max(high for _, high in known)
         base = lowest // LIMB * LIMB
         limbs = np.zeros((number, len(block), (highest - base) // LIMB + 4), np.int64)
-        for band, pixels in enumerate(block):
-            _sum_floats(labels, pixels, squared, base, limbs[:, band], minimum[:, band], maximum[:, band])
+        for band, (own, pixels) in enumerate(zip(labels, block, strict=True)):
+            _sum_floats(own, pixels, squared, base, limbs[:, band], minimum[:, band], maximum[:, band])
         carry(limbs)
         sums.append(Exact(limbs, base))
     return sums[0], sums[1]
@@ -86,18 +88,17 @@ def ratio(numerator: npt.NDArray[np.object_], denominator: npt.NDArray[np.object
 
 
 @numba.njit(cache=True, nogil=True)
-def _exponents(labels, block, squared):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The lowest and highest power of two of the last bit of a value (or its square), over all bands and labelled pixels."""
+def _exponents(labels, pixels, squared):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The lowest and highest power of two of the last bit of a labelled value (or its square); the lowest above the highest for none."""
     lowest, highest = 5000, -5000
-    for band in range(block.shape[0]):
-        for p in range(labels.shape[0]):
-            for r in range(labels.shape[1]):
-                for c in range(labels.shape[2]):
-                    v = np.float64(block[band, p, r, c])
-                    if labels[p, r, c] > 0 and v != 0:
-                        e = math.frexp(v * v if squared else v)[1] - 53
-                        lowest, highest = min(lowest, e), max(highest, e)
-    return (0, 0) if highest < lowest else (lowest, highest)
+    for p in range(labels.shape[0]):
+        for r in range(labels.shape[1]):
+            for c in range(labels.shape[2]):
+                v = np.float64(pixels[p, r, c])
+                if labels[p, r, c] > 0 and v != 0:
+                    e = math.frexp(v * v if squared else v)[1] - 53
+                    lowest, highest = min(lowest, e), max(highest, e)
+    return lowest, highest
 
 
 @numba.njit(cache=True, nogil=True)

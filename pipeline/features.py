@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.colours import CHANNELS, channel
+from pipeline.colours import CHANNELS, COLOURS, channel
 from pipeline.errors import JobError, nearest
 from pipeline.filters import gaussian_radius, smooth, usable
 
@@ -43,8 +43,8 @@ class Feature:
             raise JobError(f"band: {self.band!r}; allowed: a band's number, from 1, or 'mean'")
         if self.index is not None and not (len(self.index) == 2 and all(map(_is_band, self.index))):
             raise JobError(f"index: {self.index!r}; allowed: two bands' numbers, from 1, such as [4, 3]")
-        if self.weights is not None and not (self.weights and np.isfinite(self.weights).all()):
-            raise JobError(f"weights: {self.weights!r}; allowed: one finite number for each band, such as [0.3, 0.6, 0.1]")
+        if self.weights is not None and not (any(self.weights) and np.isfinite(self.weights).all()):
+            raise JobError(f"weights: {self.weights!r}; allowed: one finite number for each band, not all 0, such as [0.3, 0.6, 0.1]")
         if self.channel is not None and self.channel not in CHANNELS:
             raise JobError(f"channel: {self.channel!r}; {nearest(self.channel, CHANNELS)}")
         given = [name for name in ("index", "weights", "channel") if getattr(self, name) is not None]
@@ -57,6 +57,16 @@ class Feature:
     def radius(self) -> int:
         """How many pixels away the smoothing looks."""
         return gaussian_radius(self.sigma)
+
+    def reads(self, number: int) -> tuple[int, ...]:
+        """The indices, from 0, of those of ``number`` bands that the feature is made of."""
+        if self.channel is not None:
+            return COLOURS
+        if self.weights is not None:
+            return tuple(k for k, weight in enumerate(self.weights) if weight)
+        if self.index is None and self.band == "mean":
+            return tuple(range(number))
+        return tuple(dict.fromkeys(int(band) - 1 for band in self.index or (self.band,)))
 
     def feature(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """The number of each pixel, of the shape of ``valid``: the band's own type, or float64 where it is computed.
@@ -73,7 +83,9 @@ class Feature:
             if len(self.weights) != len(block):
                 raise JobError(f"weights: {len(self.weights)} numbers for an image of {len(block)} bands; allowed: one for each")
             # Band after band, since a matrix product may add in another order for another size of window.
-            return np.asarray(sum(weight * band.astype(np.float64) for weight, band in zip(self.weights, block, strict=True)))
+            # A band of weight 0 is not read, since 0 times NaN would be NaN.
+            terms = [weight * band.astype(np.float64) for weight, band in zip(self.weights, block, strict=True) if weight]
+            return np.asarray(sum(terms))
         if self.index is None and self.band == "mean":
             return np.asarray(block.mean(axis=0, dtype=np.float64))
         wanted = self.index or (int(self.band),)

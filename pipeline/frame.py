@@ -41,6 +41,10 @@ class Frame:
     masked: bool = False
     """Whether something besides the pixels' values says where they were measured: a mask, an alpha band, gaps between files."""
 
+    together: tuple[int, ...] = ()
+    """Bands, by index from 0, that share one fact of where they were measured, as red, green and blue of one colour do: nodata in one of
+    them is a colour, and such a pixel is missing only where all of them have it. Any other band was measured or not by itself."""
+
     chunks: tuple[int, ...] = field(default=(), compare=False)
     """The blocks in which the image is stored, along each axis of ``shape``; the shape itself where it is not blocked."""
 
@@ -69,27 +73,37 @@ class Frame:
         """What all bands take in memory."""
         return self.pixels * len(self.bands) * np.dtype(self.dtype).itemsize
 
-    def valid(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-        """Where a block was measured, as far as its values say.
+    def measured(self, block: npt.NDArray[np.generic], known: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
+        """Where each band of a block was measured, as far as its values and what else is known say.
 
-        A pixel is invalid where any band is NaN or infinite, or where every band has the nodata value: one band of a colour image
-        may well be 0 where the others are not.
+        A value is missing where it has the nodata value, or is NaN or infinite. Bands that go ``together`` are missing where all of them
+        have nodata or lie outside of what is known, or where any of them is NaN or infinite.
 
         Parameters
         ----------
         block
             Pixels (band, row, column) or (band, plane, row, column).
+        known
+            What a mask says, of the same shape, or of one band for all.
 
         Returns
         -------
-        array of bool, of the block's shape without its first axis
+        array of bool, of the block's shape; not to be written to
         """
-        missing = np.zeros(block.shape[1:], bool)
-        if block.dtype.kind == "f":
-            missing |= ~np.isfinite(block).all(axis=0)
+        group = list(self.together)
+        missing = None if known is None else ~known
         if self.nodata is not None and not math.isnan(self.nodata):
-            missing |= (block == self.nodata).all(axis=0)
-        return ~missing
+            nodata = block == self.nodata
+            missing = nodata if missing is None else missing | nodata
+        if missing is not None and group:
+            missing = np.broadcast_to(missing, block.shape).copy()
+            missing[group] = missing[group].all(axis=0)
+        if block.dtype.kind == "f":
+            lost = ~np.isfinite(block)
+            if group:
+                lost[group] = lost[group].any(axis=0)
+            missing = lost if missing is None else missing | lost
+        return np.broadcast_to(np.True_ if missing is None else ~missing, block.shape)
 
     def place(self, row: npt.ArrayLike, column: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Pixel positions as coordinates x, y of the CRS; (0, 0) is the upper left corner of the first pixel.

@@ -46,6 +46,9 @@ class Sums:
     marked: Integers
     """(n,) pixels that are seeds; all of them where none are asked for."""
 
+    count: Integers
+    """(n, band) pixels of which the band was measured: those that its values are of."""
+
     ground: Integers
     """(n, limb) sums of pixels' areas, in limbs of 32 bits; of no limb where all pixels are alike."""
 
@@ -89,7 +92,8 @@ class Sums:
 
 _ADDITION: dict[str, np.ufunc] = {
     "area": np.add, "anchor": np.minimum, "low": np.minimum, "high": np.maximum,
-    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "ground": np.add, "minimum": np.minimum, "maximum": np.maximum,
+    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "count": np.add, "ground": np.add,
+    "minimum": np.minimum, "maximum": np.maximum,
 }  # fmt: skip
 
 ROWS = 128
@@ -115,6 +119,7 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
         np.zeros(number, np.int64),
         np.zeros((number, like.votes.shape[1] if like else 0), np.int64),
         np.zeros(number, np.int64),
+        np.zeros((number, bands), np.int64),
         np.zeros((number, like.ground.shape[1] if like else 0), np.int64),
         np.full((number, bands), np.inf),
         np.full((number, bands), -np.inf),
@@ -137,6 +142,7 @@ def measure(
     core: Box,
     shape: Sequence[int],
     *,
+    measured: npt.NDArray[np.bool_] | None = None,
     kind: Integers | None = None,
     votes: npt.NDArray[Any] | None = None,
     seeds: npt.NDArray[np.bool_] | None = None,
@@ -149,13 +155,15 @@ def measure(
     labels
         (row, column) or (plane, row, column), 0 to ``number``.
     block
-        The pixels of the core, (band, row, column) or (band, plane, row, column); finite wherever there is a label.
+        The pixels of the core, (band, row, column) or (band, plane, row, column); finite wherever there is a label and they are measured.
     number
         The highest label.
     core
         Where the core lies in the image.
     shape
         The image's shape.
+    measured
+        Where each band was measured, of the block's shape; everywhere where not given. A band's values are those of these pixels.
     kind
         (number,) the class of each label; 1 where not given.
     votes
@@ -172,18 +180,59 @@ def measure(
     extent = np.array((1,) * (3 - axes) + tuple(shape), np.int64)
     pixels = block.reshape((bands, *solid.shape))
     whole = block.dtype.kind in "biu" and block.dtype.itemsize <= WORD
-    sums = empty(number, 3, bands)
-    columns = (sums.area, sums.anchor, sums.low, sums.high, sums.place, sums.value.limbs, sums.square.limbs, sums.minimum, sums.maximum)
-    add_up(solid, pixels if whole else NO_BANDS, origin, extent, *columns)
-    carry(sums.value.limbs)
-    carry(sums.square.limbs)
-    value, square = (sums.value, sums.square) if whole else add_floats(solid, pixels, number, sums.minimum, sums.maximum)
+    partly = _partly(labels, measured, bands)
+    sums = _added(solid, pixels if whole and not partly else NO_BANDS, number, origin, extent, bands)
+    count = np.repeat(sums.area[:, None], bands, axis=1)
+    if partly or not whole:
+        of_band = [_where(solid, measured, k) if k in partly else solid for k in range(bands)]
+        for k in partly:
+            count[:, k] = np.bincount(of_band[k].ravel(), minlength=number + 1)[1:]
+        sums = replace(sums, **_by_band(of_band, pixels, number, origin, extent, sums, integers=whole))
     ground = np.zeros((number, 0), np.int64) if areas is None else _grounds(labels, areas, number, core)
     marked = sums.area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
     around = {name: getattr(sums, name)[:, 3 - axes :].copy() for name in ("low", "high", "place")}
-    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, ground=ground, value=value, square=square)
+    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, count=count, ground=ground)
+
+
+def _partly(labels: npt.NDArray[np.int32], measured: npt.NDArray[np.bool_] | None, bands: int) -> list[int]:
+    """The bands that were not measured at some labelled pixel."""
+    if measured is None or measured.all():
+        return []
+    drawn = labels > 0
+    return [k for k in range(bands) if (drawn & ~measured[k]).any()]
+
+
+def _where(solid: npt.NDArray[np.int32], measured: npt.NDArray[np.bool_] | None, band: int) -> npt.NDArray[np.int32]:
+    """The labels where a band was measured, 0 elsewhere."""
+    assert measured is not None  # noqa: S101  a band is missing somewhere
+    return np.where(measured[band].reshape(solid.shape), solid, np.int32(0)).astype(solid.dtype, copy=False)
+
+
+def _added(solid: Any, pixels: Any, number: int, origin: Integers, extent: Integers, bands: int) -> Sums:
+    """Areas, boxes and coordinates of labels, (plane, row, column), and the values of bands of integers, if there are any."""
+    sums = empty(number, 3, bands)
+    columns = (sums.area, sums.anchor, sums.low, sums.high, sums.place, sums.value.limbs, sums.square.limbs, sums.minimum, sums.maximum)
+    add_up(solid, pixels, origin, extent, *columns)
+    carry(sums.value.limbs)
+    carry(sums.square.limbs)
+    return sums
+
+
+def _by_band(
+    of_band: Sequence[Any], pixels: Any, number: int, origin: Integers, extent: Integers, sums: Sums, *, integers: bool
+) -> dict[str, Any]:
+    """The columns of bands' values, each over labels of its own."""
+    if not integers:
+        low, high = sums.minimum, sums.maximum
+        value, square = add_floats(of_band, pixels, number, low, high)
+        return {"value": value, "square": square}
+    each = [_added(labels, pixels[k : k + 1], number, origin, extent, 1) for k, labels in enumerate(of_band)]
+    return {
+        **{name: np.concatenate([getattr(one, name) for one in each], axis=1) for name in ("minimum", "maximum")},
+        **{name: Exact(np.concatenate([getattr(one, name).limbs for one in each], axis=1), 0) for name in ("value", "square")},
+    }
 
 
 def grounds(sums: Sums, exponent: int) -> Floats:
@@ -193,13 +242,18 @@ def grounds(sums: Sums, exponent: int) -> Floats:
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:
-    """The mean and the population standard deviation of each band, (n, band), rounded once from the exact sums."""
-    area = sums.area.astype(object)[:, None]
+    """The mean and the population standard deviation of each band over the pixels of which it was measured, (n, band).
+
+    Rounded once from the exact sums; NaN where a band was measured at none.
+    """
+    known = sums.count > 0
+    area = np.where(known, sums.count, 1).astype(object)
     value, square = sums.value.integers(), sums.square.integers()
     twice = min(2 * sums.value.exponent, sums.square.exponent)
     spread = area * (square << (sums.square.exponent - twice)) - ((value * value) << (2 * sums.value.exponent - twice))
     deviation = np.sqrt(np.maximum(ratio(spread, area * area, twice), 0))
-    return ratio(value, area, sums.value.exponent), deviation
+    mean = ratio(value, area, sums.value.exponent)
+    return np.where(known, mean, np.nan), np.where(known, deviation, np.nan)
 
 
 def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from pipeline.grid import Grid
 from pipeline.job import Job
 from pipeline.places import joined, lies_in
 from pipeline.scratch import Scratch
-from pipeline.segmenters import Contract, call
+from pipeline.segmenters import Contract, call, stepped
 from pipeline.sinks.nested import Nest
 from pipeline.sources import Source, open_source
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
@@ -256,7 +256,7 @@ def _through_steps(job: Job, frame: Frame) -> Any:
     pixel: Any = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
     for number, step in enumerate(job.steps):
         try:
-            pixel = pixel if getattr(step, "unfitted", False) else call(step, pixel, np.ones(pixel.shape[1:], bool))
+            pixel = pixel if getattr(step, "unfitted", False) else stepped(step, pixel, np.ones(pixel.shape, bool))[0]
         except JobError as error:
             raise JobError(f"steps[{number}]: {error}") from error
     return pixel

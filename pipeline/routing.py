@@ -24,38 +24,58 @@ GLANCE = 256
 """Pixels along the longer side of what traits are measured on."""
 
 Pixels = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+"""Where each band was measured, of the pixels' shape."""
 
 
-def _entropy(grey: Pixels) -> float:
+def _grey(block: Pixels, measured: Flags) -> Pixels:
+    """The mean of the bands that were measured at each pixel; 0 where none was."""
+    if measured.all():
+        return np.asarray(block.mean(axis=0))
+    number = measured.sum(axis=0)
+    total = np.where(measured, block, 0).sum(axis=0)
+    return np.asarray(np.divide(total, number, out=np.zeros(total.shape), where=number > 0))
+
+
+def _spread(block: Pixels, measured: Flags) -> float:
+    """The standard deviation of grey over pixels of which any band was measured."""
+    known = measured.any(axis=0)
+    return float(_grey(block, measured)[known].std()) if known.any() else 0.0
+
+
+def _entropy(block: Pixels, measured: Flags) -> float:
     """Shannon's entropy of 64 grey levels between the tile's least and largest value, in bits."""
-    counts = np.histogram(grey, 64)[0]
+    known = measured.any(axis=0)
+    if not known.any():
+        return 0.0
+    counts = np.histogram(_grey(block, measured)[known], 64)[0]
     share = counts[counts > 0] / max(1, counts.sum())
     return float(-(share * np.log2(share)).sum())
 
 
-def _edges(block: Pixels, valid: npt.NDArray[np.bool_]) -> float:
-    """The mean difference of neighbouring valid pixels, over the spread of all: 0 for a flat tile, about 1 for noise."""
-    grey, spread, steps = block.mean(axis=0), 0.0, []
-    spread = float(grey[valid].std()) if valid.any() else 0.0
+def _edges(block: Pixels, measured: Flags) -> float:
+    """The mean difference of neighbouring measured pixels, over the spread of all: 0 for a flat tile, about 1 for noise."""
+    grey, known, spread, steps = _grey(block, measured), measured.any(axis=0), _spread(block, measured), []
     for axis in range(grey.ndim):
-        both = np.delete(valid, 0, axis) & np.delete(valid, -1, axis)
+        both = np.delete(known, 0, axis) & np.delete(known, -1, axis)
         steps.append(np.abs(np.diff(grey, axis=axis))[both])
     change = np.concatenate(steps)
     return float(change.mean() / spread) if change.size and spread else 0.0
 
 
-def _index(block: Pixels, valid: npt.NDArray[np.bool_], a: int, b: int) -> float:
-    """The mean of (a - b) / (a + b) over valid pixels."""
-    one, two = block[a - 1][valid], block[b - 1][valid]
+def _index(block: Pixels, measured: Flags, a: int, b: int) -> float:
+    """The mean of (a - b) / (a + b) over pixels of which both bands were measured."""
+    both = measured[a - 1] & measured[b - 1]
+    one, two = block[a - 1][both], block[b - 1][both]
     total = one + two
     return float(((one - two)[total != 0] / total[total != 0]).mean()) if (total != 0).any() else 0.0
 
 
-TRAITS: dict[str, Callable[[Pixels, npt.NDArray[np.bool_]], float]] = {
-    "valid": lambda _block, valid: float(valid.mean()),
-    "mean": lambda block, valid: float(block[:, valid].mean()) if valid.any() else 0.0,
-    "spread": lambda block, valid: float(block.mean(axis=0)[valid].std()) if valid.any() else 0.0,
-    "entropy": lambda block, valid: _entropy(block.mean(axis=0)[valid]) if valid.any() else 0.0,
+TRAITS: dict[str, Callable[[Pixels, Flags], float]] = {
+    "valid": lambda _block, measured: float(measured.any(axis=0).mean()),
+    "mean": lambda block, measured: float(block[measured].mean()) if measured.any() else 0.0,
+    "spread": _spread,
+    "entropy": _entropy,
     "edges": _edges,
 }
 _OF_BAND = re.compile(r"mean_([1-9]\d*)$")
@@ -85,8 +105,9 @@ class Rule:
     """A segmenter's name in the job, or ``skip``."""
 
     when: Mapping[str, Range] = field(default_factory=dict)
-    """By trait: valid (share of measured pixels), mean, spread (standard deviation), entropy (bits), edges (0 flat, about 1 noise),
-    tissue (share of pixels on a slide that are tissue), mean_2 (of the second band), index_4_3 (the mean normalised difference of two)."""
+    """By trait: valid (share of pixels of which all that a segmenter reads was measured), mean, spread (standard deviation), entropy
+    (bits), edges (0 flat, about 1 noise), tissue (share of pixels on a slide that are tissue), mean_2 (of the second band), index_4_3
+    (the mean normalised difference of two)."""
 
     def __post_init__(self) -> None:
         for trait, span in self.when.items():
@@ -96,9 +117,9 @@ class Rule:
             if trait in SHARES and not all(0 <= end <= 1 for end in ends):
                 raise JobError(f"when.{trait}: {ends[-1]}; allowed: from 0 to 1, the share of pixels that {SHARES[trait]}")
 
-    def holds(self, block: Pixels, valid: npt.NDArray[np.bool_], given: Mapping[str, float]) -> bool:
+    def holds(self, block: Pixels, measured: Flags, given: Mapping[str, float]) -> bool:
         """Whether every trait lies in its range; ``given`` are those that are not measured on the block."""
-        found = {name: given[name] if name in given else trait(name, block, valid) for name in self.when}
+        found = {name: given[name] if name in given else trait(name, block, measured) for name in self.when}
         return all(span.min <= found[name] <= span.max for name, span in self.when.items())
 
     def plain(self) -> dict[str, Any]:
@@ -181,19 +202,20 @@ def _bands(trait: str) -> list[int]:
     return [int(number) for number in found.groups()] if found else []
 
 
-def trait(name: str, block: Pixels, valid: npt.NDArray[np.bool_]) -> float:
+def trait(name: str, block: Pixels, measured: Flags) -> float:
     """A trait of a block of pixels, (band, row, column) or (band, plane, row, column); JobError if it names a band that is not there."""
     if name in TRAITS:
-        return TRAITS[name](block, valid)
+        return TRAITS[name](block, measured)
     bands = _bands(name)
     if not bands or max(bands) > len(block):
         raise JobError(f"the trait {name!r} of an image with {len(block)} bands; bands are counted from 1")
     if len(bands) == 1:
-        return TRAITS["mean"](block[bands[0] - 1 : bands[0]], valid)
-    return _index(block, valid, *bands)
+        own = slice(bands[0] - 1, bands[0])
+        return TRAITS["mean"](block[own], measured[own])
+    return _index(block, measured, *bands)
 
 
-def choose(rules: Sequence[Rule], block: npt.NDArray[Any], valid: npt.NDArray[np.bool_], given: Mapping[str, float] | None = None) -> str:
+def choose(rules: Sequence[Rule], block: npt.NDArray[Any], measured: Flags, given: Mapping[str, float] | None = None) -> str:
     """The name that the first rule which holds gives; ``skip`` where none does."""
-    pixels = np.where(valid, block, 0).astype(np.float64)
-    return next((rule.use for rule in rules if rule.holds(pixels, valid, given or {})), SKIP)
+    pixels = np.where(measured, block, 0).astype(np.float64)
+    return next((rule.use for rule in rules if rule.holds(pixels, measured, given or {})), SKIP)

@@ -2,13 +2,14 @@
 
 A step is a callable from a block (band, row, column) or (band, plane, row, column) and the mask of its valid pixels to a block of the same
 extent. It states its ``reach`` in pixels, and may be fitted to the whole image as a segmenter may. What is made of pixels that are not
-valid does not matter.
+valid does not matter. Those that are ``bandwise`` make each band of the same band alone, and take a mask for each band.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ class Smooth:
     sigma: float = 1.0
     """The standard deviation in pixels."""
 
+    bandwise: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not 0 < self.sigma < 1000:
             raise JobError(f"sigma: {self.sigma!r}; allowed: more than 0, less than 1000 pixels")
@@ -40,7 +43,7 @@ class Smooth:
 
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
         """float64."""
-        return np.stack([smooth(band, valid, self.sigma) for band in block])
+        return np.stack([smooth(band, good, self.sigma) for band, good in _bands(block, valid)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Denoise:
 
     radius: int = 1
     """How far the square goes beyond its middle, in pixels."""
+
+    bandwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _refuse_radius(self.radius)
@@ -60,7 +65,7 @@ class Denoise:
 
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
         """float64."""
-        return np.stack([local_median(band, valid, self.radius) for band in block])
+        return np.stack([local_median(band, good, self.radius) for band, good in _bands(block, valid)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class Background:
 
     method: Literal["opening", "gaussian"] = "opening"
     """``opening``: bright objects on a darker ground (white top-hat). ``gaussian``: either, on a ground that changes slowly."""
+
+    bandwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _refuse_radius(self.radius)
@@ -86,8 +93,8 @@ class Background:
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
         """float64."""
         if self.method == "gaussian":
-            return np.stack([band - smooth(band, valid, self.radius / 2) for band in block])
-        return np.stack([band - opening(band, valid, self.radius) for band in block])
+            return np.stack([band - smooth(band, good, self.radius / 2) for band, good in _bands(block, valid)])
+        return np.stack([band - opening(band, good, self.radius) for band, good in _bands(block, valid)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,7 @@ class Stretch:
             raise JobError(f"limits: {self.limits!r}; allowed: two numbers for each band, the lower first")
 
     reach = 0
+    bandwise: ClassVar[bool] = True
     bins = MOST_BINS
 
     @property
@@ -146,6 +154,7 @@ class Scale:
     """What is added after that: -0.1 for Sentinel-2 since processing baseline 04.00."""
 
     reach = 0
+    bandwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.factor, self.offset]).all() and self.factor != 0):
@@ -171,10 +180,24 @@ class Index:
     def __post_init__(self) -> None:
         Feature(index=self.bands)  # refuses what cannot be
 
+    def reads(self, _number: int) -> tuple[int, ...]:
+        """The indices, from 0, of the two bands."""
+        return tuple(band - 1 for band in self.bands)
+
+    def measured(self, measured: Flags) -> Flags:
+        """Where the index was measured: where both bands were; as the last of the bands, where these are kept."""
+        both = np.asarray(measured[[min(k, len(measured) - 1) for k in self.reads(len(measured))]].all(axis=0))[None]
+        return np.concatenate([measured, both]) if self.append else both
+
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
         """float64. JobError if a band is missing."""
         index = Feature(index=self.bands).feature(block, valid)[None]
         return np.concatenate([block.astype(np.float64), index]) if self.append else index
+
+
+def _bands(block: Pixels, valid: Flags) -> Iterator[tuple[Pixels, Flags]]:
+    """Each band, and where it was measured: ``valid`` is of the block's shape, or of one band for all."""
+    return zip(block, np.broadcast_to(valid, block.shape), strict=True)
 
 
 def _refuse_radius(radius: object) -> None:

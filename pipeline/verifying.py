@@ -204,7 +204,7 @@ def _only(run: Run, number: int, scratch: Scratch, tiles: list[int]) -> Run:
     """A run in which the tiles of a part go to one method, of merged regions to their superpixels; all others go nowhere."""
     routes = np.full(len(run.grid), SKIPPED, np.int16)
     for tile in tiles:
-        routes[tile] = number if run.read(run.grid.core(tile))[1].any() else EMPTY
+        routes[tile] = number if run.valid(run.read(run.grid.core(tile))[1]).any() else EMPTY
     methods = tuple(_unmerged(method) for method in run.methods)
     return replace(run, scratch=scratch, routes=routes, methods=methods)
 
@@ -240,7 +240,7 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
     cut[0] = False
     if any(run.method(tile).contract.identity != "class" for tile in tiles if run.routes[tile] >= FIRST):
         known &= ~cut[labels]
-    absent = ~run.read(box)[1]
+    absent = ~run.valid(run.read(box)[1])
     kinds[absent], known, proved = -1, known | (absent & part.mine), proved | absent
     return replace(part, labels=labels, sure=sure), Kinds(kinds, known, proved)
 

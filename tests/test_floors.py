@@ -168,9 +168,9 @@ def test_homes(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_lengths(name):
-    """No module is longer than 300 lines, no function than 50 lines of code."""
+    """No module is longer than 500 lines, no function than 50 lines of code."""
     text = MODULES[name].read_text()
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body

@@ -30,6 +30,14 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     channels, (channel, row, column), in place of the pixels.
 ``suited(frame) -> segmenter``
     is asked before anything is read: the same for this image, or JobError.
+``reads(number) -> indices``
+    which of so many bands, by index from 0, its result at a pixel depends on; in its absence, all. ``valid`` is where all of these were
+    measured, so that what is missing in another band costs nothing. With ``bandwise`` true, each of several features that are counted in
+    histograms is of one of these bands, in their order, and is counted where that band was measured.
+
+A step before segmenting may offer ``reads`` too: each band that it makes is then measured where all of those are. Or it states
+``bandwise``: each band that it makes is of the same band before; its ``valid`` then is where each band was measured, (band, row, column).
+Or it says more exactly, by ``measured(measured)``, where the bands that it makes are, (band, row, column) from (band, row, column).
 """
 
 from __future__ import annotations
@@ -64,7 +72,8 @@ from pipeline.segmenters.contract import (
 
 __all__ = [
     "Classes", "Contract", "Flags", "Footprint", "Identity", "Keyed", "Origin", "Pixels", "Segmenter", "call", "classes", "draw",
-    "exactness", "fitted_to", "float_bins", "keyed", "label", "name_of", "sample_size", "support", "takes_part",
+    "exactness", "fitted_to", "float_bins", "keyed", "label", "measured_after", "name_of",
+    "reads", "sample_size", "stepped", "support", "takes_part", "valid_for",
 ]  # fmt: skip
 
 
@@ -133,6 +142,40 @@ def fitted_to(segmenter: Segmenter, block: Pixels, valid: Flags) -> Any:
     return what
 
 
+def reads(what: Any, number: int) -> list[int]:
+    """The indices, from 0, of those of ``number`` bands that the result of a segmenter or a step at a pixel depends on."""
+    return [int(k) for k in what.reads(number)] if hasattr(what, "reads") else list(range(number))
+
+
+def valid_for(what: Any, measured: Flags) -> Flags:
+    """Where all bands were measured that a segmenter or a step reads.
+
+    ``measured`` is (band, row, column) or (band, plane, row, column); what is returned has no first axis, and is not to be written to.
+    """
+    if hasattr(what, "valid_in"):  # what is laid of other runs' labels
+        return np.asarray(what.valid_in(measured))
+    bands = [min(k, len(measured) - 1) for k in reads(what, len(measured))]
+    if measured.strides[0] == 0 or len(bands) < 2:  # the same for all bands
+        return np.asarray(measured[bands[0] if bands else 0])
+    return np.asarray(measured[bands].all(axis=0))
+
+
+def stepped(step: Any, block: Pixels, measured: Flags) -> tuple[Pixels, Flags]:
+    """What a step makes of a block, and where each band of that was measured; both (band, row, column) or (band, plane, row, column)."""
+    known = measured_after(step, measured)
+    made = call(step, block, measured if getattr(step, "bandwise", False) else valid_for(step, measured))
+    return made, known if len(known) == len(made) else np.broadcast_to(known[0], (len(made), *known.shape[1:]))
+
+
+def measured_after(step: Any, measured: Flags) -> Flags:
+    """Where the bands that a step makes were measured; of a step that says nothing of it, as many as before, which all share it."""
+    if getattr(step, "bandwise", False):
+        return measured
+    if hasattr(step, "measured"):
+        return np.asarray(step.measured(measured), bool)
+    return np.broadcast_to(valid_for(step, measured), measured.shape)
+
+
 def sample_size(what: Any) -> int:
     """How many pixels a segmenter or a step wants to be fitted to; 0 where it wants histograms."""
     return int(getattr(what, "sample", 0))
@@ -151,7 +194,7 @@ def _gathered(features: Pixels, valid: Flags, size: int, boxes: list[Box]) -> Sa
 def call(function: Callable[..., Any], block: Pixels, valid: Flags, origin: Origin = None, part: Flags | None = None) -> Any:
     """Call a segmenter, a step or a method of one with as much as its parameters ask for; SegmenterError where it raises."""
     asked = _parameters(function)
-    more: dict[str, Any] = {"valid": valid, "origin": origin or (0,) * valid.ndim, "part": part}
+    more: dict[str, Any] = {"valid": valid, "origin": origin or (0,) * (block.ndim - 1), "part": part}
     try:
         return function(block, **{name: what for name, what in more.items() if name in asked})
     except (TilewiseError, MemoryError):

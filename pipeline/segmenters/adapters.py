@@ -68,6 +68,12 @@ class Adapter:
         """Whether the image's percentiles are still to be found."""
         return self.scale is None
 
+    bandwise: ClassVar[bool] = True
+
+    def reads(self, number: int) -> tuple[int, ...]:
+        """The indices, from 0, of those of ``number`` bands that it is given."""
+        return tuple(band - 1 for band in self.bands or range(1, number + 1))
+
     def feature(self, block: Pixels) -> Pixels:
         """(band, row, column): the bands that it is given. JobError if one is missing."""
         if self.bands is not None and max(self.bands) > len(block):

@@ -217,6 +217,10 @@ class QuasiFlat:
         """Whether the tolerance is still to be found."""
         return self.tolerance is None
 
+    def reads(self, number: int) -> tuple[int, ...]:
+        """The indices, from 0, of those of ``number`` bands that are looked at."""
+        return tuple(band - 1 for band in self.bands or range(1, number + 1))
+
     def feature(self, block: Pixels, valid: Flags) -> Pixels:
         """(band, …): the bands that are looked at, smoothed."""
         bands = range(1, len(block) + 1) if self.bands is None else self.bands

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.colours import CHANNELS, channel
+from pipeline.colours import CHANNELS, COLOURS, channel
 from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
 from pipeline.filters import gabor_reach, gaussian_radius, local_entropy, local_gabor, local_mean_and_deviation, smooth
@@ -96,6 +96,13 @@ class Features:
         """How far away features look, in pixels."""
         local = [self.window // 2] if set(self.texture) - {"gabor"} else [0]
         return gaussian_radius(self.sigma) + max(local + [gabor_reach(self.wavelength)] * ("gabor" in self.texture))
+
+    def reads(self, number: int) -> tuple[int, ...]:
+        """The indices, from 0, of those of ``number`` bands that features are made of."""
+        if self.texture or self.bands is None:
+            return tuple(range(number))
+        pairs = (band for pair in self.indices for band in pair)
+        return tuple(dict.fromkeys([*(int(band) - 1 for band in (*self.bands, *pairs)), *(COLOURS if self.channels else ())]))
 
     def features(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> Floats:
         """(feature, row, column) or (feature, plane, row, column); NaN where one is not known. JobError if a band is missing."""
@@ -188,6 +195,10 @@ class Contrast:
     def unfitted(self) -> bool:
         """Whether the contrast of the image is still to be found."""
         return self.gain is None
+
+    def reads(self, number: int) -> tuple[int, ...]:
+        """The indices, from 0, of those of ``number`` bands that make pixels alike."""
+        return COLOURS if self.lab else tuple(band - 1 for band in self.bands or range(1, number + 1))
 
     def feature(self, block: Pixels, valid: Flags) -> Pixels:
         """(band, …): what makes pixels alike, smoothed."""

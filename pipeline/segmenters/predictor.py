@@ -182,6 +182,12 @@ class Network:
             raise JobError(f"the network was trained on {card.data_type}, and the image is {frame.dtype}; allowed: steps that scale it")
         return replace(self, bands=numbers, zoom=self._zoom_of(frame))
 
+    bandwise: ClassVar[bool] = True
+
+    def reads(self, number: int) -> tuple[int, ...]:
+        """The indices, from 0, of those of ``number`` bands that the network takes, in its order."""
+        return tuple(range(number)) if self.bands is None else tuple(int(band) - 1 for band in self.bands)
+
     def feature(self, block: Pixels) -> Pixels:
         """(band, row, column): the bands that the network takes, in its order."""
         if self.bands is None and len(block) != len(self.card.bands):

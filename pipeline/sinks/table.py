@@ -33,14 +33,16 @@ def schema(frame: Frame) -> pa.Schema:
     volume ``volume_um3`` and so on; for each axis (plane,) row, column, the box as ``row_min`` … and then ``row_max`` …, one
     past the last pixel; the centroid ``row``, ``column`` in pixels, where whole numbers are pixels' centres; where the image is
     georeferenced, the centroid ``x``, ``y`` and the box ``x_min``, ``y_min``, ``x_max``, ``y_max`` by pixels' outer edges, in the CRS;
-    for each band ``mean_``, ``min_``, ``max_``, ``std_`` and its name; ``class``, ``route``, ``certificate``, ``tiles``.
+    for each band ``mean_``, ``min_``, ``max_``, ``std_`` and its name, over the object's pixels of which the band was measured, null where
+    there are none; ``class``, ``route``, ``certificate``, ``tiles``.
     """
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
     types = {"id": pa.uint64(), "route": text, "certificate": text, "tiles": pa.int32(), "class": pa.int32()}
     notes = _notes(frame)
-    fields = [pa.field(name, types.get(name, pa.int64() if _counted(name) else pa.float64()), nullable=False) for name in notes]
+    missing = {f"{short}_{name}" for short in _STATISTICS for name in names(frame.bands)}
+    fields = [pa.field(name, types.get(name, pa.int64() if _counted(name) else pa.float64()), nullable=name in missing) for name in notes]
     metadata = {"tilewise:columns": json.dumps(notes, ensure_ascii=False)}
     if frame.crs is not None and frame.transform is not None:
         metadata["tilewise:crs"] = frame.crs
@@ -169,7 +171,9 @@ def _numbers(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     own = pa.from_numpy_dtype(values.dtype)
-    array = pa.Array.from_buffers(own, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    known = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(0, bool)
+    bits = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))  # a bit for each value: null where it is not set
+    array = pa.Array.from_buffers(own, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
     return array if own == kind else array.cast(kind)
 
 
@@ -194,7 +198,7 @@ def _notes(frame: Frame) -> dict[str, str]:
     notes |= {axis: f"centroid in pixels; whole numbers are centres of a {axis}" for axis in axes}
     notes |= _placed(frame)
     for band, name in zip(frame.bands, names(frame.bands), strict=True):
-        notes |= {f"{short}_{name}": f"{long} value of band {band} over its pixels" for short, long in _STATISTICS.items()}
+        notes |= {f"{short}_{name}": f"{long} value of band {band} over its measured pixels" for short, long in _STATISTICS.items()}
     return notes | {
         "class": "the class of its pixels, from 1",
         "route": "the segmenter that drew it",

@@ -69,16 +69,20 @@ class Masked(Source, Protocol):
     """A source whose frame says that it is masked."""
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where a box was measured besides what its values say, (row, column) or (plane, row, column); of every ``step``-th pixel."""
+        """Where each band of a box was measured besides what its values say; of every ``step``-th pixel.
+
+        (band, row, column) or (band, plane, row, column); of one band only where all bands share what it says.
+        """
         ...
 
 
-def where_valid(source: Source, box: Box, block: npt.NDArray[Any], step: int = 1) -> npt.NDArray[np.bool_]:
-    """Where a block was measured that was read of a box, or glanced at with a step: bool, of the block's shape without its first axis."""
-    found = source.frame.valid(block)
-    if source.frame.masked and isinstance(source, Masked) and found.any():
-        found &= source.mask(box, step)
-    return found
+def where_measured(source: Source, box: Box, block: npt.NDArray[Any], step: int = 1) -> npt.NDArray[np.bool_]:
+    """Where each band of a block was measured that was read of a box, or glanced at with a step.
+
+    Bool, of the block's shape; not to be written to.
+    """
+    frame = source.frame
+    return frame.measured(block, source.mask(box, step) if frame.masked and isinstance(source, Masked) else None)
 
 
 def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Source:

@@ -13,7 +13,7 @@ from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native
+from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native, together
 from pipeline.sources.checksum import of_bytes
 
 
@@ -38,6 +38,10 @@ class ArrayImage:
 
     nodata: float | None = None
     """The value that means "not measured"; None: what a DataArray's attributes say."""
+
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band."""
 
     @functools.cached_property
     def _data(self) -> Any:
@@ -69,7 +73,13 @@ class ArrayImage:
         nodata = self.nodata if self.nodata is not None else place.pop("nodata", None)
         place.pop("nodata", None)
         return Frame(
-            how.shape(self._data.shape), names, checked_numbers(self._data.dtype, "the array"), nodata, **place, chunks=how.shape(chunks)
+            how.shape(self._data.shape),
+            names,
+            checked_numbers(self._data.dtype, "the array"),
+            nodata,
+            **place,
+            together=together(self.nodata_by, len(names)),
+            chunks=how.shape(chunks),
         )
 
     def read(self, box: Box) -> npt.NDArray[Any]:

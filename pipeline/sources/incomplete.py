@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.frame import Frame
 from pipeline.grid import Box
-from pipeline.sources import Masked, Source
+from pipeline.sources import Masked, Source, every
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,15 @@ class Incomplete:
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """False in gaps, and where the image says so."""
-        valid = np.ones(box.shape, bool)
+        if not self.gaps_in(box) and self.source.frame.masked and isinstance(self.source, Masked):
+            return self.source.mask(box, step)
+        known = np.ones((len(self.source.frame.bands), *box.shape), bool)
         if self.source.frame.masked and isinstance(self.source, Masked):
-            for part in self._readable(box) if self.gaps_in(box) else (box,):
-                valid[part.within(box)] = self.source.mask(part)
+            for part in self._readable(box):
+                known[(slice(None), *part.within(box))] = self.source.mask(part)
         for gap in self.gaps_in(box):
-            valid[(gap & box).within(box)] = False
-        return valid[(slice(None, None, step),) * len(box.shape)]
+            known[(slice(None), *(gap & box).within(box))] = False
+        return every(known, step)
 
     def fingerprint(self) -> dict[str, Any]:
         """The image's."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
-from pipeline.sources import where_valid
+from pipeline.sources import where_measured
 from pipeline.sources.axes import native
 from pipeline.sources.raster import Raster
 
@@ -36,6 +36,10 @@ class Mosaic:
 
     nodata: float | None = None
     """The value that means "not measured", in place of the files' own."""
+
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
 
     scaled: bool = False
     """Whether values are multiplied by each file's scale and its offset added."""
@@ -70,26 +74,29 @@ class Mosaic:
         """About every ``step``-th pixel, from an overview where there is one."""
         dtype, shape = np.dtype(self.frame.dtype), tuple(-(-n // step) for n in box.shape)
         fill = self.frame.nodata if self.frame.nodata is not None else np.nan if dtype.kind == "f" else 0
-        block, missing = np.full((len(self.frame.bands), *shape), fill, dtype), np.ones(shape, bool)
+        block = np.full((len(self.frame.bands), *shape), fill, dtype)
+        missing = np.ones(block.shape, bool)
         for number in self._within(box):
             own, place = self._thinned(number, box, step)
-            if not missing[place].any():
+            left = missing[(slice(None), *place)]
+            if not left.any():
                 continue
             part = self._part(number)
             values = part.glance(own, step) if step > 1 else part.read(own)
-            taken = missing[place] & where_valid(part, own, values, step)
-            block[(slice(None), *place)][:, taken] = values[:, taken]
-            missing[place] &= ~taken
+            taken = left & where_measured(part, own, values, step)
+            block[(slice(None), *place)][taken] = values[taken]
+            left &= ~taken
         return native(block)
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where a box lies in a file, and in its mask if it has one: (row, column), of the shape of a glance."""
-        good = np.zeros(tuple(-(-n // step) for n in box.shape), bool)
+        """Where each band of a box lies in a file, and in its mask if it has one: (band, row, column), of the shape of a glance."""
+        good = np.zeros((len(self.frame.bands), *(-(-n // step) for n in box.shape)), bool)
         for number in self._within(box):
             own, place = self._thinned(number, box, step)
-            if good[place].size:
+            inside = good[(slice(None), *place)]
+            if inside.size:
                 part = self._part(number)
-                good[place] |= part.mask(own, step) if part.frame.masked else True
+                inside |= part.mask(own, step) if part.frame.masked else True
         return good
 
     def fingerprint(self) -> dict[str, Any]:
@@ -150,13 +157,13 @@ class Mosaic:
         return Box(tuple(start), tuple(stop)), tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
 
     def _part(self, number: int) -> Raster:
-        return _raster(self.path[number], self.bands, self.level, self.nodata, self.scaled, self.colours)
+        return _raster(self.path[number], self.bands, self.level, self.nodata, self.nodata_by, self.scaled, self.colours)
 
 
 @functools.lru_cache(maxsize=256)
-def _raster(path: str, bands: Any, level: int, nodata: float | None, scaled: bool, colours: bool) -> Raster:
+def _raster(path: str, bands: Any, level: int, nodata: float | None, nodata_by: str | None, scaled: bool, colours: bool) -> Raster:
     """A part with its frame, described once per process."""
-    return Raster(path, bands, level, nodata, scaled, colours)
+    return Raster(path, bands, level, nodata, nodata_by, scaled, colours)
 
 
 def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int64]:

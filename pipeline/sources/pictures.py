@@ -35,6 +35,10 @@ class Picture:
     nodata: float | None = None
     """The value that means "not measured"."""
 
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
+
     colours: bool = False
     """Whether numbers of a colour table are read as red, green and blue."""
 
@@ -47,7 +51,7 @@ class Picture:
                 f"{self.path} has {file.width} x {file.height} pixels; a PNG or JPEG may have 2^30 values; convert it to GeoTIFF"
             )
         whole = self._raster.frame
-        return Frame(whole.shape, whole.bands, whole.dtype, whole.nodata, masked=whole.masked)
+        return Frame(whole.shape, whole.bands, whole.dtype, whole.nodata, masked=whole.masked, together=whole.together)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column)."""
@@ -58,8 +62,8 @@ class Picture:
         return every(self.read(box), step)
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where a box was measured by the file's alpha: (row, column), of the shape of a glance."""
-        return self._decoded[1][box.slices][::step, ::step]
+        """Where a box was measured by the file's alpha: of one band for all, or of each, as a glance at it."""
+        return every(self._decoded[1][(slice(None), *box.slices)], step)
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file."""
@@ -67,7 +71,7 @@ class Picture:
 
     @property
     def _raster(self) -> Raster:
-        return Raster(self.path, self.bands, nodata=self.nodata, colours=self.colours)
+        return Raster(self.path, self.bands, nodata=self.nodata, nodata_by=self.nodata_by, colours=self.colours)
 
     @property
     def _decoded(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -78,4 +82,4 @@ class Picture:
 def _decoded(raster: Raster, _stamp: object) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """All pixels, and which of them were measured by alpha."""
     whole = Box.whole(raster.frame.shape)
-    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.ones(whole.shape, bool)
+    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.ones((1, *whole.shape), bool)

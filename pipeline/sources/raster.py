@@ -14,7 +14,7 @@ from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import choose_bands, native
+from pipeline.sources.axes import choose_bands, native, together
 from pipeline.sources.checksum import stamp
 from pipeline.sources.datasets import dataset, fingerprint, guarded
 
@@ -43,6 +43,10 @@ class Raster:
     nodata: float | None = None
     """The value that means "not measured", in place of the file's own."""
 
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
+
     scaled: bool = False
     """Whether values are multiplied by the file's scale and its offset added, which makes them floats; NaN where not measured."""
 
@@ -67,14 +71,16 @@ class Raster:
         return self._values(box, _thinned(box, step))
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where a box was measured by the file's mask, alpha or bands' own nodata: (row, column), of the shape of a glance."""
-        shape, file = _thinned(box, step), self._file
-        good = np.ones(shape, bool)
+        """Where a box was measured by the file's mask, alpha or bands' own nodata: of one band for all, or of each, as a glance at it."""
+        shape = _thinned(box, step)
+        good = np.ones((1, *shape), bool)
         if self._masked:
-            good &= (self._called(file.read_masks, box, shape) > 0).any(axis=0)
+            good = self._called(self._file.read_masks, box, shape, self._chosen[:1] if self._shared else self._chosen) > 0
+        elif self._apart:
+            good = self._by_nodata(box, shape)
         if self.colours:
-            stored = self._called(file.read, box, shape)
-            good &= Frame(shape, nodata=self._nodata).valid(stored) & (self._table[stored[0], 3] > 0)
+            stored = self._called(self._file.read, box, shape)
+            good = good & Frame(shape, nodata=self._nodata).measured(stored) & (self._table[stored[0], 3] > 0)
         return good
 
     @property
@@ -100,7 +106,8 @@ class Raster:
             bands=COLOURS if self.colours else tuple(names[k] for k in chosen),
             dtype="uint8" if self.colours else np.result_type(dtype, np.float32).name if self.scaled else dtype.name,
             nodata=None if self.scaled or self.colours else self._nodata,
-            masked=self._masked or self.colours,
+            masked=self._masked or self._apart or self.colours,
+            together=() if self.colours else self._together,
             chunks=tuple(min(n, m) for n, m in zip(file.block_shapes[0], file.shape, strict=True)),
             **_place(file),
         )
@@ -116,14 +123,56 @@ class Raster:
 
     @functools.cached_property
     def _masked(self) -> bool:
-        return is_masked(self._file, self._chosen, self.nodata)
+        """Whether a mask or an alpha band says what was measured."""
+        return is_masked(self._file, self._chosen)
+
+    @functools.cached_property
+    def _shared(self) -> bool:
+        """Whether that is the same for all bands."""
+        from rasterio.enums import MaskFlags
+
+        flags = [self._file.mask_flag_enums[k] for k in self._chosen]
+        return all(MaskFlags.per_dataset in each or MaskFlags.alpha in each for each in flags)
+
+    @functools.cached_property
+    def _colour(self) -> tuple[int, ...]:
+        """The indices of the file's red, green and blue, where these are one colour and share what was measured."""
+        return colour(self._file) if self.nodata_by is None else ()
+
+    @functools.cached_property
+    def _together(self) -> tuple[int, ...]:
+        """`Frame.together`."""
+        return together(self.nodata_by, len(self._chosen), [at for at, k in enumerate(self._chosen) if k in self._colour])
+
+    @functools.cached_property
+    def _apart(self) -> bool:
+        """Whether nodata has to be looked up band by band: it differs, or a colour is read of which not all bands are."""
+        if self._masked:
+            return False
+        given = [self._nodata_of(k) for k in self._chosen]
+        partly = bool(self._together) and not set(self._colour) <= set(self._chosen)
+        return len(set(map(str, given))) > 1 or (partly and any(each is not None for each in given))
 
     @functools.cached_property
     def _nodata(self) -> float | None:
         """The one value that means "not measured" in all bands; None where a mask says it."""
-        if self.nodata is not None or self._masked:
-            return self.nodata
-        return self._file.nodatavals[self._chosen[0]]  # type: ignore[no-any-return]
+        return None if self._apart or (self._masked and self.nodata is None) else self._nodata_of(self._chosen[0])
+
+    def _nodata_of(self, band: int) -> float | None:
+        return self.nodata if self.nodata is not None else self._file.nodatavals[band]
+
+    def _by_nodata(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Where each band has not its own nodata; a band of a colour, where not all bands of it have theirs."""
+        bands = sorted({*self._chosen, *(self._colour if self._together else ())})
+        if self.nodata is None:
+            good = self._called(self._file.read_masks, box, shape, bands) > 0
+        else:
+            good = Frame(shape, nodata=self.nodata).measured(self._called(self._file.read, box, shape, bands))
+        found = dict(zip(bands, good, strict=True))
+        if self._together and self._colour:
+            any_of = np.any([found[k] for k in self._colour], axis=0)
+            found |= dict.fromkeys(self._colour, any_of)
+        return np.stack([found[k] for k in self._chosen])
 
     @property
     def _table(self) -> npt.NDArray[np.uint8]:
@@ -141,18 +190,18 @@ class Raster:
             return native(np.moveaxis(self._table[block[0], :3], -1, 0))
         if not self.scaled:
             return native(block)
-        good = Frame(shape, nodata=self._nodata).valid(block)
+        good = Frame(shape, nodata=self._nodata, together=self._together).measured(block)
         dtype = np.result_type(block.dtype, np.float32)
         scale, offset = (np.array(values, dtype)[:, None, None] for values in self._scaling)
         return np.where(good, block.astype(dtype) * scale + offset, np.array(np.nan, dtype))
 
-    def _called(self, reader: Any, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """What rasterio reads of the bands in a box."""
+    def _called(self, reader: Any, box: Box, shape: tuple[int, ...], bands: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """What rasterio reads of bands, by index from 0, in a box; None: of those that are asked for."""
         from rasterio.windows import Window
 
         (top, left), (height, width) = box.start, box.shape
         with guarded(f"{self.path}: rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
-            numbers = [k + 1 for k in self._chosen]
+            numbers = [k + 1 for k in (self._chosen if bands is None else bands)]
             return np.asarray(reader(numbers, window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
 
 
@@ -168,8 +217,8 @@ def measured_bands(file: Any) -> tuple[int, ...]:
     return tuple(k for k in range(file.count) if k != alpha) or tuple(range(file.count))
 
 
-def is_masked(file: Any, chosen: Sequence[int], nodata: float | None) -> bool:
-    """Whether a mask, an alpha band that is not chosen, or nodata that differs from band to band says what was measured."""
+def is_masked(file: Any, chosen: Sequence[int]) -> bool:
+    """Whether a mask, or an alpha band that is not chosen, says what was measured."""
     from rasterio.enums import MaskFlags
 
     for k in chosen:
@@ -179,7 +228,16 @@ def is_masked(file: Any, chosen: Sequence[int], nodata: float | None) -> bool:
                 return True
         elif MaskFlags.per_dataset in flags or not flags:
             return True
-    return nodata is None and len({str(file.nodatavals[k]) for k in chosen}) > 1
+    return False
+
+
+def colour(file: Any) -> tuple[int, ...]:
+    """The indices of the bands that are red, green and blue, where there is one of each; none elsewhere."""
+    from rasterio.enums import ColorInterp
+
+    kinds = list(file.colorinterp)
+    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    return tuple(kinds.index(kind) for kind in wanted) if all(kinds.count(kind) == 1 for kind in wanted) else ()
 
 
 @functools.lru_cache(maxsize=8)

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
-from pipeline.sources import where_valid
-from pipeline.sources.axes import choose_bands
+from pipeline.sources import where_measured
+from pipeline.sources.axes import choose_bands, together
 from pipeline.sources.checksum import of_file
 from pipeline.sources.raster import Raster
 from pipeline.sources.references import followed
@@ -46,6 +46,10 @@ class Item:
     nodata: float | None = None
     """The value that means "not measured", in place of the files' own."""
 
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band."""
+
     scaled: bool = False
     """Whether values are multiplied by each file's scale and its offset added."""
 
@@ -64,7 +68,8 @@ class Item:
                 if (one := getattr(first, what)) != (two := getattr(frame, what)):
                     raise SourceError(f"{self.path}: the assets {name} and {other} differ in {what}, {one} and {two}; choose by: bands")
         alike = len({str(frame.nodata) for frame in frames.values()}) == 1 and not any(frame.masked for frame in frames.values())
-        return replace(first, bands=tuple(frames), nodata=first.nodata if alike else None, masked=not alike)
+        joined = together(self.nodata_by, len(frames))
+        return replace(first, bands=tuple(frames), nodata=first.nodata if alike else None, masked=not alike, together=joined)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column)."""
@@ -75,11 +80,8 @@ class Item:
         return np.concatenate([part.glance(box, step) for part in self._parts])
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where any asset was measured in a box: (row, column), of the shape of a glance."""
-        good = np.zeros(tuple(-(-n // step) for n in box.shape), bool)
-        for part in self._parts:
-            good |= where_valid(part, box, part.glance(box, step), step)
-        return good
+        """Where each asset was measured in a box: (band, row, column), of the shape of a glance."""
+        return np.concatenate([where_measured(part, box, part.glance(box, step), step) for part in self._parts])
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class Item:
 
     @functools.cached_property
     def _parts(self) -> tuple[Raster, ...]:
-        return tuple(Raster(path, None, self.level, self.nodata, self.scaled) for path in self._assets.values())
+        return tuple(Raster(path, None, self.level, self.nodata, scaled=self.scaled) for path in self._assets.values())
 
 
 def _item(path: str) -> dict[str, dict[str, Any]]:

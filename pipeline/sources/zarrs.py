@@ -18,7 +18,7 @@ from pipeline.homes import Home, home
 from pipeline.places import about, asking, joined, listing, remote, there, zarr_store
 from pipeline.scales import alike
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, either, guessed, layout, native
+from pipeline.sources.axes import Layout, either, guessed, layout, native, together
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.kept import Kept
 from pipeline.sources.presence import Presence
@@ -56,6 +56,10 @@ class ZarrImage:
 
     nodata: float | None = None
     """The value that means "not measured"."""
+
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band."""
 
     missing_chunks: str | None = None
     """What chunks are that were never written: ``nodata``, not measured; ``fill``, the array's fill value, which many writers leave out; or
@@ -114,12 +118,12 @@ class ZarrImage:
             unit=unit,
             chunks=how.shape(stored.chunks),
             masked=self._lost != 0,
+            together=together(self.nodata_by, len(names)),
         )
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where the chunks of all bands have been written, (row, column) or (plane, row, column)."""
-        there = self._layout[0].take(_opened(self._stored.path)[1], box, step)
-        return np.asarray(there.all(axis=0), bool)
+        """Where the chunks of each band have been written: (band, row, column) or (band, plane, row, column)."""
+        return np.asarray(self._layout[0].take(_opened(self._stored.path)[1], box, step), bool)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if a chunk cannot be decoded."""

@@ -21,8 +21,8 @@ from pipeline.exact import Exact
 from pipeline.grid import Box, Grid
 from pipeline.measurement import Sums
 from pipeline.scratch import Arrays, Scratch
-from pipeline.segmenters import Contract, Segmenter, call
-from pipeline.sources import Source, where_valid
+from pipeline.segmenters import Contract, Segmenter, call, measured_after, stepped, valid_for
+from pipeline.sources import Source, where_measured
 from pipeline.sources.incomplete import Incomplete
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
@@ -68,10 +68,13 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window as it is read, and what is made of it before labels are drawn; each (band, row, column)."""
+    """A window as it is read, and what is made of it before labels are drawn; each (band, row, column) but ``valid``, (row, column)."""
 
     block: npt.NDArray[Any]
+    measured: npt.NDArray[np.bool_]
+    """Where each band was measured."""
     valid: npt.NDArray[np.bool_]
+    """Where all that the segmenter reads was measured."""
     prepared: npt.NDArray[Any]
     """After all steps."""
     shown: npt.NDArray[Any]
@@ -153,12 +156,12 @@ class Run:
         return self.grid.window(tile, self.depth) & self.grid.window(other, self.depth)
 
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Pixels (band, row, column) and which of them are valid. What cannot be read is tried once more: it may have been the way here."""
+        """Pixels, and which of them were measured; both (band, row, column). What cannot be read is tried once more."""
         try:
             block = self.source.read(box)
         except SourceError:
             block = self.source.read(box)
-        return block, where_valid(self.source, box, block)
+        return block, where_measured(self.source, box, block)
 
     def unknown(self, box: Box, reach: int) -> list[tuple[slice, ...]]:
         """Where in a box pixels are so near to what cannot be read that they might be drawn otherwise."""
@@ -170,18 +173,26 @@ class Run:
         """How many pixels away the first ``number`` steps, or all of them, look."""
         return sum(step.reach for step in self.steps[:number])
 
-    def prepared(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_], number: int | None = None) -> npt.NDArray[Any]:
-        """The block after the first ``number`` steps, or all of them."""
+    def prepared(self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_], number: int | None = None) -> tuple[Any, Any]:
+        """The block after the first ``number`` steps, or all of them, and which of its pixels are measured; both (band, row, column)."""
         for step in self.steps[:number]:
-            block = call(step, block, valid)
-        return block
+            block, measured = stepped(step, block, measured)
+        return block, measured
+
+    def valid(self, measured: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Where a block is valid for any of the methods, (row, column): all that this one reads was measured, (band, row, column)."""
+        for step in self.steps:
+            measured = measured_after(step, measured)
+        found = [valid_for(method.segmenter, measured) for method in self.methods]
+        return found[0] if len(found) == 1 else np.any(found, axis=0)
 
     def seen(self, tile: int, window: Box) -> Window:
         """What a tile's segmenter draws from in a window: the pixels after all steps, or what its network makes of them."""
-        block, valid = self.read(window)
-        shown = self.prepared(block, valid)
-        predict = getattr(self.method(tile).segmenter, "predict", None)
-        return Window(block, valid, shown, shown if predict is None else call(predict, shown, valid, window.start))
+        block, measured = self.read(window)
+        shown, known = self.prepared(block, measured)
+        segmenter = self.method(tile).segmenter
+        valid, predict = valid_for(segmenter, known), getattr(segmenter, "predict", None)
+        return Window(block, measured, valid, shown, shown if predict is None else call(predict, shown, valid, window.start))
 
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
         """The same run with fitted segmenters in place of those of the same name."""

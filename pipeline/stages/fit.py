@@ -21,7 +21,7 @@ from pipeline.features import measured
 from pipeline.grid import Box
 from pipeline.histograms import Bins
 from pipeline.sampling import Sample, pick, picked
-from pipeline.segmenters import call, float_bins, sample_size
+from pipeline.segmenters import call, float_bins, reads, sample_size, valid_for
 from pipeline.stages import Run
 
 MOST_ROUNDS = 100
@@ -110,7 +110,8 @@ def sample(survey: Survey, item: int) -> Sample:
 
 def _picked(survey: Survey, box: Box, highest: int) -> Sample:
     subject, run = survey.subjects[0], survey.run
-    block, valid, inside = _around(run, box, subject.steps, subject.what)
+    block, known, inside = _around(run, box, subject.steps, subject.what)
+    valid = valid_for(subject.what, known)
     origin = tuple(first - cut.start for first, cut in zip(box.start, inside, strict=True))
     features = call(subject.what.features, block, valid, origin)[(slice(None), *inside)]
     return pick(features, valid[inside], box, run.grid.shape, sample_size(subject.what), highest)
@@ -181,16 +182,18 @@ def _changed(old: Any, new: Any) -> dict[str, Any]:
 def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
     """The values of each feature at the valid pixels of a core, and how many bins it wants for floats."""
     for subject in survey.subjects:
-        block, valid, inside = _around(survey.run, core, subject.steps, subject.what)
-        feature, bins = call(subject.what.feature, block, valid), float_bins(subject.what)
+        block, known, inside = _around(survey.run, core, subject.steps, subject.what)
+        valid, bins = valid_for(subject.what, known), float_bins(subject.what)
+        feature = call(subject.what.feature, block, valid)
         if feature.ndim == valid.ndim:
             yield subject.name, measured(feature[inside], valid[inside]), bins
-        else:
-            yield from ((f"{subject.name}#{k}", measured(one[inside], valid[inside]), bins) for k, one in enumerate(feature))
+            continue
+        own = known[reads(subject.what, len(known))] if getattr(subject.what, "bandwise", False) else [valid] * len(feature)
+        pairs = enumerate(zip(feature, own, strict=True))
+        yield from ((f"{subject.name}#{k}", measured(one[inside], good[inside]), bins) for k, (one, good) in pairs)
 
 
 def _around(run: Run, box: Box, steps: int, what: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], tuple[slice, ...]]:
-    """A box and all that what is made of it depends on, after some of the steps; and where the box lies in it."""
+    """A box and all that what is made of it depends on, after some steps; where its bands were measured; and where the box lies in it."""
     window = box.grow(int(getattr(what, "reach", 0)) + run.reach_of_steps(steps)) & run.grid.whole
-    block, valid = run.read(window)
-    return run.prepared(block, valid, steps), valid, box.within(window)
+    return *run.prepared(*run.read(window), steps), box.within(window)

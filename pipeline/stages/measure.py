@@ -67,14 +67,14 @@ def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[
     if name := size_column(run.source.frame):
         alike = pixel_extent(run.source.frame)
         columns[name] = grounds(sums, EXPONENT) if alike is None else sums.area * alike
-    mean, deviation = means(sums)
+    (mean, deviation), known = means(sums), sums.count > 0
     for k, axis in enumerate(axes):
         columns |= {f"{axis}_min": sums.low[:, k], f"{axis}_max": sums.high[:, k], axis: sums.place[:, k] / sums.area}
     for k, band in enumerate(names(run.source.frame.bands)):
         columns |= {
             f"mean_{band}": mean[:, k],
-            f"min_{band}": sums.minimum[:, k],
-            f"max_{band}": sums.maximum[:, k],
+            f"min_{band}": np.where(known[:, k], sums.minimum[:, k], np.nan),
+            f"max_{band}": np.where(known[:, k], sums.maximum[:, k], np.nan),
             f"std_{band}": deviation[:, k],
         }
     return columns

@@ -44,6 +44,10 @@ class Overlay:
     sheets: tuple[Sheet, ...]
     """The first has a pixel before the others."""
 
+    def valid_in(self, measured: Flags) -> Flags:
+        """Where the image is valid for any of the sheets' segmenters, (row, column), from (band, row, column)."""
+        return np.asarray(np.any([sheet.run.valid(measured) for sheet in self.sheets], axis=0))
+
     def __call__(self, _block: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Nothing is drawn from pixels here."""
         raise NotImplementedError

@@ -150,7 +150,7 @@ def _kinds(run: Run, tile: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.in
 
 def _valid(run: Run, tile: int, core: Box) -> npt.NDArray[np.bool_]:
     if run.routes[tile] < FIRST:
-        return run.read(core)[1]
+        return run.valid(run.read(core)[1])
     facts, _ = run.scratch.load(pixels_key(tile))
     if facts["valid"]:
         return np.ones(core.shape, bool)

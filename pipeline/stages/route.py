@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.routing import GLANCE, SKIP, Rule, choose
-from pipeline.sources import where_valid
+from pipeline.sources import where_measured
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
 from pipeline.stages.tissue import Tissue, tissue, wanted
 
@@ -58,8 +58,9 @@ def _route(plan: Plan, tile: int) -> int:
     core, source = plan.run.grid.core(tile), plan.run.source
     step = max(1, -(-max(core.shape) // GLANCE))
     glance = source.glance(core, step)
-    measured = where_valid(source, core, glance, step)
-    if not measured.any() and not plan.run.read(core)[1].any():
+    measured = where_measured(source, core, glance, step)
+    valid = plan.run.valid(measured)
+    if not valid.any() and not plan.run.valid(plan.run.read(core)[1]).any():
         return EMPTY
-    given = {} if plan.tissue is None else {"tissue": plan.tissue.share(core)}
+    given = {"valid": float(valid.mean())} | ({} if plan.tissue is None else {"tissue": plan.tissue.share(core)})
     return plan.number(choose(plan.rules, glance, measured, given))

@@ -64,7 +64,14 @@ def segment(run: Run, tile: int) -> Segmented:
     seeds, votes = (None if each is None else each[mine] for each in (drawn.seeds, drawn.votes))
     pixels, number = seen.block[(slice(None), *inside)], len(drawn.whole) - 1
     areas = partial(pixel_areas, run.source.frame, columns=(core.start[-1], core.stop[-1])) if vary(run.source.frame) else None
-    sums = measure(labels, pixels, number, core, run.grid.shape, kind=drawn.kind, votes=votes, seeds=seeds, areas=areas)
+    sums = measure(
+        *(labels, pixels, number, core, run.grid.shape),
+        measured=seen.measured[(slice(None), *inside)],
+        kind=drawn.kind,
+        votes=votes,
+        seeds=seeds,
+        areas=areas,
+    )
     _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid))
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
     told = list(getattr(method.segmenter, "told", ()))

@@ -21,7 +21,7 @@ from pipeline.filters import smooth
 from pipeline.grid import Box
 from pipeline.histograms import histogram, threshold
 from pipeline.routing import Rule
-from pipeline.sources import where_valid
+from pipeline.sources import where_measured
 from pipeline.stages import Run
 
 LOW = 2048
@@ -54,7 +54,8 @@ def tissue(run: Run) -> Tissue:
     whole = run.grid.whole
     step = max(1, -(-max(whole.shape) // LOW))
     seen = run.source.glance(whole, step)
-    valid, colours = where_valid(run.source, whole, seen, step), seen[:3].astype(np.float64)
+    valid = np.asarray(where_measured(run.source, whole, seen, step)[:3].all(axis=0))
+    colours = seen[:3].astype(np.float64)
     high, low = colours.max(axis=0), colours.min(axis=0)
     saturation = smooth(np.divide(high - low, high, out=np.zeros(high.shape), where=valid & (high > 0)), valid, SIGMA)
     if not valid.any():

@@ -24,7 +24,7 @@ from pipeline.outlines import layers
 from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
 from pipeline.segmenters.detections import ByKey
 from pipeline.segments import VOID
-from pipeline.sources import Source, open_source, where_valid
+from pipeline.sources import Source, open_source, where_measured
 from pipeline.training.augmentation import Augment, Place, varied
 from pipeline.training.recipe import Recipe
 
@@ -90,7 +90,7 @@ class Pair:
         if self.part is not None:
             box = Box(*(tuple(a + o for a, o in zip(side, self.part.start, strict=True)) for side in (box.start, box.stop)))
         block = self.image.read(box)
-        valid = where_valid(self.image, box, block)
+        valid = np.asarray(where_measured(self.image, box, block).all(axis=0))
         labels, known = auditing.numbers(self.truth, box)
         if self.kinds:
             labels = np.where(labels > 0, labels * len(self.card.classes) + np.array((0, *self.kinds))[labels] - 1, labels)
@@ -218,7 +218,7 @@ def _values(source: Source, frame: Frame, band: int) -> Any:
     """The measured values of a band, part after part."""
     for box in auditing.parts_of(frame):
         block = source.read(box)
-        values = block[band][where_valid(source, box, block)]
+        values = block[band][where_measured(source, box, block)[band]]
         if values.size:
             yield values
 

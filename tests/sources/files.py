@@ -77,3 +77,9 @@ def under_a_limit(paths: list[str], sound: Box, more: int) -> dict[str, list[str
     assert list(told) == paths
     assert all(len(errors) == 2 for errors in told.values()), told
     return told
+
+
+def one_for_all(flags: np.ndarray) -> np.ndarray:
+    """What was measured, (row, column), where all bands share it."""
+    assert (flags == flags[:1]).all()
+    return flags[0]

@@ -11,8 +11,8 @@ from rasterio.enums import ColorInterp, Resampling
 from pipeline import local, segment
 from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
-from pipeline.sources import Source, open_source, where_valid
-from tests.sources.files import tiff, whole
+from pipeline.sources import Source, open_source, where_measured
+from tests.sources.files import one_for_all, tiff, whole
 
 PLACED = "<GeoTransform>500000, 10, 0, 5000000, 0, -20</GeoTransform>"
 
@@ -21,9 +21,13 @@ def pixels(bands: int = 3, dtype: str = "uint8") -> np.ndarray:
     return np.random.default_rng(0).integers(1, 200, (bands, 70, 90)).astype(dtype)
 
 
-def measured(source: Source, step: int = 1) -> np.ndarray:
+def by_band(source: Source, step: int = 1) -> np.ndarray:
     box = Box.whole(source.frame.shape)
-    return where_valid(source, box, source.glance(box, step), step)
+    return where_measured(source, box, source.glance(box, step), step)
+
+
+def measured(source: Source, step: int = 1) -> np.ndarray:
+    return one_for_all(by_band(source, step))
 
 
 def holes() -> np.ndarray:
@@ -41,7 +45,7 @@ def test_dataset_mask(internal, tmp_path):
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(measured(source), file.dataset_mask() > 0)
     box = Box((3, 5), (40, 77))
-    np.testing.assert_array_equal(where_valid(source, box, source.read(box)), holes()[box.slices])
+    np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.read(box))), holes()[box.slices])
     np.testing.assert_array_equal(whole(source), pixels())
     assert source.frame.masked
     assert source.fingerprint() != before
@@ -90,7 +94,7 @@ def test_named_fourth_band_is_no_alpha(tmp_path):
 
 
 def test_bands_of_different_nodata(tmp_path):
-    """Where each band has its own nodata, a pixel is measured where any band is, as rasterio tells it; one for all takes its place."""
+    """Where each band has its own nodata, a band is measured where it has not that, as rasterio tells it; one for all takes its place."""
     values = pixels(2)
     path = tmp_path / "a.vrt"
     tiff(tmp_path / "a.tif", values)
@@ -103,9 +107,11 @@ def test_bands_of_different_nodata(tmp_path):
     values[:, 5, 5], values[:, 6, 6] = (10, 20), (10, 10)
     tiff(tmp_path / "a.tif", values)
     with rasterio.open(path) as file:
-        np.testing.assert_array_equal(measured(open_source(path)), file.dataset_mask() > 0)
-    assert not measured(open_source(path))[5, 5]
-    np.testing.assert_array_equal(measured(open_source(path, nodata=10)), ~(values == 10).all(axis=0))
+        np.testing.assert_array_equal(by_band(open_source(path)), file.read_masks() > 0)
+        np.testing.assert_array_equal(measured(open_source(path, nodata_by="pixel")), file.dataset_mask() > 0)
+    assert by_band(open_source(path))[:, 6, 6].tolist() == [False, True]
+    np.testing.assert_array_equal(by_band(open_source(path, nodata=10)), values != 10)
+    np.testing.assert_array_equal(measured(open_source(path, nodata=10, nodata_by="pixel")), ~(values == 10).all(axis=0))
     np.testing.assert_array_equal(measured(open_source(path, bands=[2])), values[1] != 20)
 
 
@@ -191,4 +197,4 @@ def test_real_files(shared):
         source, box = open_source(shared / name), Box((0, 0), (700, 700))
         with rasterio.open(shared / name) as file:
             expected = file.dataset_mask(window=((0, 700), (0, 700))) > 0
-        np.testing.assert_array_equal(where_valid(source, box, source.read(box)), expected)
+        np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.read(box))), expected)

@@ -17,7 +17,7 @@ from rasterio.merge import merge
 from pipeline import local, segment
 from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
-from pipeline.sources import Source, open_source, where_valid
+from pipeline.sources import Source, open_source, where_measured
 from tests.sources.files import PLACE, tiff, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rasterio's own multiplications
@@ -30,7 +30,7 @@ def at(row: int, column: int) -> rasterio.Affine:
 
 def measured(source: Source, step: int = 1) -> np.ndarray:
     box = Box.whole(source.frame.shape)
-    return where_valid(source, box, source.glance(box, step), step)
+    return where_measured(source, box, source.glance(box, step), step)
 
 
 def scattered(folder: Path, draw: st.DataObject) -> list[Path]:
@@ -58,7 +58,7 @@ def test_any_mosaic(data, tmp_path_factory):
     box, step = Box(start, stop), data.draw(st.integers(1, 5))
     np.testing.assert_array_equal(source.read(box), expected[(slice(None), *box.slices)])
     seen = source.glance(box, step)
-    assert seen.shape[1:] == where_valid(source, box, seen, step).shape == tuple(-(-n // step) for n in box.shape)
+    assert seen.shape[1:] == where_measured(source, box, seen, step).shape[1:] == tuple(-(-n // step) for n in box.shape)
 
 
 def masked_merge(paths: list[Path]) -> tuple[np.ndarray, rasterio.Affine]:

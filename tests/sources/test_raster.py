@@ -18,9 +18,9 @@ from rasterio.enums import Resampling
 
 from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
-from pipeline.sources import open_source, where_valid
+from pipeline.sources import open_source, where_measured
 from pipeline.sources.checksum import of_file
-from tests.sources.files import PLACE, tiff, whole
+from tests.sources.files import PLACE, one_for_all, tiff, whole
 
 TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 
@@ -80,8 +80,8 @@ def test_nodata_and_nan(tmp_path):
     pixels = np.array([[[1, 7, np.nan, 0]]], np.float32)
     for nodata in (7.0, np.nan, None):
         frame = open_source(tiff(tmp_path / "a.tif", pixels, nodata=nodata)).frame
-        np.testing.assert_array_equal(frame.valid(pixels), [[True, nodata != 7, False, True]])
-    assert open_source(tmp_path / "a.tif", nodata=0).frame.valid(pixels).tolist() == [[True, True, False, False]]
+        np.testing.assert_array_equal(frame.measured(pixels), [[[True, nodata != 7, False, True]]])
+    assert open_source(tmp_path / "a.tif", nodata=0).frame.measured(pixels).tolist() == [[[True, True, False, False]]]
 
 
 def test_overviews(tmp_path):
@@ -110,8 +110,8 @@ def test_png(mode, tmp_path):
     expected = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
     if mode == "RGBA":
         box = Box((3, 4), (9, 20))
-        np.testing.assert_array_equal(where_valid(source, box, source.read(box)), expected[3, 3:9, 4:20] > 0)
-        np.testing.assert_array_equal(where_valid(source, box, source.glance(box, 4), 4), expected[3, 3:9:4, 4:20:4] > 0)
+        np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.read(box))), expected[3, 3:9, 4:20] > 0)
+        np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.glance(box, 4), 4)), expected[3, 3:9:4, 4:20:4] > 0)
         np.testing.assert_array_equal(whole(open_source(tmp_path / "a.png", bands=[4])), expected[3:])
         expected = expected[:3]
     np.testing.assert_array_equal(whole(source), expected)

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from pipeline import local, segment
 from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.grid import Box
-from pipeline.sources import Source, open_source, where_valid
+from pipeline.sources import Source, open_source, where_measured
 from tests.sources.files import declared, under_a_limit, whole
 from tests.sources.test_limits import LIES, mutations
 
@@ -161,7 +161,7 @@ def test_tiles_without_bytes(nodata, kind, tmp_path):
         known, valid = file.read(), file.read_masks(1) > 0
     source, box = open_source(path, kind="tiff"), Box.whole((128, 128))
     np.testing.assert_array_equal(source.read(box), known)
-    np.testing.assert_array_equal(where_valid(source, box, source.read(box)), valid)
+    np.testing.assert_array_equal(where_measured(source, box, source.read(box))[0], valid)
     assert valid.sum() == (128 * 128 if nodata is None else 64 * 64)
 
 
