@@ -26,6 +26,7 @@ from pipeline.reporting import Watch, silent
 from pipeline.routing import SKIP, Rule
 from pipeline.scratch import Scratch, commit
 from pipeline.sinks.picture import colours, to_png
+from pipeline.sources.unmeasured import sampled
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run, overlay, record_key
 from pipeline.stages.finish import backdrop
 from pipeline.stages.segment import segment
@@ -116,7 +117,7 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
         run = replace(draft.run, scratch=Scratch(folder))
         run = groundwork.fit(run, crew) if sample else run
         ways = tuple(_ways(run, draft, crew, there=state == "begun"))
-        found = {"state": state, **draft.facts(), **_counted(draft, ways)}
+        found = {"state": state, **draft.facts(), "unmeasured": sampled(draft.source), **_counted(draft, ways)}
         if sample:
             found |= _sampled(ways, sample, crew, engine.workers)
     return Foresight(draft, ways, found | ({"refused": str(refused)} if refused else {}), refused)

@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from pipeline.crew import Crew
 from pipeline.errors import SegmenterError, SourceError
 from pipeline.grid import Box
@@ -61,12 +59,12 @@ def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
 
 def route(run: Run, rules: Sequence[Rule], crew: Crew) -> Run:
     """Decide where each tile goes."""
-    if not run.scratch.sound("routes"):
+    if not run.scratch.sound(routing.KEY):
         work = routing.routing(run, rules, fitting.batches(run, crew.engine.workers))
         if routing.needed(run, rules):
             found = crew.all("route", routing.routes, work, range(len(work.batches)))
-            routes = np.concatenate([np.array(batch, np.int16) for batch in found.values()])
+            routed = [one for batch in found.values() for one in batch]
         else:
-            routes = routing.all_alike(work)
-        run.scratch.save("routes", {}, {"routes": routes})
-    return replace(run, routes=run.scratch.load("routes", "routes")[1]["routes"])
+            routed = routing.all_alike(work)
+        routing.save(run, routed)
+    return replace(run, routes=run.scratch.load(routing.KEY, "routes")[1]["routes"])

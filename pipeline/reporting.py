@@ -16,6 +16,7 @@ from pipeline import costs
 from pipeline.errors import OutputError
 from pipeline.frame import Frame
 from pipeline.places import joined, read, remote, there, zarr_store
+from pipeline.sources import unmeasured
 from pipeline.stages.segment import Segmented
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class Result:
         what = "objects" if "instance" in self.record["results"] else "classes"
         return [
             f"{self.record['objects']:,} {what} in {' x '.join(map(str, self._frame().shape))} pixels: {share}",
+            *unmeasured.lines(self.record.get("unmeasured", {})),
             *costs.lines(self.record),
             *(f"  {name:16} {what}" for name, what in self.files().items()),
         ]

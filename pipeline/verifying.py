@@ -177,7 +177,7 @@ def _owner(draft: Plan, seams: Grid, box: Box) -> npt.NDArray[np.int16]:
     work = route.routing(own, draft.job.route, tuple(range(tile, tile + 1) for tile in tiles))
     owner = np.full(box.shape, EMPTY, np.int16)
     for k, tile in enumerate(tiles):
-        owner[(seams.core(tile) & box).within(box)] = route.routes(work, k)[0]
+        owner[(seams.core(tile) & box).within(box)] = route.routes(work, k)[0][0]
     return owner
 
 

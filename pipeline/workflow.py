@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.places import remote
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
+from pipeline.sources import unmeasured
 from pipeline.stages import (
     Run,
     finish,
@@ -91,12 +93,12 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         readable, lost = groundwork.readable(draft.run, job.on_bad_tile, crew)
         fitted = groundwork.fit(readable, crew)
         drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, job.route, crew), draft, crew)
-        certificates = _publish(drawn, draft, found, crew)
+        told = _publish(drawn, draft, found, crew)
 
         facts = {
             "complete": not lost,
             "objects": found.objects,
-            "certificates": certificates,
+            **told,
             "seconds": round(time.monotonic() - started, 3),
         }
         named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
@@ -142,7 +144,8 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     """
     how = {key: parts.pop(key) for key in ("fresh", "watch") if key in parts}
     tiles = {key: parts.pop(name) for name, key in (("tile", "size"), ("halo", "halo"), ("max_halo", "max_halo")) if name in parts}
-    name = segmenter if isinstance(segmenter, str) else name_of(segmenter).lower()
+    named = segmenter.get("kind", "segmenter") if isinstance(segmenter, Mapping) else segmenter
+    name = named if isinstance(named, str) else name_of(named).lower()
     steps = parts.pop("steps", [])
     job = Job(source=image, tiles=tiles, steps=steps, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts})
     return run(job, engine, **how)
@@ -223,8 +226,8 @@ def _group(run: Run, job: Job, crew: Crew) -> Grouping:
     return found
 
 
-def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, int]:
-    """Stage labels, classes, their pyramids, the table and what else is wanted; the number of objects with each certificate."""
+def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, Any]:
+    """Stage labels, classes, their pyramids, the table and what else is wanted; the objects' certificates, and what was not measured."""
     wanted, staging = draft.job.output, draft.staging
     if "panoptic" in draft.results:
         panoptic.refuse(found)
@@ -236,7 +239,7 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
     for pyramid in (work.labels, work.classes, work.nested):
         for above in publish.levels(pyramid):
             crew.all(f"pyramid {above.level}", publish.reduce, above, range(len(above.blocks)))
-    counts = np.array(list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())).sum(axis=0)
+    slabs = list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())
     finish.write_table(run, staging)
     if curves := lines.tiles(run):
         crew.all("trace", lines.trace_tile, work, curves)
@@ -246,7 +249,12 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, in
         panoptic.write_panoptic(work, found, staging / finish.TABLE, draft.image, staging)
     if wanted.picture:
         finish.write_picture(work, staging)
-    return dict(zip(CERTIFICATES, counts.tolist(), strict=True))
+    counts = np.array([slab["certificates"] for slab in slabs]).sum(axis=0)
+    lost = unmeasured.added(slab["unmeasured"] for slab in slabs)
+    return {
+        "certificates": dict(zip(CERTIFICATES, counts.tolist(), strict=True)),
+        "unmeasured": unmeasured.told(run.source.frame, lost, sum(slab["pixels"] for slab in slabs)),
+    }
 
 
 def _record(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) -> dict[str, Any]:

@@ -63,6 +63,12 @@ class Incomplete:
             known[(slice(None), *(gap & box).within(box))] = False
         return every(known, step)
 
+    @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        own = getattr(self.source, "masked_by", "mask") if self.source.frame.masked else ""
+        return " or ".join(filter(None, ("unreadable", own)))
+
     def fingerprint(self) -> dict[str, Any]:
         """The image's."""
         return self.source.fingerprint()

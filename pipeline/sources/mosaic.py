@@ -99,6 +99,11 @@ class Mosaic:
                 inside |= part.mask(own, step) if part.frame.masked else True
         return good
 
+    @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        return "no file, or its mask"
+
     def fingerprint(self) -> dict[str, Any]:
         """Where each file lies, how large it is, and what an even sample of them holds."""
         number = len(self.path)

@@ -65,6 +65,11 @@ class Picture:
         """Where a box was measured by the file's alpha: of one band for all, or of each, as a glance at it."""
         return every(self._decoded[1][(slice(None), *box.slices)], step)
 
+    @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        return self._raster.masked_by
+
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file."""
         return {**self._raster.fingerprint(), "kind": "picture"}

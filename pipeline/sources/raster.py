@@ -84,6 +84,13 @@ class Raster:
         return good
 
     @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        if self._apart:
+            return "nodata"
+        return "alpha" if self._masked and _alpha(self._file) is not None else "mask"
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The file, and those that belong to it."""
         return tuple(self._file.files)

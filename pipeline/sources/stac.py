@@ -84,6 +84,11 @@ class Item:
         return np.concatenate([where_measured(part, box, part.glance(box, step), step) for part in self._parts])
 
     @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        return "nodata or mask"
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The item's, and each asset's."""
         return (self.path, *self._assets.values())

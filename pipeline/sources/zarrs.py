@@ -125,6 +125,11 @@ class ZarrImage:
         """Where the chunks of each band have been written: (band, row, column) or (band, plane, row, column)."""
         return np.asarray(self._layout[0].take(_opened(self._stored.path)[1], box, step), bool)
 
+    @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        return "missing chunks"
+
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if a chunk cannot be decoded."""
         return self._read(box, 1)

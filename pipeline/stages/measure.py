@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +12,11 @@ import numpy.typing as npt
 from pipeline.measurement import Sums, concatenate, grounds, means
 from pipeline.scales import EXPONENT, pixel_extent, size_column
 from pipeline.sinks.table import names, write_part
-from pipeline.stages import FIRST, Run, load_sums, record_key, table_key
+from pipeline.sources.unmeasured import Counts, added
+from pipeline.stages import EMPTY, FIRST, Run, load_sums, record_key, table_key
 from pipeline.stages.naming import slab_key
 from pipeline.stages.overlay import LAYER, sheets_of
+from pipeline.stages.route import lost
 from pipeline.stitching import CERTIFICATES, Integers
 
 
@@ -21,8 +25,21 @@ def part_path(run: Run, slab: int) -> Path:
     return Path(run.scratch.root, "objects", f"{slab}.parquet")
 
 
-def measure(run: Run, slab: int) -> list[int]:
-    """Write a slab's part of the object table; the number of objects with each certificate."""
+class _LookedAt(TypedDict):
+    pixels: int
+    """Of tiles that were looked at."""
+    unmeasured: Counts
+
+
+class Measured(_LookedAt):
+    """What is told of a slab."""
+
+    certificates: list[int]
+    """The number of objects with each."""
+
+
+def measure(run: Run, slab: int) -> Measured:
+    """Write a slab's part of the object table; what is told of it."""
     sums, about = gather(run, slab)
     order = np.argsort(about["id"])
     sums, about = sums.take(order), {name: column[order] for name, column in about.items()}
@@ -36,7 +53,20 @@ def measure(run: Run, slab: int) -> list[int]:
     path = part_path(run, slab)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_part(str(path), run.source.frame, columns)
-    return [int(n) for n in np.bincount(about["status"], minlength=len(CERTIFICATES))]
+    counted = np.bincount(about["status"], minlength=len(CERTIFICATES)).tolist()
+    return {"certificates": counted, **_looked_at(run, list(run.grid.slabs())[slab])}
+
+
+def _looked_at(run: Run, tiles: Sequence[int]) -> _LookedAt:
+    """How many pixels of some tiles were looked at, and what of them was not measured."""
+    seen = [tile for tile in tiles if run.routes[tile] >= FIRST]
+    empty = [tile for tile in tiles if run.routes[tile] == EMPTY]
+    pixels = sum(run.grid.core(tile).size for tile in (*seen, *empty))
+    layers = sheets_of(run)
+    parts = [run.scratch.load(record_key(tile))[0]["unmeasured"] for tile in seen]
+    if empty:
+        parts.append(lost(layers[0].run if layers else run, empty))
+    return {"pixels": pixels, "unmeasured": added(parts)}
 
 
 def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:

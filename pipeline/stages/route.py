@@ -5,15 +5,20 @@ Decided before anything is submitted, since a task's resources must be known by 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.routing import GLANCE, SKIP, Rule, choose
+from pipeline.scratch import Arrays
 from pipeline.sources import where_measured
+from pipeline.sources.unmeasured import Counts, added, unmeasured
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
 from pipeline.stages.tissue import Tissue, tissue, wanted
+
+KEY = "routes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +48,44 @@ def routing(run: Run, rules: Sequence[Rule], batches: tuple[range, ...]) -> Plan
     return Plan(run, tuple(rules), batches, tissue(run) if wanted(rules) else None)
 
 
-def routes(plan: Plan, batch: int) -> list[int]:
-    """The routes of a batch of tiles, as in `Run.routes`."""
+def routes(plan: Plan, batch: int) -> list[tuple[int, Counts]]:
+    """By tile of a batch its route, as in `Run.routes`; and what was not measured of an empty one, at which nobody looks again."""
     return [_route(plan, tile) for tile in plan.batches[batch]]
 
 
-def all_alike(plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    """The routes of all tiles where none needs to be looked at."""
-    use = plan.rules[0].use if plan.rules else SKIP
-    return np.full(len(plan.run.grid), plan.number(use), np.int16)
+def save(run: Run, routed: Sequence[tuple[int, Counts]]) -> None:
+    """Keep the routes of all tiles; what was not measured of empty ones is much the same in all of them, and kept once for all alike."""
+    told = [json.dumps(lost, sort_keys=True) for _, lost in routed]
+    kinds = sorted(set(told))
+    number = {text: k for k, text in enumerate(kinds)}
+    arrays: Arrays = {
+        "routes": np.array([route for route, _ in routed], np.int16),
+        "lost": np.array([number[text] for text in told], np.int32),
+    }
+    run.scratch.save(KEY, {"lost": [json.loads(text) for text in kinds]}, arrays)
 
 
-def _route(plan: Plan, tile: int) -> int:
+def lost(run: Run, tiles: Sequence[int]) -> Counts:
+    """What was not measured of empty tiles."""
+    facts, found = run.scratch.load(KEY, "lost")
+    many = np.bincount(found["lost"][list(tiles)], minlength=len(facts["lost"])).tolist()
+    return added({why: [n * times for n in counts] for why, counts in facts["lost"][k].items()} for k, times in enumerate(many) if times)
+
+
+def all_alike(plan: Plan) -> list[tuple[int, Counts]]:
+    """The same where no tile needs to be looked at."""
+    return [(plan.number(plan.rules[0].use if plan.rules else SKIP), {})] * len(plan.run.grid)
+
+
+def _route(plan: Plan, tile: int) -> tuple[int, Counts]:
     core, source = plan.run.grid.core(tile), plan.run.source
     step = max(1, -(-max(core.shape) // GLANCE))
     glance = source.glance(core, step)
     measured = where_measured(source, core, glance, step)
     valid = plan.run.valid(measured)
-    if not valid.any() and not plan.run.valid(plan.run.read(core)[1]).any():
-        return EMPTY
+    if not valid.any():
+        block, known = plan.run.read(core)
+        if not plan.run.valid(known).any():
+            return EMPTY, unmeasured(source, core, block, known)
     given = {"valid": float(valid.mean())} | ({} if plan.tissue is None else {"tissue": plan.tissue.share(core)})
-    return plan.number(choose(plan.rules, glance, measured, given))
+    return plan.number(choose(plan.rules, glance, measured, given)), {}

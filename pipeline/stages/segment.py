@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.measurement import Sums, measure
 from pipeline.scales import pixel_areas, vary
 from pipeline.scratch import Arrays
+from pipeline.sources.unmeasured import Counts, unmeasured
 from pipeline.stages import FIRST, Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected import connected
 from pipeline.stages.drawn import Drawn, Flags, Labels
@@ -72,7 +73,8 @@ def segment(run: Run, tile: int) -> Segmented:
         seeds=seeds,
         areas=areas,
     )
-    _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid))
+    lost = unmeasured(run.source, core, pixels, seen.measured[(slice(None), *inside)])
+    _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid), lost)
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
     told = list(getattr(method.segmenter, "told", ()))
     return {"labels": number, "pixels": core.size, "enlarged": drawn.enlarged, "seconds": seconds, "told": told}
@@ -87,7 +89,7 @@ def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
     return (np.flatnonzero(beside[1:]) + 1).tolist()
 
 
-def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays) -> None:
+def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays, lost: Counts) -> None:
     outer = run.grid.window(tile, run.depth)
     strips = {other: drawn.labels[run.overlap(tile, other).within(outer)] for other in run.grid.neighbours(tile)}
     on_seams = np.zeros(len(drawn.whole), bool)
@@ -115,6 +117,13 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     status[doubted] = DISPUTED
     key = np.zeros(len(drawn.whole) - 1, np.int64) if drawn.key is None else drawn.key
     exponents, columns = save_sums(sums)
-    facts = {"labels": len(drawn.whole) - 1, "enlarged": drawn.enlarged, "widened": run.widened(tile), "doubted": doubted, **exponents}
+    facts = {
+        "labels": len(drawn.whole) - 1,
+        "enlarged": drawn.enlarged,
+        "widened": run.widened(tile),
+        "doubted": doubted,
+        "unmeasured": lost,
+        **exponents,
+    }
     about = {**flags, **graph, "status": status, "key": key, "on_seams": np.flatnonzero(on_seams)}
     run.scratch.save(record_key(tile), facts, {**columns, **about})

@@ -1,0 +1,109 @@
+"""What was not measured of an image: how many pixels of each band, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import SourceError
+from pipeline.frame import Frame
+from pipeline.grid import Box, Grid
+from pipeline.sources import Masked, Source, where_measured
+
+Counts = dict[str, list[int]]
+"""By why: the number of pixels of each band. Why: ``nodata``, ``NaN`` (infinite values too), or what the source's mask stands for."""
+
+NODATA, NAN, CHUNKS = "nodata", "NaN", "missing chunks"
+MUCH = 0.001
+"""The share of an image from which on people are told; of chunks that are absent they always are."""
+SMALL = 1 << 24
+"""Pixels up to which a whole image is looked at before a run; of a larger one, a sample of boxes."""
+EXTENT = {2: 512, 3: 64}
+"""Pixels along the sides of such a box."""
+BOXES = 64
+
+
+def unmeasured(source: Source, box: Box, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]) -> Counts:
+    """Count what was not measured of a block, (band, row, column), that was read of a box. Each pixel of a band counts once.
+
+    ``measured`` is what `pipeline.sources.where_measured` says of it.
+    """
+    if measured.all():
+        return {}
+    lost, found = ~measured, {}
+    if source.frame.masked and isinstance(source, Masked):
+        hidden = lost & ~source.mask(box)
+        found[masked_by(source)], lost = hidden, lost & ~hidden
+    if block.dtype.kind == "f":
+        odd = lost & ~np.isfinite(block)
+        found[NAN], lost = odd, lost & ~odd
+    found[NODATA] = lost
+    axes = tuple(range(1, block.ndim))
+    return {why: flags.sum(axis=axes).tolist() for why, flags in found.items() if flags.any()}
+
+
+def masked_by(source: Source) -> str:
+    """What a source's mask stands for: its attribute ``masked_by``, or a mask."""
+    return str(getattr(source, "masked_by", "mask"))
+
+
+def added(parts: Iterable[Mapping[str, list[int]]]) -> Counts:
+    """The counts of several parts of an image, added up."""
+    total: dict[str, npt.NDArray[np.int64]] = {}
+    for part in parts:
+        for why, counts in part.items():
+            total[why] = total.get(why, np.int64(0)) + np.array(counts, np.int64)
+    return {why: counts.tolist() for why, counts in sorted(total.items())}
+
+
+def sampled(source: Source) -> dict[str, Any]:
+    """What was not measured, as `told` says it, of an image that is looked at before any run: of all of it, or of boxes spread over it.
+
+    What cannot be read is left out: opening the image does not say whether all of it can be read.
+    """
+    counts, pixels = [], 0
+    for box in _boxes(source.frame):
+        try:
+            block = source.read(box)
+            counts.append(unmeasured(source, box, block, where_measured(source, box, block)))
+        except SourceError:
+            continue
+        pixels += box.size
+    return told(source.frame, added(counts), pixels)
+
+
+def told(frame: Frame, counts: Mapping[str, list[int]], pixels: int) -> dict[str, Any]:
+    """Counts in plain words and numbers: how many pixels were looked at, and by band how many were not measured, their share, and why."""
+    bands: dict[str, Any] = {}
+    for number, band in enumerate(frame.bands):
+        why = {reason: many[number] for reason, many in counts.items() if many[number]}
+        if why:
+            total = sum(why.values())
+            bands[band] = {"pixels": total, "share": round(total / pixels, 6), "why": why}
+    return {"looked_at": pixels, "bands": bands}
+
+
+def lines(facts: Mapping[str, Any]) -> list[str]:
+    """A line for people of what `told` says, where that is much or comes from chunks that are absent; no line elsewhere."""
+    bands = facts.get("bands", {})
+    if not any(band["share"] > MUCH or CHUNKS in band["why"] for band in bands.values()):
+        return []
+    alike = {str(band) for band in bands.values()}
+    if len(alike) == 1 and len(bands) > 1:
+        return [f"not measured: {_share(next(iter(bands.values())))} of bands {', '.join(bands)}"]
+    return ["not measured: " + "; ".join(f"{_share(band)} of band {name}" for name, band in bands.items())]
+
+
+def _share(band: Mapping[str, Any]) -> str:
+    return f"{100 * band['share']:.3g} % ({', '.join(band['why'])})"
+
+
+def _boxes(frame: Frame) -> Iterator[Box]:
+    """The boxes that are looked at before a run."""
+    extent = EXTENT[frame.ndim]
+    grid = Grid(frame.shape, (extent,) * frame.ndim)
+    some = range(len(grid)) if frame.pixels <= SMALL else np.unique(np.linspace(0, len(grid) - 1, BOXES).round().astype(int)).tolist()
+    return (grid.core(number) for number in some)
