@@ -46,14 +46,16 @@ LARGEST = 2**53
 def meaning(wanted: Any) -> str:
     """What a type stands for in YAML.
 
-    >>> meaning(float | None), meaning(tuple[int, int])
-    ('a number or nothing', '[a whole number, a whole number]')
+    >>> meaning(float | None), meaning(tuple[int, int]), meaning(Mapping[str, float])
+    ('a number or nothing', '[a whole number, a whole number]', '{text: a number}')
     """
     kind, parts = get_origin(wanted), get_args(wanted)
     if kind in (Union, UnionType):
         return " or ".join(map(meaning, parts))
     if kind is Literal:
         return " or ".join(map(repr, parts))
+    if kind is Mapping:
+        return f"{{{': '.join(map(meaning, parts))}}}"
     if kind in (tuple, list):
         return f"[{', '.join('…' if part is Ellipsis else meaning(part) for part in parts)}]"
     return PLAIN.get(wanted) or getattr(wanted, "__name__", None) or str(wanted)

@@ -86,6 +86,7 @@ class Network:
     zoom: float = 1.0
     """Pixels of the image to one of the network's, where it is resampled; found from the image."""
 
+    of_bands: ClassVar[tuple[str, ...]] = ("bands",)
     KIND: ClassVar[str] = ""
     PASSING: ClassVar[float] = 1000.0
     """Bytes for a pixel on its way through the network: about what a U-Net on a small encoder takes on a processor."""
