@@ -20,7 +20,9 @@ from pipeline.engine import Engine
 from pipeline.errors import JobError
 from pipeline.grid import Grid
 from pipeline.job import Job
+from pipeline.options import placed, refuse_misplaced
 from pipeline.places import joined, lies_in
+from pipeline.plugins import kind_of
 from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, call
 from pipeline.sinks.nested import Nest
@@ -238,11 +240,12 @@ def opened(job: Job) -> Source:
     """The image of a job; JobError names the option of its source that does not fit."""
     if not isinstance(job.source, Mapping):
         return job.source if hasattr(job.source, "fingerprint") else open_source(job.source)
-    options = dict(job.source)
+    options = {str(key): value for key, value in job.source.items()}
     try:
+        refuse_misplaced(options, map(kind_of, job.segmenters.values()))
         return open_source(options.pop("path"), **options)
     except JobError as error:
-        raise JobError(f"source: {error}") from error
+        raise JobError(placed(str(error), "source", options)) from error
 
 
 def scratch(job: Job) -> Scratch:

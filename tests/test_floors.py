@@ -15,7 +15,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 FLOORS = (
     "errors",
     "contours documents frame grid homes legend places wording",
-    "runs",
+    "options runs",
     "annotations bands colours comparison components evaluation exact filters scales stitching",
     "adding features graphs routing sampling",
     "histograms layers measurement",
@@ -86,7 +86,7 @@ HOMES = {
     "pandas": "reporting",
     "PIL": "fates sinks.picture training",
     "pyarrow": "sinks.table reporting",
-    "pydantic": "job plugins schema",
+    "pydantic": "job options schema",
     "pyogrio": "companions sinks.vector",
     "rasterio": "companions scales sources.datasets sources.mosaic sources.raster sinks.cog sinks.multiscales sinks.panoptic",
     "rich": "progress",
