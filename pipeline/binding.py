@@ -55,7 +55,7 @@ def _stepped(job: Job, frame: Frame) -> Bound:
         names, pixel = _named(step, names, made), made
         steps.append(step)
     dtype = pixel.dtype.name if pixel.dtype.kind in "biuf" else frame.dtype
-    return Bound(job.model_copy(update={"steps": steps}), replace(frame, bands=names, dtype=dtype), pixel)
+    return Bound(job.model_copy(update={"steps": steps}), replace(frame, bands=names, dtype=dtype, together=()), pixel)
 
 
 def _numbered(what: Any, names: tuple[str, ...], where: str) -> Any:

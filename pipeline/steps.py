@@ -2,8 +2,8 @@
 
 A step is a callable from a block (band, row, column) or (band, plane, row, column) and the mask of its valid pixels to a block of the same
 extent. It states its ``reach`` in pixels, and may be fitted to the whole image as a segmenter may. What is made of pixels that are not
-valid does not matter. Those that are ``bandwise`` make each band of the same band alone, and take a mask for each band. One that makes other
-bands says what they are called: ``named(names) -> names``; ``of_bands`` is as for a segmenter.
+valid does not matter. Those that are ``bandwise`` make each band of the same band alone, and take a mask for each band. One that makes
+other bands says what they are called: ``named(names) -> names``; ``of_bands`` is as for a segmenter.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.components import looked_up
 from pipeline.bands import indices
+from pipeline.components import looked_up
 from pipeline.errors import JobError, SegmenterError
 from pipeline.features import Feature
 from pipeline.filters import local_mean
