@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import numpy as np
@@ -73,7 +73,7 @@ def typed(value: Any, wanted: Any, where: str, *, stated: bool = False) -> Any:
     """A value of a type; JobError says ``where`` it stands, what was given and what is allowed."""
     from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-    if wanted is Any and hasattr(value, "shape"):  # an image in memory
+    if wanted is Any and not isinstance(value, str | int | float | list | tuple | Mapping | NoneType):  # an image in memory, a function
         return value
     try:
         written = json.dumps(_fitting(plain(value), wanted, stated=stated), allow_nan=stated)
@@ -110,8 +110,8 @@ def elsewhere(key: object, here: str, used: Iterable[str] = ()) -> str:
 
     ``used`` are the kinds of segmenters that are meant: where one of them has it, only those are named.
     """
-    section, homes = re.split(r"[.\[]", here)[0], _homes(str(key))
-    meant = [kind for kind in homes["segmenters"] if kind in set(used)]
+    wanted, section, homes = set(used), re.split(r"[.\[]", here)[0], _homes(str(key))
+    meant = [kind for kind in homes["segmenters"] if kind in wanted]
     told = [f"{key} is an option of {_listed(meant or homes['segmenters'])}"] if homes["segmenters"] else []
     if not meant and homes["steps"]:
         told.append(f"{key} is an option of the {'step' if len(homes['steps']) == 1 else 'steps'} {_listed(homes['steps'])}")
@@ -167,7 +167,7 @@ def _homes(key: str) -> dict[str, list[str]]:
 def _readers(key: str) -> list[str]:
     """The kinds of source that have an option of a name."""
     found = []
-    for name, address in import_module("pipeline.sources").KINDS.items():
+    for name, address in sorted(import_module("pipeline.sources").KINDS.items()):
         module, kind = address.split(":")
         found += [name] if key in (*names(getattr(import_module(module), kind)), "kind") else []
     return found

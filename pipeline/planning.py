@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -94,7 +95,7 @@ class Plan:
                 "fingerprint": dict(self.fingerprint),
                 "shape": list(frame.shape),
                 "bands": list(frame.bands),
-                "nodata": frame.nodata,
+                "nodata": frame.nodata if frame.nodata is None or math.isfinite(frame.nodata) else str(frame.nodata),  # NaN is not itself
             },
             "tiles": {"size": list(self.run.grid.tile), "depth": self.run.depth, "max_halo": self.run.max_halo, "memory": self.run.memory},
             "steps": job["steps"],

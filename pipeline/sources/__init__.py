@@ -118,6 +118,7 @@ def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> So
     if twice := next((key for key in ("path", "array") if key in options), None):
         raise JobError(f"{twice}: given beside the image; allowed: one of them")
     if not isinstance(image, (str, os.PathLike)):
+        import_module("pipeline.sources.foreign").refuse(image)
         return _made("pipeline.sources.arrays:ArrayImage", "array", {"array": image, **options})
     path = _there(image)
     kind = kind or _guessed(path)
@@ -186,7 +187,12 @@ def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     made = getattr(import_module(module), name)
     given = taken(made, options, "", unknown=f"a source of kind {kind} has no such option", stated=True)
     source: Source = made(**given)
-    source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
+    try:
+        source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
+    except JobError as error:
+        if "channels" in options and str(error).startswith("bands:"):  # by the word that was written
+            raise JobError(str(error).replace("bands", "channels", 1)) from error
+        raise
     return source
 
 

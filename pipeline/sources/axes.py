@@ -154,8 +154,8 @@ def native(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _time(length: Mapping[str, int], time: int | None) -> dict[str, int]:
     if "t" not in length:
-        if time not in (None, 0):
-            raise JobError(f"time: {time}; the image has no time axis")
+        if time is not None:
+            raise JobError(f"time: {time!r}; the image has no time axis; allowed: none")
         return {}
     if time is None and length["t"] > 1:
         raise JobError(f"time: missing; the image has {length['t']} times; allowed: 0 to {length['t'] - 1}")
@@ -166,8 +166,8 @@ def _time(length: Mapping[str, int], time: int | None) -> dict[str, int]:
 
 def _plane(length: Mapping[str, int], planes: int | str | None) -> dict[str, int]:
     if "z" not in length:
-        if planes not in (None, "all"):
-            raise JobError(f"planes: {planes!r}; the image has no planes")
+        if planes is not None:
+            raise JobError(f"planes: {planes!r}; the image has no planes; allowed: none")
         return {}
     if planes is None:
         return {"z": 0} if length["z"] == 1 else {}

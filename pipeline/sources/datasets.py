@@ -139,7 +139,8 @@ def _at(file: Any, path: str, driver: str, level: int) -> Any:
 
     number = len(file.overviews(1))
     if not 0 <= level <= number:
-        raise JobError(f"level: {level}; {path} has overviews 1 to {number}, and 0 is full resolution")
+        there = f"overviews 1 to {number}" if number else "no overviews"
+        raise JobError(f"level: {level}; {path} has {there}; allowed: 0, full resolution{f', to {number}' if number else ''}")
     return rasterio.open(path, driver=driver, overview_level=level - 1) if level else file
 
 

@@ -58,6 +58,8 @@ class NiftiImage:
     def frame(self) -> Frame:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
         opened, (how, names) = self._opened, self._layout
+        if self.scaled and (opened.slope, opened.intercept) == (1.0, 0.0):
+            raise JobError(f"scaled: True; {self.path} has no slope or intercept, so there is nothing to scale; allowed: False")
         stored = np.dtype(checked_numbers(opened.dtype, self.path))
         sizes = dict(zip(AXES, opened.sizes, strict=False))
         known = opened.unit is not None and all(sizes[letter] > 0 for letter in how.space)

@@ -68,7 +68,7 @@ def _found(path: str, node: Any, level: int | str) -> Stored:
 
     if isinstance(node, zarr.Array):
         if level != 0:
-            raise JobError(f"level: {level!r}; {path} is a single array, which has no levels")
+            raise JobError(f"level: {level!r}; {path} is a single array, which has no levels; allowed: 0")
         return _plain(path, node, dict(node.attrs))
     attributes: dict[str, Any] = dict(node.attrs)
     scales = (attributes.get("ome") or attributes).get("multiscales")

@@ -139,7 +139,7 @@ def test_units_that_differ(units, size, unit, tmp_path):
     [
         ({}, "time: missing; the image has 2 times; allowed: 0 to 1"),
         ({"time": 2}, "time: 2; allowed: 0 to 1"),
-        ({"time": 0, "channels": ["RFP"]}, "bands: 'RFP'; allowed: 1 to 2, or a name: DAPI, GFP"),
+        ({"time": 0, "channels": ["RFP"]}, "channels: 'RFP'; allowed: 1 to 2, or a name: DAPI, GFP"),
         ({"time": 0, "channels": [1], "bands": [1]}, "channels and bands are both given"),
         ({"time": 0, "level": 2}, "level: 2; allowed: 0 to 1, or a path"),
         ({"time": 0, "planes": 3}, "planes: 3; allowed: all, or one plane's index from 0 to 2"),
