@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame grid homes legend places wording",
+    "contours documents frame grid homes legend places units wording",
     "runs",
     "annotations colours comparison components evaluation exact filters routing scales stitching",
     "adding features graphs layers sampling",
@@ -84,6 +84,7 @@ HOMES = {
     "obstore": "places",
     "numba": "adding components contours exact filters graphs histograms segmenters",
     "pandas": "reporting",
+    "pint": "units",
     "PIL": "fates sinks.picture training",
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins schema",
