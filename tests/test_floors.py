@@ -57,10 +57,12 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes checksum codestreams levels references unmeasured unpacking",
-        "kept metadata presence stored virtual",
+        "axes blocks checksum codestreams levels references unmeasured unpacking",
+        "kept ome presence stored virtual",
+        "metadata",
+        "pages",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
-        "raster",
+        "firstpage raster",
         "mosaic pictures stac",
     ),
     "stages": (
@@ -97,8 +99,8 @@ HOMES = {
     "onnxruntime": "networks.sessions",
     "safetensors": "networks",
     "segmentation_models_pytorch": "networks.architectures",
-    "tifffile": "sources.tiffs sinks.microscopy",
-    "imagecodecs": "sources.tiffs",
+    "tifffile": "sources.firstpage sources.pages sinks.microscopy",
+    "imagecodecs": "sources.pages",
     "torch": "networks segmenters.adapters training",
     "torchvision": "networks.architectures",
     "typer": "__main__ commands console",
@@ -106,7 +108,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "places sources.stored sources.tiffs sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.pages sources.stored sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 
