@@ -18,6 +18,8 @@ from pipeline.units import length
 
 RESOLUTIONS = {2: ("inch", 25400.0), 3: ("centimeter", 10000.0), 4: ("millimeter", 1000.0), 5: ("micrometer", 1.0)}
 """TIFF's numbers for units of a resolution, their names and microns."""
+PRINTERS = (2, 3)
+"""Those of inches and centimetres, which others than microscopes write too."""
 PRINTED = (72, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200, 1440, 2400)
 """Pixels per inch that cameras, screens and printers put into files of anything."""
 COARSE = 2400
@@ -75,7 +77,7 @@ def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None
         return {}, None
     name, microns = RESOLUTIONS[unit]
     inches = [value * 25400 / microns for value in (across, down)]
-    printed = all(any(abs(value - each) <= 0.005 * each for each in PRINTED) for value in inches)
+    printed = unit in PRINTERS and all(any(abs(value - each) <= 0.005 * each for each in PRINTED) for value in inches)
     if printed or (name == "inch" and min(inches) <= COARSE):
         return {}, f"a resolution of {across:g} x {down:g} pixels per {name} is as a printer or camera has it; no size is taken from it"
     return {"y": (microns / down, "µm"), "x": (microns / across, "µm")}, None

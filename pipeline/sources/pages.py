@@ -99,6 +99,7 @@ class Opened:
                     self.file.close()
                     self.file = tifffile.TiffFile(path, omexml=text)
             self.series = self.file.series
+        self.stamps = _stamps(self.others)
         self._arrays: dict[tuple[int, int], Any] = {}
         self._written: dict[tuple[int, int], Written] = {}
 
@@ -134,7 +135,11 @@ class Opened:
 
 def opened(path: str) -> Opened:
     """A file, which is to be held while it is read: what is dropped is closed."""
-    return _open(path, stamp(path))
+    file = _open(path, stamp(path))
+    if file.stamps != _stamps(file.others):
+        _open.cache_clear()
+        file = _open(path, stamp(path))
+    return file
 
 
 def describe(path: str, series: int, level: int) -> About:
@@ -145,6 +150,10 @@ def describe(path: str, series: int, level: int) -> About:
         raise
     except FAULTS as error:
         raise SourceError(f"{path} cannot be opened as TIFF: {type(error).__name__}: {error}") from error
+
+
+def _stamps(paths: Sequence[str]) -> tuple[object, ...]:
+    return tuple(stamp(path) if Path(path).exists() else None for path in paths)
 
 
 @functools.lru_cache(maxsize=8)
