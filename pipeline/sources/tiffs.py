@@ -150,6 +150,11 @@ class TiffImage:
             good[list(self._together)] = good[list(self._together)].all(axis=0)  # what was never written is no colour
         return good
 
+    @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        return " or ".join(why for why, held in (("missing chunks", self._lost), ("alpha", self._alpha is not None)) if held)
+
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that it refers to, and what is read of it."""
         choice = {"series": self.series, "level": self.level, "time": self.time, "planes": self.planes, "axes": self.axes}
