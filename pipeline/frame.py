@@ -48,6 +48,9 @@ class Frame:
     chunks: tuple[int, ...] = field(default=(), compare=False)
     """The blocks in which the image is stored, along each axis of ``shape``; the shape itself where it is not blocked."""
 
+    unlike: tuple[int, ...] = ()
+    """Axes along which ``pixel_size`` is in no unit that is known, or not known at all, where along others it is in ``unit``."""
+
     def __post_init__(self) -> None:
         if len(self.shape) not in (2, 3) or min(self.shape) < 1:
             raise ValueError(f"an image has 2 or 3 axes of at least one pixel, not the shape {self.shape}")

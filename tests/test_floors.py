@@ -14,7 +14,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame geojson grid homes legend places wording",
+    "contours documents frame geojson grid homes legend places units wording",
     "options runs",
     "annotations bands colours comparison components evaluation exact filters scales stitching vectors",
     "adding features graphs routing sampling",
@@ -57,10 +57,12 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes checksum codestreams facts foreign levels references unmeasured unpacking",
-        "kept metadata presence stored virtual",
+        "axes blocks checksum codestreams facts foreign levels references unmeasured unpacking",
+        "kept ome presence stored virtual",
+        "metadata",
+        "pages",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
-        "raster",
+        "firstpage raster",
         "mosaic pictures stac",
     ),
     "stages": (
@@ -84,6 +86,7 @@ HOMES = {
     "obstore": "places",
     "numba": "adding components contours exact filters graphs histograms segmenters",
     "pandas": "reporting",
+    "pint": "units",
     "PIL": "fates sinks.picture training",
     "pyarrow": "sinks.table reporting vectors",
     "pydantic": "job options schema",
@@ -96,8 +99,8 @@ HOMES = {
     "onnxruntime": "networks.sessions",
     "safetensors": "networks",
     "segmentation_models_pytorch": "networks.architectures",
-    "tifffile": "sources.tiffs sinks.microscopy",
-    "imagecodecs": "sources.tiffs",
+    "tifffile": "sources.firstpage sources.pages sinks.microscopy",
+    "imagecodecs": "sources.pages",
     "torch": "networks segmenters.adapters training",
     "torchvision": "networks.architectures",
     "typer": "__main__ commands console",
@@ -105,7 +108,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "places sources.stored sources.tiffs sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.pages sources.stored sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

@@ -36,7 +36,8 @@ KINDS = {
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
 ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
-ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff")
+ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".zif", ".lsm", ".stk", ".tf2", ".tf8", ".btf"), "tiff")
+ENDINGS |= {".ome.tif": "tiff", ".ome.tiff": "tiff", ".ptif": "geotiff", ".ptiff": "geotiff", ".gtiff": "geotiff"}
 ENDINGS |= {".nii": "nifti", ".nii.gz": "nifti", ".dcm": "dicom"}
 
 
@@ -167,6 +168,8 @@ def _guessed(where: str) -> str:
         kind = {".tif": "geotiff", ".tiff": "geotiff", ".zarr": "zarr"}.get(path.suffix.lower())
         if kind is None:
             raise JobError(f"kind: {path.name} does not tell what it is; name its kind; allowed at an address: {', '.join(ELSEWHERE)}")
+        if kind == "geotiff":
+            import_module("pipeline.sources.firstpage").check_remote(where)
         return kind
     if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
         return "zarr"
@@ -177,9 +180,9 @@ def _guessed(where: str) -> str:
     ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(ending)), None)
     if ending is None:
         raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
-    if ENDINGS[ending] == "geotiff" and import_module("pipeline.sources.datasets").is_paged(str(path)):
-        return "tiff"
-    return ENDINGS[ending]
+    kind = ENDINGS[ending]
+    found: str = import_module("pipeline.sources.firstpage").kind_of(str(path), kind) if kind in ("geotiff", "tiff") else kind
+    return found
 
 
 def _made(where: str, kind: str, options: dict[str, Any]) -> Source:

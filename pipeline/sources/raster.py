@@ -14,7 +14,7 @@ from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import choose_bands, native, together
+from pipeline.sources.axes import choose_bands, named, native, together
 from pipeline.sources.checksum import stamp
 from pipeline.sources.datasets import dataset, fingerprint, guarded
 
@@ -213,9 +213,8 @@ class Raster:
 
 
 def band_names(file: Any) -> list[str]:
-    """Descriptions where they tell the bands apart; numbers elsewhere."""
-    given = list(file.descriptions)
-    return given if all(given) and len(set(given)) == len(given) else [str(k + 1) for k in range(file.count)]
+    """Descriptions, and numbers of bands that have none; no two alike."""
+    return list(named(file.descriptions, file.count))
 
 
 def measured_bands(file: Any) -> tuple[int, ...]:

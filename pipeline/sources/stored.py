@@ -104,7 +104,7 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Map
         array.shards or array.chunks,
         array.dtype.str,
         "".join(LETTERS.get(str(axis["name"]), str(axis["name"])) for axis in axes),
-        channels if len(set(channels)) == len(channels) else (),
+        channels,
         extent,
         tuple(axis.get("unit") for axis in axes),
         policy=_said(attributes, dict(array.attrs)),

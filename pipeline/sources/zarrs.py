@@ -101,10 +101,10 @@ class ZarrImage:
         stored, (how, names) = self._stored, self._layout
         transform = stored.transform if how.space == "yx" else None
         size: tuple[float, ...] = ()
-        unit = "pixel"
+        unit, unlike = "pixel", tuple[int, ...]()
         if stored.scale:
             kept = [how.axes.index(letter) for letter in how.space]
-            unit, size = alike([stored.units[k] for k in kept], [stored.scale[k] for k in kept])
+            unit, size, unlike = alike([stored.units[k] for k in kept], [stored.scale[k] for k in kept])
         if transform:
             size = (float(np.hypot(transform[1], transform[4])), float(np.hypot(transform[0], transform[3])))
         return Frame(
@@ -116,6 +116,7 @@ class ZarrImage:
             crs=stored.crs,
             pixel_size=size,
             unit=unit,
+            unlike=unlike,
             chunks=how.shape(stored.chunks),
             masked=self._lost != 0,
             together=together(self.nodata_by, len(names)),
