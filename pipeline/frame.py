@@ -10,6 +10,20 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
+class Pins:
+    """What places an image that no affine transform places: points on the ground, or a model of the camera."""
+
+    points: tuple[tuple[float, float, float, float, float], ...] = ()
+    """Ground control points: row, column, x, y, z."""
+
+    crs: str | None = None
+    """The coordinate reference system of the points, as WKT."""
+
+    model: tuple[tuple[str, str], ...] = ()
+    """Rational polynomial coefficients, by GDAL's names."""
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """The description of an image, without its pixels."""
 

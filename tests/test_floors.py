@@ -60,6 +60,7 @@ ROOMS = {
         "axes checksum codestreams levels references unmeasured unpacking",
         "kept metadata presence stored virtual",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
+        "placing",
         "raster",
         "mosaic pictures stac",
     ),
@@ -88,7 +89,9 @@ HOMES = {
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins schema",
     "pyogrio": "companions sinks.vector",
-    "rasterio": "companions scales sources.datasets sources.mosaic sources.raster sinks.cog sinks.multiscales sinks.panoptic",
+    "rasterio": (
+        "companions scales sources.datasets sources.mosaic sources.placing sources.raster sinks.cog sinks.multiscales sinks.panoptic"
+    ),
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector",
     "skimage": "colours histograms segmenters",

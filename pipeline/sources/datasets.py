@@ -40,6 +40,8 @@ LEAST_PER_BLOCK = 4
 """Bytes that each block of a TIFF takes in it, whatever it holds: those of its offset."""
 BESIDE = ("", ".msk", ".ovr", ".aux.xml")
 """What may lie beside a file, and belongs to it."""
+SYSTEM = ".prj"
+"""The ending, in place of a file's own, of one that names the CRS of what lies beside it."""
 
 
 def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
@@ -61,7 +63,7 @@ def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
     JobError
         If there is no such level.
     """
-    stamps = tuple(stamp(path + ending) for ending in BESIDE if not ending or (not remote(path) and Path(path + ending).exists()))
+    stamps = tuple(stamp(name) for name in _beside(path) if name == path or Path(name).exists())
     return _opened(path, level, root, stamps, threading.get_ident())
 
 
@@ -84,12 +86,27 @@ def is_paged(path: str) -> bool:
         return bool(len(file.subdatasets) > 1 and file.crs is None and file.transform.is_identity)
 
 
+def files(path: str, root: str | None = None) -> tuple[str, ...]:
+    """A file, and all that belong to it or that it refers to."""
+    with guarded(f"{path} cannot be read"):
+        file = dataset(path, root=root)
+        system = system_beside(path, file)
+        return (*file.files, *([system] if system else []))
+
+
+def system_beside(path: str, file: Any) -> str | None:
+    """The file that names the CRS of one that has a transform, as from a world file, and says nothing of its CRS; None where none does."""
+    if remote(path) or file.crs is not None or file.transform.is_identity:
+        return None
+    names = (str(Path(path).with_suffix(ending)) for ending in (SYSTEM, SYSTEM.upper()))
+    return next((name for name in names if Path(name).is_file()), None)
+
+
 def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
     """Size and checksum of a file, and of each that belongs to it or that it refers to, by name."""
     if remote(path):
         return about(path)
-    with guarded(f"{path} cannot be read"):
-        others = sorted(str(Path(name).resolve()) for name in dataset(path, root=root).files)
+    others = sorted(str(Path(name).resolve()) for name in files(path, root))
     beside = [name for name in others if name != str(Path(path).resolve()) and Path(name).is_file()]
     folder = Path(path).resolve().parent
     return {**of_file(Path(path)), **({"with": {_relative(Path(name), folder): of_file(Path(name)) for name in beside}} if beside else {})}
@@ -97,6 +114,16 @@ def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
 
 def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+
+
+def _beside(path: str) -> list[str]:
+    """A file, and what may belong to it: world files are named by the first and the last letter of its ending."""
+    if remote(path):
+        return [path]
+    stem, dot, ending = path.rpartition(".")
+    names = [f"{ending[:1]}{ending[-1:]}w", f"{ending}w", "wld", SYSTEM[1:]]
+    names = [name.upper() for name in names] if ending.isupper() else names
+    return [*(path + each for each in BESIDE), *(f"{stem}{dot}{name}" for name in names if dot)]
 
 
 @functools.lru_cache(maxsize=128)

@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame
+from pipeline.frame import Frame, Pins
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native, together
 from pipeline.sources.checksum import stamp
-from pipeline.sources.datasets import dataset, fingerprint, guarded
+from pipeline.sources.datasets import dataset, files, fingerprint, guarded
+from pipeline.sources.placing import pins, place
 
-FIT = 0.5
-"""Pixels by which an affine transform may miss a ground control point and still stand for all of them."""
 COLOURS = ("red", "green", "blue")
 
 
@@ -93,7 +92,24 @@ class Raster:
     @property
     def files(self) -> tuple[str, ...]:
         """The file, and those that belong to it."""
-        return tuple(self._file.files)
+        return files(self.path, self.root)
+
+    @property
+    def pins(self) -> Pins | None:
+        """What places the image where no transform does."""
+        return None if self.frame.transform else pins(self._file)
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What `tilewise info` says besides the frame."""
+        found, told = self.pins, dict[str, Any]()
+        if found and found.points:
+            told["control_points"] = f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
+        if found and found.model:
+            told["rpc"] = "a camera's model, and no transform; labels.tif has it too"
+        if self._file.crs and not self.frame.transform:
+            told["crs"] = f"{self._file.crs}, and no transform: nothing says where in it the image lies"
+        return told
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that belong to it, and which level is read."""
@@ -116,7 +132,7 @@ class Raster:
             masked=self._masked or self._apart or self.colours,
             together=() if self.colours else self._together,
             chunks=tuple(min(n, m) for n, m in zip(file.block_shapes[0], file.shape, strict=True)),
-            **_place(file),
+            **place(self.path, dataset(self.path, root=self.root), file.shape),
         )
 
     @property
@@ -277,36 +293,3 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _thinned(box: Box, step: int) -> tuple[int, ...]:
     return tuple(-(-n // step) for n in box.shape)
-
-
-def _place(file: Any) -> dict[str, Any]:
-    """CRS and transform; of a file placed by ground control points the transform that fits them, and none where none fits."""
-    crs, transform = file.crs, file.transform
-    if crs is None and transform.is_identity and file.gcps[0]:
-        crs, transform = _fitted(*file.gcps)
-    if crs is None and (transform is None or transform.is_identity):
-        return {}
-    a, b, c, d, e, f = tuple(transform)[:6]
-    unit = "unknown" if crs is None else "degree" if crs.is_geographic else str(crs.linear_units).lower()
-    return {
-        "transform": (a, b, c, d, e, f),
-        "crs": crs.to_wkt() if crs else None,
-        "pixel_size": (float(np.hypot(b, e)), float(np.hypot(a, d))),
-        "unit": unit,
-    }
-
-
-def _fitted(points: Any, crs: Any) -> tuple[Any, Any]:
-    """The CRS and affine transform that ground control points give, by least squares; (None, None) where it misses one by more than FIT."""
-    known = np.array([(p.col, p.row, 1.0) for p in points])
-    places = np.array([(p.x, p.y) for p in points])
-    if len(points) < 3 or np.linalg.matrix_rank(known) < 3:
-        return None, None
-    from rasterio.transform import Affine
-
-    solved = np.linalg.lstsq(known, places, rcond=None)[0]
-    transform = Affine(*solved[:, 0].tolist(), *solved[:, 1].tolist())
-    if transform.is_degenerate:
-        return None, None
-    missed = np.linalg.solve(solved[:2].T, (places - known @ solved).T)
-    return (crs, transform) if np.abs(missed).max() <= FIT else (None, None)
