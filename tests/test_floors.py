@@ -57,7 +57,7 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes checksum codestreams levels references unmeasured unpacking",
+        "axes beside checksum codestreams levels references unmeasured unpacking",
         "kept metadata presence stored virtual",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
         "placing",

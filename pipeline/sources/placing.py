@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import SourceError
 from pipeline.frame import Pins
-from pipeline.sources.datasets import system_beside
+from pipeline.sources import beside
 
 FIT = 0.5
 """Pixels by which an affine transform may miss a ground control point and still stand for all of them."""
@@ -89,7 +89,7 @@ def _beside(path: str, file: Any) -> Any:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
-    name = system_beside(path, file)
+    name = beside.system(path, file)
     if name is None:
         return None
     try:

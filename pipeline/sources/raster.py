@@ -58,7 +58,7 @@ class Raster:
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; SourceError if the file cannot be opened, JobError if there is no such band or level."""
-        with guarded(f"{self.path} cannot be opened"):
+        with guarded(self.path, " cannot be opened"):
             return self._described(self._file)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -223,7 +223,7 @@ class Raster:
         from rasterio.windows import Window
 
         (top, left), (height, width) = box.start, box.shape
-        with guarded(f"{self.path}: rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
+        with guarded(self.path, f": rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
             numbers = [k + 1 for k in (self._chosen if bands is None else bands)]
             return np.asarray(reader(numbers, window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
 
