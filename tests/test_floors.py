@@ -60,7 +60,7 @@ ROOMS = {
         "axes beside checksum codestreams levels references unmeasured unpacking",
         "kept metadata presence stored virtual",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
-        "placing",
+        "placing raster_bands",
         "raster",
         "mosaic pictures stac",
     ),
@@ -90,7 +90,8 @@ HOMES = {
     "pydantic": "job plugins schema",
     "pyogrio": "companions sinks.vector",
     "rasterio": (
-        "companions scales sources.datasets sources.mosaic sources.placing sources.raster sinks.cog sinks.multiscales sinks.panoptic"
+        "companions scales sources.datasets sources.mosaic sources.placing sources.raster sources.raster_bands "
+        "sinks.cog sinks.multiscales sinks.panoptic"
     ),
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector",
