@@ -130,6 +130,8 @@ class Raster:
         dtype = np.dtype(checked_numbers(_dtype(kinds.pop()), self.path))
         if self.colours:
             _ = self._table  # refused now where there is none
+        if self.scaled:
+            self._refuse_unscaled()
         return Frame(
             shape=(file.height, file.width),
             bands=COLOURS if self.colours else tuple(names[k] for k in chosen),
@@ -228,6 +230,16 @@ class Raster:
         """The scales and offsets of the bands to read."""
         file = self._file
         return tuple(file.scales[k] for k in self._chosen), tuple(file.offsets[k] for k in self._chosen)
+
+    def _refuse_unscaled(self) -> None:
+        """JobError where nothing says how values are to be scaled."""
+        if self.unscaled:
+            raise JobError(f"scaled: {self.scaled}; {self.path} has neither scale nor offset; allowed: False")
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether no band that is read has a scale or an offset."""
+        return set(self._scaling[0]) == {1.0} and set(self._scaling[1]) == {0.0}
 
     def _values(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         block = self._called(self._file.read, box, shape)
