@@ -57,12 +57,13 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes blocks checksum codestreams facts foreign levels references unmeasured unpacking",
+        "axes beside blocks checksum codestreams facts foreign levels references unmeasured unpacking",
         "kept ome presence stored virtual",
         "metadata",
         "pages",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
-        "firstpage raster",
+        "firstpage placing raster_bands",
+        "raster",
         "mosaic pictures stac",
     ),
     "stages": (
@@ -91,7 +92,10 @@ HOMES = {
     "pyarrow": "sinks.table reporting vectors",
     "pydantic": "job options schema",
     "pyogrio": "sinks.vector vectors",
-    "rasterio": "companions scales sources.datasets sources.mosaic sources.raster sinks.cog sinks.multiscales sinks.panoptic vectors",
+    "rasterio": (
+        "companions scales sources.datasets sources.mosaic sources.placing sources.raster sources.raster_bands "
+        "sinks.cog sinks.multiscales sinks.panoptic vectors"
+    ),
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector vectors",
     "skimage": "colours histograms segmenters",

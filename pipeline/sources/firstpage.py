@@ -35,7 +35,7 @@ def kind_of(path: str, otherwise: str) -> str:
         return otherwise
     placed, microscopic = told
     try:
-        with guarded(path):
+        with guarded(path, " cannot be opened"):
             file = dataset(path)
             placed = placed or file.crs is not None or not file.transform.is_identity or bool(file.gcps[0])
             paged = is_paged(path)
@@ -52,7 +52,7 @@ def kind_of(path: str, otherwise: str) -> str:
 
 def check_remote(address: str) -> None:
     """JobError where a TIFF at an address is one of those of which GDAL would read a part, and say nothing."""
-    with guarded(address):
+    with guarded(address, " cannot be opened"):
         file = dataset(address)
         text = file.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
         placed = file.crs is not None or not file.transform.is_identity
