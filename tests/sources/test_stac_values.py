@@ -104,7 +104,7 @@ def test_whose_scale(tmp_path):
     np.testing.assert_allclose(whole(open_source(path, scaled="file")), PIXELS * 0.5 - 3)
     np.testing.assert_allclose(whole(open_source(path, scaled="item")), PIXELS * 0.25)
     np.testing.assert_array_equal(whole(open_source(path)), PIXELS)
-    with pytest.raises(JobError, match="scaled: 'maybe'; allowed: True, False, file, item"):
+    with pytest.raises(JobError, match="scaled: 'maybe'; allowed: true or false or 'file' or 'item'"):
         open_source(path, scaled="maybe")
 
 
