@@ -22,7 +22,7 @@ from pipeline.legend import CLASS
 from pipeline.outlines import CROWD, layers
 from pipeline.places import joined, remote, there
 from pipeline.segments import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
-from pipeline.sources import open_source, where_measured
+from pipeline.sources import open_source
 
 Kind = Literal["instance", "semantic", "panoptic"]
 EXTENT = {2: 2048, 3: 128}
@@ -137,9 +137,7 @@ def _ours(path: str, kind: Kind) -> Raster:
             raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
         path = joined(path, name)
     source = open_classes(path) if path.rstrip("/").endswith("classes.zarr") else open_source(path)
-    if np.dtype(source.frame.dtype).kind == "f":
-        raise JobError(f"{path} holds {source.frame.dtype}; allowed: labels, which are integers")
-    return Raster(source)
+    return Raster(source, path)
 
 
 def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
@@ -177,8 +175,7 @@ def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArr
     if not isinstance(what, Raster):
         found = what.read(box)
         return np.where(found == CROWD, 0, found), found != CROWD
-    block = what.source.read(box)
-    return block[0].astype(np.int64), where_measured(what.source, box, block)[0]
+    return what.numbers(box)
 
 
 def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:
