@@ -17,17 +17,13 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what an image is: its shape, bands, type, nodata, and where it lies."""
-    from dataclasses import asdict
-
+    """Say what an image is, as it is read with these options: its shape, bands, type, place, levels, what was not measured, and more."""
+    from pipeline.inspection import inspected, shown
     from pipeline.sources import open_source
-    from pipeline.sources.facts import told
 
     with errors(debug=debug):
-        opened = open_source(image, **assignments(source, "--source"))
-        facts = {"image": image, "reader": type(opened).__name__, "bytes": opened.frame.nbytes, **asdict(opened.frame)}
-        facts |= told(opened)
-        typer.echo(whole(facts, as_json=as_json))
+        found = inspected(image, open_source(image, **assignments(source, "--source")))
+        typer.echo(whole(found if as_json else shown(found), as_json=as_json))
 
 
 def schema() -> None:

@@ -23,7 +23,7 @@ FLOORS = (
     "segmenters sources sinks scratch engine",
     "companions devices plugins",
     "outlines segments",
-    "auditing",
+    "auditing inspection",
     "fates job",
     "binding stages",
     "formats tiling",
@@ -65,6 +65,7 @@ ROOMS = {
         "firstpage placing raster_bands",
         "raster",
         "mosaic pictures stac",
+        "particulars",
     ),
     "stages": (
         "__init__",
@@ -93,8 +94,8 @@ HOMES = {
     "pydantic": "job options schema",
     "pyogrio": "sinks.vector vectors",
     "rasterio": (
-        "companions scales sources.datasets sources.mosaic sources.placing sources.raster sources.raster_bands "
-        "sinks.cog sinks.multiscales sinks.panoptic vectors"
+        "inspection placement scales sources.datasets sources.mosaic sources.particulars sources.placing sources.raster "
+        "sources.raster_bands sinks.cog sinks.multiscales sinks.panoptic vectors"
     ),
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector vectors",
@@ -112,7 +113,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "places sources.pages sources.stored sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.pages sources.particulars sources.stored sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 
