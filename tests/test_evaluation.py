@@ -345,6 +345,6 @@ def test_refusals(scene, tmp_path):
     ):
         with pytest.raises(error, match=message):
             auditing.evaluate(ours, known)
-    zarr.save_array(tmp_path / "floats.zarr", truth.astype(float))
-    with pytest.raises(JobError, match="holds float64; allowed: labels, which are integers"):
+    zarr.save_array(tmp_path / "floats.zarr", truth + 0.5)
+    with pytest.raises(SourceError, match=r"floats\.zarr holds 0\.5; allowed: whole numbers, as floats too"):
         auditing.evaluate(tmp_path / "floats.zarr", truth)
