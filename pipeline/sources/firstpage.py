@@ -16,6 +16,8 @@ KINDS = (
 """tifffile's names of what microscopes and scanners write, of which GDAL would read the first page, and not what it says."""
 PLACES = (33550, 33922, 34264, 34735)
 """TIFF's tags that place an image in the world: scale, tie points, transformation, keys."""
+UNITS = (4, 5)
+"""Resolutions for millimetre and micrometre, which GDAL does not know."""
 WRITERS = ("OME>", "ImageJ=", "Aperio ", "SCIFIO=")
 """What descriptions of microscopes' images begin or end with."""
 
@@ -73,6 +75,6 @@ def _told(path: str) -> tuple[bool, bool] | None:
             placed = any(tag in page.tags for tag in PLACES)
             microscopic = any(getattr(file, f"is_{kind}", False) for kind in KINDS)
             shape = file.shaped_metadata[0].get("shape", ()) if page.is_shaped and file.shaped_metadata else ()
-            return placed, microscopic or math.prod(shape) > math.prod(page.shape)
+            return placed, microscopic or math.prod(shape) > math.prod(page.shape) or page.resolutionunit in UNITS
     except (*FAULTS, tifffile.TiffFileError):
         return None

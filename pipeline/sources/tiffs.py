@@ -94,6 +94,19 @@ class TiffImage:
             return None
         return replace(how, bands=tuple(next((k for k in alphas if k > band), alphas[-1]) for band in how.bands))
 
+    @property
+    def _nodata(self) -> float | None:
+        return self._about.nodata if self.nodata is None else self.nodata
+
+    @functools.cached_property
+    def _colour(self) -> Layout | None:
+        """How to take red, green and blue, where not all of them are read and only all tell nodata from a colour; None elsewhere."""
+        how, samples = self._layout[0], self._about.samples
+        colour = tuple(samples.index(each) for each in COLOURS) if all(samples.count(each) == 1 for each in COLOURS) else ()
+        partly = 0 < len(set(colour) & set(how.bands)) < len(COLOURS)
+        told = self._nodata is not None and not np.isnan(self._nodata) and self.nodata_by is None
+        return replace(how, bands=colour) if partly and told else None
+
     @functools.cached_property
     def _together(self) -> tuple[int, ...]:
         """`Frame.together`: red, green and blue of one colour."""
@@ -121,12 +134,12 @@ class TiffImage:
             shape=how.shape(about.shape),
             bands=names,
             dtype=checked_numbers(np.dtype(about.dtype), self.path),
-            nodata=about.nodata if self.nodata is None else self.nodata,
+            nodata=None if self._colour else self._nodata,
             pixel_size=tuple(about.microns.get(letter, 1.0) for letter in how.space),
             unit="micrometer" if any(known) else "pixel",
             unlike=tuple(k for k, there in enumerate(known) if not there) if any(known) else (),
             chunks=how.shape(about.chunks),
-            masked=self._alpha is not None or self._lost,
+            masked=self._alpha is not None or self._lost or self._colour is not None,
             together=self._together,
         )
 
@@ -146,6 +159,10 @@ class TiffImage:
             good = good & self._seen(box, step, self._layout[0], self._written)
         if self._alpha is not None:
             good = good & (self._seen(box, step, self._alpha, self._taken) > 0)
+        if self._colour is not None:
+            whole = (self._seen(box, step, self._colour, self._taken) != self._nodata).any(axis=0)
+            own = self._seen(box, step, self._layout[0], self._taken) != self._nodata
+            good = good & np.stack([whole if k in self._colour.bands else own[at] for at, k in enumerate(self._layout[0].bands)])
         if len(good) > 1 and self._together:
             good[list(self._together)] = good[list(self._together)].all(axis=0)  # what was never written is no colour
         return good
@@ -153,7 +170,11 @@ class TiffImage:
     @property
     def masked_by(self) -> str:
         """What the mask stands for."""
-        return " or ".join(why for why, held in (("missing chunks", self._lost), ("alpha", self._alpha is not None)) if held)
+        return " or ".join(why for why, held in self._masks if held)
+
+    @property
+    def _masks(self) -> tuple[tuple[str, bool], ...]:
+        return ("missing chunks", self._lost), ("alpha", self._alpha is not None), ("nodata", self._colour is not None)
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that it refers to, and what is read of it."""

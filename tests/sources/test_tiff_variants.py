@@ -5,7 +5,6 @@ What tifffile reads whole, or was given to write, is the oracle; for slides also
 
 from __future__ import annotations
 
-import math
 import struct
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import local, segment
-from pipeline.errors import SourceError
+from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
 from pipeline.sources import every, open_source, where_measured
 from pipeline.sources.metadata import resolution
@@ -239,6 +238,18 @@ def test_blocks_without_bytes(data, tmp_path_factory):
             whole(lit)
 
 
+@pytest.mark.parametrize("bands", [None, [1], [3, 1], [1, 2, 3]])
+@pytest.mark.parametrize("by", [None, "band", "pixel"])
+def test_nodata_of_colours(bands, by, tmp_path):
+    """Nodata in one colour is a colour: whichever of them are read, what was measured is what it is through GDAL."""
+    pixels = noise(3, 40, 50, dtype=np.uint8)
+    pixels[0, :20] = pixels[1, :, :30] = pixels[2, 10:] = 0
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(pixels, 0, -1), photometric="rgb", metadata=None)
+    one, other = (open_source(tmp_path / "a.tif", kind=kind, bands=bands, nodata=0, nodata_by=by) for kind in ("tiff", "geotiff"))
+    np.testing.assert_array_equal(measured(one), measured(other))
+    assert not measured(one).all()
+
+
 @codecs
 def test_slides_without_tiles(tmp_path):
     """A scanner's JPEG tiles that hold no bytes were not measured, also where only a coarser or only the finest level lacks them."""
@@ -425,6 +436,25 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
     assert isinstance(open_source(tmp_path / "pyramid.tif"), Raster)
 
 
+def test_microscopes_files_at_addresses(tmp_path):
+    """A stack or a microscope's image at an address is refused: GDAL would read its first page and say nothing."""
+    pytest.importorskip("obstore", reason="needs obstore: the extra remote")
+    from tests.test_places import served
+
+    stack, page = noise(3, 20, 30), noise(20, 30)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, metadata=None, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "imagej.tif", stack, imagej=True)
+    one_directory(tmp_path / "imagej.tif")
+    tifffile.imwrite(tmp_path / "ome.tif", page, ome=True)
+    tifffile.imwrite(tmp_path / "plain.tif", page, metadata=None)
+    with served(tmp_path) as (address, _):
+        for name in ("stack.tif", "imagej.tif", "ome.tif"):
+            with pytest.raises(JobError, match=rf"{name} is a microscope's .*kind: geotiff"):
+                open_source(f"{address}/{name}")
+        np.testing.assert_array_equal(whole(open_source(f"{address}/stack.tif", kind="geotiff"))[0], stack[0])
+        np.testing.assert_array_equal(whole(open_source(f"{address}/plain.tif"))[0], page)
+
+
 @codecs
 @pytest.mark.parametrize("codec", ["jpeg2000", "jpegxl", "jpegxr", "png", "webp", "lerc", "zstd"])
 def test_codecs_that_gdal_lacks(codec, tmp_path):
@@ -465,7 +495,20 @@ def test_resolutions(unit, value, tmp_path):
     else:
         assert unit in ("MILLIMETER", "MICROMETER")
         assert source.frame.pixel_size == pytest.approx((({"MILLIMETER": 1000}.get(unit, 1)) / value,) * 2, rel=1e-5)
-    assert math.isfinite(source.frame.pixel_size[0])
+    plain = open_source(path).frame
+    assert isinstance(open_source(path), TiffImage if unit in ("MILLIMETER", "MICROMETER") else Raster)
+    assert (plain.pixel_size, plain.unit) == (pytest.approx(source.frame.pixel_size, rel=1e-5), source.frame.unit)
+
+
+def test_resolution_of_a_level(tmp_path):
+    """Each level of a pyramid of one plain image has pixels as large as its extent makes them, through GDAL as through tifffile."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(noise(256, 130), tile=(64, 64), metadata=None, resolution=(20000, 10000), resolutionunit="CENTIMETER")
+        file.write(noise(128, 65), tile=(64, 64), metadata=None, subfiletype=1)
+    for level in (0,):
+        one, other = (open_source(tmp_path / "a.tif", kind=kind, level=level).frame for kind in ("geotiff", "tiff"))
+        assert one.pixel_size == pytest.approx((1.0 * 2**level, 0.5 * 2**level)) == other.pixel_size
+        assert (one.unit, other.unit) == ("micrometer", "micrometer")
 
 
 def test_missing_resolution():
