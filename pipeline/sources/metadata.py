@@ -117,6 +117,8 @@ def _imagej(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
         found = {"y": (1 / down, _unescaped(about.get("yunit", unit))), "x": (1 / across, unit)}
     if found and (apart := abs(float(about.get("spacing", 0)))):
         found["z"] = apart, _unescaped(about.get("zunit", unit))
+    if interval := float(about.get("finterval", 0)):
+        found["t"] = interval, str(about.get("tunit", "s"))
     labels, many = about.get("Labels", ()), int(about.get("channels", 1))
     names = [str(label).strip() for label in labels[:many]] if many > 1 and len(labels) == many else []
     return found, tuple(names) if all(names) else ()

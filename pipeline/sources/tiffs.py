@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, nearest
+from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.scales import unclear
@@ -122,8 +122,15 @@ class TiffImage:
     @functools.cached_property
     def _lost(self) -> bool:
         """Whether blocks are missing, and not measured, at this level or at one that is glanced at."""
-        levels = range(self.level, len(self._about.levels))
-        return self._policy == "nodata" and any(describe(self.path, self.series, level).missing[0] for level in levels)
+        if self._policy != "nodata" or self._about.missing[0]:
+            return self._policy == "nodata"
+        return any(self._is_lost(level) for level in range(self.level + 1, len(self._about.levels)))
+
+    def _is_lost(self, level: int) -> bool:
+        try:
+            return describe(self.path, self.series, level).missing[0] > 0
+        except TilewiseError:  # it is told where it is read
+            return False
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -196,7 +203,8 @@ class TiffImage:
         alpha = [k + 1 for k in range(number) if about.samples[k] == "alpha"] if self._alpha else []
         lost, many = about.missing
         told = {"nodata": "count as not measured; missing_chunks: fill reads the fill value there", "error": "end a run"}
-        doubts = [*about.unclear, *about.said.unclear, *unclear(tuple(about.said.sizes), [unit for _, unit in about.said.sizes.values()])]
+        space = {letter: unit for letter, (_, unit) in about.said.sizes.items() if letter != "t"}
+        doubts = [*about.unclear, *about.said.unclear, *unclear(tuple(space), tuple(space.values()))]
         if not self.axes and about.guessed:
             doubts.append(
                 f"nothing says what its pages are; they are taken for planes; axes: {about.axes.replace('z', 'c')} would be bands"

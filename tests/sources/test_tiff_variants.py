@@ -238,6 +238,53 @@ def test_blocks_without_bytes(data, tmp_path_factory):
             whole(lit)
 
 
+def test_alpha_of_several_channels(tmp_path):
+    """Each channel of several samples has its own alpha, and blocks that were never written are its own."""
+    pixels = noise(2, 64, 64, 4, dtype=np.uint8)
+    pixels[0, :20, :, 3] = pixels[1, 30:, :, 3] = 0
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata={"axes": "CYXS"}, tile=(32, 32))
+    wanting(path, {1}, page=0)
+    source = open_source(path)
+    known = np.broadcast_to(pixels[..., 3][:, None] > 0, (2, 3, 64, 64)).copy()
+    known[0, :, :32, 32:] = False
+    np.testing.assert_array_equal(measured(source), known.reshape(6, 64, 64))
+    np.testing.assert_array_equal(whole(source)[3:], np.moveaxis(pixels[1, ..., :3], -1, 0))
+    np.testing.assert_array_equal(measured(open_source(path, bands=[5])), known[1, :1])
+    assert source.facts["colours"] == ["red", "green", "blue", "alpha"] * 2
+    assert source.masked_by == "missing chunks or alpha"
+
+
+@pytest.mark.parametrize("how", ["both", "offset"])
+def test_pages_without_bytes(how, tmp_path):
+    """Pages of a stack whose place is 0 were not measured, also where the others lie one after the other."""
+    pixels = noise(4, 20, 30)
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={"axes": "ZYX"}, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        assert file.series[0].dataoffset is not None
+    wanting(tmp_path / "a.ome.tif", {0}, page=2, how=how)
+    source = open_source(tmp_path / "a.ome.tif")
+    assert measured(source)[0].all(axis=(1, 2)).tolist() == [True, True, False, True]
+    np.testing.assert_array_equal(whole(source)[0][[0, 1, 3]], pixels[[0, 1, 3]])
+
+
+def test_pyramid_of_a_stack(tmp_path):
+    """Each plane and channel has its own levels, which are read as tifffile reads them."""
+    fine = noise(2, 3, 128, 96)
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as file:
+        about = {"axes": "CZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 2}
+        file.write(fine, subifds=1, tile=(32, 32), photometric="minisblack", metadata=about)
+        file.write(fine[..., ::2, ::2], subfiletype=1, tile=(32, 32), photometric="minisblack")
+    for level, pixels in enumerate((fine, fine[..., ::2, ::2])):
+        source = open_source(tmp_path / "a.tif", level=level)
+        np.testing.assert_array_equal(whole(source), pixels)
+        assert source.frame.pixel_size == pytest.approx((2.0, 0.25 * 2**level, 0.5 * 2**level))
+    box = Box.whole(fine.shape[1:])
+    seen = open_source(tmp_path / "a.tif").glance(box, 2)
+    assert seen.shape == (2, 2, 64, 48)
+    np.testing.assert_array_equal(seen, fine[:, ::2, ::2, ::2])
+
+
 @pytest.mark.parametrize("bands", [None, [1], [3, 1], [1, 2, 3]])
 @pytest.mark.parametrize("by", [None, "band", "pixel"])
 def test_nodata_of_colours(bands, by, tmp_path):
@@ -592,7 +639,7 @@ def test_facts(tmp_path):
     path = tmp_path / "a.ome.tif"
     fine = noise(128, 128, 4, dtype=np.uint8)
     with tifffile.TiffWriter(path, ome=True) as file:
-        about = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 3, "PhysicalSizeYUnit": "ft"}
+        about = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 3, "PhysicalSizeYUnit": "ft", "TimeIncrement": 2.5}
         file.write(fine, subifds=1, metadata=about, tile=(64, 64), photometric="rgb")
         file.write(fine[::2, ::2], subfiletype=1, tile=(64, 64), photometric="rgb")
         file.write(noise(2, 20, 30), metadata={"axes": "CYX"}, photometric="minisblack")
@@ -603,7 +650,8 @@ def test_facts(tmp_path):
         assert [each.rpartition(": ")[2] for each in facts["images"]] == [" x ".join(map(str, each.shape)) for each in file.series]
     assert (facts["format"], facts["axes"], facts["stored"]) == ("OME-TIFF", "yxc", [128, 128, 4])
     assert (facts["colours"], facts["alpha"], facts["mask"]) == (["red", "green", "blue", "alpha"], 4, "alpha")
-    assert facts["sizes"] == {"x": "0.25 µm", "y": "3 ft"}
+    assert facts["sizes"] == {"x": "0.25 µm", "y": "3 ft", "t": "2.5 s"}
+    assert facts["not_understood"] == []
     assert open_source(path).frame.pixel_size == pytest.approx((3 * 304800, 0.25))
     stack = open_source(path, series=1, channels=[2]).facts
     assert (stack["channels"], stack["colours"]) == (["1", "2"], ["grey", "grey"])
