@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ LEAST_PER_BLOCK = 4
 """Bytes that each block takes in the file, whatever it holds: those of its offset."""
 UNCOMPRESSED = 1
 """TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes without a bound."""
+PATIENCE = 10.0
+"""Seconds for which reads are waited for that have no use any more."""
 ALPHA = (1, 2)
 """TIFF's numbers of extra samples that are alpha: associated with the colours, or not."""
 COLOURS = {0: ("grey",), 1: ("grey",), 2: ("red", "green", "blue"), 3: ("palette",), 6: ("red", "green", "blue")}
@@ -100,6 +103,7 @@ class Opened:
                     self.file = tifffile.TiffFile(path, omexml=text)
             self.series = self.file.series
         self.stamps = _stamps(self.others)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._arrays: dict[tuple[int, int], Any] = {}
         self._written: dict[tuple[int, int], Written] = {}
 
@@ -112,9 +116,27 @@ class Opened:
             if int(page.compression) not in PLAIN:
                 across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
                 vars(page)["decode"] = bounded(page.decode, *across)
-            array = zarr.open_array(self.series[series].aszarr(level=level, maxworkers=1), mode="r")
+            store = self.series[series].aszarr(level=level, maxworkers=1)
+            vars(store)["get"] = self._heard(store.get)
+            array = zarr.open_array(store, mode="r")
             self._arrays[series, level] = merged(array, self.series[series].axes)
         return self._arrays[series, level]
+
+    def _heard(self, get: Callable[..., Any]) -> Callable[..., Any]:
+        """What reads a block, and remembers in which event loop Zarr does so."""
+
+        async def heard(*args: Any, **more: Any) -> Any:
+            self._loop = asyncio.get_running_loop()
+            return await get(*args, **more)
+
+        return heard
+
+    def settle(self) -> None:
+        """Return when nothing is being read any more: where a block fails, Zarr leaves those that were asked for with it under way, and a
+        process that ends meanwhile complains of each.
+        """
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_others(), self._loop).result()
 
     def blocks(self, series: int, level: int) -> Written:
         """Which blocks of a level have been written."""
@@ -131,6 +153,11 @@ class Opened:
     def __del__(self) -> None:
         if hasattr(self, "file"):
             self.file.close()
+
+
+async def _others() -> None:
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=PATIENCE)
 
 
 def opened(path: str) -> Opened:

@@ -19,7 +19,7 @@ from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, layout, named, native, together
 from pipeline.sources.checksum import of_file
 from pipeline.sources.levels import around, coarsest
-from pipeline.sources.pages import FAULTS, About, describe, opened
+from pipeline.sources.pages import FAULTS, About, Opened, describe, opened
 
 COLOURS = ("red", "green", "blue")
 POLICIES = ("nodata", "fill", "error")
@@ -245,14 +245,21 @@ class TiffImage:
         return take(level, how, held, 1)[:, *places]
 
     def _written(self, level: int, how: Layout, box: Box, step: int) -> npt.NDArray[np.bool_]:
-        return np.asarray(how.take(opened(self.path).presence(self.series, level), box, step), bool)
+        return np.asarray(how.take(self._file().presence(self.series, level), box, step), bool)
+
+    def _file(self) -> Opened:
+        try:
+            return opened(self.path)
+        except FAULTS as error:
+            raise SourceError(f"{self.path} cannot be opened as TIFF: {type(error).__name__}: {error}") from error
 
     def _taken(self, level: int, how: Layout, box: Box, step: int) -> npt.NDArray[Any]:
+        file = self._file()  # held while it is read: what is dropped is closed
         try:
-            file = opened(self.path)  # held while it is read: what is dropped is closed
             absent = self._policy == "error" and not self._written(level, how, box, step).all()
             block = native(np.asarray(how.take(file.array(self.series, level), box, step)))
         except FAULTS as error:
+            file.settle()
             raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
         if absent:
             raise SourceError(f"{self.path}: a block in {box} was never written; missing_chunks: nodata or fill accepts that")

@@ -272,6 +272,23 @@ def test_truncated(slide):
 
 
 @codecs
+def test_a_damaged_block_is_all_that_is_said(tmp_path):
+    """A process that ends after a block that cannot be decoded says one error, and nothing of others that were asked for with it."""
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((512, 512), np.uint8), tile=(16, 16), compression="zlib", ome=True)
+    with tifffile.TiffFile(path) as file:
+        where = file.pages[0].dataoffsets[3]
+    data = bytearray(path.read_bytes())
+    data[where : where + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    code = "import sys; from pipeline.sources import open_source; from pipeline.grid import Box; source = open_source(sys.argv[1])"
+    code += "; source.read(Box((0, 0), (512, 512)))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert "SourceError" in done.stderr
+    assert "Task was destroyed" not in done.stderr
+
+
+@codecs
 def test_decompression_bomb(tmp_path):
     """A tile that holds a thousand times what it declares is an error, and takes no more memory than is declared."""
     tile, bomb = zlib.compress(bytes(64 * 64)), zlib.compress(bytes(1 << 28), 9)
