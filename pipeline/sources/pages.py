@@ -231,12 +231,20 @@ def _refuse_page(path: str, page: Any) -> None:
     """Refuse what cannot be decoded here."""
     if page.samplesperpixel > MOST_BANDS:
         raise SourceError(f"{path} declares {page.samplesperpixel} bands; allowed: up to {MOST_BANDS}")
-    if int(page.compression) != UNCOMPRESSED:
-        try:
-            import imagecodecs as _  # noqa: F401  tifffile asks for it only once it decodes
-        except ImportError as error:
-            kind = getattr(page.compression, "name", page.compression)
-            raise JobError(f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}") from error
+    if not decodable(page):
+        kind = getattr(page.compression, "name", page.compression)
+        raise JobError(f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}")
+
+
+def decodable(page: Any) -> bool:
+    """Whether what decodes a page is installed: tifffile asks for it only once it decodes."""
+    if int(page.compression) == UNCOMPRESSED:
+        return True
+    try:
+        import imagecodecs as _  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _refuse(path: str, array: Any, page: Any) -> None:

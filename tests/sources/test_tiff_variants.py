@@ -484,7 +484,7 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
 
 
 def test_microscopes_files_at_addresses(tmp_path):
-    """A stack or a microscope's image at an address is refused: GDAL would read its first page and say nothing."""
+    """A stack at an address is refused, whatever its form: GDAL would read its first page and say nothing."""
     pytest.importorskip("obstore", reason="needs obstore: the extra remote")
     from tests.test_places import served
 
@@ -493,13 +493,15 @@ def test_microscopes_files_at_addresses(tmp_path):
     tifffile.imwrite(tmp_path / "imagej.tif", stack, imagej=True)
     one_directory(tmp_path / "imagej.tif")
     tifffile.imwrite(tmp_path / "ome.tif", page, ome=True)
+    described(tmp_path / "set.tif", page, ome_xml(ome_image(2)))
     tifffile.imwrite(tmp_path / "plain.tif", page, metadata=None)
     with served(tmp_path) as (address, _):
-        for name in ("stack.tif", "imagej.tif", "ome.tif"):
-            with pytest.raises(JobError, match=rf"{name} is a microscope's .*kind: geotiff"):
+        for name in ("stack.tif", "imagej.tif", "set.tif"):
+            with pytest.raises(JobError, match=rf"{name} is a stack, or another TIFF of several pages; .*kind: geotiff"):
                 open_source(f"{address}/{name}")
         np.testing.assert_array_equal(whole(open_source(f"{address}/stack.tif", kind="geotiff"))[0], stack[0])
-        np.testing.assert_array_equal(whole(open_source(f"{address}/plain.tif"))[0], page)
+        for name in ("plain.tif", "ome.tif"):
+            np.testing.assert_array_equal(whole(open_source(f"{address}/{name}"))[0], page)
 
 
 @codecs
