@@ -8,6 +8,7 @@ SVS writes microns per pixel (MPP) into a page's description. OME-XML: see `ome`
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,7 +65,9 @@ def said(file: Any, number: int) -> Said:
         found, remark = resolution(*_resolution(page))
         sizes |= found
         told += [remark] if remark else []
-    return Said(sizes, channels, tuple(told))
+    odd = [letter for letter, (size, _) in sizes.items() if not 0 < size < math.inf]
+    told += [f"the extent of a pixel along {letter} is {sizes[letter][0]:g}, which is none" for letter in odd]
+    return Said({letter: each for letter, each in sizes.items() if letter not in odd}, channels, tuple(told))
 
 
 def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None]:

@@ -72,7 +72,7 @@ def lengths(pixels: ET.Element) -> dict[str, tuple[float, str]]:
     found = {}
     for letter in "xyz":
         size, unit = pixels.get(f"PhysicalSize{letter.upper()}"), pixels.get(f"PhysicalSize{letter.upper()}Unit", "µm")
-        if size is not None and float(size) > 0:
+        if size is not None:
             name, factor = UNITS.get(unit, (unit, 1.0))
             found[letter] = float(size) * factor, name
     if (apart := pixels.get("TimeIncrement")) is not None:

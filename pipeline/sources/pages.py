@@ -195,7 +195,7 @@ def _described(file: Opened, path: str, series: int, level: int) -> About:
     page = one.keyframe
     _refuse_page(path, page)
     array = file.array(series, level)
-    _refuse(path, array, page)
+    _refuse(path, array, one)
     blocks = file.blocks(series, level).blocks
     axes, facts = letters(image.axes), said(file.file, series)
     shapes = tuple(map(_shape, image.levels))
@@ -247,15 +247,17 @@ def decodable(page: Any) -> bool:
     return True
 
 
-def _refuse(path: str, array: Any, page: Any) -> None:
+def _refuse(path: str, array: Any, series: Any) -> None:
     """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
     size, block = " x ".join(map(str, array.shape)), math.prod(array.chunks) * array.dtype.itemsize
     if block > LARGEST_BLOCK:
         raise SourceError(f"{path} declares {size} pixels in blocks of {block / 2**30:.3g} GiB; allowed: up to {LARGEST_BLOCK >> 30} GiB")
     number = math.prod(-(-n // m) for n, m in zip(array.shape, array.chunks, strict=True))
     stored = Path(path).stat().st_size
-    if page.is_tiled and number * LEAST_PER_BLOCK > stored:
+    if series.keyframe.is_tiled and number * LEAST_PER_BLOCK > stored:
         raise SourceError(f"{path} declares {size} pixels in {number} blocks, more than a file of {stored} bytes can hold")
+    if (series.dataoffset or 0) > 0 and series.dataoffset + series.nbytes > Path(series.keyframe.parent.filehandle.path).stat().st_size:
+        raise SourceError(f"{path} declares {size} pixels in one piece, more than a file of {stored} bytes can hold")
 
 
 def letters(axes: str) -> str:

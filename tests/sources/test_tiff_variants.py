@@ -615,6 +615,22 @@ def test_metadata_that_cannot_be_read(tmp_path):
     assert any("of the kind metaseries cannot be read" in told for told in source.facts["not_understood"])
 
 
+@pytest.mark.parametrize("size", ["nan", "inf", "-1", "0", "1e400"])
+def test_sizes_that_are_none(size, tmp_path):
+    """An extent that is no length is not taken, and told; that along the other axis is."""
+    xml = ome_xml(ome_image(1, about=f'PhysicalSizeX="{size}" PhysicalSizeY="0.5"'))
+    source = open_source(described(tmp_path / "a.ome.tif", noise(20, 30), xml))
+    assert (source.frame.pixel_size[0], source.frame.unlike) == (0.5, (1,))
+    assert any("along x" in told and "which is none" in told for told in source.facts["not_understood"])
+
+
+def test_more_planes_than_there_can_be(tmp_path):
+    """A description of one piece that is longer than the file is refused before anything is read."""
+    tifffile.imwrite(tmp_path / "a.tif", noise(20, 30), description='{"shape": [1000000, 20, 30]}', metadata=None)
+    with pytest.raises(SourceError, match=r"a\.tif declares 1000000 x 20 x 30 pixels in one piece, more than a file of \d+ bytes can hold"):
+        open_source(tmp_path / "a.tif")
+
+
 def test_names_of_channels(tmp_path):
     """PerkinElmer's pages name channels; names that repeat are told apart."""
     pixels = noise(3, 40, 60)
