@@ -86,15 +86,17 @@ def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None
     return {"y": (microns / down, "µm"), "x": (microns / across, "µm")}, None
 
 
-def sized(file: Any, shape: tuple[int, int]) -> dict[str, Any]:
-    """The extent of a pixel by the resolution of a TIFF that rasterio has opened at its finest level; one of a shape is read."""
+def sized(file: Any, shape: tuple[int, ...]) -> tuple[dict[str, Any], str | None]:
+    """The extent of a pixel by the resolution of a TIFF that rasterio has opened at its finest level, of which one of a shape is read; and
+    why it is none, as `resolution` says it.
+    """
     tags = file.tags()
     across, down = (float(tags.get(f"TIFFTAG_{axis}RESOLUTION", "0")) for axis in "XY")
-    sizes, _ = resolution(across, down, int(tags.get("TIFFTAG_RESOLUTIONUNIT", "1").split()[0]))
+    sizes, doubt = resolution(across, down, int(tags.get("TIFFTAG_RESOLUTIONUNIT", "1").split()[0]))
     if not sizes:
-        return {}
+        return {}, doubt
     pixel = tuple(sizes[letter][0] * full / n for letter, full, n in zip("yx", file.shape, shape, strict=True))
-    return {"pixel_size": pixel, "unit": "micrometer"}
+    return {"pixel_size": pixel, "unit": "micrometer"}, doubt
 
 
 def _resolution(page: Any) -> tuple[float, float, int]:

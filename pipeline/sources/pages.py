@@ -38,17 +38,8 @@ COLOURS = {0: ("grey",), 1: ("grey",), 2: ("red", "green", "blue"), 3: ("palette
 """By TIFF's number of a photometric interpretation, what samples are. (Luma and chroma are decoded to colours.)"""
 INSTALL = "pip install 'tilewise[slides]'"
 FAULTS = (
-    ET.ParseError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    struct.error,
-    RuntimeError,
-    OSError,
-    MemoryError,
+    *(ET.ParseError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, struct.error),
+    *(RuntimeError, OSError, MemoryError),
 )
 """What tifffile, imagecodecs and zarr raise of damaged files: nearly anything."""
 

@@ -5,6 +5,7 @@ What tifffile reads whole, or was given to write, is the oracle; for slides also
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -14,11 +15,14 @@ import rasterio
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from pipeline import local, segment
+from pipeline.__main__ import app
 from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
 from pipeline.sources import every, open_source, where_measured
+from pipeline.sources.facts import FACTS, told
 from pipeline.sources.metadata import resolution
 from pipeline.sources.raster import Raster
 from pipeline.sources.tiffs import TiffImage
@@ -421,7 +425,7 @@ def test_planes_that_are_not_there(tmp_path):
     np.testing.assert_array_equal(whole(source)[0, :2], pixels)
     np.testing.assert_array_equal(measured(source)[0].all(axis=(1, 2)), [True, True, False, False])
     assert not measured(source)[0, 2:].any()
-    assert any("index out of range" in told for told in source.facts["not_understood"])
+    assert any("index out of range" in doubt for doubt in source.facts["not_understood"])
 
 
 def test_several_images(tmp_path):
@@ -451,7 +455,7 @@ def test_units_that_are_none(tmp_path):
     strange = about.replace("reference frame", "cubits")
     source = open_source(described(tmp_path / "b.ome.tif", noise(3, 20, 30), ome_xml(ome_image(3, about=strange))))
     assert source.frame.unlike == (0,)
-    assert any("the unit along z is 'cubits'" in told for told in source.facts["not_understood"])
+    assert any("the unit along z is 'cubits'" in doubt for doubt in source.facts["not_understood"])
     for short, inches in (("pt", 1 / 72), ("li", 1 / 12), ("thou", 1e-3)):
         sizes = f'PhysicalSizeX="1" PhysicalSizeXUnit="{short}" PhysicalSizeY="1" PhysicalSizeYUnit="{short}"'
         frame = open_source(described(tmp_path / f"{short}.ome.tif", noise(20, 30), ome_xml(ome_image(1, about=sizes)))).frame
@@ -538,7 +542,7 @@ def test_resolutions(unit, value, tmp_path):
     printed = inches and (inches <= 2400 if unit == "INCH" else min(abs(inches - n) for n in (72, 300, 600)) < 0.5)
     if unit == "NONE" or value == 1 or printed:
         assert source.frame.unit == "pixel"
-        assert unit == "NONE" or value == 1 or any("as a printer or camera has it" in told for told in source.facts["not_understood"])
+        assert unit == "NONE" or value == 1 or any("as a printer or camera has it" in doubt for doubt in source.facts["not_understood"])
     elif "openslide.mpp-x" in known:
         assert source.frame.pixel_size == pytest.approx((float(known["openslide.mpp-y"]), float(known["openslide.mpp-x"])), rel=1e-5)
     else:
@@ -546,6 +550,10 @@ def test_resolutions(unit, value, tmp_path):
         assert source.frame.pixel_size == pytest.approx((({"MILLIMETER": 1000}.get(unit, 1)) / value,) * 2, rel=1e-5)
     plain = open_source(path).frame
     assert isinstance(open_source(path), TiffImage if unit in ("MILLIMETER", "MICROMETER") else Raster)
+    doubts = [
+        told(open_source(path, kind=kind)).get("not_understood", []) for kind in ("geotiff", "tiff") if unit in ("INCH", "CENTIMETER")
+    ]
+    assert doubts[:1] == doubts[1:]
     assert (plain.pixel_size, plain.unit) == (pytest.approx(source.frame.pixel_size, rel=1e-5), source.frame.unit)
 
 
@@ -554,7 +562,7 @@ def test_resolution_of_a_level(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(noise(256, 130), tile=(64, 64), metadata=None, resolution=(20000, 10000), resolutionunit="CENTIMETER")
         file.write(noise(128, 65), tile=(64, 64), metadata=None, subfiletype=1)
-    for level in (0,):
+    for level in (0, 1):
         one, other = (open_source(tmp_path / "a.tif", kind=kind, level=level).frame for kind in ("geotiff", "tiff"))
         assert one.pixel_size == pytest.approx((1.0 * 2**level, 0.5 * 2**level)) == other.pixel_size
         assert (one.unit, other.unit) == ("micrometer", "micrometer")
@@ -612,7 +620,7 @@ def test_metadata_that_cannot_be_read(tmp_path):
     source = open_source(tmp_path / "a.tif")
     np.testing.assert_array_equal(whole(source)[0], pixels)
     assert source.frame.unit == "pixel"
-    assert any("of the kind metaseries cannot be read" in told for told in source.facts["not_understood"])
+    assert any("of the kind metaseries cannot be read" in doubt for doubt in source.facts["not_understood"])
 
 
 @pytest.mark.parametrize("size", ["nan", "inf", "-1", "0", "1e400"])
@@ -621,7 +629,7 @@ def test_sizes_that_are_none(size, tmp_path):
     xml = ome_xml(ome_image(1, about=f'PhysicalSizeX="{size}" PhysicalSizeY="0.5"'))
     source = open_source(described(tmp_path / "a.ome.tif", noise(20, 30), xml))
     assert (source.frame.pixel_size[0], source.frame.unlike) == (0.5, (1,))
-    assert any("along x" in told and "which is none" in told for told in source.facts["not_understood"])
+    assert any("along x" in doubt and "which is none" in doubt for doubt in source.facts["not_understood"])
 
 
 def test_more_planes_than_there_can_be(tmp_path):
@@ -647,7 +655,7 @@ def test_pages_of_which_nothing_is_said(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", noise(3, 20, 30), photometric="minisblack")
     source = open_source(tmp_path / "a.tif")
     assert source.frame.shape == (3, 20, 30)
-    assert any("axes: cyx" in told for told in source.facts["not_understood"])
+    assert any("axes: cyx" in doubt for doubt in source.facts["not_understood"])
     assert open_source(tmp_path / "a.tif", axes="cyx").frame.bands == ("1", "2", "3")
     assert open_source(tmp_path / "a.tif", axes="cyx").facts.get("not_understood") == []
 
@@ -662,6 +670,9 @@ def test_facts(tmp_path):
         file.write(fine[::2, ::2], subfiletype=1, tile=(64, 64), photometric="rgb")
         file.write(noise(2, 20, 30), metadata={"axes": "CYX"}, photometric="minisblack")
     facts = open_source(path).facts
+    assert set(facts) <= set(FACTS)
+    shown = json.loads(CliRunner().invoke(app, ["info", str(path), "--json"]).output)
+    assert {name: shown[name] for name in told(open_source(path))} == json.loads(json.dumps(told(open_source(path))))
     with tifffile.TiffFile(path) as file:
         assert facts["pages"] == len(file.pages)
         assert facts["levels"] == [list(level.shape[:2]) for level in file.series[0].levels]
