@@ -428,6 +428,27 @@ def test_planes_that_are_not_there(tmp_path):
     assert any("index out of range" in doubt for doubt in source.facts["not_understood"])
 
 
+@pytest.mark.parametrize("order", ["XYZCT", "XYCZT", "XYZTC", "XYTCZ"])
+def test_planes_in_any_order(order, tmp_path):
+    """Planes lie where OME-XML says, in whichever order of dimensions, and whichever page each is."""
+    length = {"Z": 2, "C": 3, "T": 2}
+    places = [dict(zip("ZCT", at, strict=True)) for at in np.ndindex(2, 3, 2)]
+    pages = DRAW.permutation(len(places))
+    pixels = noise(len(places), 20, 30)
+    firsts = [" ".join(f'First{letter}="{at}"' for letter, at in place.items()) for place in places]
+    data = "".join(f'<TiffData IFD="{page}" PlaneCount="1" {first}/>' for first, page in zip(firsts, pages, strict=True))
+    about = " ".join(f'Size{letter}="{n}"' for letter, n in length.items())
+    channels = "".join(f'<Channel ID="Channel:0:{k}" Name="{name}" SamplesPerPixel="1"/>' for k, name in enumerate("abc"))
+    xml = f'<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="{order}" Type="uint16" SizeX="30" SizeY="20" {about}>{channels}{data}'
+    path = described(tmp_path / "a.tif", pixels, ome_xml(f"{xml}</Pixels></Image>"))
+    for time in range(length["T"]):
+        found = whole(open_source(path, time=time, bands=["c", "a"]))
+        for band, channel in enumerate((2, 0)):
+            for plane in range(length["Z"]):
+                page = pages[places.index({"Z": plane, "C": channel, "T": time})]
+                np.testing.assert_array_equal(found[band, plane], pixels[page])
+
+
 def test_several_images(tmp_path):
     """Each image of an OME-TIFF has its own pixels, size and names, also where another before it has no pages."""
     parts = [
@@ -589,9 +610,23 @@ SCN = (
 PERKIN = "<PerkinElmer-QPI-ImageDescription><Name>{}</Name><ImageType>FullResolution</ImageType></PerkinElmer-QPI-ImageDescription>"
 
 
+SPACING = '<Attribute Name="DICOM_PIXEL_SPACING">"{0}" "{1}"</Attribute></DataObject>'
+PHILIPS = (
+    '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"><Attribute><Array>'
+    + "".join(f'<DataObject ObjectType="PixelDataRepresentation">{SPACING.format(0.0005 * n, 0.00025 * n)}' for n in (1, 2))
+    + "</Array></Attribute></DataObject>"
+)
+XMP = b'<Metadata><iScan Magnification="20" ScanRes="0.465"/></Metadata>'
+
+
 @pytest.mark.parametrize(
     ("options", "size"),
     [
+        ({"description": PHILIPS, "software": "Philips DP v1.0"}, (0.5, 0.25)),
+        (
+            {"description": "level=0 mag=20 quality=90", "software": "ScanOutputManager 1.1", "extratags": [(700, 1, len(XMP), XMP, True)]},
+            (0.465, 0.465),
+        ),
         ({"extratags": [(34118, "s", 0, SEM, True)]}, (0.0045, 0.0045)),
         ({"extratags": [(34682, "s", 0, FEI, True)]}, (0.009, 0.0045)),
         ({"description": METASERIES, "software": "MetaSeries"}, (0.65, 0.645)),
@@ -600,7 +635,7 @@ PERKIN = "<PerkinElmer-QPI-ImageDescription><Name>{}</Name><ImageType>FullResolu
         ({"description": "SCIFIO=0.1\nunit=micron\nspacing=1\n", "resolution": (4.0, 2.0)}, (0.5, 0.25)),
         ({"description": "ImageJ=1.53\nunit=\\u00B5m\nyunit=nm\n", "resolution": (4.0, 0.002)}, (0.5, 0.25)),
     ],
-    ids=["Zeiss SEM", "FEI", "MetaSeries", "Leica SCN", "Aperio", "SCIFIO", "ImageJ"],
+    ids=["Philips", "Ventana", "Zeiss SEM", "FEI", "MetaSeries", "Leica SCN", "Aperio", "SCIFIO", "ImageJ"],
 )
 def test_sizes_of_other_kinds(options, size, tmp_path):
     """Microscopes' own tags and texts tell the size of a pixel of a .tif of one page."""
