@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import OutputError, ScratchError
-from pipeline.scratch import Scratch, differences, locked
+from pipeline.locks import locked
+from pipeline.scratch import Scratch, differences
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)
 ARRAYS = st.sampled_from(["u1", "i4", "i8", "f8", "?"]).flatmap(lambda dtype: hnp.arrays(dtype, SHAPES))
