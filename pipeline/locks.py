@@ -22,17 +22,19 @@ MARK = ".owner"
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, *, wait: float = 0) -> Iterator[None]:
+def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Iterator[None]:
     """Hold a lock file while a run writes. A process that dies lets go of it.
 
     Parameters
     ----------
     path
-        The lock file, which stays.
+        The lock file.
     what
         What is written, for messages.
     wait
         Seconds to wait for another holder.
+    stays
+        Whether the file stays afterwards.
 
     Raises
     ------
@@ -58,6 +60,8 @@ def locked(path: Path, what: str, *, wait: float = 0) -> Iterator[None]:
     try:
         yield
     finally:
+        if not stays:
+            path.unlink(missing_ok=True)  # who holds a file that has no name any more knows so, and makes another
         lock.release()
 
 
