@@ -50,7 +50,7 @@ from pipeline.stitching import CERTIFICATES
 UNKNOWN = 1 << 62
 """Bytes of memory of workers that are not there yet."""
 PATIENCE = 8
-"""When this many tiles have failed and none has succeeded, the segmenter is at fault and not the tiles."""
+"""When this many tiles that could be read have failed and none has succeeded, the segmenter is at fault and not the tiles."""
 
 
 def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: Watch = silent) -> Result:
@@ -186,6 +186,7 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
     kept = {tile for tile, good in crew.each("check", sound, run, there) if good}
     failed: dict[int, str] = {}
+    refused: dict[int, str] = {}
     stage = crew.named(f"repair {rounds}" if (rounds := repair.rounds(run)) else "segment")
     event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
     todo = [tile for tile in tiles if tile not in kept]
@@ -196,8 +197,10 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
         crew.watch(event)
         if outcome.error is not None:
             failed[outcome.item] = outcome.error
-            if len(failed) == event.done and (event.done >= PATIENCE or event.done == len(tiles)):
-                raise SegmenterError(f"no tile succeeded: {run.grid.name(outcome.item)}: {outcome.error}")
+            refused |= {} if outcome.unread else {outcome.item: outcome.error}
+            if refused and len(failed) == event.done and (len(refused) >= PATIENCE or event.done == len(tiles)):
+                tile, why = next(iter(refused.items()))
+                raise SegmenterError(f"no tile succeeded: {run.grid.name(tile)}: {why}")
     if failed:
         told = _record(run, draft, crew, missing=finish.missing(run, failed))
         finish.leave_incomplete(draft.folder, told)
