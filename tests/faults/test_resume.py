@@ -316,6 +316,7 @@ class Life(RuleBasedStateMachine):
             assert products(self.out) == Life.expected  # type: ignore[attr-defined]
 
 
+@pytest.mark.hypothesis
 def test_life(tmp_path):
     """However a run is disturbed, whatever looks complete is the undisturbed result."""
     Life.folder, Life.image = tmp_path, write(tmp_path / "image.tif", spotted())
