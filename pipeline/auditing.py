@@ -21,6 +21,7 @@ from pipeline.grid import Box, Grid
 from pipeline.legend import CLASS
 from pipeline.outlines import CROWD, layers
 from pipeline.places import joined, remote, there
+from pipeline.record import RECORD, read_at, read_record
 from pipeline.segments import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
 from pipeline.sources import open_source
 
@@ -122,6 +123,7 @@ def opened(
 ) -> tuple[Raster | Pair, Companion | Drawings]:
     """What is compared, and with what."""
     path = os.fspath(labels)
+    _refuse_damaged(path)
     if kind == "panoptic":
         pair = open_pair(path)
         return pair, open_truth(os.fspath(truth), pair.source.frame, image, tuple(ignore))
@@ -129,10 +131,18 @@ def opened(
     return ours, known_truth(truth, ours.source.frame, image)
 
 
+def _refuse_damaged(path: str) -> None:
+    """OutputError where a folder says that it is a result's, and its record cannot be read."""
+    if remote(path):
+        read_at(path)
+    else:
+        read_record(Path(path))
+
+
 def _ours(path: str, kind: Kind) -> Raster:
     """The labels, or classes, of a result's folder or of a file."""
     name = "labels.zarr" if kind == "instance" else "classes.zarr"
-    if there(path, "run.json"):
+    if there(path, RECORD):
         if not there(path, name):
             raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
         path = joined(path, name)

@@ -81,7 +81,7 @@ def evaluate(
     import json
 
     from pipeline import auditing, fates
-    from pipeline.scratch import commit
+    from pipeline.files import commit
 
     with errors(debug=debug):
         writable(to_json, to_picture)

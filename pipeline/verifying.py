@@ -99,11 +99,11 @@ def _drawn_again(draft: Plan, seams: Grid, tiles: list[int], folder: Path) -> It
     """Some tiles as each segmenter that the run took there draws them, or as layers do."""
     box = _around([draft.run.grid.core(tile) for tile in tiles])
     if draft.job.layers:
-        yield _again(_laid(draft, Scratch(str(folder)), tiles), tiles, Part(box, seams.whole, *_NOTHING, np.ones(box.shape, bool)))
+        yield _again(_laid(draft, Scratch(str(folder)).begin(), tiles), tiles, Part(box, seams.whole, *_NOTHING, np.ones(box.shape, bool)))
         return
     owner = _owner(draft, seams, box)
     for way in np.unique(owner[owner >= FIRST]).tolist():
-        run = _only(draft.run, way, Scratch(str(folder / str(way))), tiles)
+        run = _only(draft.run, way, Scratch(str(folder / str(way))).begin(), tiles)
         merged = hasattr(draft.run.methods[way - FIRST].segmenter, "merge")
         yield _again(run, tiles, Part(box, seams.whole, *_NOTHING, owner == way, merged))
 
@@ -249,7 +249,7 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
 
 def _table(run: Run, tile: int) -> tuple[npt.NDArray[np.integer], Arrays]:
     """A tile's labels, and what is known of them."""
-    return run.scratch.load(pixels_key(tile), "labels")[1]["labels"], run.scratch.load(table_key(tile), "ids", "kind", "status")[1]
+    return run.scratch.load(pixels_key(tile), "labels")[1]["labels"], run.joined.load(table_key(tile), "ids", "kind", "status")[1]
 
 
 def _laid(draft: Plan, scratch: Scratch, tiles: list[int]) -> Run:

@@ -14,8 +14,8 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame geojson grid homes legend places units wording",
-    "options runs",
+    "contours documents files frame geojson grid homes legend locks places units wording",
+    "options record runs",
     "annotations bands colours comparison components evaluation exact filters placement scales stitching vectors",
     "adding features graphs routing sampling",
     "histograms layers measurement",
@@ -75,6 +75,7 @@ ROOMS = {
         "naming publish",
         "group",
         "lines measure panoptic repair",
+        "products",
         "finish",
     ),
     "training": ("__init__", "augmentation losses", "objectives recipe", "samples", "appraisal", "pictures", "loop"),

@@ -118,6 +118,11 @@ class Run:
             "drawing": method.contract.footprint.bytes(pixels, bands),
         }
 
+    @property
+    def joined(self) -> Scratch:
+        """Where what depends on how the labels of tiles are joined lies."""
+        return self.scratch.joined
+
     def fits(self, method: Method, window: Box) -> bool:
         """Whether a task may segment a window, as far as memory goes."""
         return sum(self.takes(method, window.size).values()) <= self.memory
@@ -223,9 +228,9 @@ def table_key(tile: int) -> str:
     return f"ids/{tile // 1000}/{tile}"
 
 
-def load_sums(run: Run, key: str) -> Sums:
+def load_sums(store: Scratch, key: str) -> Sums:
     """The sums in a record."""
-    facts, found = run.scratch.load(key, *_PLAIN, "values", "squares")
+    facts, found = store.load(key, *_PLAIN, "values", "squares")
     value, square = Exact(found.pop("values"), facts["value"]), Exact(found.pop("squares"), facts["square"])
     return Sums(**found, value=value, square=square)
 

@@ -60,9 +60,9 @@ def group(run: Run) -> Grouping:
 
 def known(run: Run) -> Grouping | None:
     """What `group` found of the labels as they are now, if that is recorded."""
-    if not run.scratch.sound(_KEY):
+    if not run.joined.sound(_KEY):
         return None
-    facts, arrays = run.scratch.load(_KEY, "disputed")
+    facts, arrays = run.joined.load(_KEY, "disputed")
     current = facts.pop("widened") == _widened(run)
     return Grouping(facts["objects"], facts["classes"], facts["disputes"], arrays["disputed"]) if current else None
 
@@ -70,7 +70,7 @@ def known(run: Run) -> Grouping | None:
 def save(run: Run, found: Grouping) -> None:
     """Record what `group` found, when its tables are written."""
     facts = {name: getattr(found, name) for name in ("objects", "classes", "disputes")}
-    run.scratch.save(_KEY, {**facts, "widened": _widened(run)}, {"disputed": found.disputed})
+    run.joined.save(_KEY, {**facts, "widened": _widened(run)}, {"disputed": found.disputed})
 
 
 def _widened(run: Run) -> int:
@@ -156,7 +156,7 @@ def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Mem
         tile_of.append(numbered(tile, labels))
         status.append(mine["status"][labels].astype(np.int64))
         flags.append(np.stack([mine[name][labels] for name in ("hole", "outside")]))
-        sums.append(load_sums(run, record_key(tile)).take(labels - 1))
+        sums.append(load_sums(run.scratch, record_key(tile)).take(labels - 1))
     keys = np.concatenate([np.zeros(0, np.int64), *tile_of])
     hole, outside = np.concatenate([np.zeros((2, 0), bool), *flags], axis=1)
     total = concatenate(sums) if sums else empty(0, len(run.grid.shape), len(run.source.frame.bands))
