@@ -14,9 +14,10 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame geojson grid homes legend places units wording",
+    "contours documents elementary frame geojson grid homes legend places units wording",
     "options runs",
-    "annotations bands colours comparison components evaluation exact filters scales stitching vectors",
+    "annotations bands comparison components evaluation exact filters scales stitching vectors",
+    "colours",
     "adding features graphs routing sampling",
     "histograms layers measurement",
     "networks steps thresholds",
@@ -85,7 +86,7 @@ HOMES = {
     "distributed": "engine readiness",
     "nibabel": "sources.nifti",
     "obstore": "places",
-    "numba": "adding components contours exact filters graphs histograms segmenters",
+    "numba": "adding components contours elementary exact filters graphs histograms segmenters",
     "pandas": "reporting",
     "pint": "units",
     "PIL": "fates sinks.picture training",
