@@ -63,7 +63,8 @@ def logarithm(value: npt.ArrayLike) -> Floats:
     """
     given = np.asarray(value, np.float64)
     found = np.empty(given.shape)
-    _logarithm(*(np.ascontiguousarray(part).reshape(-1) for part in np.frexp(given)), found.reshape(-1))
+    fraction, exponent = (np.ascontiguousarray(part).reshape(-1) for part in np.frexp(given))
+    _logarithm(fraction, exponent, found.reshape(-1))
     return found
 
 

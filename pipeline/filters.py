@@ -55,7 +55,8 @@ def smooth(value: npt.NDArray[Any], valid: Flags, sigma: float) -> Floats:
 
 def _gaussian(value: npt.NDArray[Any], sigma: float) -> Floats:
     """What `scipy.ndimage.correlate1d` gives for each axis in turn, with the weights of `elementary.bell`, to the last bit."""
-    weights, solid = bell(sigma, gaussian_radius(sigma)), value.astype(np.float64)
+    weights = bell(sigma, gaussian_radius(sigma))
+    solid: Floats = value.astype(np.float64)
     if value.size < WORTH_COMPILING:
         for axis in range(value.ndim):
             solid = _weighed(solid, weights, axis)
@@ -79,7 +80,7 @@ def _weighed(value: Floats, weights: Floats, axis: int) -> Floats:
     total = value * weights[0]
     for k in range(far, 0, -1):
         total += (_part(wide, axis, far - k, far - k + extent) + _part(wide, axis, far + k, far + k + extent)) * weights[k]
-    return total
+    return np.asarray(total)
 
 
 @numba.njit(cache=True, nogil=True)

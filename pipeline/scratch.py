@@ -62,6 +62,10 @@ class Scratch:
         """Whether a record is there, hence complete."""
         return self._path(key).exists()
 
+    def keys(self, folder: str) -> tuple[str, ...]:
+        """The records in a folder, in order of their names."""
+        return tuple(f"{folder}/{path.stem}" for path in sorted(Path(self.root, folder).glob("*.rec")))
+
     def sound(self, key: str) -> bool:
         """Whether a record is there and every part of it agrees with its checksum."""
         try:

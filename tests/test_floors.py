@@ -22,7 +22,7 @@ FLOORS = (
     "histograms layers measurement",
     "networks steps thresholds",
     "segmenters sources sinks scratch engine",
-    "companions devices plugins",
+    "companions devices plugins processors",
     "outlines segments",
     "auditing",
     "fates job",

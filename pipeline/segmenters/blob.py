@@ -98,6 +98,7 @@ class Blobs(Feature):
     """Objects of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "object"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(120.0, 1.0)
     partial: ClassVar[bool] = True
 

@@ -72,6 +72,7 @@ class Edges(Feature):
     """Objects of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "connected"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(46.0, 0.5)
     bins: ClassVar[int] = 4096
 
