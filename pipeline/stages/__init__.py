@@ -144,9 +144,12 @@ class Run:
 
     def mixed(self) -> dict[int, tuple[str, ...]]:
         """The routes that processors drew which may differ in what they draw, and their notes; see `pipeline.processors`."""
-        steady = all(getattr(step, "portable", False) for step in self.steps)
-        drawn = {route: (notes(self.scratch, route), method.contract.portable) for route, method in enumerate(self.methods, FIRST)}
-        return {route: names for route, (names, portable) in drawn.items() if differ(names, portable=portable and steady)}
+        drawn = {route: (notes(self.scratch, route), self.steady(method)) for route, method in enumerate(self.methods, FIRST)}
+        return {route: names for route, (names, steady) in drawn.items() if differ(names, portable=steady)}
+
+    def steady(self, method: Method) -> bool:
+        """Whether a method draws the same on every processor of a family, after all steps."""
+        return method.contract.portable and all(getattr(step, "portable", False) for step in self.steps)
 
     def certain(self, tile: int, status: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The certificates of a tile's labels, as far as its processor allows."""
