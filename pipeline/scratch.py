@@ -108,6 +108,10 @@ class Scratch:
         except OSError:
             return True
 
+    def keys(self, folder: str) -> tuple[str, ...]:
+        """The records in a folder, in order of their names."""
+        return tuple(f"{folder}/{path.stem}" for path in sorted(Path(self.root, folder).glob("*.rec")))
+
     def sound(self, key: str) -> bool:
         """Whether a record is there and every part of it agrees with its checksum."""
         try:

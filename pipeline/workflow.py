@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import costs, delivery, formats, groundwork, layers, resume
+from pipeline import costs, delivery, formats, groundwork, layers, processors, resume
 from pipeline import engine as engines
 from pipeline.crew import Crew
 from pipeline.engine import Engine
@@ -26,6 +26,7 @@ from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
 from pipeline.sources import unmeasured
 from pipeline.stages import (
+    FIRST,
     Run,
     finish,
     fit,
@@ -271,8 +272,10 @@ def _record(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) ->
     fitted = {name: what for each in drawers for name, what in fit.found(draft.run, each).items()}
     repairs = [told for each in drawers for told in repair.tally(each)]
     spent = {"routes": costs.routes(run, crew.clock), "dearest": costs.dearest(run, crew.clock)}
+    drawn = ((method.name, each.scratch, number) for each in drawers for number, method in enumerate(each.methods, FIRST))
     return {
         "run": draft.run.scratch.run,
+        "processors": processors.told(drawn),
         "missing": missing,
         "nested": None if draft.nest is None else str(draft.nest.path),
         **spent,

@@ -146,7 +146,7 @@ def test_a_volume_as_nibabel_has_it(ending, tmp_path):
     assert any("scaled: true" in doubt for doubt in found["not_understood"])
     image.header.set_xyzt_units("unknown")
     nibabel.save(image, tmp_path / "b.nii")
-    assert any("nothing of the unit" in doubt for doubt in info(tmp_path / "b.nii", "time=0")["not_understood"])
+    assert any("no unit of length" in doubt for doubt in info(tmp_path / "b.nii", "time=0")["not_understood"])
 
 
 def test_what_is_damaged_besides_the_pixels(tmp_path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,11 @@ class NiftiImage:
         opened, (how, _) = self._opened, self._layout
         stored, fixed = dict(zip(AXES, opened.shape, strict=False)), dict(how.fixed)
         unscaled = (opened.slope, opened.intercept) == (1.0, 0.0)
-        doubts = [f"its header says nothing of the unit of {', '.join(map(str, opened.sizes[:3]))}"] if opened.unit is None else []
+        doubts = (
+            ["its header names no unit of length: how large a voxel is in micrometres or millimetres is not known"]
+            if opened.unit is None
+            else []
+        )
         if not unscaled and not self.scaled:
             doubts.append("the header has a slope and an intercept, and numbers are read as they are stored; scaled: true applies them")
         return {
@@ -118,28 +121,6 @@ class NiftiImage:
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file, and what is read of it."""
         return {"kind": "nifti", **of_file(Path(self.path)), "time": self.time, "planes": self.planes, "scaled": self.scaled}
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What is known of the image besides its frame."""
-        opened, how = self._opened, self._layout[0]
-        stored, fixed, told = dict(zip(how.axes, opened.shape, strict=True)), dict(how.fixed), []
-        if opened.unit is None:
-            told.append("its header names no unit of length: how large a voxel is in micrometres or millimetres is not known")
-        if (opened.slope, opened.intercept) not in ((1.0, 0.0), (0.0, 0.0)) and not self.scaled:
-            told.append(f"its header scales values by {opened.slope:g} and adds {opened.intercept:g}; scaled: true does so")
-        return {
-            "format": "NIfTI",
-            "axes": how.axes,
-            "stored": list(opened.shape),
-            "times": stored.get("t"),
-            "time": fixed.get("t"),
-            "planes": stored.get("z"),
-            "plane": fixed.get("z"),
-            "channels": [str(k + 1) for k in range(stored.get("c", 1))],
-            "sizes": {letter: f"{size:g} {opened.unit or 'unknown'}" for letter, size in zip(AXES[:3], opened.sizes, strict=False)},
-            "not_understood": told,
-        }
 
     @property
     def _opened(self) -> _Opened:

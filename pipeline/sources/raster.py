@@ -107,17 +107,16 @@ class Raster:
     def remarks(self) -> dict[str, Any]:
         """What `tilewise info` says besides the frame."""
         found, told = self.pins, dict[str, Any]()
-        if self._alpha is not None:
-            told["alpha"] = f"band {self._alpha + 1}: where it is 0, nothing was measured"
         if found and found.points:
             told["control_points"] = f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
         if found and found.model:
             told["rpc"] = "a camera's model, and no transform; labels.tif has it too"
+        doubts = []
         if self._file.crs and not self.frame.transform:
-            told["crs"] = f"{self._file.crs}, and no transform: nothing says where in it the image lies"
+            doubts.append(f"it has the CRS {self._file.crs}, and no transform: nothing says where in it the image lies")
         if not self.frame.transform and (doubt := sized(dataset(self.path, root=self.root), self.frame.shape)[1]):
-            told["not_understood"] = [doubt]
-        return told
+            doubts.append(doubt)
+        return told | ({"not_understood": doubts} if doubts else {})
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that belong to it, and which level is read."""

@@ -103,7 +103,7 @@ def _alone(run: Run, members: Members, tile: int, least: npt.NDArray[np.int64]) 
     alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]])) & (found["marked"] > 0)
     alone[members.nodes.label[members.of(tile)] - 1] = False
     highest, kind = int(found["kind"][alone].max(initial=0)), np.concatenate([[0], found["kind"]])
-    return _Own(tile, np.where(alone, found["anchor"], -1), highest, kind, found["status"].copy())
+    return _Own(tile, np.where(alone, found["anchor"], -1), highest, kind, run.certain(tile, found["status"]).copy())
 
 
 def _write_table(run: Run, members: Members, groups: Groups, own: _Own, named: tuple[Integers, Integers, Integers]) -> None:

@@ -76,7 +76,7 @@ def laid_over(run: Run, drawn: Sequence[Sheet]) -> Run:
     """The run that lays sheets, all of which are drawn and grouped, over each other."""
     routes = np.stack([sheet.run.routes for sheet in drawn])
     where = np.where((routes >= FIRST).any(axis=0), FIRST, np.where((routes == EMPTY).all(axis=0), EMPTY, SKIPPED)).astype(np.int16)
-    method = Method("layers", Overlay(tuple(drawn)), Contract(identity="layered"), 0)
+    method = Method("layers", Overlay(tuple(drawn)), Contract(identity="layered", portable=True), 0)
     return replace(run, methods=(method,), routes=where, depth=0, steps=(), scratch=run.joined.within("overlay"))
 
 
