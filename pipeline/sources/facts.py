@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 FACTS = {
     "format": "text: what kind of file it is, as its own field calls it: GTiff, OME-TIFF, SVS, OME-Zarr 0.5, NIfTI-1",
-    "image": "number or text: which image of the file, or of the group, is read",
+    "series": "number or text: which image of the file, or of the group, is read",
     "images": "list: the images that there are, by name or number, with their shapes",
     "level": "number: which level is read",
     "levels": "list of shapes (plane, row, column): what there is at each level, the finest first",

@@ -211,7 +211,7 @@ class TiffImage:
             )
         return {
             "format": FORMATS.get(about.kind, "TIFF"),
-            "image": self.series,
+            "series": self.series,
             "images": [f"{name}: {' x '.join(map(str, shape))}" for name, shape in about.images],
             "level": self.level,
             "levels": [list(how.shape(shape)) for shape in about.levels],
