@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import choose_bands, native
+from pipeline.sources.axes import choose_bands, native, together
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.levels import around, coarsest
 
@@ -23,6 +23,8 @@ LARGEST_BLOCK = 1 << 30
 """Values of one tile, which is decoded whole."""
 SAMPLED = 64
 """Files that a fingerprint looks into."""
+COLOURS = 3
+"""Bands that are red, green and blue: a slide has these, or one."""
 INSTALL = "pip install 'tilewise[dicom]'"
 
 
@@ -45,15 +47,21 @@ class DicomSlide:
     nodata: float | None = None
     """The value that means "not measured"."""
 
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by pixel of red, green and blue, in which nodata may be a colour."""
+
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; SourceError if it cannot be opened, JobError if there is no such level or band."""
         about, names = self._about, tuple(str(k + 1) for k in range(self._about.bands))
         return Frame(
             shape=about.shapes[self.level],
-            bands=tuple(names[k] for k in choose_bands(self.bands, names)),
+            bands=tuple(names[k] for k in self._chosen),
             dtype=checked_numbers(np.dtype(about.dtype), self.path),
-            nodata=self.nodata,
+            nodata=None if self._partly else self.nodata,
+            masked=self._partly,
+            together=together(self.nodata_by, len(self._chosen), range(len(self._chosen)) if about.bands == COLOURS else ()),
             pixel_size=about.microns[self.level],
             unit="micrometer",
             chunks=tuple(min(n, m) for n, m in zip(about.tiles[self.level], about.shapes[self.level], strict=True)),
@@ -87,6 +95,25 @@ class DicomSlide:
             if len(paths) > 1 and self.optical_path is None
             else [],
         }
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where any band of the colour has not nodata, of which not all are read: (1, row, column), of the shape of a glance."""
+        return np.asarray((replace(self, bands=None).glance(box, step) != self.nodata).any(axis=0))[None]
+
+    @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        return "nodata"
+
+    @property
+    def _chosen(self) -> tuple[int, ...]:
+        return choose_bands(self.bands, [str(k + 1) for k in range(self._about.bands)])
+
+    @property
+    def _partly(self) -> bool:
+        """Whether what was measured is to be told from bands that are not read."""
+        one = self._about.bands == COLOURS and self.nodata_by is None
+        return one and self.nodata is not None and len(set(self._chosen)) < COLOURS
 
     def fingerprint(self) -> dict[str, Any]:
         """How many files there are, how large they are, and what an even sample of them holds."""

@@ -21,7 +21,7 @@ from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, layout, native
+from pipeline.sources.axes import Layout, layout, native, together
 from pipeline.sources.checksum import of_file, stamp
 
 AXES = "xyztc"
@@ -54,6 +54,10 @@ class NiftiImage:
     nodata: float | None = None
     """The value that means "not measured"."""
 
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band."""
+
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
@@ -68,6 +72,7 @@ class NiftiImage:
             bands=names,
             dtype=np.result_type(stored, np.float32).name if self.scaled else stored.name,
             nodata=self.nodata,
+            together=together(self.nodata_by, len(names)),
             pixel_size=tuple(sizes[letter] for letter in how.space) if known else (),
             unit=(opened.unit or "unknown") if known else "pixel",
             chunks=tuple(1 if letter == "z" else n for letter, n in zip(how.space, how.shape(opened.shape), strict=True)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.grid import Box
-from pipeline.sources import open_source
+from pipeline.sources import open_source, where_measured
 from tests.sources.files import whole
 from tests.sources.test_limits import mutations
 
@@ -203,3 +203,16 @@ def test_what_is_no_slide(tmp_path):
     (tmp_path / "a.dcm").write_text("hello")
     with pytest.raises(SourceError, match=r"a\.dcm cannot be opened as a DICOM slide"):
         open_source(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("bands", [None, [3, 1]], ids=["all", "blue and red"])
+def test_one_colour_shares_what_was_measured(bands, slide):
+    """With nodata a pixel is missing where red, green and blue all have it, whichever are read; with ``nodata_by: band`` each by itself."""
+    value = int(PIXELS[5, 7, 0])
+    chosen = [number - 1 for number in bands or (1, 2, 3)]
+    source, box = open_source(slide, bands=bands, nodata=value), Box((0, 0), (90, 110))
+    known = np.moveaxis(PIXELS[:90, :110] != value, -1, 0)
+    expected = np.broadcast_to(known.any(axis=0), (len(chosen), 90, 110))
+    np.testing.assert_array_equal(where_measured(source, box, source.read(box)), expected)
+    alone = open_source(slide, bands=bands, nodata=value, nodata_by="band")
+    np.testing.assert_array_equal(where_measured(alone, box, alone.read(box)), known[chosen])
