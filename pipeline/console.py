@@ -89,7 +89,7 @@ def whole(facts: Any, *, as_json: bool) -> str:
     import yaml
 
     plain = json.dumps(facts, indent=1)
-    return plain if as_json else yaml.safe_dump(json.loads(plain), sort_keys=False, default_flow_style=None)
+    return plain if as_json else yaml.safe_dump(json.loads(plain), sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -36,7 +36,7 @@ def shown(found: Mapping[str, Any]) -> dict[str, Any]:
     if words["pixel_size"] and set(words["pixel_size"]) == {1.0} and words["unit"] == "pixel":
         words["pixel_size"] = "not said"
         del words["unit"]
-    return {key: value for key, value in words.items() if value not in (None, [], {}, "")}
+    return {key: value for key, value in words.items() if value not in (None, [], (), {}, "")}
 
 
 def _by_bands(bands: Mapping[str, Any]) -> dict[str, str]:
