@@ -318,7 +318,8 @@ def test_what_is_no_option(key, images, told):
     """An option that takes the place of the image, or is none, is refused by every command."""
     for command in (["info"], ["segment"]):
         more = ["out", "--with", "threshold", "--workers", "0"] if command == ["segment"] else []
-        told(*command, images("geotiff"), *more, "--source", key)
+        said = told(*command, images("geotiff"), *more, "--source", key)
+        assert key != "path=other.tif" or "given beside the image" in said
 
 
 NAMES = ["~", "~a.tif", "~$scene.tif", "~nobody", "~root"]
