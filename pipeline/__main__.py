@@ -73,6 +73,8 @@ def segment(
     with errors(debug=debug):
         chosen = {"kind": kind, **assignments(options, "--option")}
         reader = assignments(source, "--source")
+        if "path" in reader:
+            raise JobError(f"--source path={reader['path']}: given beside the image, {image}; allowed: one of them")
         tiles = {key: value for key, value in (("size", tile), ("halo", halo)) if value is not None}
         labels = ["zarr", *(name for name, asked in (("cog", cog), ("ome-tiff", ome_tiff)) if asked)]
         output = {"path": out, "labels": labels, "picture": picture}

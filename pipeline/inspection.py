@@ -17,13 +17,16 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def inspected(image: str, source: Source) -> dict[str, Any]:
-    """All that is known of an image, as JSON can hold it: numbers that are none, such as nodata of NaN, as text."""
+    """All that is known of an image."""
     frame = source.frame
     known = {"image": redacted(image), "reader": type(source).__name__, "bytes": frame.nbytes, **asdict(frame)}
     known["nodata_by"] = _together(known.pop("together"), frame)
-    facts = {name: value for name, value in told(source).items() if name not in known or value != known[name]}
-    found: dict[str, Any] = _plain({**known, **facts, "unmeasured": sampled(source)})
-    return found
+    facts = told(source)
+    if (number := facts.pop("image", None)) is not None:
+        facts = {"image_read": number, **facts}
+    if isinstance(doubt := facts.pop("crs", None), str):  # a reader's remark, and no CRS
+        facts["not_understood"] = [*facts.get("not_understood", ()), f"crs: {doubt}"]
+    return {**known, **facts, "unmeasured": sampled(source)}
 
 
 def shown(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def shown(found: Mapping[str, Any]) -> dict[str, Any]:
     if words["pixel_size"] and set(words["pixel_size"]) == {1.0} and words["unit"] == "pixel":
         words["pixel_size"] = "not said"
         del words["unit"]
-    return {key: value for key, value in words.items() if value not in (None, [], {}, "")}
+    return {key: value for key, value in words.items() if value not in (None, [], (), {}, "")}
 
 
 def _by_bands(bands: Mapping[str, Any]) -> dict[str, str]:
@@ -51,14 +54,6 @@ def _together(bands: tuple[int, ...], frame: Frame) -> str:
     if len(bands) == len(frame.bands):
         return "pixel: a pixel is missing where all bands are"
     return f"band, and {', '.join(frame.bands[k] for k in bands)} as one colour"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _size(number: float) -> str:

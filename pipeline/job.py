@@ -158,7 +158,7 @@ class Job(_Part):
     @field_validator("source")
     @classmethod
     def _source(cls, given: Any) -> Any:
-        if isinstance(given, (bool, int, float, NoneType)):
+        if isinstance(given, (bool, int, float, NoneType)) or (isinstance(given, str) and "\0" in given):
             raise JobError(refusal("source", given, "a path, or {path: …} with the reader's options"))
         if isinstance(given, Mapping) and "path" not in given:
             close = next((f"; was it meant by {key!r}?" for key in given if like(key, ["path"])), "")

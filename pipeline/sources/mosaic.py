@@ -73,8 +73,7 @@ class Mosaic:
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """About every ``step``-th pixel, from an overview where there is one."""
         dtype, shape = np.dtype(self.frame.dtype), tuple(-(-n // step) for n in box.shape)
-        fill = self.frame.nodata if self.frame.nodata is not None else np.nan if dtype.kind == "f" else 0
-        block = np.full((len(self.frame.bands), *shape), fill, dtype)
+        block = np.full((len(self.frame.bands), *shape), _nothing(self.frame.nodata, dtype), dtype)
         missing = np.ones(block.shape, bool)
         for number in self._within(box):
             own, place = self._thinned(number, box, step)
@@ -169,6 +168,14 @@ class Mosaic:
 def _raster(path: str, bands: Any, level: int, nodata: float | None, nodata_by: str | None, scaled: bool, colours: bool) -> Raster:
     """A part with its frame, described once per process."""
     return Raster(path, bands, level, nodata, nodata_by, scaled, colours)
+
+
+def _nothing(nodata: float | None, dtype: np.dtype[Any]) -> float:
+    """What stands where no file is: nodata where it is a value of the type, or else NaN or 0."""
+    if dtype.kind == "f":
+        return nodata if nodata is not None and abs(nodata) <= np.finfo(dtype).max else np.nan
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return nodata if nodata is not None and least <= nodata <= most and nodata == round(nodata) else 0
 
 
 def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int64]:

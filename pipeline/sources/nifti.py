@@ -99,13 +99,11 @@ class NiftiImage:
         opened, (how, _) = self._opened, self._layout
         stored, fixed = dict(zip(AXES, opened.shape, strict=False)), dict(how.fixed)
         unscaled = (opened.slope, opened.intercept) == (1.0, 0.0)
-        doubts = (
-            ["its header names no unit of length: how large a voxel is in micrometres or millimetres is not known"]
-            if opened.unit is None
-            else []
-        )
+        doubts = []
+        if opened.unit is None:
+            doubts.append("its header names no unit of length: how large a voxel is in micrometres or millimetres is not known")
         if not unscaled and not self.scaled:
-            doubts.append("the header has a slope and an intercept, and numbers are read as they are stored; scaled: true applies them")
+            doubts.append(f"its header scales values by {opened.slope:g} and adds {opened.intercept:g}; scaled: true does so")
         return {
             "format": opened.format,
             "axes": AXES[: len(opened.shape)],
@@ -117,7 +115,7 @@ class NiftiImage:
             "channels": [str(k + 1) for k in range(stored.get("c", 1))],
             "scale": None if unscaled else [opened.slope],
             "offset": None if unscaled else [opened.intercept],
-            "sizes": {letter: f"{size:g} {opened.unit}" for letter, size in zip("xyz", opened.sizes, strict=False)} if opened.unit else {},
+            "sizes": {letter: f"{size:g} {opened.unit or 'unknown'}" for letter, size in zip(AXES[:3], opened.sizes, strict=False)},
             "orientation": opened.orientation,
             "compression": "gzip" if self.path.lower().endswith(".gz") else "none",
             "not_understood": doubts,

@@ -35,7 +35,8 @@ def told(source: Any) -> dict[str, Any]:
     with contextlib.suppress(TilewiseError, OSError, KeyError, ValueError):  # the image can be read; what else it says may be damaged
         known = particulars(source)
         doubts = [*_listed(known.get("not_understood")), *_listed(remarks.get("not_understood"))]
-        return facts.ordered({**known, **remarks, "not_understood": doubts})
+        more = {name: value for name, value in remarks.items() if known.get(name) is None}
+        return facts.ordered({**known, **more, "not_understood": [each for each in doubts if each]})
     return remarks
 
 
@@ -166,8 +167,6 @@ def _doubts(full: Any, file: Any, read: Sequence[int], *, scaled: bool) -> list[
     told = []
     if not scaled and any(full.scales[k] != 1 or full.offsets[k] != 0 for k in read):
         told.append("the file has a scale or an offset, and numbers are read as they are stored; scaled: true applies them")
-    if full.crs is not None and full.transform.is_identity and not full.gcps[0]:
-        told.append(f"it names a CRS, {full.crs.to_string()[:40]}, and no place in it")
     if file.shape != full.shape and np.any(np.array(full.shape) % np.array(file.shape)):
         told.append("this level's pixels are no whole number of those of full resolution")
     return told

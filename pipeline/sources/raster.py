@@ -124,6 +124,8 @@ class Raster:
         return {"kind": "raster", "level": self.level, **made, **fingerprint(self.path, self.root)}
 
     def _described(self, file: Any) -> Frame:
+        if self.root is not None and file.driver != "VRT":
+            raise JobError(f"root: {self.root!r}; {self.path} is no VRT, and refers to nothing; allowed: none")
         chosen, names = self._chosen, band_names(file)
         kinds = {file.dtypes[k] for k in chosen}
         if len(kinds) > 1:

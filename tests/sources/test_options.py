@@ -260,6 +260,11 @@ MEANINGLESS = {
     "colours of several bands": ("geotiff", {"colours": True}, "colours: True; .* has no colour table"),
     "colours of a picture of several bands": ("image", {"colours": True}, "colours: True; .* has no colour table"),
     "nothing to scale in a volume": ("nifti", {"scaled": True}, "scaled: True; "),
+    "nothing to scale": ("geotiff", {"scaled": True}, "scaled: True; "),
+    "nothing to scale in a mosaic": ("mosaic", {"scaled": True}, "scaled: True; "),
+    "nothing to scale in an item": ("stac", {"scaled": True}, "scaled: True; "),
+    "a folder of no VRT": ("geotiff", {"root": "."}, "root: '.'; .* is no VRT"),
+    "a folder of no VRT in a mosaic's file": ("raster", {"root": "."}, "root: '.'; .* is no VRT"),
     "both words for bands": ("zarr", {"bands": [1], "channels": [1]}, "channels and bands are both given"),
     "axes of another number": ("zarr", {"axes": "yx"}, "axes: 'yx' for the shape"),
     "a snap beyond half a pixel": ("mosaic", {"snap": 3.0}, "snap: 3.0; allowed: 0 to 0.5"),
@@ -313,7 +318,8 @@ def test_what_is_no_option(key, images, told):
     """An option that takes the place of the image, or is none, is refused by every command."""
     for command in (["info"], ["segment"]):
         more = ["out", "--with", "threshold", "--workers", "0"] if command == ["segment"] else []
-        told(*command, images("geotiff"), *more, "--source", key)
+        said = told(*command, images("geotiff"), *more, "--source", key)
+        assert key != "path=other.tif" or "given beside the image" in said
 
 
 NAMES = ["~", "~a.tif", "~$scene.tif", "~nobody", "~root"]
