@@ -483,6 +483,19 @@ def test_units_that_are_none(tmp_path):
         assert frame.pixel_size == pytest.approx((inches * 25400,) * 2)
 
 
+def test_pages_of_a_placed_file(tmp_path):
+    """Of a placed TIFF of several pages the first is read, and that there are others is told."""
+    tags = [(33550, "d", 3, (1.0, 1.0, 0.0), False), (33922, "d", 6, (0, 0, 0, 5.0, 6.0, 0), False)]
+    pages = noise(3, 20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", extratags=tags, metadata=None)
+    source = open_source(tmp_path / "a.tif")
+    np.testing.assert_array_equal(whole(source)[0], pages[0])
+    shown = told(source)
+    assert shown["pages"] == 3
+    assert any("of its 3 pages the first is read; kind: tiff reads all" in doubt for doubt in shown["not_understood"])
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "a.tif", kind="tiff"))[0], pages)
+
+
 def test_what_a_file_is_called_does_not_matter(tmp_path):
     """A GeoTIFF is read with its place whatever its name, and what is no GeoTIFF by what its first page says."""
     pixels = noise(1, 30, 40)
