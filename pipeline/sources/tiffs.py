@@ -82,8 +82,9 @@ class TiffImage:
         number = about.shape[axes.index("c")] if "c" in axes and len(axes) == len(about.shape) else 1
         if wanted is None and number == len(about.samples):
             wanted = tuple(k + 1 for k in range(number) if about.samples[k] != "alpha") or None
-        names = about.said.channels
-        return layout(axes, about.shape, bands=wanted, names=names, time=self.time, planes=self.planes)
+        time = None if self.time == 0 and "t" in about.single and not self.axes else self.time
+        planes = None if self.planes in (0, "all") and "z" in about.single and not self.axes else self.planes
+        return layout(axes, about.shape, bands=wanted, names=about.said.channels, time=time, planes=planes)
 
     @functools.cached_property
     def _alpha(self) -> Layout | None:

@@ -428,6 +428,17 @@ def test_planes_that_are_not_there(tmp_path):
     assert any("index out of range" in doubt for doubt in source.facts["not_understood"])
 
 
+def test_one_time_and_one_plane(tmp_path):
+    """The one time or plane of an image that says that it has one may be asked for, and no other."""
+    page = noise(20, 30)
+    tifffile.imwrite(tmp_path / "a.ome.tif", page)
+    for options in ({"time": 0}, {"planes": 0}, {"planes": "all"}, {"time": 0, "planes": 0}):
+        np.testing.assert_array_equal(whole(open_source(tmp_path / "a.ome.tif", **options))[0], page)
+    for options in ({"time": 1}, {"planes": 1}):
+        with pytest.raises(JobError, match="the image has no"):
+            open_source(tmp_path / "a.ome.tif", **options)
+
+
 @pytest.mark.parametrize("order", ["XYZCT", "XYCZT", "XYZTC", "XYTCZ"])
 def test_planes_in_any_order(order, tmp_path):
     """Planes lie where OME-XML says, in whichever order of dimensions, and whichever page each is."""
