@@ -67,8 +67,6 @@ class About:
     """Files that it refers to."""
     unclear: tuple[str, ...] = ()
     """What it says that is not understood."""
-    single: str = ""
-    """Axes of one element, which are not among ``axes``."""
     guessed: bool = False
     """Whether nothing says what its pages are."""
     kind: str = ""
@@ -206,7 +204,6 @@ def _described(file: Opened, path: str, series: int, level: int) -> About:
         missing=(int(blocks.size - np.count_nonzero(blocks)), blocks.size),
         others=file.others,
         unclear=tuple(file.told),
-        single="".join(sorted(set(image.get_axes(squeeze=False).lower()) - set(image.axes.lower()))),
         guessed="z" in axes and "z" not in image.axes.lower(),
         kind=image.kind,
         compression=getattr(page.compression, "name", str(page.compression)).lower(),

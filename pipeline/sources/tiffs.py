@@ -82,9 +82,8 @@ class TiffImage:
         number = about.shape[axes.index("c")] if "c" in axes and len(axes) == len(about.shape) else 1
         if wanted is None and number == len(about.samples):
             wanted = tuple(k + 1 for k in range(number) if about.samples[k] != "alpha") or None
-        time = None if self.time == 0 and "t" in about.single and not self.axes else self.time
-        planes = None if self.planes in (0, "all") and "z" in about.single and not self.axes else self.planes
-        return layout(axes, about.shape, bands=wanted, names=about.said.channels, time=time, planes=planes)
+        names = about.said.channels
+        return layout(axes, about.shape, bands=wanted, names=names, time=self.time, planes=self.planes)
 
     @functools.cached_property
     def _alpha(self) -> Layout | None:
@@ -227,7 +226,6 @@ class TiffImage:
             "colours": list(about.samples),
             "alpha": alpha[0] if alpha else None,
             "mask": "alpha" if alpha else None,
-            "nodata": [self._nodata] * len(how.bands) if self._nodata is not None else None,
             "sizes": {letter: f"{size:g} {unit}" for letter, (size, unit) in about.said.sizes.items()},
             "compression": about.compression,
             "files": list(about.others),
