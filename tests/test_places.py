@@ -34,7 +34,7 @@ from pipeline.__main__ import app
 from pipeline.errors import JobError, OutputError, ResumeError, SourceError, TilesError, redacted
 from pipeline.grid import Box
 from pipeline.reporting import Result
-from pipeline.sources import datasets, open_source, where_valid
+from pipeline.sources import datasets, open_source, where_measured
 from tests.faults.staging import blobs, products
 
 SECRET = "s3cr3tvalue"
@@ -542,8 +542,8 @@ def test_what_lies_beside_an_image_counts_at_an_address_too(request, monkeypatch
                     box = Box.whole(local.frame.shape)
                     values = thread(source.glance, box, step).result()
                     np.testing.assert_array_equal(values, local.glance(box, step))
-                    good = thread(where_valid, source, box, values, step).result()
-                    np.testing.assert_array_equal(good, where_valid(local, box, values, step))
+                    good = thread(where_measured, source, box, values, step).result()
+                    np.testing.assert_array_equal(good, where_measured(local, box, values, step))
     found = source.fingerprint()
     assert set(found.get("with", ())) == {ending for ending in (".msk", ".ovr", ".msk.ovr", ".aux.xml") if Path(f"{path}{ending}").exists()}
     assert dict(os.environ) == before

@@ -114,6 +114,9 @@ class Raster:
         doubts = []
         if self._file.crs and not self.frame.transform:
             doubts.append(f"it has the CRS {self._file.crs}, and no transform: nothing says where in it the image lies")
+        if self._file.driver == "GTiff" and (pages := len(self._file.subdatasets)) > 1:
+            told["pages"] = pages
+            doubts.append(f"of its {pages} pages the first is read; kind: tiff reads all, without a place")
         if not self.frame.transform and (doubt := sized(dataset(self.path, root=self.root), self.frame.shape)[1]):
             doubts.append(doubt)
         return told | ({"not_understood": doubts} if doubts else {})

@@ -226,7 +226,6 @@ class TiffImage:
             "colours": list(about.samples),
             "alpha": alpha[0] if alpha else None,
             "mask": "alpha" if alpha else None,
-            "nodata": [self._nodata] * len(how.bands) if self._nodata is not None else None,
             "sizes": {letter: f"{size:g} {unit}" for letter, (size, unit) in about.said.sizes.items()},
             "compression": about.compression,
             "files": list(about.others),

@@ -93,13 +93,14 @@ def test_ome(data, tmp_path_factory):
         path, pixels, ome=True, tile=tile, metadata={"axes": axes, **about, **channel}, photometric="rgb" if rgb else "minisblack",
         byteorder=data.draw(st.sampled_from("<>")), bigtiff=data.draw(st.booleans()), **how,
     )  # fmt: skip
-    time = {"time": data.draw(st.integers(0, length["T"] - 1))} if "T" in axes else {}
+    number = data.draw(st.integers(0, length["T"] - 1))
+    time = {"time": number} if "T" in axes and length["T"] > 1 else {}
     source = open_source(path, **time)
     assert isinstance(source, TiffImage)
     expected = pixels[None] if not {"C", "S"} & set(axes) else pixels
     axes = axes if {"C", "S"} & set(axes) else f"C{axes}"
     if "T" in axes:
-        expected, axes = expected.take(time["time"], axes.index("T")), axes.replace("T", "")
+        expected, axes = expected.take(number, axes.index("T")), axes.replace("T", "")
     if "C" in axes and "S" in axes:
         expected = np.moveaxis(expected, axes.index("S"), 1).reshape(-1, *(length[k] for k in axes if k in "ZYX"))
         axes = axes.replace("S", "")
@@ -481,6 +482,19 @@ def test_units_that_are_none(tmp_path):
         sizes = f'PhysicalSizeX="1" PhysicalSizeXUnit="{short}" PhysicalSizeY="1" PhysicalSizeYUnit="{short}"'
         frame = open_source(described(tmp_path / f"{short}.ome.tif", noise(20, 30), ome_xml(ome_image(1, about=sizes)))).frame
         assert frame.pixel_size == pytest.approx((inches * 25400,) * 2)
+
+
+def test_pages_of_a_placed_file(tmp_path):
+    """Of a placed TIFF of several pages the first is read, and that there are others is told."""
+    tags = [(33550, "d", 3, (1.0, 1.0, 0.0), False), (33922, "d", 6, (0, 0, 0, 5.0, 6.0, 0), False)]
+    pages = noise(3, 20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", extratags=tags, metadata=None)
+    source = open_source(tmp_path / "a.tif")
+    np.testing.assert_array_equal(whole(source)[0], pages[0])
+    shown = told(source)
+    assert shown["pages"] == 3
+    assert any("of its 3 pages the first is read; kind: tiff reads all" in doubt for doubt in shown["not_understood"])
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "a.tif", kind="tiff"))[0], pages)
 
 
 def test_what_a_file_is_called_does_not_matter(tmp_path):
