@@ -58,7 +58,7 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes beside blocks checksum codestreams facts foreign levels references unmeasured unpacking",
+        "axes beside blocks checksum codestreams facts foreign levels references unmeasured unpacking unread",
         "kept ome presence stored virtual",
         "metadata",
         "pages",

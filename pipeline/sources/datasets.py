@@ -17,6 +17,7 @@ from pipeline.places import about, gdal, remote
 from pipeline.places import settings as gdal_settings
 from pipeline.sources import beside
 from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.unread import told
 from pipeline.sources.virtual import HEAD, MARK, is_vrt, sources_of
 
 MARKS = {
@@ -187,6 +188,8 @@ def driver_of(path: str) -> str:
         return "VRT"
     found = next((driver for mark, driver in MARKS.items() if head.startswith(mark)), None)
     if found is None:
+        if what := told(path):
+            raise SourceError(f"{path} is {what}; allowed: {_allowed(set(NAMES))}")
         raise SourceError(f"{path} is no image that is read: it begins with {head[:8]!r}; allowed: {_allowed(set(NAMES))}")
     return found
 
