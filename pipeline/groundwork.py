@@ -13,7 +13,7 @@ from pipeline.grid import Box
 from pipeline.routing import Rule
 from pipeline.sampling import Sample, collect, merge
 from pipeline.segmenters import sample_size
-from pipeline.stages import Run, reading
+from pipeline.stages import Run, reading, terrain
 from pipeline.stages import fit as fitting
 from pipeline.stages import route as routing
 
@@ -29,7 +29,8 @@ def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
 
 
 def fit(run: Run, crew: Crew) -> Run:
-    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds as they need."""
+    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds as they need; and the ground's."""
+    terrain.find(run)
     for number in range(fitting.MOST_ROUNDS):
         wanted = fitting.subjects(run)
         if not wanted:

@@ -1,8 +1,9 @@
 """How large an image's pixels are: in square metres on the ground, in square micrometres under a microscope.
 
 Of a geographic CRS a pixel is a part of the ellipsoid, between two meridians and two parallels unless the image is rotated, so that its
-area depends on where it lies. It is rounded once, to a fixed fraction of a square metre, and areas are sums of these whole numbers: they do
-not depend on the tiling, nor on the processor.
+area depends on where it lies. So it does in a projected CRS whose areas are not true (see `ground`), as in Web Mercator: areas are those on
+the ground, and those in its plane have a column of their own. A pixel's area is rounded once, to a fixed fraction of a square metre, and
+areas are sums of these whole numbers: they do not depend on the tiling, nor on the processor.
 
 References
 ----------
@@ -14,7 +15,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,13 +24,14 @@ import numpy.typing as npt
 
 from pipeline.elementary import cosine, sine
 from pipeline.frame import Frame
+from pipeline.ground import Ground, ellipsoid, ground_of, is_true
 from pipeline.units import length
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 LIMBS, EXPONENT = 3, -64
-"""The area of a pixel of a geographic CRS is a whole number of 2^-64 square metres, in limbs of 32 bits."""
+"""The area of a pixel, where pixels are not alike, is a whole number of 2^-64 square metres, in limbs of 32 bits."""
 _COLUMNS = {"um": Fraction(1, 10**6), "mm": Fraction(1, 1000), "m": Fraction(1)}
 """The units that columns have, in metres: a length is told in the first that is not shorter, or in metres."""
 _GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
@@ -67,7 +68,7 @@ def scale(frame: Frame) -> Scale | None:
     crs = CRS.from_wkt(frame.crs)
     name, factor = crs.units_factor
     if crs.is_geographic:
-        return Scale("m", factor, _ellipsoid(frame.crs))
+        return Scale("m", factor, ellipsoid(frame.crs))
     return None if name == "unknown" else Scale("m", factor)
 
 
@@ -141,6 +142,11 @@ def pixel_extent(frame: Frame) -> float | None:
     >>> pixel_extent(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     0.25
     """
+    return None if vary(frame) else plane_extent(frame)
+
+
+def plane_extent(frame: Frame) -> float | None:
+    """The same, in the plane of a projected CRS whether or not areas are true in it."""
     found = scale(frame)
     if found is None or found.ellipsoid:
         return None
@@ -150,19 +156,26 @@ def pixel_extent(frame: Frame) -> float | None:
     return abs(a * e - b * d) * found.factor**2
 
 
+def plane_column(frame: Frame) -> str | None:
+    """What the column of areas in the plane of the CRS is called, beside that of those on the ground; None where they are one."""
+    return "area_plane_m2" if vary(frame) and plane_extent(frame) is not None else None
+
+
 def vary(frame: Frame) -> bool:
-    """Whether the areas of pixels are known, and are not all alike: in a geographic CRS."""
+    """Whether the areas of pixels are known, and are not all alike: in a geographic CRS, or one whose areas are not true."""
     found = scale(frame)
-    return found is not None and found.ellipsoid is not None
+    return found is not None and (found.ellipsoid is not None or not is_true(frame))
 
 
-def pixel_areas(frame: Frame, rows: tuple[int, int], columns: tuple[int, int]) -> Integers:
-    """The areas of pixels of a geographic CRS, (row, column, LIMBS), or where they depend on the row alone (row, 1, LIMBS), in square
-    metres of 2^EXPONENT, from the first of some rows and columns up to the last. A pixel that reaches beyond a pole ends there.
+def pixel_areas(frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground | None = None) -> Integers:
+    """The areas of pixels on the ground, (row, column, LIMBS), or where they depend on the row alone (row, 1, LIMBS), in square metres of
+    2^EXPONENT, from the first of some rows and columns up to the last. A pixel that reaches beyond a pole ends there.
 
-    ValueError where all pixels are alike.
+    ``ground`` is what `ground_of` the frame was found once; ValueError where all pixels are alike.
     """
     found = scale(frame)
+    if found is not None and found.ellipsoid is None and (ground := ground or ground_of(frame)) is not None:
+        return _on_ground(frame, rows, columns, ground)
     if found is None or found.ellipsoid is None or frame.transform is None:
         raise ValueError("all pixels are alike, or nobody says how large they are")
     a, b, _, d, e, top = (value * found.factor for value in frame.transform)
@@ -178,6 +191,18 @@ def pixel_areas(frame: Frame, rows: tuple[int, int], columns: tuple[int, int]) -
         latitude = np.clip(top + d * (column + across / 2) + e * (row + down / 2), -math.pi / 2, math.pi / 2)
         mean += w * v * _density(latitude, found.ellipsoid)
     return _limbs(mean * abs(a * e - b * d))
+
+
+def _on_ground(frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground) -> Integers:
+    """The areas of pixels of a projected CRS: those in its plane, by what these are on the ground."""
+    row, column = (np.arange(*span, dtype=np.float64) + 0.5 for span in (rows, columns))
+    if not ground.fine:
+        ratio = ground.at(row, column, slice(0, 1))[..., 0]
+    else:
+        ratio = np.zeros(1)
+        for (down, w), (across, v) in itertools.product(_GAUSS, repeat=2):
+            ratio = ratio + w * v * ground.at(row + down / 2, column + across / 2, slice(0, 1))[..., 0]
+    return _limbs(ratio * (plane_extent(frame) or 0.0))
 
 
 def _density(latitude: Floats, ellipsoid: tuple[float, float]) -> Floats:
@@ -211,7 +236,7 @@ def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: 
     Returns
     -------
     (n,), or None where the image has no scale at all. In a geographic CRS the length on the ellipsoid, of a line that is straight in
-    longitude and latitude.
+    longitude and latitude; in a projected one whose areas are not true, on the ellipsoid too.
     """
     found = scale(frame)
     if found is None and frame.transform is None:
@@ -220,6 +245,10 @@ def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: 
     rows, columns, down, across = (np.asarray(each, np.float64) for each in (row, column, down, across))
     factor = 1.0 if found is None else found.factor
     x, y = (a * across + b * down) * factor, (d * across + e * down) * factor
+    ground = None if found is None else ground_of(frame)
+    if ground is not None:
+        e, f, g = ground.of_points(rows + 0.5 + down / 2, columns + 0.5 + across / 2, slice(1, 4)).T
+        return np.asarray(np.sqrt(e * x * x + 2 * f * x * y + g * y * y))
     if found is None or found.ellipsoid is None:
         return np.sqrt(x * x + y * y)
     (major, squared), start = found.ellipsoid, (f + d * (columns + 0.5) + e * (rows + 0.5)) * factor
@@ -231,13 +260,3 @@ def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: 
         east, north = x * cosine(latitude) * major / np.sqrt(flat), y * major * (1 - squared) / (flat * np.sqrt(flat))
         total += weight * np.sqrt(east * east + north * north)
     return total
-
-
-def _ellipsoid(wkt: str) -> tuple[float, float] | None:
-    """The semi-major axis in metres and the square of the eccentricity, as any version of WKT has them; of a sphere, 0."""
-    found = re.search(r'(?:SPHEROID|ELLIPSOID)\["[^"]*",\s*([0-9.eE+]+),\s*([0-9.eE+]+)', wkt)
-    if found is None:
-        raise ValueError(f"the geographic CRS {wkt[:60]!r} names no ellipsoid")
-    inverse = float(found[2])
-    flattening = 1 / inverse if inverse else 0.0
-    return float(found[1]), flattening * (2 - flattening)

@@ -15,7 +15,7 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 FLOORS = (
     "errors",
     "contours documents elementary files frame geojson grid homes legend locks places units wording",
-    "options record runs",
+    "ground options record runs",
     "annotations bands comparison components evaluation exact filters placement scales stitching vectors",
     "colours",
     "adding features graphs routing sampling",
@@ -58,7 +58,7 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes beside blocks checksum codestreams facts foreign levels references unmeasured unpacking",
+        "axes beside blocks checksum codestreams facts foreign levels references unmeasured unpacking unread",
         "kept ome presence stored virtual",
         "metadata",
         "pages",
@@ -70,7 +70,7 @@ ROOMS = {
     ),
     "stages": (
         "__init__",
-        "drawn tissue",
+        "drawn terrain tissue",
         "connected keyed overlay regions supports",
         "fit link reading route segment",
         "naming publish",
@@ -96,7 +96,7 @@ HOMES = {
     "pydantic": "job options schema",
     "pyogrio": "sinks.vector vectors",
     "rasterio": (
-        "inspection placement scales sources.datasets sources.mosaic sources.particulars sources.placing sources.raster "
+        "ground inspection placement scales sources.datasets sources.mosaic sources.particulars sources.placing sources.raster "
         "sources.raster_bands sinks.cog sinks.multiscales sinks.panoptic vectors"
     ),
     "rich": "progress",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.errors import OutputError, ScratchError
 from pipeline.frame import Frame
-from pipeline.scales import scale, size_column
+from pipeline.scales import plane_column, scale, size_column, vary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,8 @@ def schema(frame: Frame) -> pa.Schema:
     """The columns of the table of an image's objects, with the reference system and a note on every column in the metadata.
 
     In this order: ``id``; ``area`` in pixels; where the image says how large they are, ``area_m2``, ``area_um2`` or ``area_mm2``, of a
-    volume ``volume_um3`` and so on; for each axis (plane,) row, column, the box as ``row_min`` … and then ``row_max`` …, one
+    volume ``volume_um3`` and so on; where areas in the plane of the CRS are not true, so that ``area_m2`` is on the ground,
+    ``area_plane_m2``; for each axis (plane,) row, column, the box as ``row_min`` … and then ``row_max`` …, one
     past the last pixel; the centroid ``row``, ``column`` in pixels, where whole numbers are pixels' centres; where the image is
     georeferenced, the centroid ``x``, ``y`` and the box ``x_min``, ``y_min``, ``x_max``, ``y_max`` by pixels' outer edges, in the CRS;
     for each band ``mean_``, ``min_``, ``max_``, ``std_`` and its name, over the object's pixels of which the band was measured, null where
@@ -215,9 +216,11 @@ def _sized(frame: Frame) -> dict[str, str]:
     what = {"m": "metres", "mm": "millimetres", "um": "micrometres"}[found.unit]
     if frame.ndim == 3:
         return {name: f"cubic {what}"}
-    if found.ellipsoid:
-        return {name: f"square {what} on the CRS's ellipsoid"}
-    return {name: f"square {what}" + (" in the plane of the CRS, as its projection has them" if frame.crs and frame.transform else "")}
+    plane = f"square {what} in the plane of the CRS, as its projection has them"
+    if vary(frame):
+        beside = plane_column(frame)
+        return {name: f"square {what} on the CRS's ellipsoid"} | ({beside: plane} if beside else {})
+    return {name: plane if frame.crs and frame.transform else f"square {what}"}
 
 
 def _placed(frame: Frame) -> dict[str, str]:

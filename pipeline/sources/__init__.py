@@ -167,7 +167,8 @@ def _guessed(where: str) -> str:
     if remote(where):
         kind = {".tif": "geotiff", ".tiff": "geotiff", ".zarr": "zarr"}.get(path.suffix.lower())
         if kind is None:
-            raise JobError(f"kind: {path.name} does not tell what it is; name its kind; allowed at an address: {', '.join(ELSEWHERE)}")
+            what = _unread(where) or f"{path.name} does not tell what it is; name its kind"
+            raise JobError(f"kind: {what}; allowed at an address: {', '.join(ELSEWHERE)}")
         if kind == "geotiff":
             import_module("pipeline.sources.firstpage").check_remote(where)
         return kind
@@ -176,13 +177,23 @@ def _guessed(where: str) -> str:
     if path.is_dir() and any(path.glob("*.dcm")):
         return "dicom"
     if path.is_dir():
+        if unread := _unread(where):
+            raise SourceError(unread)
         raise SourceError(f"{path} is a folder, and no Zarr array or group: it holds neither zarr.json nor .zarray nor .zgroup")
     ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(ending)), None)
     if ending is None:
+        if unread := _unread(where):
+            raise JobError(f"kind: {unread}; {nearest('', KINDS)}")
         raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
     kind = ENDINGS[ending]
     found: str = import_module("pipeline.sources.firstpage").kind_of(str(path), kind) if kind in ("geotiff", "tiff") else kind
     return found
+
+
+def _unread(where: str) -> str | None:
+    """What is not read here, and what reads it; None where that cannot be told."""
+    what = import_module("pipeline.sources.unread").told(where)
+    return None if what is None else f"{where if remote(where) else Path(where)} is {what}"
 
 
 def _made(where: str, kind: str, options: dict[str, Any]) -> Source:

@@ -17,7 +17,8 @@ from pipeline.places import about, gdal, remote
 from pipeline.places import settings as gdal_settings
 from pipeline.sources import beside
 from pipeline.sources.checksum import of_file, stamp
-from pipeline.sources.virtual import sources_of
+from pipeline.sources.unread import told
+from pipeline.sources.virtual import HEAD, MARK, is_vrt, sources_of
 
 MARKS = {
     b"II*\0": "GTiff",
@@ -33,8 +34,6 @@ MARKS = {
 """GDAL's driver by a file's first bytes. No other driver is ever tried, whatever a file is called."""
 NAMES = {"GTiff": "TIFF", "PNG": "PNG", "JPEG": "JPEG", "JP2OpenJPEG": "JPEG 2000", "HFA": "Erdas Imagine", "VRT": "VRT"}
 """What the drivers read."""
-HEAD = 1024
-"""Bytes in which a VRT names itself."""
 MOST_BANDS = 4096
 LARGEST_BLOCK = 1 << 30
 """Bytes of one block (a tile, a strip), which GDAL decodes whole."""
@@ -108,7 +107,8 @@ def files(path: str, root: str | None = None) -> tuple[str, ...]:
     with guarded(path, " cannot be read"):
         file = dataset(path, root=root)
         system = beside.system(path, file)
-        return (*file.files, *([system] if system else []))
+        theirs = sources_of(path, _folder(path, root)) if not remote(path) and is_vrt(path) else ()
+        return tuple(dict.fromkeys((*file.files, *theirs, *([system] if system else []))))
 
 
 def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
@@ -120,6 +120,11 @@ def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
     theirs = [name for name in others if name != str(Path(path).resolve()) and Path(name).is_file()]
     folder = Path(path).resolve().parent
     return {**of_file(Path(path)), **({"with": {_relative(Path(name), folder): of_file(Path(name)) for name in theirs}} if theirs else {})}
+
+
+def _folder(path: str, root: str | None) -> Path:
+    """The folder in which everything lies that a file refers to."""
+    return Path(root or Path(path).parent).resolve()
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -135,11 +140,11 @@ def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: i
         return _reached(path, level)
     driver = driver_of(path)
     beside.refuse(path)
-    folder = Path(root or Path(path).parent).resolve()
+    folder = _folder(path, root)
     if driver == "VRT":
         for name in sources_of(path, folder):
-            if driver_of(name) == "VRT":
-                raise SourceError(f"{path} refers to another VRT, {name}; allowed: {_allowed(set(NAMES) - {'VRT'})}")
+            driver_of(name)
+            beside.refuse(name)
     with warnings.catch_warnings(), guarded(path, " cannot be opened"):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture without a place is no fault
         file = rasterio.open(path, driver=driver)
@@ -179,10 +184,12 @@ def driver_of(path: str) -> str:
             head = file.read(HEAD)
     except OSError as error:
         raise SourceError(f"{path} cannot be opened: {error.strerror or error}") from error
-    if b"<VRTDataset" in head:
+    if MARK in head:
         return "VRT"
     found = next((driver for mark, driver in MARKS.items() if head.startswith(mark)), None)
     if found is None:
+        if what := told(path):
+            raise SourceError(f"{path} is {what}; allowed: {_allowed(set(NAMES))}")
         raise SourceError(f"{path} is no image that is read: it begins with {head[:8]!r}; allowed: {_allowed(set(NAMES))}")
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.frame import Frame
+from pipeline.frame import Frame, Pins
 from pipeline.grid import Box
 from pipeline.sources import every
 from pipeline.sources.axes import native
@@ -24,7 +24,7 @@ LARGEST = 1 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or JPEG. It has no parts that could be read alone, so each process decodes it whole, once.
+    """A PNG or JPEG. It has no parts that could be read alone, so a process that reads it decodes it whole, once.
 
     A world file beside it says where it lies.
     """
@@ -72,6 +72,26 @@ class Picture:
         """What the mask stands for."""
         return self._raster.masked_by
 
+    @property
+    def held(self) -> int:
+        """The bytes that a process holds of the image as soon as it has read any of it."""
+        return self.frame.nbytes + self.frame.pixels * (1 if self.frame.masked else 0)
+
+    @property
+    def pins(self) -> Pins | None:
+        """What places the image where no transform does."""
+        return self._raster.pins
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What `tilewise info` says besides the frame."""
+        return {**self._raster.remarks, "decoded": f"whole, {self.held / 1e6:.0f} MB: a PNG or JPEG has no parts"}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file, and those that belong to it."""
+        return self._raster.files
+
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file."""
         return {**self._raster.fingerprint(), "kind": "picture"}
@@ -89,4 +109,4 @@ class Picture:
 def _decoded(raster: Raster, _stamp: object) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """All pixels, and which of them were measured by alpha."""
     whole = Box.whole(raster.frame.shape)
-    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.ones((1, *whole.shape), bool)
+    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.broadcast_to(np.True_, (1, *whole.shape))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.measurement import Sums, concatenate, grounds, means
-from pipeline.scales import EXPONENT, pixel_extent, size_column
+from pipeline.scales import EXPONENT, pixel_extent, plane_column, plane_extent, size_column
 from pipeline.sinks.table import names, write_part
 from pipeline.sources.unmeasured import Counts, added
 from pipeline.stages import EMPTY, FIRST, Run, load_sums, record_key, table_key
@@ -95,6 +95,8 @@ def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[
     if name := size_column(run.source.frame):
         alike = pixel_extent(run.source.frame)
         columns[name] = grounds(sums, EXPONENT) if alike is None else sums.area * alike
+    if name := plane_column(run.source.frame):
+        columns[name] = sums.area * (plane_extent(run.source.frame) or 0.0)
     (mean, deviation), known = means(sums), sums.count > 0
     for k, axis in enumerate(axes):
         columns |= {f"{axis}_min": sums.low[:, k], f"{axis}_max": sums.high[:, k], axis: sums.place[:, k] / sums.area}

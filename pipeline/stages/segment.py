@@ -24,6 +24,7 @@ from pipeline.stages.keyed import by_class, by_key
 from pipeline.stages.overlay import layered
 from pipeline.stages.regions import survey
 from pipeline.stages.supports import objects
+from pipeline.stages.terrain import ground
 from pipeline.stitching import AGREED, DISPUTED, PROVED
 
 DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
@@ -57,7 +58,7 @@ def order(run: Run) -> list[int]:
 def segment(run: Run, tile: int) -> Segmented:
     """Segment a tile and write what later stages need; the number of its labels and pixels, and the seconds that it took."""
     began = time.perf_counter()
-    method, core = run.method(tile), run.grid.core(tile)
+    method, core, frame = run.method(tile), run.grid.core(tile), run.source.frame
     window = run.grid.window(tile, method.halo)
     seen = run.seen(tile, window)
     drawn = DRAW[method.contract.identity](run, tile, seen.shown, seen.valid)
@@ -65,7 +66,7 @@ def segment(run: Run, tile: int) -> Segmented:
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds, votes = (None if each is None else each[mine] for each in (drawn.seeds, drawn.votes))
     pixels, number = seen.block[(slice(None), *inside)], len(drawn.whole) - 1
-    areas = partial(pixel_areas, run.source.frame, columns=(core.start[-1], core.stop[-1])) if vary(run.source.frame) else None
+    areas = partial(pixel_areas, frame, columns=(core.start[-1], core.stop[-1]), ground=ground(run)) if vary(frame) else None
     sums = measure(
         *(labels, pixels, number, core, run.grid.shape),
         measured=seen.measured[(slice(None), *inside)],

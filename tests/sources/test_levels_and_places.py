@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -227,3 +228,14 @@ def test_no_warning_of_a_place_that_is_not_there(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", NotGeoreferencedWarning)
         open_source(path, level=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_what_a_process_holds_of_a_picture(mode, tmp_path):
+    """A picture says how many bytes a process holds that reads any of it: its pixels, and its alpha where it has one; so does `info`."""
+    values = np.random.default_rng(0).integers(0, 255, (300, 700, len(mode)), np.uint8)
+    Image.fromarray(values.squeeze(), mode).save(tmp_path / "a.png")
+    source = open_source(tmp_path / "a.png")
+    pixels, measured = source._decoded
+    assert source.held == pixels.nbytes + (measured.nbytes if mode == "RGBA" else 0) == values.nbytes
+    assert re.search("decoded: .?whole", CliRunner().invoke(app, ["info", str(tmp_path / "a.png")]).output)
