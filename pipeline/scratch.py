@@ -103,7 +103,7 @@ class Scratch:
         try:
             with path.open("rb") as file:
                 return bool(_header(file, path)[0]["run"] == self.run)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
             return True
