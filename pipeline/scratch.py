@@ -110,7 +110,7 @@ class Scratch:
 
     def keys(self, folder: str) -> tuple[str, ...]:
         """The records in a folder, in order of their names."""
-        return tuple(f"{folder}/{path.stem}" for path in sorted(Path(self.root, folder).glob("*.rec")))
+        return tuple(f"{folder}/{path.stem}" for path in sorted(Path(self.root, self.part, folder).glob("*.rec")))
 
     def sound(self, key: str) -> bool:
         """Whether a record is there and every part of it agrees with its checksum."""
