@@ -18,6 +18,7 @@ from pipeline.frame import Frame
 from pipeline.places import joined, read, remote, there, zarr_store
 from pipeline.record import RECORD, read_at, read_record
 from pipeline.sources import unmeasured
+from pipeline.stages import products
 from pipeline.stages.segment import Segmented
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Result:
         """What ``run.json`` says: the job, the plan, the number of objects, their certificates, the fingerprint of the image."""
         found = read_at(self.path) if remote(self.path) else read_record(Path(self.path))
         if found is None:
-            raise OutputError(f"{self.path} holds no complete result: there is no {RECORD}")
+            before = "" if remote(self.path) else products.kept(Path(self.path))
+            raise OutputError(f"{self.path} holds no complete result: there is no {RECORD}{before}")
         return found
 
     def _read(self, name: str) -> bytes | None:

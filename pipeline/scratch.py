@@ -103,14 +103,14 @@ class Scratch:
         try:
             with path.open("rb") as file:
                 return bool(_header(file, path)[0]["run"] == self.run)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
             return True
 
     def keys(self, folder: str) -> tuple[str, ...]:
         """The records in a folder, in order of their names."""
-        return tuple(f"{folder}/{path.stem}" for path in sorted(Path(self.root, folder).glob("*.rec")))
+        return tuple(f"{folder}/{path.stem}" for path in sorted(Path(self.root, self.part, folder).glob("*.rec")))
 
     def sound(self, key: str) -> bool:
         """Whether a record is there and every part of it agrees with its checksum."""

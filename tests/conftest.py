@@ -19,8 +19,16 @@ settings.register_profile("exploring", deadline=None, derandomize=False, print_b
 settings.load_profile("exploring" if EXPLORE else "usual")
 
 
+LONGEST = (
+    *("test_training_detectors", "test_death", "test_training", "test_late", "test_workflows", "test_real", "test_verifying"),
+    *("test_places", "test_panoptic", "test_exactness"),
+)
+"""The files that take longest, which come first: of two processes none is left with one of them when the other has nothing to do."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where new examples are drawn, draw more, also where a test says how many."""
+    """Begin with what takes longest. Where new examples are drawn, draw more, also where a test says how many."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     functions = {item.obj for item in items if EXPLORE > 1 and getattr(getattr(item, "obj", None), "is_hypothesis_test", False)}
     for function in functions:
         usual = function._hypothesis_internal_use_settings

@@ -232,11 +232,11 @@ def test_million_items_are_not_held(pool: Engine) -> None:
             read += 1
             yield item
 
-    began = time.perf_counter()
+    began = time.process_time()  # what else the machine does is not the driver's
     for outcome in pool.run(multiply, 2, items()):
         done, most = done + 1, max(most, read - done)
         assert outcome.value == 2 * outcome.item
-    each = (time.perf_counter() - began) / done
+    each = (time.process_time() - began) / done
     print(f"{each * 1e6:.0f} µs an item, at most {most} read and not done")
     assert done == 100_000
     assert most <= 2 * batches.ALOFT * batches.LARGEST + batches.LARGEST

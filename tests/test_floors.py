@@ -86,6 +86,7 @@ ROOMS = {
 HOMES = {
     "dask": "engine sources.arrays reporting",
     "distributed": "engine readiness",
+    "filelock": "locks",
     "nibabel": "sources.nifti",
     "obstore": "places",
     "numba": "adding components contours elementary exact filters graphs histograms segmenters",

@@ -412,6 +412,33 @@ def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, mon
     assert set(places.listing(out)) == made | aside
 
 
+def test_an_address_holds_the_products_of_one_run(images, s3, endpoint, tmp_path):
+    """What a run replaces at an address is gone, what is the user's stays, and a record that is damaged is told by all who read it."""
+    endpoint(s3)
+    out, source = "s3://data/replaced", str(images / "scene.tif")
+    asked, other = (job(source, out, scratch=str(tmp_path / "scratch"), labels=labels) for labels in (["zarr", "cog"], ["zarr"]))
+    pipeline.run(asked, pipeline.local())
+    places.write(out, "notes.txt", b"mine")
+    pipeline.run(other, pipeline.local(), fresh=True)
+    made = set(products(Path(pipeline.run(job(source, tmp_path / "known", labels=["zarr"]), pipeline.local()).path)))
+    assert set(places.listing(out)) == made | {"notes.txt"}
+    places.write(out, "labels.tif", b"mine")
+    places.write(out, "run.json", b'{"complete": tr')
+    for words in (["verify", out], ["evaluate", out, f"{out}/labels.zarr"]):
+        told = CliRunner().invoke(app, words)
+        assert told.exit_code == 2, told.output
+        assert "run.json is damaged, or not of tilewise: it is no JSON" in told.output.replace("\n", " ")
+    with pytest.raises(OutputError, match=r"s3://data/replaced/run\.json is damaged"):
+        pipeline.run(other, pipeline.local())
+    pipeline.run(other, pipeline.local(), fresh=True)
+    assert places.read(out, "labels.tif.before-1") == b"mine"
+    assert made | {"notes.txt"} < set(places.listing(out))
+    assert not places.there(out, "labels.tif")
+    places.remove(out, "objects.parquet")
+    with pytest.raises(ResumeError, match=r"but no objects\.parquet any more; make it again \(--fresh\)"):
+        pipeline.run(other, pipeline.local())
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("name", ["image.zarr", "scene.tif"])
 def test_a_run_from_gs_to_gs(images, s3, tmp_path, monkeypatch, name):

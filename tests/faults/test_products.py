@@ -136,6 +136,8 @@ def test_killed_while_a_result_is_replaced(tmp_path):
         assert all((out / name).exists() for name in listed)
         if not listed:
             assert all((kept / name).exists() or (out / name).exists() for name in old)
+            with pytest.raises(OutputError, match=r"there is no run\.json; the complete result that lay there before is kept in .*before"):
+                _ = pipeline.Result(str(out)).record
             with pytest.raises(ResumeError, match=r"the complete result that lay there before is kept in|damaged"):
                 pipeline.run(job(out, "all rasters"), pipeline.local())
         states.add(json.dumps(sorted(listed)))
