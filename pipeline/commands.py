@@ -47,7 +47,8 @@ def methods(markdown: Annotated[bool, typer.Option("--markdown", help="Without o
         if markdown:
             typer.echo(f"| `{name}` | {what} | {identity} | {exactness(kind)} |")
             continue
-        typer.echo(f"{name}: {what}\n  identity {identity}, exact {exactness(kind)}")
+        where = "on any processor" if getattr(kind, "portable", False) else "on processors that are alike"
+        typer.echo(f"{name}: {what}\n  identity {identity}, exact {exactness(kind)}, {where}")
         for option, parameter in plugins.options(kind).items():
             typer.echo(f"  {option} = {parameter.default!r}")
 

@@ -38,7 +38,7 @@ SETTINGS = (
 def own() -> dict[str, Any]:
     """What floats may depend on in this process: plain facts, the same ones for the same surroundings."""
     cards = sys.modules.get("torch")
-    on_card = cards is not None and cards.cuda.is_available() and cards.cuda.is_initialized()
+    on_card = cards is not None and cards.cuda.is_initialized()
     return {**_own(), **({"gpu": cards.cuda.get_device_name()} if cards and on_card else {})}
 
 
