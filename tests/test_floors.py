@@ -13,7 +13,8 @@ import pytest
 HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
-    "errors",
+    "addresses",
+    "errors logs",
     "contours documents frame geojson grid homes legend places units wording",
     "options runs",
     "annotations bands colours comparison components evaluation exact filters scales stitching vectors",
@@ -111,7 +112,7 @@ HOMES = {
     "wsidicom": "sources.dicom",
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
-    "yaml": "console documents networks.card training.recipe",
+    "yaml": "console documents training.recipe",
     "zarr": "places sources.pages sources.stored sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""

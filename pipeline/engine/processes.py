@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline.engine.contract import Needs
 from pipeline.engine.inprocess import machine_memory
 from pipeline.errors import ClusterError
+from pipeline.logs import redact_all
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -130,11 +131,12 @@ async def stop_workers(own: Any) -> None:
 
 
 def dask_setup(_worker: Worker) -> None:
-    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say nothing of its own.
+    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say nothing of its own, nor any secret.
 
     Dask calls this in the worker's process before the worker starts.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    redact_all()
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
