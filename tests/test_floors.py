@@ -42,7 +42,7 @@ FLOORS = (
 """From the ground up. A module imports from lower floors only."""
 
 ROOMS = {
-    "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
+    "engine": ("certificates contract", "batches inprocess", "errands processes", "distribution", "__init__"),
     "networks": ("__init__", "archives card lattice resampling", "windows", "architectures packaged probe", "sessions", "resident"),
     "segmenters": (
         "contract",
@@ -82,6 +82,7 @@ ROOMS = {
 """The floors within a package."""
 
 HOMES = {
+    "cryptography": "engine",
     "dask": "engine sources.arrays reporting",
     "distributed": "engine readiness",
     "nibabel": "sources.nifti",

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.engine.certificates import security
 from pipeline.engine.contract import Needs
 from pipeline.engine.inprocess import machine_memory
 from pipeline.errors import ClusterError
@@ -24,6 +25,9 @@ SILENCE = 60.0  # seconds after which a worker of our own clusters that shows no
 
 # Tasks leave nothing on a worker, so spilling would free nothing, and one that pauses would be waited for in vain.
 NO_SPILLING = {"target": False, "spill": False, "pause": False}
+
+# Each worker has a server for browsers, whatever it is told: it shall serve nothing.
+NO_PAGES: dict[str, Any] = {"http": {"routes": []}}
 
 # Dask lets workers give back every freed block at once, so that each large array is paged in anew, which costs as much as the work on it.
 # These hold what one tile frees for the next; blocks of up to MMAP bytes come from the heap, which may keep TRIM bytes at its end. One
@@ -86,35 +90,44 @@ def connect(address: str, security: Any) -> Any:
 
 
 def start(offers: Sequence[Needs], folder: str) -> Any:
-    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary files."""
+    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary files.
+
+    Other users of this machine can connect to them, and get no further: they have no certificate. Nothing is served to browsers.
+    """
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
+    secure = security()
     worker = {
         "host": "127.0.0.1",
+        "protocol": "tls://",
+        "security": secure,
         "nthreads": 1,
         "memory_limit": int(0.9 * machine_memory() / len(offers)),
         "local_directory": folder,
         "preload": [__name__, "pipeline.readiness"],
         "silence_logs": logging.CRITICAL,
-        "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING}}}),
+        "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING, **NO_PAGES}}}),
     }
     # A task that dies comes back to us at once, and alone: no other waits on the same worker (saturation 1).
     scheduler = {
         "host": "127.0.0.1",
         "port": 0,
+        "protocol": "tls://",
+        "security": secure,
         "dashboard": False,
         "dashboard_address": "127.0.0.1:0",
         "allowed_failures": 0,
         "worker_ttl": SILENCE,
     }
-    settings = {"distributed.scheduler.worker-saturation": 1.0, "temporary-directory": folder}
+    settings = {"distributed.scheduler.worker-saturation": 1.0, "distributed.scheduler.http.routes": [], "temporary-directory": folder}
     settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATION.items()}
     with dask.config.set(settings):
         own = [{"resources": dict(offer), "env": env} for offer, env in zip(offers, devices(offers), strict=True)]
         return SpecCluster(  # type: ignore[no-untyped-call]
             scheduler={"cls": Scheduler, "options": scheduler},
             workers={n: {"cls": Nanny, "options": {**worker, **options}} for n, options in enumerate(own)},
+            security=secure,
         )
 
 
