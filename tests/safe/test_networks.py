@@ -338,3 +338,23 @@ def test_whatever_calls_is_no_arithmetic(form: str, name: str) -> None:
     text = form.format(name)
     ast.parse(text, mode="eval")
     assert not archives.is_arithmetic(text)
+
+
+def test_models_of_other_packages_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of weights for Cellpose is looked into before that package reads it; InstanSeg's, which are TorchScript, want the flag."""
+    monkeypatch.chdir(tmp_path)
+    block = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
+    Path("hostile").write_bytes(saved(Payload()))
+    Path("good").write_bytes(saved({"weight": torch.zeros(2)}))
+    with pytest.raises(JobError, match=r"model: hostile is no pickle of tensors alone.*With unsafe: true"):
+        pipeline.Cellpose(model="hostile")(block)
+    with pytest.raises(JobError, match=r"model: good is TorchScript.*With unsafe: true"):
+        pipeline.InstanSeg(model="good")(block)
+    for made in (
+        pipeline.Cellpose(model="good"),
+        pipeline.Cellpose(model="hostile", unsafe=True),
+        pipeline.InstanSeg(model="good", unsafe=True),
+    ):
+        with pytest.raises(JobError, match="needs a package that is not installed"):
+            made(block)
+    assert not Path("owned").exists()
