@@ -163,6 +163,14 @@ def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802  a class t
     return Main()
 
 
+def refuse(bundle: Bundle, *, unsafe: bool) -> None:
+    """JobError, before any work, where weights are of a kind that cannot be read without running what is in them."""
+    if bundle.card.kind == "torchscript" and not unsafe:
+        raise JobError(
+            f"{bundle.path.name}: TorchScript can run code when it is read, so it is refused; export the network as ONNX or pt2. {UNSAFE}"
+        )
+
+
 def load(bundle: Bundle, *, unsafe: bool = False) -> torch.nn.Module:
     """The network of a bundle with its weights, ready to infer; JobError where they do not fit or may not be read."""
     import pickle
@@ -172,11 +180,7 @@ def load(bundle: Bundle, *, unsafe: bool = False) -> torch.nn.Module:
     kind = bundle.card.kind
     try:
         if kind == "torchscript":
-            if not unsafe:
-                raise JobError(
-                    f"{bundle.path.name}: TorchScript can run code when it is read, so it is refused; export the network as ONNX or pt2. "
-                    f"{UNSAFE}"
-                )
+            refuse(bundle, unsafe=unsafe)
             network: torch.nn.Module = torch.jit.load(str(bundle.path), map_location="cpu")  # type: ignore[no-untyped-call]
         elif kind == "pt2":
             return _exported(bundle.path, unsafe=unsafe)
