@@ -12,6 +12,7 @@ import typer
 from pipeline import __version__, commands
 from pipeline.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole, writable
 from pipeline.errors import JobError, TilesError
+from pipeline.logs import redact_all
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
@@ -117,6 +118,7 @@ def front(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 def main() -> None:
     """Run the command line."""
+    redact_all()
     app()
 
 

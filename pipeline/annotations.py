@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.documents import LARGEST, read_json
 from pipeline.errors import SourceError
 from pipeline.runs import Runs, runs
 
@@ -69,19 +70,21 @@ def read_drawings(path: Path, image: str | None = None) -> Drawings:
     """
     readers = {".json": _coco, ".xml": _pascal, ".csv": _table}
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise SourceError(f"{path} has {size} bytes; allowed for drawings: {LARGEST}")
         return readers[path.suffix.lower()](path, image)
-    except (KeyError, ValueError, TypeError, SyntaxError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, RecursionError, csv.Error) as error:
         raise SourceError(f"{path} holds no drawings that can be read: {type(error).__name__}: {error}") from error
 
 
 def is_coco(path: Path) -> bool:
     """Whether a JSON file is COCO's, and not GeoJSON."""
     with path.open("rb") as file:
-        return path.suffix.lower() == ".json" and b'"annotations"' in file.read()
+        return path.suffix.lower() == ".json" and b'"annotations"' in file.read(LARGEST)
 
 
 def _coco(path: Path, image: str | None) -> Drawings:
-    data = json.loads(path.read_text())
+    data = read_json(path, "the drawings")
     images = {entry["id"]: entry for entry in data["images"] if image in (None, entry["file_name"])}
     if len(images) != 1:
         several = ", ".join(str(entry["file_name"]) for entry in data["images"][:5])
@@ -112,7 +115,10 @@ def _outline(drawn: Any, shape: tuple[int, int], where: str) -> Rings | Runs:
 def _pascal(path: Path, _image: str | None) -> Drawings:
     from xml.etree import ElementTree as ET
 
-    root = ET.parse(path).getroot()  # noqa: S314  Python's expat refuses entities that grow
+    data = path.read_bytes()
+    if b"<!DOCTYPE" in data.replace(b"\0", b""):  # in UTF-16 too
+        raise SourceError(f"{path} declares a document type, which is not allowed in drawings")
+    root = ET.fromstring(data)  # noqa: S314  without a document type there are no entities to expand
     size = {name: root.findtext(f"size/{name}") for name in ("height", "width")}
     rows = [[float(drawn.findtext(f"bndbox/{corner}") or "nan") for corner in CORNERS] for drawn in root.iter("object")]
     names = tuple(drawn.findtext("name") or "" for drawn in root.iter("object"))
@@ -121,8 +127,6 @@ def _pascal(path: Path, _image: str | None) -> Drawings:
 
 
 def _table(path: Path, _image: str | None) -> Drawings:
-    import csv
-
     with path.open(newline="") as file:
         table: list[dict[str, Any]] = list(csv.DictReader(file))
     return Drawings(_finite([[float(row[c]) for c in CORNERS] for row in table]), tuple(str(row.get("label", "")) for row in table))

@@ -7,12 +7,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipeline.addresses import redacted
 from pipeline.errors import Interrupted, JobError, OutputError, TilewiseError
 
 app = typer.Typer(
@@ -59,12 +61,12 @@ def _assignment(text: str, option: str) -> tuple[str, Any]:
 
 @contextlib.contextmanager
 def errors(*, debug: bool) -> Iterator[None]:
-    """End the command with one message and the exit code of the error."""
+    """End the command with one message and the exit code of the error; with ``debug``, after where it was raised."""
     try:
         yield
     except TilewiseError as error:
         if debug:
-            raise
+            typer.echo(redacted(traceback.format_exc()), err=True)
         _end(str(error), error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from what is recorded", Interrupted.exit_code)

@@ -1,25 +1,40 @@
-"""YAML files that people write: read, and changed by dotted keys. (DESIGN names no such room: jobs and cards share it.)"""
+"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys. (DESIGN names no such room: jobs and cards
+share it.)
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.errors import JobError, nearest
+from pipeline.errors import JobError, SourceError, nearest
 
 T = TypeVar("T")
 
 MERGE = "tag:yaml.org,2002:merge"
+LONGEST = 1 << 24
+"""Characters of YAML."""
+TIMES = 16
+"""How many times as long may YAML be whose anchors are written out."""
+LITTLE = 1 << 16
+"""Characters that it may become in any case."""
+WORD = 4096
+"""Characters of what is no text: a number of more takes for ever to read."""
+WORDS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+LARGEST = 1 << 30
+"""Bytes of a JSON file."""
 
 
 def read(path: Path, what: str) -> Any:
     """What a YAML file holds; JobError, which calls it ``what``, if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
     except UnicodeDecodeError as error:
         raise JobError(f"{what} {path} is no text: byte {error.start} is no UTF-8; allowed: YAML, saved as UTF-8") from error
     except OSError as error:
@@ -28,10 +43,13 @@ def read(path: Path, what: str) -> Any:
 
 
 def parse(text: str, what: str) -> Any:
-    """What YAML holds; JobError, which calls it ``what``, if it is none, or gives a key twice."""
+    """What YAML holds; JobError, which calls it ``what``, if it is none, gives a key twice, or becomes far longer by its anchors."""
+    if len(text) > LONGEST:
+        raise JobError(f"{what} is longer than {LONGEST} characters; allowed: up to these; give long lists as files")
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
+        _refuse_growth(node, what, max(TIMES * len(text), LITTLE))
         _refuse_twice(node, what, "", set())
         return None if node is None else loader.construct_document(node)
     except JobError:
@@ -44,6 +62,21 @@ def parse(text: str, what: str) -> Any:
         raise JobError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
+
+
+def read_json(path: Path, what: str) -> Any:
+    """What a JSON file of somebody else's holds; SourceError, which calls it ``what``, if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise SourceError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+    if len(data) > LARGEST:
+        raise SourceError(f"{what} {path} has more than {LARGEST} bytes; allowed: up to these")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{what} {path} is no JSON that can be read: {type(error).__name__}: {error}") from error
 
 
 def change(parts: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -70,6 +103,32 @@ def made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
         return kind(**options)
     except (JobError, TypeError, ValueError) as error:
         raise JobError(f"{where}.{error}") from error
+
+
+def _refuse_growth(root: Any, what: str, most: int) -> None:
+    """JobError where a document is too long once each alias stands for what its anchor holds, or holds itself."""
+    sizes: dict[int, int | None] = {}
+
+    def size(node: Any) -> int:
+        if id(node) in sizes:
+            known = sizes[id(node)]
+            if known is None:
+                raise JobError(f"{what}: an anchor in line {node.start_mark.line + 1} holds itself; allowed: what ends")
+            return known
+        sizes[id(node)] = None
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag in WORDS and len(node.value) > WORD:
+                raise JobError(f"{what}: a number of {len(node.value)} characters in line {node.start_mark.line + 1}; allowed: {WORD}")
+            found = 1 + len(node.value)
+        else:
+            found = 1 + sum(size(each) for part in node.value for each in (part if isinstance(part, tuple) else (part,)))
+        if found > most:
+            raise JobError(f"{what} becomes longer than {most} characters by its anchors; allowed: fewer aliases (*), each written out")
+        sizes[id(node)] = found
+        return found
+
+    if root is not None:
+        size(root)
 
 
 def _refuse_twice(node: Any, what: str, path: str, seen: set[int]) -> None:

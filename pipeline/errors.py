@@ -14,26 +14,16 @@
     └── Interrupted       (RuntimeError) 130 stopped by the user; the same command goes on
 
 Each message names the subject, the value got, the values allowed and what to do. They carry nothing but the message, so that they
-pickle between processes. This module lies below all others (DESIGN names it beside ``frame`` and ``grid``, which raise it).
+pickle between processes. All others but `addresses` lie above this
+module (DESIGN names it beside ``frame`` and ``grid``, which raise it).
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 
-SIGNED = re.compile(r"([a-z][a-z0-9+]*://[^\s?'\"]*)\?[^\s'\";,)]*", re.IGNORECASE)
-OWNED = re.compile(r"([a-z][a-z0-9+]*://)[^\s/@'\"]+@", re.IGNORECASE)
-
-
-def redacted(text: str) -> str:
-    """A text without what signs an address, or names its user: neither ever reaches a message, a log or a record.
-
-    >>> redacted("https://me:secret@host/scene.tif?sig=abc cannot be read")
-    'https://…@host/scene.tif?… cannot be read'
-    """
-    return OWNED.sub(r"\1…@", SIGNED.sub(r"\1?…", text))
+from pipeline.addresses import redacted
 
 
 class TilewiseError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.errors import redacted
+from pipeline.addresses import redacted
 from pipeline.frame import Frame
 from pipeline.sources import Source
 from pipeline.sources.particulars import told

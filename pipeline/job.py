@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline import documents, layers, legend, plugins
-from pipeline.errors import JobError, like, nearest, redacted
+from pipeline.addresses import redacted
+from pipeline.errors import JobError, like, nearest
 from pipeline.options import elsewhere, kinds_in
 from pipeline.places import lies_in
 from pipeline.routing import SKIP, Rule, refuse_misfit, refuse_unreached, rule

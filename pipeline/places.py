@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import JobError, OutputError, SourceError, TilewiseError, redacted
+from pipeline.addresses import is_owned
+from pipeline.errors import JobError, OutputError, SourceError, TilewiseError
 
 SCHEMES = ("s3", "gs", "https")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -50,13 +51,16 @@ def remote(path: object) -> bool:
 
 def checked(address: str) -> str:
     """The address; JobError where it is of a kind that is not taken, or holds a user's name or password."""
-    parts = urlsplit(address)
-    if parts.username is not None or parts.password is not None:
-        raise JobError(f"{parts.scheme}://…@{parts.hostname}{parts.path} holds credentials; allowed: in the environment only")
+    if is_owned(address):
+        raise JobError(f"{address} holds credentials; allowed: in the environment only")
+    try:
+        parts, _ = (found := urlsplit(address)), found.port
+    except ValueError as error:
+        raise JobError(f"{address} is no address: {error}; allowed: s3://bucket/path, gs://bucket/path, https://host/path") from error
     if parts.scheme not in SCHEMES and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
-        raise JobError(f"{redacted(address)}: {parts.scheme}:// is not read; allowed: {', '.join(f'{name}://' for name in SCHEMES)}")
+        raise JobError(f"{address}: {parts.scheme}:// is not read; allowed: {', '.join(f'{name}://' for name in SCHEMES)}")
     if not parts.netloc or not parts.path.strip("/"):
-        raise JobError(f"{redacted(address)} names no file; allowed: s3://bucket/path, gs://bucket/path, https://host/path")
+        raise JobError(f"{address} names no file; allowed: s3://bucket/path, gs://bucket/path, https://host/path")
     return address
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.companions import Raster
+from pipeline.documents import read_json
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
@@ -19,6 +19,7 @@ from pipeline.legend import CLASS
 from pipeline.places import joined, remote, there
 from pipeline.sinks.panoptic import numbers
 from pipeline.sources import Source, open_source
+from pipeline.sources.references import followed
 
 VOID = 65535
 """The class of truth of which nothing is asked; no result has it."""
@@ -106,19 +107,19 @@ def open_truth(path: str, frame: Frame, image: str | None = None, ignore: tuple[
 
 def _coco(path: Path, image: str | None, ignore: Container[int]) -> Coco:
     try:
-        data = json.loads(path.read_text())
+        data = read_json(path, "the truth")
         drawn = {entry["file_name"]: entry["segments_info"] for entry in data["annotations"]}
         images = {entry["id"]: entry["file_name"] for entry in data.get("images", [])}
         wanted = [a["file_name"] for a in data["annotations"] if image in (None, a["file_name"], images.get(a["image_id"]))]
         things = frozenset(kind["id"] for kind in data["categories"] if kind.get("isthing", 1))
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise SourceError(f"{path} is no panoptic JSON of COCO's: {type(error).__name__}: {error}") from error
     if len(wanted) != 1:
         raise SourceError(f"{path} describes {len(drawn)} images ({', '.join(list(drawn)[:5])}); name one of them (--image)")
-    places = [path.parent / wanted[0], path.with_suffix("") / wanted[0]]
-    png = next((place for place in places if place.exists()), None)
-    if png is None:
+    folders = [folder for folder in (path.parent, path.with_suffix("")) if Path(folder, wanted[0]).exists()]
+    if not folders:
         raise SourceError(f"there is no {wanted[0]} beside {path}, nor in {path.with_suffix('')}")
+    png = followed(str(path), str(wanted[0]), path.parent.resolve(), folders[0])
     kinds = {0: VOID}
     for segment in drawn[wanted[0]]:
         kind = segment["category_id"]

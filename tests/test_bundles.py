@@ -117,14 +117,14 @@ class Payload:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 def test_a_pickle_is_refused_and_nothing_in_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that could run code are refused, with what allows them; a TorchScript archive too."""
+    """Weights that could run code are refused, with what to save instead; a TorchScript archive too."""
     monkeypatch.chdir(tmp_path)
     path = folder(tmp_path / "bundle", "network.pt", lambda _, place: torch.save(Payload(), place))
-    with pytest.raises(JobError, match=r"is a pickle that can run code .* unsafe: true"):
+    with pytest.raises(JobError, match=r"can run code when it is read, .* as safetensors.*unsafe: true"):
         pipeline.UNet(weights=path).predict(scene(128, 128), EVERYWHERE)
     assert not Path("owned").exists()
     script = folder(tmp_path / "script", "network.pt", export_script, kind="torchscript")
-    with pytest.raises(JobError, match="allow it with unsafe: true, or export as pt2"):
+    with pytest.raises(JobError, match=r"export the network as ONNX or pt2"):
         pipeline.TorchScript(weights=script).predict(scene(128, 128), EVERYWHERE)
     Path("disguised.safetensors").write_bytes(Path(path, "network.pt").read_bytes())
     with pytest.raises(JobError, match="is no safetensors file"):

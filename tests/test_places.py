@@ -31,7 +31,8 @@ from zarr.codecs import GzipCodec
 import pipeline
 from pipeline import delivery, places
 from pipeline.__main__ import app
-from pipeline.errors import JobError, OutputError, ResumeError, SourceError, TilesError, redacted
+from pipeline.addresses import redacted
+from pipeline.errors import JobError, OutputError, ResumeError, SourceError, TilesError
 from pipeline.grid import Box
 from pipeline.reporting import Result
 from pipeline.sources import datasets, open_source, where_measured

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline import logs
 from pipeline.engine.contract import Needs, Outcome
 
 ALOFT = 3  # batches in flight for each task that can run at once: one runs, two wait for it
@@ -18,7 +18,7 @@ STEP = 4  # times as many items as the batch before has a batch at most
 AHEAD = 16_384  # items read before they are sent, so that one kind of item does not keep another waiting
 SINGLY = 1  # times an item that was near a death is tried by itself among others, before it is tried alone
 
-logger = logging.getLogger("pipeline")
+logger = logs.logger()
 
 
 @dataclass(frozen=True, slots=True)

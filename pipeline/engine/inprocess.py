@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 import traceback
@@ -11,10 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType
 from typing import Self
 
+from pipeline import logs
+from pipeline.addresses import redacted
 from pipeline.engine.contract import C, Needs, Outcome, T
-from pipeline.errors import ClusterError, Interrupted, SourceError, TilewiseError, redacted
+from pipeline.errors import ClusterError, Interrupted, SourceError, TilewiseError
 
-logger = logging.getLogger("pipeline")
+logger = logs.logger()
 
 
 class Closing:
@@ -111,7 +112,7 @@ def attempt(function: Callable[[C, int], T], context: C, item: int) -> Outcome[T
     except (Exception, SystemExit) as error:  # whatever an item raises is its outcome
         text = str(error) if isinstance(error, TilewiseError) else root_cause(error)
         logger.debug("item %d failed: %s", item, text, exc_info=True)
-        return Outcome(item, error=text, unread=isinstance(error, SourceError), traceback=traceback.format_exc())
+        return Outcome(item, error=text, unread=isinstance(error, SourceError), traceback=redacted(traceback.format_exc()))
 
 
 def root_cause(error: BaseException) -> str:

@@ -11,9 +11,11 @@ import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.engine.certificates import security
 from pipeline.engine.contract import Needs
 from pipeline.engine.inprocess import machine_memory
 from pipeline.errors import ClusterError
+from pipeline.logs import redact_all
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -23,6 +25,9 @@ SILENCE = 60.0  # seconds after which a worker of our own clusters that shows no
 
 # Tasks leave nothing on a worker, so spilling would free nothing, and one that pauses would be waited for in vain.
 NO_SPILLING = {"target": False, "spill": False, "pause": False}
+
+# Each worker has a server for browsers, whatever it is told: it shall serve nothing.
+NO_PAGES: dict[str, Any] = {"http": {"routes": []}}
 
 # Dask lets workers give back every freed block at once, so that each large array is paged in anew, which costs as much as the work on it.
 # These hold what one tile frees for the next; blocks of up to MMAP bytes come from the heap, which may keep TRIM bytes at its end. One
@@ -85,35 +90,44 @@ def connect(address: str, security: Any) -> Any:
 
 
 def start(offers: Sequence[Needs], folder: str) -> Any:
-    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary files."""
+    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary files.
+
+    Other users of this machine can connect to them, and get no further: they have no certificate. Nothing is served to browsers.
+    """
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
+    secure = security()
     worker = {
         "host": "127.0.0.1",
+        "protocol": "tls://",
+        "security": secure,
         "nthreads": 1,
         "memory_limit": int(0.9 * machine_memory() / len(offers)),
         "local_directory": folder,
         "preload": [__name__, "pipeline.readiness"],
         "silence_logs": logging.CRITICAL,
-        "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING}}}),
+        "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING, **NO_PAGES}}}),
     }
     # A task that dies comes back to us at once, and alone: no other waits on the same worker (saturation 1).
     scheduler = {
         "host": "127.0.0.1",
         "port": 0,
+        "protocol": "tls://",
+        "security": secure,
         "dashboard": False,
         "dashboard_address": "127.0.0.1:0",
         "allowed_failures": 0,
         "worker_ttl": SILENCE,
     }
-    settings = {"distributed.scheduler.worker-saturation": 1.0, "temporary-directory": folder}
+    settings = {"distributed.scheduler.worker-saturation": 1.0, "distributed.scheduler.http.routes": [], "temporary-directory": folder}
     settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATION.items()}
     with dask.config.set(settings):
         own = [{"resources": dict(offer), "env": env} for offer, env in zip(offers, devices(offers), strict=True)]
         return SpecCluster(  # type: ignore[no-untyped-call]
             scheduler={"cls": Scheduler, "options": scheduler},
             workers={n: {"cls": Nanny, "options": {**worker, **options}} for n, options in enumerate(own)},
+            security=secure,
         )
 
 
@@ -125,17 +139,20 @@ def patience() -> contextlib.AbstractContextManager[Any]:
 
 
 async def stop_workers(own: Any) -> None:
-    """End the workers without waiting long for what they do: Dask would give each five seconds."""
-    # One that does not end in time, on a busy machine, the cluster ends when it closes.
+    """End the workers without waiting long for what they do: Dask would give each five seconds.
+
+    A process that was killed may linger on a busy machine: Dask raises that it does, and the cluster ends it when it closes.
+    """
     await asyncio.gather(*(nanny.close(timeout=1) for nanny in own.workers.values()), return_exceptions=True)
 
 
 def dask_setup(_worker: Worker) -> None:
-    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say nothing of its own.
+    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say nothing of its own, nor any secret.
 
     Dask calls this in the worker's process before the worker starts.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    redact_all()
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

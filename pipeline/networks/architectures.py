@@ -1,7 +1,8 @@
 """Networks from their cards: built by torchvision or segmentation-models-pytorch and filled with weights, or loaded as exported.
 
-Weights are read as safetensors or by ``torch.load(weights_only=True)``. Whatever can run code when it is read (a pickle, a TorchScript
-archive) is refused unless it is asked for by name. Weights of 16 bits become 32: halves are for shipping.
+Weights are read as safetensors or by ``torch.load(weights_only=True)``, exported programs as `pipeline.networks.archives` copies them.
+Whatever can run code when it is read (a pickle, a TorchScript archive) is refused unless it is asked for by name. Weights of 16 bits
+become 32: halves are for shipping.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import inspect
 import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import JobError, SegmenterError, nearest
+from pipeline.networks import archives
 from pipeline.networks.card import SAFE, Bundle, Card
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ ANCHORS = {5: (32, 64, 128, 256, 512), 3: (64, 128, 256)}
 """By how many levels its pyramid has, the extents of its boxes in pixels where the card names none."""
 INSTANCES = {"boundary": 3, "flows": 3, "affinities": 3}
 """Channels of the decoders to instances, in two dimensions."""
+UNSAFE = "(With unsafe: true it is read all the same, and whatever code is in it runs.)"
 EXPORTED = ("torchscript", "pt2", "onnx")
 """Kinds that bring their architecture with them."""
 
@@ -159,32 +163,48 @@ def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802  a class t
     return Main()
 
 
+def refuse(bundle: Bundle, *, unsafe: bool) -> None:
+    """JobError, before any work, where weights are of a kind that cannot be read without running what is in them."""
+    if bundle.card.kind == "torchscript" and not unsafe:
+        raise JobError(
+            f"{bundle.path.name}: TorchScript can run code when it is read, so it is refused; export the network as ONNX or pt2. {UNSAFE}"
+        )
+
+
 def load(bundle: Bundle, *, unsafe: bool = False) -> torch.nn.Module:
     """The network of a bundle with its weights, ready to infer; JobError where they do not fit or may not be read."""
+    import pickle
+
     import torch
 
     kind = bundle.card.kind
     try:
         if kind == "torchscript":
-            if not unsafe:
-                raise JobError(
-                    f"{bundle.path.name}: TorchScript can run code when it is read; allow it with unsafe: true, or export as pt2"
-                )
+            refuse(bundle, unsafe=unsafe)
             network: torch.nn.Module = torch.jit.load(str(bundle.path), map_location="cpu")  # type: ignore[no-untyped-call]
         elif kind == "pt2":
-            return torch.export.load(str(bundle.path)).module()  # it is in evaluation already, and refuses to be told
+            return _exported(bundle.path, unsafe=unsafe)
         else:
             network = build(bundle.card)
             fill(network, weights(bundle, unsafe=unsafe), bundle.path.name)
-    except (RuntimeError, zipfile.BadZipFile, OSError) as error:
+    except (RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError) as error:
         raise JobError(f"{bundle.path.name} cannot be read as {kind}: {error}") from error
     return network.eval()
 
 
+def _exported(path: Path, *, unsafe: bool) -> torch.nn.Module:
+    """The network of an exported program, in evaluation already: it refuses to be told."""
+    import torch
+
+    file = path if unsafe else archives.exported(path)
+    try:
+        return torch.export.load(file).module()
+    except Exception as error:
+        raise JobError(f"{path.name} cannot be read as pt2: {type(error).__name__}: {error}") from error
+
+
 def weights(bundle: Bundle, *, unsafe: bool = False) -> dict[str, torch.Tensor]:
     """The tensors in a file of weights, by name, as float32; JobError if it is a pickle that was not asked for."""
-    import pickle
-
     import torch
 
     if bundle.path.suffix == SAFE:
@@ -195,14 +215,13 @@ def weights(bundle: Bundle, *, unsafe: bool = False) -> dict[str, torch.Tensor]:
             found: Any = load_file(str(bundle.path))
         except SafetensorError as error:
             raise JobError(f"{bundle.path.name} is no safetensors file: {error}") from error
+    elif unsafe:
+        found = torch.load(str(bundle.path), map_location="cpu", weights_only=False)
     else:
         try:
-            found = torch.load(str(bundle.path), map_location="cpu", weights_only=not unsafe)
-        except pickle.UnpicklingError as error:
-            raise JobError(
-                f"{bundle.path.name} is a pickle that can run code when it is read, so it is refused; save its state_dict as "
-                "safetensors, or, if you trust who made it, allow it with unsafe: true"
-            ) from error
+            found = archives.tensors(bundle.path, bundle.path.name)
+        except JobError as error:
+            raise JobError(f"{error}. {UNSAFE}") from error
     if isinstance(found, Mapping):
         found = found.get("state_dict", found)
     elif hasattr(found, "state_dict"):

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from pipeline import documents
 from pipeline.errors import JobError, nearest
 from pipeline.histograms import Histogram
 
@@ -202,7 +202,13 @@ class Bundle:
 def read(path: str) -> Bundle:
     """The bundle in a folder or a safetensors file; JobError, naming the file and the key, where there is none or it does not hold."""
     place = Path(path)
-    return _read(path, _stamp(place / CARD if place.is_dir() else place))
+    folder = place.is_dir()
+    if folder:
+        _refuse_link(place, CARD)
+    bundle = _read(path, _stamp(place / CARD if folder else place))
+    if folder:
+        _refuse_link(place, str(bundle.path.relative_to(place)))
+    return bundle
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -227,7 +233,8 @@ def _read(path: str, _stamp: tuple[int, int, int]) -> Bundle:
         where = place / CARD
         if not where.is_file():
             raise JobError(f"weights: {path} is a folder without {CARD}; allowed: a bundle, as `tilewise train` leaves one")
-        card = parse(where.read_text()[: LONGEST + 1], str(where))
+        with where.open(encoding="utf-8", errors="replace") as file:
+            card = parse(file.read(LONGEST + 1), str(where))
         return Bundle(card, _within(place, card.weights))
     if place.suffix == SAFE and place.is_file():
         text = metadata(place).get("card")
@@ -240,10 +247,7 @@ def _read(path: str, _stamp: tuple[int, int, int]) -> Bundle:
 
 def parse(text: str, where: str) -> Card:
     """A card from YAML; JobError, naming ``where`` it stands and the key, if it is none."""
-    try:
-        found = yaml.safe_load(text) if len(text) <= LONGEST else None
-    except yaml.YAMLError as error:
-        raise JobError(f"{where}: this is no YAML: {error}") from error
+    found = documents.parse(text, where) if len(text) <= LONGEST else None
     if not isinstance(found, Mapping):
         raise JobError(f"{where}: this is no card; allowed: a mapping of keys such as name, kind, bands and classes")
     names = [field.name for field in dataclasses.fields(Card)]
@@ -278,3 +282,9 @@ def _within(folder: Path, name: str) -> Path:
     if not path.is_file():
         raise JobError(f"{folder / CARD}: weights: there is no {name} beside the card")
     return path
+
+
+def _refuse_link(folder: Path, name: str) -> None:
+    """JobError where a file of a folder is a link to what lies elsewhere, or lies in a folder that is."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise JobError(f"{folder}: {name} is a link that leads out of the bundle; allowed: files in it; copy what it leads to (cp -L)")

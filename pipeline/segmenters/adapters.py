@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,8 @@ import numpy.typing as npt
 from pipeline.bands import indices
 from pipeline.errors import JobError
 from pipeline.histograms import Histogram
+from pipeline.networks import archives
+from pipeline.networks.architectures import UNSAFE
 from pipeline.segmenters import Identity, fitted_to
 
 Pixels = npt.NDArray[Any]
@@ -50,6 +53,9 @@ class Adapter:
 
     min_area: int = 0
     """Objects of fewer pixels are removed."""
+
+    unsafe: bool = False
+    """Whether a file of weights may be read that can run code."""
 
     identity: ClassVar[Identity] = "object"
     windowed: ClassVar[bool] = True
@@ -96,11 +102,16 @@ class Adapter:
         fitted = fitted_to(self, block, valid)
         ends = np.array(fitted.scale)[:, :, None, None]
         scaled = np.where(valid, (self.feature(block) - ends[:, 0]) / (ends[:, 1] - ends[:, 0]), 0).astype(np.float32)
+        if not self.unsafe:
+            self._refuse(Path(self.model).expanduser())
         network = _resident(type(self), self.model, self.device)  # type: ignore[arg-type]
         return np.asarray(self._labels(network, scaled), np.int32)
 
     def _load(self, _package: Any) -> Any:
         raise NotImplementedError
+
+    def _refuse(self, _path: Path) -> None:
+        """JobError where a file of weights can run code when the package reads it."""
 
     def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
         raise NotImplementedError
@@ -133,6 +144,10 @@ class Cellpose(Adapter):
     def _load(self, package: Any) -> Any:
         return package.CellposeModel(gpu=self.device != "cpu", pretrained_model=self.model)
 
+    def _refuse(self, path: Path) -> None:
+        if path.is_file():
+            _looked_at(path, path.stat().st_mtime_ns)
+
     def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
         image = np.moveaxis(np.concatenate([scaled[:3], np.zeros((max(0, 3 - len(scaled)), *scaled.shape[1:]), np.float32)]), 0, -1)
         options = {"diameter": self.diameter, "flow_threshold": self.flow_threshold, "cellprob_threshold": self.cellprob_threshold}
@@ -161,8 +176,6 @@ class StarDist(Adapter):
     INSTALL: ClassVar[str] = "pip install stardist tensorflow"
 
     def _load(self, package: Any) -> Any:
-        from pathlib import Path
-
         folder = Path(self.model)
         if folder.is_dir():
             return package.StarDist2D(None, name=folder.name, basedir=str(folder.parent))
@@ -198,11 +211,27 @@ class InstanSeg(Adapter):
     def _load(self, package: Any) -> Any:
         return package.InstanSeg(self.model, device="cpu" if self.device == "cpu" else None, verbosity=0)
 
+    def _refuse(self, path: Path) -> None:
+        if path.exists():
+            raise JobError(
+                f"model: {path} is TorchScript, which can run code when it is read, so it is refused; allowed: the name of a model of "
+                f"InstanSeg's. {UNSAFE}"
+            )
+
     def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
         import torch
 
         options = {"pixel_size": self.microns, "normalise": False, "return_image_tensor": False, "target": self.target}
         return np.asarray(network.eval_small_image(torch.from_numpy(scaled), **options)).reshape(scaled.shape[1:])
+
+
+@functools.lru_cache(maxsize=16)
+def _looked_at(path: Path, _written: int) -> None:
+    """JobError where a file is no pickle of tensors alone."""
+    try:
+        archives.tensors(path, f"model: {path.name}")
+    except JobError as error:
+        raise JobError(f"{error}. {UNSAFE}") from error
 
 
 @functools.cache

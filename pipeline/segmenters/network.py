@@ -42,7 +42,7 @@ class FCN(Network):
 class TorchScript(Network):
     """Any network saved by ``torch.jit.save``.
 
-    Such a file can run code when it is read, so ``unsafe: true`` must be said. PyTorch advises ``pt2`` in its place.
+    Such a file can run code when it is read, so ``unsafe: true`` must be said. Export networks as ONNX or ``pt2`` instead.
     """
 
     KIND: ClassVar[str] = "torchscript"
@@ -50,7 +50,7 @@ class TorchScript(Network):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PT2(Network):
-    """Any network exported by ``torch.export.save``."""
+    """Any network exported by ``torch.export.save``, of PyTorch's own operators; it is looked into before PyTorch reads it."""
 
     KIND: ClassVar[str] = "pt2"
 

@@ -20,7 +20,7 @@ from pipeline.errors import JobError, SegmenterError, nearest
 from pipeline.frame import Frame
 from pipeline.histograms import Histogram
 from pipeline.networks import card as cards
-from pipeline.networks.architectures import channels
+from pipeline.networks.architectures import channels, refuse
 from pipeline.networks.card import Bundle, Card
 from pipeline.networks.packaged import PACKAGES, packaged
 from pipeline.networks.resampling import Zoom
@@ -96,6 +96,7 @@ class Network:
         bundle = self._bundle
         if bundle.card.kind != self.KIND:
             raise JobError(f"weights: {self.weights} is a bundle of kind {bundle.card.kind!r}; allowed: kind: {bundle.card.kind}")
+        refuse(bundle, unsafe=self.unsafe)
         found = bundle.checksum()
         for stated, where in ((self.sha256, "sha256"), (bundle.card.sha256, "the card's sha256")):
             if stated is not None and stated != found:
