@@ -181,7 +181,7 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     classes_only = {name for name in contracts if name in stuff or not (job.layers or "instance" in wanted)}
     contracts = {name: replace(c, identity="class") if c.plain and name in classes_only else c for name, c in contracts.items()}
     asked = HALO[len(shape)] if job.tiles.halo == "auto" else job.tiles.halo
-    depth = depth_of([contract.identity for contract in contracts.values()], asked)
+    depth = depth_of(list(contracts.values()), asked)
     steps = tuple(job.steps)
     far = depth + sum(step.reach for step in steps)
     methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())

@@ -16,7 +16,7 @@ FLOORS = (
     "errors",
     "contours documents frame geojson grid homes legend places units wording",
     "options runs",
-    "annotations bands colours comparison components evaluation exact filters scales stitching vectors",
+    "annotations bands colours comparison components evaluation evidence exact filters scales stitching vectors",
     "adding features graphs routing sampling",
     "histograms layers measurement",
     "networks steps thresholds",

@@ -148,7 +148,7 @@ def test_keys_are_objects(seed, tile, shape):
         place = [axis + first for axis, first in zip(np.indices(block.shape[1:]), origin, strict=True)]
         return cells[tuple(axis // 5 for axis in place)].astype(np.int64) * 10**12
 
-    lattice.identity = "keyed"
+    lattice.identity, lattice.reach = "keyed", 0
     image = np.ones((1, *shape), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         found = tiled(image, lattice, (tile,) * len(shape), Path(folder))
