@@ -15,8 +15,8 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 FLOORS = (
     "errors",
     "contours documents frame geojson grid homes legend places units wording",
-    "options runs",
-    "annotations bands colours comparison components evaluation evidence exact filters scales stitching vectors",
+    "bytecode options runs",
+    "annotations bands checksums colours comparison components evaluation evidence exact filters scales stitching vectors",
     "adding features graphs routing sampling",
     "histograms layers measurement",
     "networks steps thresholds",
