@@ -42,7 +42,7 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "card lattice resampling", "windows", "architectures packaged probe", "sessions", "resident"),
+    "networks": ("__init__", "card lattice resampling tainted", "windows", "architectures packaged probe", "sessions", "resident"),
     "segmenters": (
         "contract",
         "__init__",
