@@ -42,7 +42,14 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "card lattice resampling tainted", "windows", "architectures packaged probe", "sessions", "resident"),
+    "networks": (
+        "__init__",
+        "card lattice precision resampling tainted",
+        "windows",
+        "architectures packaged probe",
+        "sessions",
+        "resident",
+    ),
     "segmenters": (
         "contract",
         "__init__",

@@ -91,8 +91,13 @@ def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
 
 
 def _provable(run: Run, tile: int) -> bool:
-    """Whether what is drawn in a tile can be proved: of a segmenter on probation, only where it saw the whole image."""
-    contract, window = run.method(tile).contract, run.grid.window(tile, run.method(tile).halo)
+    """Whether what was drawn in a tile can be proved: of a segmenter on probation, only where it saw the whole image; of a network that
+    moved to another device, nothing.
+    """
+    method = run.method(tile)
+    contract, window = method.contract, run.grid.window(tile, method.halo)
+    if getattr(method.segmenter, "moved", False):
+        return False
     return contract.proved and (not contract.probation or window == run.grid.whole)
 
 
