@@ -73,9 +73,9 @@ def dearest(run: Run, clock: Clock) -> dict[str, Any] | None:
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:
-    """A run's routes as its record has them: a line for each that a tile took, where not all took the same; and what each told."""
+    """A run's routes as its record has them: a line for each that a tile took, where not all took the same; and what segmenters told."""
     taken = {name: facts for name, facts in record["routes"].items() if facts["tiles"]}
-    told = [f"  {name}: {what}" for name, facts in taken.items() for what in facts.get("told", ())]
+    told = [f"  {name:16} {what}" for name, facts in taken.items() for what in facts.get("told", ())]
     if len(taken.keys() - {"empty"}) < 2:
         return told
     found = [f"  {name:16} {facts['tiles']:,} tiles, {facts['pixels'] / 1e6:,.1f} Mpx{_spent(facts)}" for name, facts in taken.items()]

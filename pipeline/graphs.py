@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.components import root_of
-from pipeline.stitching import join
+from pipeline.evidence import join
 
 Integers = npt.NDArray[np.int64]
 

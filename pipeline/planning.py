@@ -189,9 +189,11 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
                 f"segmenters.{name}: lines without objects, in layers, or in a volume; allowed: results: [instance], in two dimensions"
             )
     classes_only = {name for name in contracts if name in stuff or not (job.layers or "instance" in wanted)}
-    contracts = {name: replace(c, identity="class") if c.plain and name in classes_only else c for name, c in contracts.items()}
+    if not job.layers and not all(contract.plain for contract in contracts.values()):
+        classes_only = set()  # an object of a route that decides by whole objects may go on in any other, which must draw objects too
+    contracts = {name: replace(c, identity="class") if name in classes_only and c.plain else c for name, c in contracts.items()}
     asked = HALO[len(shape)] if job.tiles.halo == "auto" else job.tiles.halo
-    depth = depth_of([contract.identity for contract in contracts.values()], asked)
+    depth = depth_of(list(contracts.values()), asked)
     steps = tuple(job.steps)
     far = depth + sum(step.reach for step in steps)
     methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())

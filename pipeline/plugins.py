@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
-import json
+import os
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from pipeline import checksums
 from pipeline.errors import JobError, like, nearest
 from pipeline.options import SEGMENTERS, STEPS, kinds, placed, taken
 from pipeline.segmenters import Contract, Segmenter
@@ -55,12 +57,30 @@ def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """A segmenter or a step as `build` takes it, so far as it can be written down; a function by its name and a checksum of its code."""
+    """A segmenter or a step as `build` takes it, so far as it can be written down; of what is not this package's own, checksums of its code
+    besides: see `bytecode`.
+    """
     what: Any = segmenter
+    own = type(what).__module__.partition(".")[0] == __name__.partition(".")[0]
     if dataclasses.is_dataclass(what) and not isinstance(what, type):
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(what), default=str))
-        return {"kind": kind_of(what)} | plain
-    return {"kind": f"python:{getattr(segmenter, '__qualname__', type(segmenter).__qualname__)}", "code": _checksum(segmenter)}
+        return {"kind": kind_of(what), **_plain(what)} | ({} if own else {"code": checksums.checksums(type(what))})
+    name = getattr(segmenter, "__qualname__", type(segmenter).__qualname__)
+    return {"kind": f"python:{name}", "code": checksums.checksums(segmenter)}
+
+
+def _plain(what: Any) -> Any:
+    """An option as JSON holds it; what it cannot hold, by its type and a checksum."""
+    if dataclasses.is_dataclass(what) and not isinstance(what, type):
+        return {field.name: _plain(getattr(what, field.name)) for field in dataclasses.fields(what)}
+    if isinstance(what, Mapping):
+        return {str(key): _plain(held) for key, held in what.items()}
+    if isinstance(what, (list, tuple)):
+        return [_plain(part) for part in what]
+    what = os.fspath(what) if isinstance(what, os.PathLike) else what.item() if isinstance(what, np.generic) else what
+    if what is None or isinstance(what, (bool, int, float, str)):
+        return what
+    extent = f" {what.dtype} {what.shape}" if isinstance(what, np.ndarray) else ""
+    return f"{type(what).__name__}{extent}, {checksums.value(what)}"
 
 
 def kind_of(what: Any) -> str:
@@ -78,15 +98,3 @@ def _instead(given: Mapping[str, Any], group: str) -> str:
 
 def _path(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _checksum(segmenter: Segmenter) -> str:
-    """Of what would be sent to a worker, and of the source text, which a worker imports by name where it can."""
-    import hashlib
-
-    import cloudpickle
-
-    text = ""
-    with contextlib.suppress(OSError, TypeError):  # written at a prompt, or in C
-        text = inspect.getsource(segmenter)
-    return hashlib.sha256(cloudpickle.dumps(segmenter) + text.encode()).hexdigest()[:16]

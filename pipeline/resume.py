@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,25 @@ def same_image(draft: Plan) -> None:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two runs' terms, by the keys of a job."""
-    return [line.removeprefix("identity.") for line in differences(before, now)]
+    return [_of_code(line.removeprefix("identity.")) for line in differences(_by_number(before), _by_number(now))]
+
+
+def _by_number(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """Terms in which the steps are a mapping, so that what differs in one of them is told, and not all of them."""
+    identity = terms.get("identity")
+    if not isinstance(identity, Mapping) or not isinstance(identity.get("steps"), list):
+        return dict(terms)
+    return {**terms, "identity": {**identity, "steps": {str(k): step for k, step in enumerate(identity["steps"], start=1)}}}
+
+
+def _of_code(line: str) -> str:
+    """A difference; that of a checksum of code says whose code changed."""
+    found = re.fullmatch(r"((?:segmenters\.|steps\b).*?)\.code\.([^:]+): (.*) before, (.*) now", line)
+    if found is None:
+        return line
+    where, name, before, now = found.groups()
+    whose = "its code or values" if name == "itself" else f"the code of {name}"
+    return f"{where}: {whose} {'is new' if before == 'null' else 'is gone' if now == 'null' else 'changed'}"
 
 
 def going_on(draft: Plan) -> Begun | None:

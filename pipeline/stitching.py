@@ -3,8 +3,9 @@
 *Nodes* are the labels that meet a seam (and those beside an open hole). Two nodes become one object
 
 * where both tiles saw the whole of what a pixel's label depends on, and share a pixel: that is proof (``same``);
+* where connected pixels are objects, and share a pixel that both tiles drew alike: that is what the word means, proved or not;
 * elsewhere by evidence: they are each other's best partner where the windows overlap, and their intersection over union there is
-  high enough. Evidence is taken from the strongest to the weakest, and never joins two labels that one window saw apart.
+  high enough. Evidence is taken from the strongest to the weakest, and never joins what one window saw apart: see `evidence`.
 """
 
 from __future__ import annotations
@@ -41,18 +42,27 @@ class View:
     hole: Booleans
     """By label: it is not an object but background that may turn out to be enclosed by one."""
 
+    name: Integers | None = None
+    """By label, 0 included: its class, or its key. None: all are of one class."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seam:
     """What two neighbouring tiles, a and b, know of each other."""
 
     same: Integers
-    """(n, 2) labels of a and b that are one object, proved."""
+    """(n, 2) labels of a and b that are one object: proved, or of connected pixels."""
 
     alike: Integers
     """(n, 2) labels that may be one object: each other's best partner."""
 
     iou: npt.NDArray[np.float64]
+    """(n,) the intersection over union of each of those, in the overlap."""
+
+    seen: Integers
+    """(n, 2) labels of a and b that are each other's best partner, whoever owns them: as what each window saw the other's."""
+
+    seen_iou: npt.NDArray[np.float64]
     """(n,) the intersection over union of each of those, in the overlap."""
 
     doubt_a: Integers
@@ -68,7 +78,7 @@ class Seam:
     """The same for b."""
 
 
-def compare(a: View, b: View, *, one_method: bool) -> Seam:
+def compare(a: View, b: View, *, one_method: bool, connected: bool = False, named: bool = True) -> Seam:
     """Compare the labels of two neighbouring tiles where their windows overlap.
 
     Parameters
@@ -77,29 +87,58 @@ def compare(a: View, b: View, *, one_method: bool) -> Seam:
         The overlap, as each of the two drew it; of one shape.
     one_method
         Both were drawn by the same segmenter. Otherwise nothing is proved across this seam.
+    connected
+        That segmenter's objects are connected pixels of one class: they are joined where they share a pixel that both drew alike, even
+        if that is not proved.
+    named
+        And of one name: not where a segmenter may have numbered its objects, which are then joined, and disputed if named differently.
     """
     pairs, count = _pairs(a.labels, b.labels)
-    proof = one_method & a.whole[pairs[:, 0]] & b.whole[pairs[:, 1]] & (pairs > 0).all(axis=1)
+    both = (pairs > 0).all(axis=1) & one_method
+    proof = both & a.whole[pairs[:, 0]] & b.whole[pairs[:, 1]]
+    alike = _drawn_alike(a, b, pairs)
+    same = pairs[proof | (both & connected & (alike if named else _both_holes_or_none(a, b, pairs)))]
     drawn_a, drawn_b = (np.where(v.hole[p], 0, p) for v, p in ((a, pairs[:, 0]), (b, pairs[:, 1])))
     overlap, shared = _totals(np.stack([drawn_a, drawn_b], axis=1), count)
-    size_a = np.bincount(overlap[:, 0], shared, len(a.whole))
-    size_b = np.bincount(overlap[:, 1], shared, len(b.whole))
-    both = (overlap > 0).all(axis=1)
-    equal = both & (shared == size_a[overlap[:, 0]]) & (shared == size_b[overlap[:, 1]])
-    agreed_a, agreed_b = np.isin(np.arange(len(a.whole)), overlap[equal, 0]), np.isin(np.arange(len(b.whole)), overlap[equal, 1])
-    proved = _contains(pairs[proof], overlap)
-    near = both & ~proved & a.owned[overlap[:, 0]] & b.owned[overlap[:, 1]]
-    iou = shared[near] / (size_a[overlap[near, 0]] + size_b[overlap[near, 1]] - shared[near])
-    alike, iou = _best(overlap[near], iou)
+    size_a, size_b = (np.bincount(overlap[:, k], shared, len(v.whole))[overlap[:, k]] for k, v in enumerate((a, b)))
+    if one_method and connected:
+        left = pairs[~(proof | (both & alike))]
+        agreed_a, agreed_b = (~np.isin(np.arange(len(v.whole)), left[:, k]) for k, v in enumerate((a, b)))
+    else:
+        equal = overlap[(overlap > 0).all(axis=1) & (shared == size_a) & (shared == size_b)]
+        agreed_a, agreed_b = (np.isin(np.arange(len(v.whole)), equal[:, k]) for k, v in enumerate((a, b)))
+    near = (overlap > 0).all(axis=1) & ~_contains(same, overlap) & (not (one_method and connected))
+    iou = shared / np.maximum(1, size_a + size_b - shared)
+    owned = near & a.owned[overlap[:, 0]] & b.owned[overlap[:, 1]]
     return Seam(
-        pairs[proof],
-        alike,
-        iou,
+        same,
+        *_best(overlap[owned], iou[owned]),
+        *_best(overlap[near], iou[near]),
         _doubts(a, b, agreed_a, one_method=one_method),
         _doubts(b, a, agreed_b, one_method=one_method),
         _open(a, one_method=one_method),
         _open(b, one_method=one_method),
     )
+
+
+def compare_keys(a: View, b: View) -> Seam:
+    """Compare the keys of two neighbouring tiles where their windows overlap: nothing is joined, and what differs is disputed."""
+    pairs, _ = _pairs(a.labels, b.labels)
+    differ = pairs[~_drawn_alike(a, b, pairs) & ~(a.whole[pairs[:, 0]] & b.whole[pairs[:, 1]])]
+    doubts = [np.unique(differ[:, k][differ[:, k] > 0]) for k in (0, 1)]
+    none, nothing, nowhere = np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0, np.int64)
+    disputed = [np.stack([labels, np.full(len(labels), DISPUTED)], axis=1) for labels in doubts]
+    return Seam(none, none, nothing, none, nothing, disputed[0], disputed[1], nowhere, nowhere)
+
+
+def _drawn_alike(a: View, b: View, pairs: Integers) -> Booleans:
+    """Which pairs of labels are of one name, and both holes or both none."""
+    alike = _both_holes_or_none(a, b, pairs)
+    return alike if a.name is None or b.name is None else alike & (a.name[pairs[:, 0]] == b.name[pairs[:, 1]])
+
+
+def _both_holes_or_none(a: View, b: View, pairs: Integers) -> Booleans:
+    return np.asarray(a.hole[pairs[:, 0]] == b.hole[pairs[:, 1]])
 
 
 def _pairs(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> tuple[Integers, Integers]:
@@ -187,66 +226,6 @@ class Groups:
     """By group: the number of tiles that own a part."""
     home: Integers
     """By group: the tile that owns the anchor."""
-
-
-def join(number: int, pairs: Integers) -> Integers:
-    """Number the connected sets of ``number`` nodes under the pairs (n, 2): an array (number,) of 0, 1, …"""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    edges = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(number, number))
-    return np.asarray(connected_components(edges, directed=False)[1], np.int64)
-
-
-def join_by_evidence(
-    group: Integers, tile: Integers, alike: Integers, iou: npt.NDArray[np.float64], least: float
-) -> tuple[Integers, Booleans]:
-    """Join groups by evidence, the strongest first, never two labels that one window saw apart.
-
-    Parameters
-    ----------
-    group, tile
-        By node.
-    alike, iou
-        (n, 2) nodes and (n,) their intersection over union.
-    least
-        The least that is evidence.
-
-    Returns
-    -------
-    group
-        By node, joined.
-    refused
-        By pair: it was not joined, so its two nodes stand apart.
-    """
-    order = np.lexsort((alike[:, 1], alike[:, 0], -iou))
-    parent: dict[int, int] = {}
-    members: dict[int, set[int]] = {}
-    involved = np.isin(group, group[alike.ravel()])
-    for g, t in zip(group[involved].tolist(), tile[involved].tolist(), strict=True):
-        members.setdefault(g, set()).add(t)
-
-    def root(g: int) -> int:
-        while parent.get(g, g) != g:
-            parent[g] = parent.get(parent[g], parent[g])
-            g = parent[g]
-        return g
-
-    refused = np.ones(len(alike), bool)
-    for k in order.tolist():
-        a, b = root(int(group[alike[k, 0]])), root(int(group[alike[k, 1]]))
-        if a == b:
-            refused[k] = False
-        elif iou[k] >= least and members[a].isdisjoint(members[b]):
-            keep, gone = min(a, b), max(a, b)
-            parent[gone] = keep
-            members[keep] |= members.pop(gone)
-            refused[k] = False
-    joined = group.copy()
-    if parent:
-        names = np.unique(group[involved])
-        joined[involved] = np.array([root(g) for g in names.tolist()])[np.searchsorted(names, group[involved])]
-    return joined, refused
 
 
 def holes(nodes: Nodes, group: Integers) -> tuple[Booleans, Booleans]:

@@ -176,7 +176,7 @@ def _refuse_another(told: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def _known(what: Mapping[str, Any], fitted: Mapping[str, Any], given: Any, group: str) -> Any:
     """A segmenter or a step with what was fitted: from the record, or where that cannot hold it, what is given."""
     if what["kind"] in plugins.kinds(group):
-        return {**what, **fitted}
+        return {**{key: held for key, held in what.items() if key != "code"}, **fitted}
     if given is None:
         raise OutputError(
             f"the run used {what['kind']}, which its record does not hold; allowed: kinds of segmenters and steps, "

@@ -16,8 +16,8 @@ FLOORS = (
     "addresses",
     "errors logs",
     "contours documents elementary files frame geojson grid homes legend locks places units wording",
-    "ground options record runs",
-    "annotations bands comparison components evaluation exact filters placement scales stitching vectors",
+    "bytecode ground options record runs",
+    "annotations bands checksums comparison components evaluation evidence exact filters placement scales stitching vectors",
     "colours",
     "adding features graphs routing sampling",
     "histograms layers measurement",
@@ -44,7 +44,14 @@ FLOORS = (
 
 ROOMS = {
     "engine": ("certificates contract", "batches inprocess", "errands processes", "distribution", "__init__"),
-    "networks": ("__init__", "archives card lattice resampling", "windows", "architectures packaged probe", "sessions", "resident"),
+    "networks": (
+        "__init__",
+        "archives card lattice precision resampling tainted",
+        "windows",
+        "architectures packaged probe",
+        "sessions",
+        "resident",
+    ),
     "segmenters": (
         "contract",
         "__init__",

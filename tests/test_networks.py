@@ -195,7 +195,8 @@ def test_batches_are_halved_where_memory_ends_and_at_last_the_processor_computes
 
     network = Resident(never, Way(device="cuda"), fallback=lambda: lambda patches: 3 * patches)
     assert np.array_equal(network(patches[:1]), 3 * patches[:1])
-    assert network.told == ["one patch did not fit on cuda; computed on the cpu since"]
+    assert network.told == ["one patch did not fit on cuda; computed on the cpu since, and not called proved"]
+    assert network.moved
     with pytest.raises(SegmenterError, match=r"does not fit into the memory of cpu .* use a smaller window"):
         Resident(never, Way())(patches[:1])
 
@@ -234,3 +235,69 @@ def test_an_image_of_other_pixels_is_resampled_alike_in_any_tiling(factor: float
         coarse = image.reshape(3, 90, 2, 105, 2).mean(axis=(2, 4))
         fine = ndimage.zoom(whole(network, coarse), (1, 2, 2), order=1, grid_mode=True, mode="nearest")
         assert (np.asarray(one.classes) == network.decoder.classify(fine, np.ones((180, 210), bool))).mean() > 0.999
+
+
+def test_a_tile_that_another_device_computed_is_not_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a device runs out of memory in the middle of a run, what the processor draws in its place is agreed at best, and told."""
+    unet = pipeline.UNet(weights=bundle(tmp_path))
+    calm = pipeline.segment(scene(96, 96), unet, tmp_path / "calm", tile=48, results=["instance"], engine=pipeline.local())
+    assert calm.record["certificates"]["proved"] == calm.record["objects"] > 0
+    resident, calls = unet.resident, []
+
+    def device(patches: np.ndarray[Any, Any]) -> Any:
+        calls.append(len(patches))
+        if len(calls) > 1:
+            raise torch.OutOfMemoryError
+        return forward(patches)
+
+    forward = resident.forward
+    for name, value in (("forward", device), ("fallback", lambda: forward), ("moved", False), ("told", [])):
+        monkeypatch.setattr(resident, name, value)
+    result = pipeline.segment(scene(96, 96), unet, tmp_path / "out", tile=48, results=["instance"], engine=pipeline.local())
+    assert resident.moved
+    assert np.array_equal(result.labels, calm.labels)
+    counts = result.record["certificates"]
+    first = {int(number) for number in np.unique(result.labels.values[:48, :48]) if number}
+    later = {int(number) for number in np.unique(result.labels.values) if number} - {
+        number for number in first if not (result.labels.values[48:] == number).any() and not (result.labels.values[:, 48:] == number).any()
+    }
+    table = result.objects.set_index("id")["certificate"]
+    assert set(table[sorted(later)]) == {"agreed"}
+    assert counts["disputed"] == 0
+    assert any("not called proved" in line for line in result.lines())
+
+
+def test_float32_is_float32(tmp_path: Path) -> None:
+    """While a network of float32 computes, nothing may be multiplied with fewer bits; afterwards all is as it was, also where it fails."""
+    unet = pipeline.UNet(weights=bundle(tmp_path))
+    seen = []
+
+    def precisions() -> list[Any]:
+        return [torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+
+    handle = unet.resident.forward
+    before = precisions()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = True
+        chosen = precisions()
+
+        class Watching(torch.overrides.TorchFunctionMode):
+            def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                if "conv" in getattr(function, "__name__", ""):
+                    with torch._C.DisableTorchFunction():
+                        seen.append(precisions())
+                return function(*args, **(kwargs or {}))
+
+        with Watching(), torch.autocast("cpu", torch.bfloat16):
+            answer = handle(np.zeros((1, 3, 32, 32), np.float32))
+        assert answer.dtype == np.float32
+        assert seen
+        assert all(each == ["highest", False, False] for each in seen)
+        assert precisions() == chosen
+        with pytest.raises(RuntimeError):
+            handle(np.zeros((1, 5, 32, 32), np.float32))
+        assert precisions() == chosen
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[2]

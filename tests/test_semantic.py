@@ -148,7 +148,7 @@ def test_keys_are_objects(seed, tile, shape):
         place = [axis + first for axis, first in zip(np.indices(block.shape[1:]), origin, strict=True)]
         return cells[tuple(axis // 5 for axis in place)].astype(np.int64) * 10**12
 
-    lattice.identity = "keyed"
+    lattice.identity, lattice.reach = "keyed", 0
     image = np.ones((1, *shape), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         found = tiled(image, lattice, (tile,) * len(shape), Path(folder))
@@ -172,3 +172,27 @@ def test_refusals(output, message):
     with pytest.raises(JobError, match=message):
         pipeline.Job(source="a.tif", segmenters={"a": "threshold"}, output={"path": "out", **output})
     assert entry(1) != entry(2)
+
+
+def test_objects_that_cross_routes_keep_their_pixels(tmp_path):
+    """Where only classes are wanted, an object that one route would remove for its area is weighed with what another route drew of it."""
+    image = np.full((32, 64), 10, np.uint8)
+    image[:, 32:] = 60  # by which the routes part: the left half removes what is small, the right half does not
+    image[4:8, 28:40] = image[20:22, 4:6] = 110
+    image[12:16, 30:36] = image[26:28, 30:32] = 110
+    parts = {
+        "source": image,
+        "tiles": {"size": 16, "halo": 4},
+        "segmenters": {"large": pipeline.Threshold(value=100, min_area=20), "any": pipeline.Threshold(value=100)},
+        "route": [{"use": "any", "when": {"mean": {"min": 50}}}, {"use": "large"}],
+    }
+    found = {
+        wanted: pipeline.run(pipeline.Job(**parts, output={"path": str(tmp_path / wanted), "results": wanted.split()}), pipeline.local())
+        for wanted in ("semantic", "instance semantic")
+    }
+    labels = ndimage.label(image == 110)[0]
+    whole = np.isin(labels, np.flatnonzero(np.bincount(labels.ravel())[1:] >= 20) + 1)
+    for result in found.values():
+        np.testing.assert_array_equal(result.classes.values, whole)
+        assert set(result.objects["certificate"]) == {"disputed"} or set(result.objects["certificate"]) == {"agreed"}
+    assert found["semantic"].record["certificates"] == found["instance semantic"].record["certificates"]

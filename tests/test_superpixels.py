@@ -23,6 +23,7 @@ from sklearn.metrics import adjusted_rand_score
 import pipeline
 from pipeline import graphs
 from pipeline.errors import JobError
+from pipeline.frame import Frame
 from pipeline.graphs import Graph
 from pipeline.segmenters import fitted_to
 from pipeline.segmenters.graph import FINE, RegionGraph
@@ -282,3 +283,33 @@ def test_refusals(options, message):
     """What cannot be is refused, naming the option, what was given and what is allowed."""
     with pytest.raises(JobError, match=message):
         RegionGraph(**options)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (6, 14, 22)])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_keys_do_not_collide_far_from_the_first_pixel(shape, axis):
+    """However far out a block lies, its patches are those of the first block, and no key is that of a patch elsewhere on the lattice."""
+    image = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.uint8)
+    valid = np.random.default_rng(1).random(shape) < 0.8  # which leaves orphans, named by their pixels
+    superpixels = fitted_to(Superpixels(spacing=2, iterations=1), image, valid)
+    here = superpixels(image, valid)
+    seen = set(np.unique(here[valid]).tolist())
+    for exponent in (19, 20, 21) if len(shape) == 3 else (19, 20, 21, 24, 30):
+        origin = [0] * len(shape)
+        origin[axis] = 1 << exponent
+        far = superpixels(image, valid, tuple(origin))
+        np.testing.assert_array_equal(in_order(far), in_order(here))
+        more = set(np.unique(far[valid]).tolist())
+        assert not seen & more
+        assert min(more) > 0
+        seen |= more
+
+
+def test_images_beyond_what_keys_can_tell_apart_are_refused():
+    """Where keys would collide, the image is refused before any work."""
+    frame = Frame((1 << 31, 1 << 31), ("1",), "uint8")
+    assert Superpixels().suited(frame) == Superpixels()
+    with pytest.raises(JobError, match=r"superpixels of an image of 2147483649 x 5; allowed: up to 2147483648 x 2147483648"):
+        Superpixels().suited(replace(frame, shape=((1 << 31) + 1, 5)))
+    with pytest.raises(JobError, match=r"allowed: up to 262144 x 4194304 x 4194304"):
+        RegionGraph().suited(replace(frame, shape=(5, 1 << 23, 5)))

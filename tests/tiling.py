@@ -14,7 +14,7 @@ from pipeline.grid import Grid
 from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, Segmenter
 from pipeline.sources import open_source
-from pipeline.stages import FIRST, Method, Run, pixels_key, table_key
+from pipeline.stages import FIRST, Method, Run, depth_of, pixels_key, table_key
 from pipeline.stages.group import group
 from pipeline.stages.link import link
 from pipeline.stages.measure import gather
@@ -50,7 +50,7 @@ def tiled(
     source = open_source(image, planes="all" if image.ndim == 4 else None)
     kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
     contracts = [Contract.of(kind) for kind in kinds]
-    depth = 1 if len(kinds) == 1 and contracts[0].identity == "connected" else max(1, halo)
+    depth = depth_of(contracts, halo)
     far = depth + sum(step.reach for step in steps)
     methods = tuple(Method(str(k), kind, c, c.reach + far) for k, (kind, c) in enumerate(zip(kinds, contracts, strict=True)))
     grid = Grid(source.frame.shape, tuple(tile))

@@ -3,7 +3,12 @@
 Half of an image is filled with NaN, which everything that looks at it becomes too: where the answer is a number, the network looks at
 nothing beyond. So the reach is a bound for any weights and any image. (The gradient of one pixel of the answer, the usual way, tells the
 reach of one position within the stride, and less than it where units do not fire.) Every position within the stride is tried, on all
-four sides. A network of onnxruntime may swallow NaN; there, one half is changed in place of that, and what differs is seen.
+four sides.
+
+An operation may swallow NaN, beside others that pass it on. Those of PyTorch are therefore followed one by one (`tainted`): each gives
+NaN where it is given NaN, and where one cannot be followed, the network is taken to look at everything. Of a network that cannot be
+followed so, as one of onnxruntime, the half is also changed, in several ways; where more of the answer changes than NaN tells, it swallows
+NaN, and it is taken to look at everything as well: a change that is seen is no bound.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from pipeline.errors import JobError
 
 Floats = npt.NDArray[np.float32]
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (0.0, 3.0, -3.0, 1e3, 1e6)
+"""Of the values that a half is changed to."""
 LONGEST = 4096
 """Pixels of the longest image that is tried; what looks further is taken to look at everything."""
 
@@ -83,17 +90,27 @@ def _reach(
     lost = slice(extent - border, None) if mirrored else slice(None, border)
     hidden = image.copy()
     hidden[(slice(None), slice(None), lost) if axis == 0 else (..., lost)] = np.nan
-    seen = forward(hidden)
-    if np.isnan(seen).any():
-        altered = np.isnan(seen)
-    else:  # it swallows NaN
-        other = np.random.default_rng(1).standard_normal(image.shape).astype(np.float32) * 3
-        part = (slice(None), slice(None), lost) if axis == 0 else (..., lost)
-        hidden[part] = other[part]
-        altered = forward(hidden) != known
+    altered = _altered(forward, hidden, image, known)
+    if altered is None:
+        return None
     lines = np.flatnonzero(altered.any(axis=(0, 1, 3 if axis == 0 else 2)))
     if mirrored:
         far = extent - border - int(lines[0]) if len(lines) else 0
         return None if len(lines) and lines[0] == 0 else max(0, far)
     far = int(lines[-1]) + 1 - border if len(lines) else 0
     return None if len(lines) and lines[-1] == extent - 1 else max(0, far)
+
+
+def _altered(forward: Callable[[Floats], Floats], hidden: Floats, image: Floats, known: Floats) -> npt.NDArray[np.bool_] | None:
+    """Where an answer depends on pixels that are NaN in ``hidden``; None where that cannot be told."""
+    from pipeline.networks.tainted import through  # which imports PyTorch
+
+    seen, followed, lost = through(forward, hidden)
+    if followed:
+        return None if lost else np.asarray(np.isnan(seen))
+    altered, rng = np.isnan(seen), np.random.default_rng(1)
+    for size in SIZES:
+        other = np.where(np.isnan(hidden), size * rng.standard_normal(image.shape), image).astype(np.float32)
+        if ((forward(other) != known) & ~altered).any():
+            return None
+    return np.asarray(altered)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SegmenterError
 from pipeline.networks import architectures
 from pipeline.networks.card import Bundle
+from pipeline.networks.precision import autocast, full_precision
 from pipeline.networks.sessions import session
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ class Resident:
     fallback: Callable[[], Callable[[Floats], Any]] | None = None
     """Makes the same for the processor."""
 
+    moved: bool = False
+    """Whether the processor computes in place of the device: what it draws may differ from what the run's other workers draw."""
+
     room: Callable[[Floats], int] | None = None
     """How many patches like one the device's free memory holds, tried out on that one. None: it is not asked."""
 
@@ -153,8 +157,8 @@ class Resident:
             return size // 2
         if self.fallback is None:
             raise SegmenterError(f"one patch does not fit into the memory of {self.way.device} ({error}); use a smaller window") from error
-        self._tell(f"one patch did not fit on {self.way.device}; computed on the cpu since")
-        self.forward, self.fallback = self.fallback(), None
+        self._tell(f"one patch did not fit on {self.way.device}; computed on the cpu since, and not called proved")
+        self.forward, self.fallback, self.moved = self.fallback(), None, True
         return 1
 
     def _tell(self, what: str) -> None:
@@ -245,7 +249,7 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
             batch = batch.pin_memory().to(device, non_blocking=True, memory_format=torch.channels_last)
         else:
             batch = batch.to(device)
-        with torch.inference_mode(), autocast(device.type, way.precision):
+        with torch.inference_mode(), full_precision(way.precision), autocast(device.type, way.precision):
             answer = run(batch)
         return _array(answer) if isinstance(answer, torch.Tensor) else [detections(one) for one in answer]
 
@@ -259,14 +263,6 @@ def _array(answer: torch.Tensor) -> Floats:
 def detections(answer: Mapping[str, torch.Tensor]) -> Detections:
     """What torchvision's detectors say of an image."""
     return Detections(_array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0]))
-
-
-def autocast(device: str, precision: str) -> torch.autocast:
-    """Lets what is multiplied on a type of device be of a precision, one of PRECISIONS."""
-    import torch
-
-    halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
-    return torch.autocast(device, halves, enabled=halves is not None)
 
 
 def threads() -> int:

@@ -58,6 +58,7 @@ from pipeline.components import pieces
 from pipeline.errors import SegmenterError, TilewiseError
 from pipeline.grid import Box
 from pipeline.histograms import FLOAT_BINS, histogram
+from pipeline.legend import MOST
 from pipeline.sampling import Sample, collect, merge, pick
 from pipeline.segmenters.contract import (
     Classes,
@@ -71,18 +72,19 @@ from pipeline.segmenters.contract import (
     Segmenter,
     exactness,
     name_of,
+    on_probation,
 )
 
 __all__ = [
     "Classes", "Contract", "Flags", "Footprint", "Identity", "Keyed", "Origin", "Pixels", "Segmenter", "call", "classes", "draw",
-    "exactness", "fitted_to", "float_bins", "keyed", "label", "measured_after", "name_of",
+    "exactness", "fitted_to", "float_bins", "keyed", "label", "measured_after", "name_of", "on_probation",
     "reads", "sample_size", "stepped", "support", "takes_part", "valid_for",
 ]  # fmt: skip
 
 
 def draw(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None, part: Flags | None = None) -> npt.NDArray[np.int32]:
     """Call a segmenter on a block: labels, 0 where the image is not valid. SegmenterError says what was wrong with them."""
-    return _checked(segmenter, call(segmenter, block, valid, origin, part), valid).astype(np.int32, copy=False)
+    return _compact(_checked(segmenter, call(segmenter, block, valid, origin, part), valid, None)).astype(np.int32, copy=False)
 
 
 def takes_part(segmenter: Segmenter) -> bool:
@@ -92,15 +94,18 @@ def takes_part(segmenter: Segmenter) -> bool:
 
 def support(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Flags:
     """Where a segmenter would draw objects, as cheaply as it can tell."""
-    return _checked(segmenter, call(getattr(segmenter, "foreground", segmenter), block, valid, origin), valid) > 0
+    return _checked(segmenter, call(getattr(segmenter, "foreground", segmenter), block, valid, origin), valid, None) > 0
 
 
 def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Classes:
     """The class of every pixel, 0 for background, and the seeds, of a segmenter that can ``classify``."""
     found = call(getattr(segmenter, "classify", segmenter), block, valid, origin)
+    classed = found if isinstance(found, Classes) else Classes(np.asarray(found))
+    kinds = _checked(segmenter, classed.kinds, valid)
+    if hasattr(segmenter, "classify"):
+        _refuse_class(segmenter, kinds)
     if not isinstance(found, Classes):
-        return Classes(_checked(segmenter, found, valid))
-    kinds = _checked(segmenter, found.kinds, valid)
+        return Classes(kinds)
     return replace(found, kinds=kinds, seeds=None if found.seeds is None else np.asarray(found.seeds, bool) & (kinds > 0))
 
 
@@ -108,7 +113,10 @@ def keyed(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = No
     """The key of every pixel, int64, 0 for background, and the classes, of a segmenter whose identity is ``keyed``."""
     found = drawn if isinstance(drawn := call(segmenter, block, valid, origin), Keyed) else Keyed(drawn)
     keys = _checked(segmenter, found.keys, valid, np.int64).astype(np.int64, copy=False)
-    return Keyed(keys, None if found.kinds is None else _checked(segmenter, found.kinds, valid))
+    kinds = None if found.kinds is None else _checked(segmenter, found.kinds, valid)
+    if kinds is not None:
+        _refuse_class(segmenter, kinds)
+    return Keyed(keys, kinds)
 
 
 def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
@@ -213,7 +221,20 @@ def _parameters(function: Callable[..., Any]) -> Collection[str]:
         return ()
 
 
-def _checked(segmenter: Segmenter, drawn: object, valid: Flags, most: type[np.signedinteger[Any]] = np.int32) -> npt.NDArray[Any]:
+def _refuse_class(segmenter: Segmenter, kinds: npt.NDArray[Any]) -> None:
+    if (highest := int(kinds.max(initial=0))) > MOST:
+        raise SegmenterError(f"the segmenter {name_of(segmenter)} returned the class {highest}; classes are numbered 0 to {MOST}")
+
+
+def _compact(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The labels renumbered, 1 to n in their order, where they are higher than there are pixels: what is kept by label takes no more."""
+    if labels.dtype.kind == "b" or not labels.size or int(labels.max()) <= labels.size:
+        return labels
+    names, places = np.unique(labels, return_inverse=True)
+    return np.asarray(places.reshape(labels.shape) + (names[0] != 0))
+
+
+def _checked(segmenter: Segmenter, drawn: object, valid: Flags, most: type[np.signedinteger[Any]] | None = np.int32) -> npt.NDArray[Any]:
     """Refuse what no labels can be, and clear the pixels that are not valid."""
     name = name_of(segmenter)
     labels = np.asarray(drawn)
@@ -227,6 +248,6 @@ def _checked(segmenter: Segmenter, drawn: object, valid: Flags, most: type[np.si
         )
     if labels.size and labels.dtype.kind == "i" and labels.min() < 0:
         raise SegmenterError(f"the segmenter {name} returned the label {labels.min()}; labels are 0 or more")
-    if labels.size and labels.dtype.itemsize > 3 and labels.max() > np.iinfo(most).max:
+    if most and labels.size and labels.dtype.itemsize > 3 and labels.max() > np.iinfo(most).max:
         raise SegmenterError(f"the segmenter {name} returned the label {labels.max()}; labels of one block fit in {most.__name__}")
     return labels if valid.all() else np.where(valid, labels, labels.dtype.type(0))

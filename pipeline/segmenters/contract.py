@@ -78,7 +78,8 @@ class Contract:
     pixels of one class, is what ``connected`` becomes where only classes are wanted; ``layered`` is what shows of several layers.)"""
 
     reach: int = 0
-    """How many pixels away (along each axis) a pixel can be and still change the class or the support of a pixel."""
+    """How many pixels away (along each axis) a pixel can be and still change the class or the support of a pixel. A segmenter that does
+    not state it is on probation."""
 
     connectivity: int | None = None
     """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None: those with a common face."""
@@ -124,6 +125,10 @@ class Contract:
     footprint: Footprint = Footprint()
     """What it takes in memory, by which windows are chosen that fit."""
 
+    probation: bool = False
+    """Not stated, but found: it says neither its reach nor that it is ``windowed``. Nothing that it draws is proved where a window is less
+    than the image, and windows are compared wherever they overlap, whatever its identity."""
+
     @property
     def plain(self) -> bool:
         """Whether the class of a pixel is decided without knowing its object."""
@@ -135,6 +140,7 @@ class Contract:
         if not callable(segmenter):
             raise JobError(f"a segmenter is a function from a block to labels, not {segmenter!r}")
         stated = {name: getattr(segmenter, name) for name in cls.__dataclass_fields__ if hasattr(segmenter, name)}
+        stated["probation"] = "reach" not in stated and not stated.get("windowed", False)
         if str(stated.get("device", "")).startswith(("cuda", "mps")):
             stated["device"] = "gpu"
         contract = cls(**stated)
@@ -171,6 +177,16 @@ def exactness(kind: Any) -> str:
     if getattr(kind, "identity", "object") == "object":
         return "where the foreground's piece fits into a window (`max_halo`)"
     return "at any size"
+
+
+def on_probation(segmenter: Segmenter) -> str:
+    """What its user is told of a segmenter that states no reach."""
+    name = name_of(segmenter)
+    return (
+        f"{name} states no reach, so nothing that it draws is proved, only compared between windows; to earn more, state how many pixels "
+        f"away a pixel can be and still change the foreground or class of a pixel ({name}.reach = 0, if none), or, where that is the whole "
+        f"window, {name}.windowed = True"
+    )
 
 
 def name_of(segmenter: Segmenter) -> str:

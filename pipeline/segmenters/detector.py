@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
+from pipeline.frame import Frame
 from pipeline.networks.lattice import Lattice
 from pipeline.networks.windows import Patches
 from pipeline.segmenters import Identity, Origin, fitted_to
-from pipeline.segmenters.detections import RANK, ByKey, Choice, lattice
+from pipeline.segmenters.detections import AXIS, RANK, ByKey, Choice, lattice
 from pipeline.segmenters.predictor import Network
 
 Pixels = npt.NDArray[Any]
@@ -79,6 +80,13 @@ class MaskRCNN(Network):
                 raise JobError(f"{name}: {getattr(self, name)!r}; a detector has none; leave it out")
         if self.pixel_size == "resample":
             raise JobError("pixel_size: 'resample'; a detector sees the image's own pixels; allowed: same, any; resample the image first")
+
+    def suited(self, frame: Frame) -> Network:
+        """The same for an image. JobError where it is none for this network, or has more cells along an axis than keys can tell apart."""
+        cell = self.lattice.extent - 2 * self.lattice.margin
+        if max(frame.shape) // cell >= 1 << AXIS:
+            raise JobError(f"cells of {cell} pixels in an image of {' x '.join(map(str, frame.shape))}; choose a smaller margin")
+        return Network.suited(self, frame)
 
     @property
     def patches(self) -> Patches:

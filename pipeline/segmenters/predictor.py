@@ -234,6 +234,11 @@ class Network:
         return resident(self._bundle, str(self.sha256), way)
 
     @property
+    def moved(self) -> bool:
+        """Whether another device computes in this process than was asked for."""
+        return self.resident.moved
+
+    @property
     def told(self) -> list[str]:
         """What was done otherwise than asked in this process, as where memory did not suffice."""
         return self.resident.told

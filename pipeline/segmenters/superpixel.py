@@ -17,14 +17,15 @@ import numpy.typing as npt
 
 from pipeline.components import pieces
 from pipeline.errors import JobError
+from pipeline.frame import Frame
 from pipeline.segmenters import Footprint, Identity, Origin, fitted_to
 from pipeline.segmenters.pixels import Contrast
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
-BITS = 20
-"""Of a key, for each axis; a bit more tells patches that have no cell of their own."""
-APART = np.int64(1 << 3 * BITS)
+BITS = {2: (0, 31, 31), 3: (18, 22, 22)}
+"""Of a key, for each axis (plane, row, column), by the image's dimensions; one bit more tells patches that have no cell of their own."""
+APART = np.int64(1 << 62)
 FACES = 6
 """Pixels of a patch touch by a side, in two dimensions too."""
 
@@ -72,6 +73,13 @@ class Superpixels(Contrast):
         """The smoothing's radius; two cells for each move of the centres, and seven for what does not hang together."""
         return self.radius + (2 * self.iterations + 7) * self.spacing
 
+    def suited(self, frame: Frame) -> Superpixels:
+        """The same; JobError where the image has more pixels along an axis than keys can tell apart."""
+        most = [1 << bits for bits in BITS[frame.ndim][-frame.ndim :]]
+        if any(extent > number for extent, number in zip(frame.shape, most, strict=True)):
+            raise JobError(f"superpixels of an image of {' x '.join(map(str, frame.shape))}; allowed: up to {' x '.join(map(str, most))}")
+        return self
+
     def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> npt.NDArray[Any]:
         """The key of the patch of each pixel, int64, of a block whose first pixel lies at ``origin``; 0 where it is not valid."""
         block = np.asarray(block)
@@ -101,19 +109,20 @@ def _patches(
         _assign(solid, start, spacing, cells, centres, weight, owner)
     orphan = _orphans(owner)
     _adopt(solid, owner, orphan, start, centres, weight, spacing)
-    key = _named(np.unravel_index(np.arange(number.size), tuple(cells)), first) + 1
+    bits = BITS[valid.ndim]
+    key = _named(np.unravel_index(np.arange(number.size), tuple(cells)), first, bits) + 1
     keys = np.where(known, key[owner], 0)
     if orphan.any():  # each piece of them is a patch of its own, named by its first pixel
         labels, many = pieces(np.where(orphan, owner + 1, 0), FACES)
         begins = np.unravel_index(np.unique(labels, return_index=True)[1][-many:], labels.shape)
-        keys[orphan] = (_named(begins, start) | APART)[labels[orphan] - 1]
+        keys[orphan] = (_named(begins, start, bits) | APART)[labels[orphan] - 1]
     return keys.reshape(valid.shape)
 
 
-def _named(places: Sequence[npt.NDArray[np.intp]], first: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _named(places: Sequence[npt.NDArray[np.intp]], first: npt.NDArray[np.int64], bits: tuple[int, int, int]) -> npt.NDArray[np.int64]:
     """Places (plane, row, column) in one number each."""
     z, y, x = (axis.astype(np.int64) + begin for axis, begin in zip(places, first, strict=True))
-    return np.asarray((z << 2 * BITS) | (y << BITS) | x)
+    return np.asarray((z << bits[1] + bits[2]) | (y << bits[2]) | x)
 
 
 @numba.njit(cache=True, nogil=True)

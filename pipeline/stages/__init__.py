@@ -46,6 +46,9 @@ STEPS = 8
 ALGORITHMS = 6
 """Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
 
+KEYED = {"keyed", "class"}
+"""Identities by which keys say what is one object, whatever seams show."""
+
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))
 
 
@@ -169,10 +172,13 @@ class Run:
         return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
 
     def compares(self, tile: int, other: int) -> bool:
-        """Whether the labels of two neighbouring tiles are compared: not where their keys say what is one object."""
+        """Whether the labels of two neighbouring tiles are compared: not where their keys say what is one object, and are to be trusted."""
         routes = {int(self.routes[tile]), int(self.routes[other])}
-        kinds = {self.methods[route - FIRST].contract.identity for route in routes if route >= FIRST}
-        return not kinds & {"class", "layered"} and not (kinds == {"keyed"} and len(routes) == 1)
+        contracts = [self.methods[route - FIRST].contract for route in routes if route >= FIRST]
+        kinds = {contract.identity for contract in contracts}
+        if len(routes) == 1 and kinds & KEYED:
+            return contracts[0].probation
+        return not kinds & {"class", "layered"}
 
     def overlap(self, tile: int, other: int) -> Box:
         """Where two neighbouring tiles both keep their labels."""
@@ -222,13 +228,13 @@ class Run:
         return replace(self, methods=tuple(replace(m, segmenter=segmenters.get(m.name, m.segmenter)) for m in self.methods))
 
 
-def depth_of(identities: Sequence[str], asked: int) -> int:
-    """How deep tiles overlap, from the identity of each method: one shared pixel proves all that there is to prove of connected pixels and
-    of classes; evidence wants as many as are asked for.
+def depth_of(contracts: Sequence[Contract], asked: int) -> int:
+    """How deep tiles overlap: one shared pixel proves all that there is to prove of connected pixels and of classes; evidence wants as many
+    as are asked for, and so does a segmenter on probation.
     """
-    if set(identities) == {"class"} or (len(identities) == 1 and identities[0] in ("connected", "keyed")):
-        return 1
-    return max(1, asked)
+    identities = {contract.identity for contract in contracts}
+    shallow = identities == {"class"} or (len(contracts) == 1 and identities <= {"connected", "keyed"})
+    return 1 if shallow and not any(contract.probation for contract in contracts) else max(1, asked)
 
 
 def record_key(tile: int) -> str:

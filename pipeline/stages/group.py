@@ -12,20 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.evidence import Evidence, join, join_by_evidence
 from pipeline.measurement import concatenate, empty
 from pipeline.stages import FIRST, Run, link, load_sums, record_key
 from pipeline.stages.naming import Members, name, numbered
 from pipeline.stages.overlay import sheets_of
 from pipeline.stages.regions import merged
-from pipeline.stitching import (
-    DISPUTED,
-    Integers,
-    Nodes,
-    holes,
-    join,
-    join_by_evidence,
-    settle,
-)
+from pipeline.stitching import DISPUTED, Integers, Nodes, holes, settle
 
 _KEY = "grouped"
 
@@ -86,8 +79,7 @@ class _Seams:
 
     members: Members
     same: Integers
-    alike: Integers
-    iou: npt.NDArray[np.float64]
+    evidence: Evidence
 
 
 def _doubt_all_of_each(nodes: Nodes, joined: Integers) -> None:
@@ -100,7 +92,8 @@ def _doubt_all_of_each(nodes: Nodes, joined: Integers) -> None:
 def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
     met = ((tile, run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]) for tile in tiles.tolist())
     members = _members(run, [(tile, labels) for tile, labels in met if len(labels)])
-    pairs: dict[str, list[npt.NDArray[np.generic]]] = {"same": [], "alike": [], "iou": []}
+    pairs: dict[str, list[npt.NDArray[Any]]] = {kind: [np.zeros((0, 2), np.int64)] for kind in ("same", "alike", "seen")}
+    shares: dict[str, list[npt.NDArray[Any]]] = {kind: [np.zeros(0)] for kind in ("iou", "seen_iou")}
     status, unknown = members.nodes.status, members.nodes.open
     for tile in link.tiles(run):
         if not run.scratch.has(link.link_key(tile)):
@@ -109,17 +102,18 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
         if not any(map(len, found.values())):  # kept, the empty arrays of a sparse image's seams would take more room than its tiles
             continue
         for other in facts["others"]:
-            for kind in ("same", "alike"):
+            for kind, known in pairs.items():
                 links = found[f"{kind} {other}"]
-                pairs[kind].append(np.stack([members.find(tile, links[:, 0]), members.find(other, links[:, 1])], axis=1))
-            pairs["iou"].append(found[f"iou {other}"])
+                known.append(np.stack([members.find(tile, links[:, 0]), members.find(other, links[:, 1])], axis=1))
+            for kind, known in shares.items():
+                known.append(found[f"{kind} {other}"])
             for side, owner in (("a", tile), ("b", other)):
                 doubt = found[f"doubt_{side} {other}"]
                 np.maximum.at(status, members.find(owner, doubt[:, 0]), doubt[:, 1])
                 unknown[members.find(owner, found[f"open_{side} {other}"])] = True
     pairs["same"].append(_of_one_key(run, members, _merged(run, members, tiles)))
-    same, alike = (np.concatenate([np.zeros((0, 2), np.int64), *pairs[kind]]) for kind in ("same", "alike"))
-    return _Seams(members, same, alike, np.concatenate([np.zeros(0), *pairs["iou"]]))
+    columns = {kind: np.concatenate(parts) for kind, parts in (pairs | shares).items()}
+    return _Seams(members, columns.pop("same"), Evidence(**columns))
 
 
 def _merged(run: Run, members: Members, tiles: npt.NDArray[np.intp]) -> Integers:
@@ -172,8 +166,8 @@ def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Mem
 def _joined(run: Run, tiles: npt.NDArray[np.intp], seams: _Seams) -> tuple[Members, Integers, npt.NDArray[np.bool_]]:
     """The nodes with those that open holes add, the group of each, and which of them are holes to be filled."""
     members = seams.members
-    group, refused = join_by_evidence(join(len(members.nodes), seams.same), members.nodes.tile, seams.alike, seams.iou, run.least_iou)
-    members.nodes.status[seams.alike[refused].ravel()] = DISPUTED
+    group, refused = join_by_evidence(join(len(members.nodes), seams.same), members.nodes.tile, seams.evidence, run.least_iou)
+    members.nodes.status[seams.evidence.alike[refused].ravel()] = DISPUTED
     filled, unknown = holes(members.nodes, group)
     if not (filled | unknown).any():
         return members, group, filled

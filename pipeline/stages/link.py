@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.scratch import Arrays
-from pipeline.stages import FIRST, Run, pixels_key, record_key
-from pipeline.stitching import PROVED, Seam, View, compare
+from pipeline.stages import FIRST, KEYED, Run, pixels_key, record_key
+from pipeline.stitching import PROVED, Seam, View, compare, compare_keys
 
 
 def link_key(tile: int) -> str:
@@ -51,17 +51,28 @@ def link(run: Run, tile: int) -> int:
         other for other in run.grid.neighbours(tile, forward=True) if (mine.segmented or run.segmented(other)) and run.compares(tile, other)
     ]
     for other in others:
-        one_method = bool(run.routes[tile] == run.routes[other]) and mine.segmented and run.segmented(other)
-        seam = compare(_view(run, tile, other, mine), _view(run, other, tile, _Flags.of(run, other)), one_method=one_method)
+        seam = _compared(run, tile, other, mine)
         found |= {f"{field} {other}": getattr(seam, field) for field in Seam.__dataclass_fields__}
     run.scratch.save(link_key(tile), {"others": others, "of": _of(run, (tile, *others))}, found)
     return len(others)
 
 
+def _compared(run: Run, tile: int, other: int, mine: _Flags) -> Seam:
+    theirs = _Flags.of(run, other)
+    views = _view(run, tile, other, mine), _view(run, other, tile, theirs)
+    if run.routes[tile] != run.routes[other] or not (mine.segmented and theirs.segmented):
+        return compare(*views, one_method=False)
+    method = run.method(tile)
+    if method.contract.identity in KEYED:
+        return compare_keys(*views)
+    connected, named = method.contract.identity == "connected", hasattr(method.drawer, "classify")
+    return compare(*views, one_method=True, connected=connected, named=named)
+
+
 def _view(run: Run, tile: int, other: int, flags: _Flags) -> View:
     overlap = run.overlap(tile, other)
     theirs = (overlap & run.grid.core(other)).within(overlap)
-    return View(flags.seam(run, tile, other), theirs, flags.whole, flags.owned, flags.hole)
+    return View(flags.seam(run, tile, other), theirs, flags.whole, flags.owned, flags.hole, flags.name)
 
 
 class _Flags:
@@ -74,13 +85,18 @@ class _Flags:
         """As far as what can be read goes."""
         self.hole: npt.NDArray[np.bool_] = arrays["hole"]
         self.owned: npt.NDArray[np.bool_] = np.concatenate([[False], arrays["area"] > 0])
+        name = arrays["key"] if arrays["key"].any() else arrays["kind"]
+        self.name: npt.NDArray[np.int64] = np.concatenate([[0], name]).astype(np.int64)
 
     @classmethod
     def of(cls, run: Run, tile: int) -> _Flags:
         if run.segmented(tile):
-            facts, arrays = run.scratch.load(record_key(tile), "status", "hole", "area")
+            facts, arrays = run.scratch.load(record_key(tile), "status", "hole", "area", "key", "kind")
             return cls(segmented=True, arrays=arrays, doubted=facts["doubted"])
-        return cls(segmented=False, arrays={"status": np.full(1, PROVED), "hole": np.zeros(1, bool), "area": np.zeros(0)})
+        none = np.zeros(0)
+        return cls(
+            segmented=False, arrays={"status": np.full(1, PROVED), "hole": np.zeros(1, bool), "area": none, "key": none, "kind": none}
+        )
 
     def seam(self, run: Run, tile: int, other: int) -> npt.NDArray[np.int32]:
         if not self.segmented:

@@ -119,7 +119,7 @@ def layered(run: Run, tile: int, _block: npt.NDArray[Any], _valid: Flags) -> Dra
 
 
 def _alone(run: Run, method: Method) -> Run:
-    depth = depth_of([method.contract.identity], run.depth)
+    depth = depth_of([method.contract], run.depth)
     halo = method.contract.reach + depth + run.reach_of_steps()
     return replace(run, methods=(replace(method, halo=halo),), depth=depth, scratch=run.scratch.within(f"layers/{method.name}"))
 

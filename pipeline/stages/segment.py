@@ -16,6 +16,7 @@ from pipeline.measurement import Sums, measure
 from pipeline.processors import note
 from pipeline.scales import pixel_areas, vary
 from pipeline.scratch import Arrays
+from pipeline.segmenters import on_probation
 from pipeline.sources.unmeasured import Counts, unmeasured
 from pipeline.stages import FIRST, Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected import connected
@@ -79,7 +80,7 @@ def segment(run: Run, tile: int) -> Segmented:
     note(run.scratch, int(run.routes[tile]))
     _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid), lost)
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
-    told = list(getattr(method.segmenter, "told", ()))
+    told = [*getattr(method.segmenter, "told", ()), *([on_probation(method.segmenter)] if method.contract.probation else ())]
     return {"labels": number, "pixels": core.size, "enlarged": drawn.enlarged, "seconds": seconds, "told": told}
 
 
@@ -90,6 +91,17 @@ def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
     for part in run.unknown(outer, reach):
         beside[drawn.labels[part]] = True
     return (np.flatnonzero(beside[1:]) + 1).tolist()
+
+
+def _provable(run: Run, tile: int) -> bool:
+    """Whether what was drawn in a tile can be proved: of a segmenter on probation, only where it saw the whole image; of a network that
+    moved to another device, nothing.
+    """
+    method = run.method(tile)
+    contract, window = method.contract, run.grid.window(tile, method.halo)
+    if getattr(method.segmenter, "moved", False):
+        return False
+    return contract.proved and (not contract.probation or window == run.grid.whole)
 
 
 def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays, lost: Counts) -> None:
@@ -103,7 +115,9 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     if drawn.nodes is not None:
         on_seams |= drawn.nodes
     on_seams[0] = False
-    if drawn.nodes is not None:  # what has a key is not compared: a pixel that floats turn to another class would join it to an object
+    if (
+        drawn.nodes is not None and run.method(tile).contract.things is not None
+    ):  # what has a key is not compared: a pixel that floats turn to another class would join it to an object
         strips = {other: np.where(drawn.nodes[strip], 0, strip) for other, strip in strips.items()}
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
     small = np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32  # half as much to pack and to unpack
@@ -112,7 +126,7 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
         pixels["valid"] = np.packbits(valid)
     run.scratch.save(pixels_key(tile), {"shape": labels.shape, "valid": bool(valid.all())}, pixels)
     flags = {name: getattr(drawn, name) for name in ("hole", "outside", "beside")}
-    best = PROVED if run.method(tile).contract.proved else AGREED
+    best = PROVED if _provable(run, tile) else AGREED
     status = np.where(drawn.whole, best, AGREED).astype(np.int8)
     if drawn.disputed is not None:
         status[drawn.disputed] = DISPUTED

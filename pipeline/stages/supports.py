@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.components import kinds_of, looked_up, pieces
+from pipeline.errors import SegmenterError
 from pipeline.grid import Box, Side, sides
-from pipeline.segmenters import classes, draw, support, takes_part
-from pipeline.stages import Run
+from pipeline.segmenters import classes, draw, name_of, support, takes_part
+from pipeline.stages import Method, Run
 from pipeline.stages.drawn import Drawn, Flags, Labels
 
 
@@ -102,6 +103,8 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
         shared = box & sketch.box
         here, mine = shared.within(sketch.box), whole[shared.within(box)]
         left[here][mine] = 0
+        if found is None and not run.method(tile).contract.probation:  # a window that cut it may have cut what hangs together with it
+            left[np.isin(sketch.piece, np.unique(sketch.piece[here][mine]))] = 0
         beside = run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps())
         doubted = any(whole[part].any() for part in beside)
         yield Enlarged(here, mine, None if found is None else found[shared.within(box)], doubted)
@@ -192,7 +195,7 @@ def _hold(run: Run, tile: int, mine: Flags, around: Box, box: Box) -> tuple[Box,
     first = np.unravel_index(int(mine.argmax()), mine.shape)
     place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(first, around.start, strict=True)), strict=True))
     extent = _extent(mine, around)
-    window, step, seen = extent.grow(reach + 1), max(1, method.halo), None
+    window, step, seen, vanished = extent.grow(reach + 1), max(1, method.halo), None, False
     while goes_on := [side for side in sides(box, image) if side.open and _end(extent, side) == _end(box, side)]:
         window = _extended(window, goes_on, step) & limit
         lost = seen is not None and any(_end(window, side) == _end(seen, side) for side in goes_on)
@@ -201,15 +204,35 @@ def _hold(run: Run, tile: int, mine: Flags, around: Box, box: Box) -> tuple[Box,
         seen, step, box = window, 2 * step, trusted(window, image, reach)
         view = run.seen(tile, window)
         piece, _ = pieces(support(method.drawer, view.shown, view.valid, window.start)[box.within(window)])
-        around, mine = box, piece == piece[place.within(box)]
+        found, gone = piece == piece[place.within(box)], not piece[place.within(box)].all()
+        if not method.contract.probation and (gone or around not in box or not found[around.within(box)][mine].all()):
+            raise _other_ground(method, box)
+        around, mine, vanished = box, found, vanished or gone
         extent = _extent(mine, box)
+    if seen is None:  # another piece took a part of this one away, and what is left goes on nowhere
+        raise _other_ground(method, box)
     tight = extent.grow(reach + 1) & window  # as small as may be: what else the window holds need not be drawn
     cut, around = tight.within(window), trusted(tight, image, reach)
     mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
     part[around.within(tight)] = mine
     drawn = draw(method.drawer, view.shown[(slice(None), *cut)], view.valid[cut], tight.start, part)[around.within(tight)]
+    if not (method.contract.partial or method.contract.probation or hasattr(method.drawer, "foreground") or (drawn > 0)[mine].all()):
+        raise _other_ground(method, around)
     alone = not np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any()
-    return around, mine, np.where(mine, drawn, 0) if alone else None
+    return around, mine, np.where(mine, drawn, 0) if alone and not vanished else None
+
+
+def _other_ground(method: Method, box: Box) -> SegmenterError:
+    """What is said where a larger window shows another piece of support than a smaller one did; of a segmenter on probation, where that
+    leaves a piece which cannot be followed.
+    """
+    name, reach = name_of(method.segmenter), method.contract.reach
+    stated = "it states no reach" if method.contract.probation else f"it looks further than {reach} pixels, the reach that it states"
+    return SegmenterError(
+        f"the segmenter {name} draws other foreground where it sees a larger window (from {box.start} to {box.stop}): {stated}. State how "
+        f"many pixels away a pixel can be and still change the foreground ({name}.reach = …), take statistics of the whole image by `fit`, "
+        f"or say that all depends on the window ({name}.windowed = True)"
+    )
 
 
 def trusted(window: Box, image: Box, reach: int) -> Box:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError
 from pipeline.networks.card import Card
+from pipeline.networks.precision import autocast
 from pipeline.networks.probe import Sight, probe
-from pipeline.networks.resident import autocast, detections
+from pipeline.networks.resident import detections
 from pipeline.networks.windows import cut
 from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
 from pipeline.segmenters.detections import ByKey, Choice, lattice

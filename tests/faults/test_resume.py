@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import pipeline
 from pipeline import planning
-from pipeline.errors import OutputError, ResumeError, TilesError
+from pipeline.errors import OutputError, ResumeError, SegmenterError, TilesError
 from pipeline.job import Job
 from pipeline.scratch import Scratch
 from tests.faults.staging import Flawed, blobs, contents, is_published, once, products, raises, record, run, spotted, tiles_by_route, write
@@ -69,6 +70,59 @@ def test_empty_tiles_are_not_missing(nodata, flawed, tmp_path):
     assert tiles_by_route(result) == {"empty": 8, "skip": 0, "flawed": 8}
     assert (result.record["complete"], result.record["missing"]) == (True, [])
     assert not result.labels.values[16:48].any()
+
+
+OWN = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Own:
+    fails: bool = False
+    identity, reach = "connected", 0
+
+    def __call__(self, block):
+        if self.fails:
+            raise ArithmeticError
+        return block[0] > LEVEL
+
+LEVEL = 100
+
+def smooth(block):
+    return block + 0
+
+smooth.reach = 0
+"""
+
+
+def test_changed_code_is_another_job(tmp_path, monkeypatch):
+    """A result or a run of a segmenter and a step whose code has changed is refused, naming what changed; not if it was only moved."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def done(text: str, out: str = "out") -> Any:
+        (tmp_path / "own_segmenter.py").write_text(text)
+        sys.modules.pop("own_segmenter", None)
+        importlib.invalidate_caches()
+        own = importlib.import_module("own_segmenter")
+        how = {"tile": 16, "halo": 4, "steps": [own.smooth], "engine": pipeline.local()}
+        return pipeline.segment(blobs(), own.Own(), tmp_path / out, **how)
+
+    first = done(OWN).record
+    assert done("# moved\n\n" + OWN.replace("fails: bool", "# a comment\n    fails: bool")).record == first
+    failing = OWN.replace("fails: bool = False", "fails: bool = True")
+    with pytest.raises(SegmenterError, match="no tile succeeded"):
+        done(failing, "begun")
+    for old, new, told in (
+        ("block[0] > LEVEL", "block[0] > 0", r"segmenters\.own: the code of own_segmenter\.Own\.__call__ changed"),
+        ("LEVEL = 100", "LEVEL = 99", r"segmenters\.own: the code of own_segmenter\.LEVEL changed"),
+        ("block + 0", "block * 1", r"steps\.1: the code of own_segmenter\.smooth changed"),
+    ):
+        assert OWN.count(old) == 1
+        with pytest.raises(OutputError, match=rf"holds the result of another job \(.*{told}"):
+            done(OWN.replace(old, new))
+        with pytest.raises(ResumeError, match=rf"cannot go on: .*{told}"):
+            done(failing.replace(old, new), "begun")
+    sys.modules.pop("own_segmenter", None)
 
 
 HOLDER = """

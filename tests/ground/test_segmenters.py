@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.stats import rankdata
 from skimage import segmentation
 
 from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError
-from pipeline.segmenters import Contract, classes, draw, support
+from pipeline.segmenters import Contract, Keyed, classes, draw, keyed, support
 from pipeline.segmenters.region import Watershed
 from pipeline.segmenters.threshold import Threshold
-from tests.tiling import in_raster_order
+from tests.tiling import in_raster_order, tiled
 
 BLOCK, VALID = np.arange(12, dtype=np.uint8).reshape(1, 3, 4), np.ones((3, 4), bool)
 
@@ -30,8 +33,12 @@ def stating(**attributes):
 
 
 def test_contract_has_defaults():
-    """A plain function is an object segmenter without reach, on the CPU."""
-    assert Contract.of(stating()) == Contract(identity="object", reach=0, connectivity=None, device="cpu", min_area=0, fill_holes=False)
+    """A plain function is an object segmenter without reach, on the CPU and on probation; one that states its reach is on none."""
+    plain = {"identity": "object", "reach": 0, "connectivity": None, "device": "cpu", "min_area": 0, "fill_holes": False}
+    assert Contract.of(stating()) == Contract(**plain, probation=True)
+    assert Contract.of(stating(reach=0)) == Contract(**plain, probation=False)
+    assert not Contract.of(stating(windowed=True)).probation
+    assert Contract.of(stating(identity="connected", probation=False)).probation
     stated = Contract.of(Threshold(sigma=1.0, min_area=3))
     assert stated == Contract(identity="connected", reach=4, min_area=3, footprint=stated.footprint)
 
@@ -64,15 +71,67 @@ def test_contract_refuses(stated, message):
         (np.ones((3, 4)), "returned float64; labels are integers"),
         (np.ones((3, 4), bool), "returned a mask; number its objects"),
         (np.full((3, 4), -2), "returned the label -2; labels are 0 or more"),
-        (np.full((3, 4), 2**31), "returned the label 2147483648; labels of one block fit in int32"),
         ("labels", r"returned the shape \(\)"),
     ],
-    ids=["shape", "floats", "mask", "negative", "large", "text"],
+    ids=["shape", "floats", "mask", "negative", "text"],
 )
 def test_labels_that_cannot_be(returned, message):
     """What a segmenter returns is checked, and the message says what was wrong."""
     with pytest.raises(SegmenterError, match=message):
         draw(lambda block: returned, BLOCK, VALID)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize("background", [True, False])
+def test_large_labels_are_renumbered(dtype, background):
+    """Labels that are scattered over all that their type holds are the same objects, numbered as SciPy's ranks number them."""
+    returned = np.random.default_rng(2).choice(np.array([0, 3, 2_000_000_000, np.iinfo(dtype).max], dtype), (3, 4))
+    returned[0, 0] = 0 if background else 3
+    returned[returned == 0] = 0 if background else 3
+    found = draw(lambda block: returned, BLOCK, VALID)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, rankdata(returned, "dense").reshape(3, 4) - background)
+
+
+def test_large_labels_take_no_more_memory(tmp_path):
+    """Of labels around 1,500,000,000, a tile takes as much memory as of the same objects numbered from 1, and the result is the same."""
+    image = np.zeros((64, 64), np.uint8)
+    image[8:60:8, 8:60:8] = image[9:60:8, 8:60:8] = 1
+
+    def small(block):
+        return ndimage.label(block[0])[0]
+
+    def large(block):
+        return np.where(small(block) > 0, 1_500_000_000 + small(block), 0)
+
+    small.reach = large.reach = 0
+    heights, labels = [], []
+    for number, segmenter in enumerate((small, large)):
+        tracemalloc.start()
+        labels.append(tiled(image, segmenter, (32, 32), tmp_path / str(number), halo=4).labels)
+        heights.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    np.testing.assert_array_equal(*labels)
+    assert heights[1] < heights[0] + 2_000_000
+
+
+def test_classes_that_no_raster_holds():
+    """Classes beyond what a raster of classes holds are refused where they are drawn, before anything is made by class."""
+    kinds = np.full((3, 4), 1_500_000_000)
+
+    class Classing:
+        identity, reach = "connected", 0
+
+        def __call__(self, block):
+            return self.classify(block)
+
+        def classify(self, _block):
+            return kinds
+
+    with pytest.raises(SegmenterError, match="Classing returned the class 1500000000; classes are numbered 0 to 65534"):
+        classes(Classing(), BLOCK, VALID)
+    with pytest.raises(SegmenterError, match="returned the class 1500000000"):
+        keyed(lambda block: Keyed(np.ones((3, 4), int), kinds), BLOCK, VALID)
 
 
 def test_what_is_not_valid_has_no_label():

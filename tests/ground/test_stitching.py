@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.stitching import AGREED, DISPUTED, Nodes, View, compare, holes, join, join_by_evidence, number_anchors, settle
+from pipeline.evidence import Evidence, join, join_by_evidence
+from pipeline.stitching import AGREED, DISPUTED, Nodes, View, compare, holes, number_anchors, settle
 
+NOTHING = np.zeros((0, 2), np.int64)
 LABELS = hnp.arrays(np.int32, (4, 6), elements=st.integers(0, 3))
 
 
@@ -85,16 +87,32 @@ def test_join_by_evidence(case, random):
             one |= other
     order = list(range(len(alike)))
     random.shuffle(order)
-    found, refused = join_by_evidence(group, tile, alike[order], values[order], 0.5)
+    found, refused = join_by_evidence(group, tile, Evidence(alike[order], values[order], NOTHING, np.zeros(0)), 0.5)
     assert sorted(map(sorted, sets)) == sorted(sorted(np.flatnonzero(found == name).tolist()) for name in np.unique(found))
     assert refused.tolist() == [found[a] != found[b] for a, b in alike[order].tolist()]
+
+
+def test_two_windows_are_not_overruled_by_a_third():
+    """Two windows drew x and y apart, each owning one and the other in its halo; a third that drew them as one does not join them."""
+    x, y, y_of_first, x_of_second, both = range(5)
+    tile = np.array([0, 1, 0, 1, 2])
+    alike = np.array([[x, both], [y, both]])
+    seen = np.array([[x, x_of_second], [y_of_first, y]])
+    for strength in (0.6, 1.0):
+        evidence = Evidence(alike, np.array([0.9, 0.95]), seen, np.full(2, strength))
+        found, refused = join_by_evidence(np.arange(5), tile, evidence, 0.5)
+        assert found[x] != found[y]
+        assert refused.tolist() == [True, False]
+    weak = Evidence(alike, np.array([0.9, 0.95]), seen, np.full(2, 0.4))
+    assert not join_by_evidence(np.arange(5), tile, weak, 0.5)[1].any()
 
 
 def test_a_chain_does_not_fuse_neighbours():
     """A is like B and B like C, but one window saw A and C apart: they stay apart, whichever link is stronger."""
     tile = np.array([0, 1, 0])
     for values in ([0.9, 0.6], [0.6, 0.9]):
-        found, refused = join_by_evidence(np.arange(3), tile, np.array([[0, 1], [1, 2]]), np.array(values), 0.5)
+        evidence = Evidence(np.array([[0, 1], [1, 2]]), np.array(values), NOTHING, np.zeros(0))
+        found, refused = join_by_evidence(np.arange(3), tile, evidence, 0.5)
         assert found[0] != found[2]
         assert refused.tolist() == [values[0] < values[1], values[0] > values[1]]
 
