@@ -58,7 +58,8 @@ ROOMS = {
     "sources": (
         "__init__",
         "axes checksum codestreams levels references unmeasured unpacking",
-        "kept metadata presence stored virtual",
+        "metadata presence stored virtual",
+        "kept",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
         "raster",
         "mosaic pictures stac",

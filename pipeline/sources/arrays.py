@@ -61,7 +61,7 @@ class ArrayImage:
                     f"axes: the dimension {unknown[0]!r} is not known; allowed: {', '.join(LETTERS)}, or name the axes: axes: cyx"
                 )
             axes = "".join(LETTERS[str(dim).lower()] for dim in self.array.dims)
-        axes = axes or guessed(self._data.shape, "the array")
+        axes = axes or guessed(self._data.shape, "the array", bands=self.bands, planes=self.planes)
         return layout(axes, self._data.shape, bands=self.bands, names=_names(self.array), time=self.time, planes=self.planes)
 
     @functools.cached_property

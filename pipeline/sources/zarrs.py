@@ -92,7 +92,7 @@ class ZarrImage:
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         wanted, stored = either(self.channels, self.bands), self._stored
-        axes = self.axes or stored.axes or guessed(stored.shape, stored.path)
+        axes = self.axes or stored.axes or guessed(stored.shape, stored.path, bands=wanted, planes=self.planes)
         return layout(axes, stored.shape, bands=wanted, names=stored.channels, time=self.time, planes=self.planes)
 
     @functools.cached_property
