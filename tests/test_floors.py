@@ -57,9 +57,9 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes checksum codestreams levels references unmeasured unpacking",
-        "metadata presence stored virtual",
-        "kept",
+        "axes checksum codestreams levels packed references unmeasured unpacking",
+        "mappings metadata presence stored virtual",
+        "coordinates kept",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
         "raster",
         "mosaic pictures stac",
@@ -89,7 +89,8 @@ HOMES = {
     "pyarrow": "sinks.table reporting",
     "pydantic": "job plugins schema",
     "pyogrio": "companions sinks.vector",
-    "rasterio": "companions scales sources.datasets sources.mosaic sources.raster sinks.cog sinks.multiscales sinks.panoptic",
+    "rasterio": "companions scales sources.datasets sources.mappings sources.mosaic sources.raster "
+    "sinks.cog sinks.multiscales sinks.panoptic",
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector",
     "skimage": "colours histograms segmenters",

@@ -47,7 +47,7 @@ def tiled(
     steps: Sequence[Any] = (),
 ) -> Tiled:
     """Segment (row, column), (band, row, column) or (band, plane, row, column) tile by tile, in any order of the tiles."""
-    source = open_source(image, axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim])
+    source = open_source(image, axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim], planes="all" if image.ndim == 4 else None)
     kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
     contracts = [Contract.of(kind) for kind in kinds]
     depth = 1 if len(kinds) == 1 and contracts[0].identity == "connected" else max(1, halo)

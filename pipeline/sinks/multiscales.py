@@ -29,11 +29,11 @@ _CONVENTIONS = (
 
 
 def space_of(frame: Frame) -> Space:
-    """The axes of an image that nothing but its frame tells of; the centre of its first pixel is the origin."""
+    """The axes of an image that nothing but its frame tells of."""
     unit = frame.unit.lower().replace("metre", "meter")
     known = {"unit": unit} if unit in _UNITS else {}
     axes = tuple({"name": name, "type": "space", **known} for name in AXES[-frame.ndim :])
-    return Space(axes, frame.pixel_size, (0.0,) * frame.ndim)
+    return Space(axes, frame.pixel_size, frame.translation)
 
 
 def described(space: Space, levels: int, version: Version, legend: Mapping[int, Entry] | None, source: str | None = None) -> dict[str, Any]:

@@ -101,8 +101,8 @@ class FileRoom:
 
 
 def settle(array: zarr.Array[Any]) -> None:
-    """Return when nothing is being read of a `bounded` array any more: where one chunk fails, Zarr leaves those asked for with it under way,
-    and a process that ends meanwhile complains of each.
+    """Return when nothing is being read of a `bounded` array any more: where one chunk fails, Zarr leaves those that were asked for with it
+    under way, and a process that ends meanwhile complains of each.
     """
     loop = getattr(array.store_path.store, "loop", None)
     if loop is not None:
