@@ -58,8 +58,11 @@ ROOMS = {
     "sources": (
         "__init__",
         "axes checksum codestreams levels packed references unmeasured unpacking",
-        "mappings metadata presence stored virtual",
-        "coordinates kept",
+        "mappings metadata presence virtual",
+        "coordinates",
+        "groups",
+        "stored",
+        "kept",
         "arrays datasets dicom incomplete nifti tiffs zarrs",
         "raster",
         "mosaic pictures stac",
@@ -107,7 +110,7 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "places sources.stored sources.tiffs sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.groups sources.stored sources.tiffs sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

@@ -15,7 +15,7 @@ from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, guessed, layout, native, together
 from pipeline.sources.checksum import of_bytes
-from pipeline.sources.coordinates import PLANE, Place, letters, placed
+from pipeline.sources.coordinates import PLANE, Place, letters, names_of_bands, placed
 from pipeline.sources.mappings import Beside, Coordinate
 from pipeline.sources.packed import UNUSED, Packed
 
@@ -78,20 +78,8 @@ class ArrayImage:
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         axes = self.axes or (letters(self._dims, self._beside) if self._dims else None)
         axes = axes or guessed(self._data.shape, "the array", bands=self.bands, planes=self.planes)
-        return layout(axes, self._data.shape, bands=self.bands, names=self._names(axes), time=self.time, planes=self.planes)
-
-    def _names(self, axes: str) -> tuple[str, ...]:
-        """The bands' names where a DataArray has them: as coordinates, or as rioxarray keeps those of a file."""
-        if "c" not in axes or len(axes) != len(self._dims):
-            return ()
-        said, along = self.array.attrs.get("long_name"), self._beside.get(self._dims[axes.index("c")])
-        kept = tuple(map(str, said)) if isinstance(said, (list, tuple)) else ()
-        if along is None:
-            return kept
-        numbers = np.asarray(along.values)
-        if kept and numbers.dtype.kind in "iu" and numbers.min() >= 1 and numbers.max() <= len(kept):
-            return tuple(kept[number - 1] for number in numbers.tolist())  # numbers of the file's bands, whichever are left
-        return tuple(map(str, numbers.tolist()))
+        names = names_of_bands(axes, self._dims, self._beside, self.array.attrs) if self._dims else ()
+        return layout(axes, self._data.shape, bands=self.bands, names=names, time=self.time, planes=self.planes)
 
     @functools.cached_property
     def _place(self) -> Place:

@@ -85,6 +85,20 @@ def letters(dims: Sequence[str], beside: Beside) -> str | None:
     return "".join(filter(None, found))
 
 
+def names_of_bands(axes: str, dims: Sequence[str], beside: Beside, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the bands are called: by the coordinates along them, or as rioxarray keeps a file's names; none where nobody says."""
+    if "c" not in axes or len(axes) != len(dims):
+        return ()
+    said, along = attributes.get("long_name"), beside.get(dims[axes.index("c")])
+    kept = tuple(map(str, said)) if isinstance(said, (list, tuple)) else ()
+    if along is None:
+        return kept
+    numbers = np.asarray(along.values)
+    if kept and numbers.dtype.kind in "iu" and numbers.min() >= 1 and numbers.max() <= len(kept):
+        return tuple(kept[number - 1] for number in numbers.tolist())  # numbers of the file's bands, whichever are left
+    return tuple(map(str, numbers.tolist()))
+
+
 def _letter(coordinate: Coordinate | None) -> str | None:
     """Which axis coordinates say that they are along."""
     if coordinate is None:

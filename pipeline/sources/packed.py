@@ -64,13 +64,9 @@ class Packed:
             block = np.where(block == other, np.asarray(self.fills[0], block.dtype), block)
         return block
 
-    def unpacked(self, block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    def unpacked(self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """What stored numbers stand for; NaN where nothing was measured."""
-        block = self.one(block)
-        values = block.astype(np.float64)
-        if self.fills:
-            values[block == self.fills[0]] = np.nan
-        return np.asarray(values * self.scale + self.offset)
+        return np.where(measured, self.one(block).astype(np.float64) * self.scale + self.offset, np.nan)
 
 
 def unused(attributes: Mapping[str, Any]) -> list[str]:

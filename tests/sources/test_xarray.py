@@ -119,7 +119,10 @@ STATED = {"spatial_ref": ((), 0, {"crs_wkt": rasterio.CRS.from_epsg(32633).to_wk
             (1, 0, 0.5, 0, 1, 0.5), None, id="northing and easting",
         ),
         pytest.param(
-            xr.DataArray(np.ones((2, 3)), dims=("j", "i"), coords={"j": ("j", [1.0, 2], {"axis": "Y"}), "i": ("i", [1.0, 2, 3], {"units": "degrees_east"})}),
+            xr.DataArray(
+                np.ones((2, 3)), dims=("j", "i"),
+                coords={"j": ("j", [1.0, 2], {"axis": "Y"}), "i": ("i", [1.0, 2, 3], {"units": "degrees_east"})},
+            ),
             (1, 0, 0.5, 0, 1, 0.5), None, id="told by attributes",
         ),
         pytest.param(
@@ -127,8 +130,8 @@ STATED = {"spatial_ref": ((), 0, {"crs_wkt": rasterio.CRS.from_epsg(32633).to_wk
             (1, 0, 0.5, 0, 1, 0.5), None, id="coordinates of other names",
         ),
         pytest.param(
-            grid(np.float32(50) - np.arange(50, dtype=np.float32) * np.float32(0.001), np.arange(3.0)), (1, 0, -0.5, 0, -0.001, 50.0005), None,
-            id="rounded to 32 bits",
+            grid(np.float32(50) - np.arange(50, dtype=np.float32) * np.float32(0.001), np.arange(3.0)),
+            (1, 0, -0.5, 0, -0.001, 50.0005), None, id="rounded to 32 bits",
         ),
     ],
 )  # fmt: skip
@@ -210,7 +213,7 @@ def test_fill_values(masked, tmp_path):
 
 
 def test_values_that_mean_missing():
-    """`missing_value` counts as `_FillValue` does, several of them and both; numbers beyond 2^53 are told apart; the user's word is last."""
+    """`missing_value` counts as `_FillValue` does, several of them and both; large numbers are told apart; the option comes first."""
     array = xr.DataArray(np.array([[1, 254, 255, 7]], np.uint8), dims=("y", "x"))
     for attributes, expected in (
         ({"missing_value": 255}, [1, 1, 0, 1]),
@@ -250,7 +253,7 @@ def test_axes_of_any_name():
     assert open_source(xr.DataArray(PIXELS, dims=("Z", "Y", "X"))).frame.shape == (3, 24, 36)
     with pytest.raises(JobError, match="axes: the array has the shape"):
         open_source(xr.DataArray(np.zeros((10, 20, 30))))
-    with pytest.raises(JobError, match="the dimension 'foo' is not known; .*axes: cyx"):
+    with pytest.raises(JobError, match=r"the dimension 'foo' is not known; .*axes: cyx"):
         open_source(xr.DataArray(PIXELS, dims=("foo", "y", "x")))
     named = xr.DataArray(PIXELS, dims=("foo", "y", "x"), coords={"y": np.arange(24) * 2.0, "x": np.arange(36.0)})
     np.testing.assert_allclose(open_source(named, axes="cyx").frame.transform, (1, 0, -0.5, 0, 2, -1))
