@@ -59,7 +59,7 @@ def test_what_xarray_wrote(tmp_path_factory, version, stored, packing):
         known = dataset["t"].load()
         source = open_source(path)
         found = whole(source)
-        valid = source.frame.valid(found)
+        valid = source.frame.measured(found)[0]
         np.testing.assert_array_equal(valid, np.isfinite(known.values))
         if packing:
             np.testing.assert_allclose(found[0][valid], known.values[valid], rtol=1e-12 if known.dtype == np.float64 else 1e-6)
@@ -130,7 +130,7 @@ def test_large_numbers_are_told_apart(tmp_path):
     """A fill value beyond 2^53 is itself alone."""
     array = zarr.create_array(tmp_path / "a.zarr", data=np.array([[2**64 - 1, 2**64 - 2]], np.uint64), attributes={"_FillValue": 2**64 - 1})
     source = open_source(tmp_path / "a.zarr")
-    np.testing.assert_array_equal(source.frame.valid(whole(source)), [[False, True]])
+    np.testing.assert_array_equal(source.frame.measured(whole(source)), [[[False, True]]])
     assert array.dtype == np.uint64
 
 
@@ -146,7 +146,7 @@ def test_unsigned_numbers(tmp_path):
     with xr.open_zarr(tmp_path / "a.zarr", consolidated=False) as dataset:
         source = open_source(tmp_path / "a.zarr")
         found = whole(source)[0].astype(float)
-        found[~source.frame.valid(whole(source))] = np.nan
+        found[~source.frame.measured(whole(source))[0]] = np.nan
         np.testing.assert_array_equal(found, dataset["t"].values)
 
 

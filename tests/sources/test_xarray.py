@@ -205,8 +205,8 @@ def test_fill_values(masked, tmp_path):
         file.scales, file.offsets = (0.5,) * 3, (-10.0,) * 3
     array = opened(tmp_path / "a.tif", mask_and_scale=masked)
     source = open_source(array)
-    expected = np.isfinite(array.values).all(axis=0) if masked else (pixels != 0).any(axis=0)
-    np.testing.assert_array_equal(source.frame.valid(whole(source)), expected)
+    expected = np.isfinite(array.values) if masked else pixels != 0
+    np.testing.assert_array_equal(source.frame.measured(whole(source)), expected)
     assert (array == 0).any()
     assert source.frame.nodata == (None if masked else 0)
     assert bool(source.remarks) != masked  # that scale and offset are not applied
@@ -223,12 +223,12 @@ def test_values_that_mean_missing():
         ({"nodata": "7"}, [1, 1, 1, 0]),
     ):
         source = open_source(array.assign_attrs(attributes))
-        np.testing.assert_array_equal(source.frame.valid(whole(source))[0], expected)
+        np.testing.assert_array_equal(source.frame.measured(whole(source))[0, 0], expected)
     chosen = open_source(array.assign_attrs(_FillValue=254, missing_value=255), nodata=1)
-    np.testing.assert_array_equal(chosen.frame.valid(whole(chosen))[0], [0, 1, 1, 1])
+    np.testing.assert_array_equal(chosen.frame.measured(whole(chosen))[0, 0], [0, 1, 1, 1])
     large = xr.DataArray(np.array([[2**64 - 1, 2**64 - 2]], np.uint64), dims=("y", "x"), attrs={"_FillValue": 2**64 - 1})
     source = open_source(large)
-    np.testing.assert_array_equal(source.frame.valid(whole(source)), [[False, True]])
+    np.testing.assert_array_equal(source.frame.measured(whole(source)), [[[False, True]]])
     with pytest.raises(SourceError, match="its attribute _FillValue is 'none'; allowed: a number"):
         open_source(array.assign_attrs(_FillValue="none"))
 
