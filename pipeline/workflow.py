@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pipeline.planning import Plan, plan
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
 from pipeline.sources import unmeasured
+from pipeline.sources.stowed import stowed
 from pipeline.stages import (
     Run,
     finish,
@@ -88,6 +89,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         before = None if fresh else resume.begun(job)
         draft = plan(job, workers=engine.workers, memory=engine.memory, begun=before, engine=engine)
         stack.enter_context(resume.opened(draft, fresh=fresh))
+        draft = stack.enter_context(_stowed(draft, engine))
         crew, started = Crew(engine, watch), time.monotonic()
 
         readable, lost = groundwork.readable(draft.run, job.on_bad_tile, crew)
@@ -107,6 +109,16 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
             draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=finish.missing(drawn, lost)), draft.nest
         )
         return Result(str(draft.folder))
+
+
+@contextlib.contextmanager
+def _stowed(draft: Plan, engine: Engine) -> Iterator[Plan]:
+    """The plan with an image that lies in a file, where it would travel whole to each worker otherwise."""
+    if not getattr(engine, "apart", True):
+        yield draft
+        return
+    with stowed(draft.source, Path(draft.run.scratch.root, "image")) as source:
+        yield replace(draft, run=replace(draft.run, source=source))
 
 
 def finished(job: Job) -> Result | None:

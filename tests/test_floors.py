@@ -63,7 +63,7 @@ ROOMS = {
         "groups",
         "stored",
         "kept",
-        "arrays datasets dicom incomplete nifti tiffs zarrs",
+        "arrays datasets dicom incomplete nifti stowed tiffs zarrs",
         "raster",
         "mosaic pictures stac",
     ),

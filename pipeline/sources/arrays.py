@@ -133,6 +133,11 @@ class ArrayImage:
         found = {"place": list(self._place.remarks), "not_applied": unused}
         return {key: value for key, value in found.items() if value}
 
+    @property
+    def held(self) -> int:
+        """Bytes that a process holds of it: the whole array, or of a lazy one nothing."""
+        return self.frame.nbytes if isinstance(self._data, np.ndarray) else 0
+
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column) or (band, plane, row, column); a lazy array is computed here, in this thread."""
         return self._read(box, 1)

@@ -47,18 +47,17 @@ class Layout:
         chosen = dict(self.fixed)
         return "".join(letter for letter in "zyx" if letter in self.axes and letter not in chosen)
 
+    def index(self, box: Box, step: int = 1) -> tuple[int | slice, ...]:
+        """What of an array is looked at for a box: of bands all from the first to the last of those that are wanted."""
+        spans = dict(zip(self.space, box.slices, strict=True))
+        known: dict[str, int | slice] = {letter: slice(span.start, span.stop, step) for letter, span in spans.items()}
+        known |= {"c": slice(min(self.bands), max(self.bands) + 1), **dict(self.fixed)}
+        return tuple(known[letter] for letter in self.axes)
+
     def take(self, array: Any, box: Box, step: int = 1) -> Any:
         """The box of the bands, every ``step``-th pixel along the space axes; of the array's own kind (lazy stays lazy)."""
-        spans = dict(zip(self.space, box.slices, strict=True))
-        fixed = dict(self.fixed)
-        low, high = min(self.bands), max(self.bands) + 1
-        index: list[Any] = []
-        for letter in self.axes:
-            if letter == "c":
-                index.append(slice(low, high))
-            else:
-                index.append(fixed[letter] if letter in fixed else slice(spans[letter].start, spans[letter].stop, step))
-        block = array[tuple(index)]
+        fixed, low, high = dict(self.fixed), min(self.bands), max(self.bands) + 1
+        block = array[self.index(box, step)]
         left = [letter for letter in self.axes if letter not in fixed]
         wanted = [letter for letter in ("c", *self.space) if letter in left]
         block = block.transpose([left.index(letter) for letter in wanted])

@@ -91,11 +91,22 @@ class ZarrImage:
         scaling = {"scale_factor": packed.scale, "add_offset": packed.offset, "applied": self._scaled}
         found = {
             "missing_chunks": told if self._lost > 0 else None,
+            "missing_chunks_by_band": self._lost_by_band,
             "array": self._stored.path if self._stored.path != self.path else None,
             "scaling": scaling if packed.scaled else None,
             "not_understood": [*self._stored.remarks, *place.remarks],
         }
         return {key: value for key, value in found.items() if value}
+
+    @property
+    def _lost_by_band(self) -> dict[str, int]:
+        """The same for each of several bands that is read, where any are missing."""
+        how, names = self._layout
+        if self._lost <= 0 or "c" not in how.axes or len(names) == 1:
+            return {}
+        presence, axis = _opened(self._stored.path)[1], how.axes.index("c")
+        missing = presence.missing_along(axis)
+        return {name: missing[band // presence.file[axis]] for name, band in zip(names, how.bands, strict=True)}
 
     @functools.cached_property
     def _stored(self) -> Stored:
@@ -200,14 +211,14 @@ class ZarrImage:
         try:
             with asking(path, SourceError):
                 array, presence = _opened(path)
-                absent = self._policy == "error" and not how.take(presence, box, step).all()
+                absent = presence.absent(how.index(box, step)) if self._policy == "error" else None
                 block = native(np.asarray(how.take(array, box, step)))
         except SourceError:
             raise
         except FAULTS as error:
             raise SourceError(f"{path}: {box} cannot be read: {type(error).__name__}: {error}") from error
-        if absent:
-            raise SourceError(f"{path}: a chunk in {box} was never written; missing_chunks: nodata or fill accepts that")
+        if absent is not None:
+            raise SourceError(f"{path}: its chunk {absent} was never written; missing_chunks: nodata or fill accepts that")
         if not self._scaled:
             return self._packed.one(block)
         frame = replace(self.frame, nodata=self._packed.nodata, masked=False)
