@@ -47,6 +47,8 @@ from pipeline.stitching import CERTIFICATES
 
 UNKNOWN = 1 << 62
 """Bytes of memory of workers that are not there yet."""
+READER = ("axes", "planes", "time", "bands", "nodata")
+"""Options of readers that `segment` takes."""
 PATIENCE = 8
 """When this many tiles have failed and none has succeeded, the segmenter is at fault and not the tiles."""
 
@@ -138,7 +140,8 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     Parameters
     ----------
     image
-        A path, a NumPy or Dask array ((row, column) or (band, row, column)), an xarray DataArray, or a mapping with the reader's options.
+        A path, a NumPy or Dask array, an xarray DataArray, or a mapping with the reader's options. An array has the axes (row, column), or
+        (band, row, column) with up to four bands; of any other ``axes`` says what they are.
     segmenter
         Any callable from a block (band, row, column) to labels (row, column); or a kind's name, or a mapping with its options.
     out
@@ -146,8 +149,8 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     engine
         Where it is computed; a local cluster of processes if not given.
     **parts
-        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``fresh`` and ``watch`` as for `run`; and the keys of a
-        job's ``output``.
+        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``axes``, ``planes``, ``time``, ``bands`` and ``nodata`` of
+        the reader; ``fresh`` and ``watch`` as for `run`; and the keys of a job's ``output``.
 
     Returns
     -------
@@ -159,7 +162,9 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     named = segmenter.get("kind", "segmenter") if isinstance(segmenter, Mapping) else segmenter
     name = named if isinstance(named, str) else name_of(named).lower()
     steps = parts.pop("steps", [])
-    job = Job(source=image, tiles=tiles, steps=steps, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts})
+    reader = {key: parts.pop(key) for key in READER if key in parts}
+    source = {**(image if isinstance(image, Mapping) else {"path": image}), **reader} if reader else image
+    job = Job(source=source, tiles=tiles, steps=steps, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts})
     return run(job, engine, **how)
 
 

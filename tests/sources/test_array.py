@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -105,6 +106,35 @@ def test_arithmetic_of_xarray(tmp_path):
     index = (bands.sel(band="n") - bands.sel(band="r")) / (bands.sel(band="n") + bands.sel(band="r"))
     found = pipeline.segment(index, pipeline.Threshold(value=0), tmp_path / "out", tile=16, engine=pipeline.local())
     np.testing.assert_array_equal(found.labels, ndimage.label(index.values > 0)[0])
+
+
+def test_axes_of_a_stack(tmp_path):
+    """A stack is asked for its axes; named, or with planes chosen, it is segmented as a volume, from Python and from a job alike."""
+    stack = np.stack([blobs(32)] * 10)
+    with pytest.raises(JobError, match=r"axes: the array has the shape \(10, 32, 32\)"):
+        pipeline.segment(stack, pipeline.Threshold(value=100), tmp_path / "out", engine=pipeline.local())
+    expected = ndimage.label(stack > 100)[0]
+    for number, how in enumerate(({"axes": "zyx"}, {"planes": "all"})):
+        ours = pipeline.segment(stack, pipeline.Threshold(value=100), tmp_path / f"a{number}", tile=16, engine=pipeline.local(), **how)
+        np.testing.assert_array_equal(ours.labels, expected)
+        job = pipeline.Job(
+            source={"path": stack, **how}, segmenters={"it": pipeline.Threshold(value=100)}, output={"path": str(tmp_path / f"b{number}")}
+        )
+        np.testing.assert_array_equal(pipeline.run(job, pipeline.local()).labels, expected)
+    bands = pipeline.segment(stack, pipeline.Threshold(value=100), tmp_path / "c", axes="cyx", bands=[3], engine=pipeline.local())
+    np.testing.assert_array_equal(bands.labels, ndimage.label(stack[2] > 100)[0])
+
+
+def test_the_shipped_workflow_for_volumes_is_for_volumes(tmp_path):
+    """cells_3d.yaml on a plain stack in Zarr gives labels of a volume, and on one plane it is refused."""
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(tmp_path / "stack.zarr", data=np.stack([blobs(48)] * 10), chunks=(5, 24, 24))
+    zarr.create_array(tmp_path / "plane.zarr", data=blobs(48), chunks=(24, 24))
+    workflow = Path(__file__).parents[2] / "workflows" / "cells_3d.yaml"
+    changes = {"source.path": str(tmp_path / "stack.zarr"), "output.path": str(tmp_path / "out")}
+    assert pipeline.run(pipeline.from_yaml(workflow, changes), pipeline.local()).labels.shape == (10, 48, 48)
+    with pytest.raises(JobError, match="source: planes: 'all'; the image has no planes"):
+        pipeline.run(pipeline.from_yaml(workflow, {**changes, "source.path": str(tmp_path / "plane.zarr")}), pipeline.local(), fresh=True)
 
 
 def test_fingerprints(tmp_path):
