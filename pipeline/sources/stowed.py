@@ -66,6 +66,9 @@ class StowedImage:
     facts: dict[str, Any]
     """The fingerprint of the image that it is a copy of."""
 
+    masked_by: str = "mask"
+    """What the mask stands for."""
+
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box."""
         return self.pixels.part(box, 1)
@@ -120,7 +123,7 @@ def _copied(source: Source, folder: Path) -> StowedImage:
             f"{folder} cannot be written: {error.strerror or error}; make room for a copy of the image, {frame.nbytes >> 20} MiB, "
             "or choose another folder: output.scratch"
         ) from error
-    return StowedImage(replace(frame, chunks=frame.shape), pixels, known, source.fingerprint())
+    return StowedImage(replace(frame, chunks=frame.shape), pixels, known, source.fingerprint(), getattr(source, "masked_by", "mask"))
 
 
 def _written(folder: Path, shape: tuple[int, ...], dtype: str, read: Any) -> Stored:
