@@ -57,7 +57,14 @@ class ArrayImage:
         data = self.array.data if _is_xarray(self.array) else self.array
         if not hasattr(data, "dask") and not isinstance(data, np.ndarray):
             raise JobError(f"an image is a path, a NumPy or Dask array or an xarray DataArray, not {type(self.array).__name__}")
+        if isinstance(getattr(data, "_meta", None), np.ma.MaskedArray):
+            raise JobError("a Dask array of masked arrays; fill what is masked, dask.array.ma.filled(array, value), and say so: nodata")
         return data
+
+    @property
+    def _masked(self) -> bool:
+        """Whether it is one of NumPy's masked arrays, in which anything is masked."""
+        return isinstance(self._data, np.ma.MaskedArray) and self._data.mask is not np.ma.nomask
 
     @functools.cached_property
     def _beside(self) -> Beside:
@@ -121,6 +128,7 @@ class ArrayImage:
             pixel_size=place.pixel_size,
             unit=place.unit,
             translation=place.translation,
+            masked=self._masked,
             together=together(self.nodata_by, len(names)),
             chunks=how.shape(chunks),
         )
@@ -146,22 +154,31 @@ class ArrayImage:
         """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the chunks at hand."""
         return self._read(box, step)
 
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """What of a masked array is not masked: (band, row, column) or (band, plane, row, column)."""
+        return ~np.ascontiguousarray(self._layout[0].take(np.ma.getmask(self._data), box, step))
+
     def fingerprint(self) -> dict[str, Any]:
         """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is computed."""
         data = self._data
         known = {"kind": "array", "shape": list(data.shape), "dtype": str(data.dtype), "axes": self._layout[0].axes}
         if not isinstance(data, np.ndarray):
             return {**known, "name": str(data.name)}
-        return {**known, "crc32": of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)}
+        hidden = {"mask": _crc(np.ma.getmaskarray(data))} if self._masked else {}
+        return {**known, "crc32": _crc(np.ma.getdata(data)), **hidden}
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
         block = self._layout[0].take(self._data, box, step)
         if isinstance(block, np.ndarray):
-            return self._packed.one(native(block))
+            return self._packed.one(native(np.ma.getdata(block)))
         try:
             return self._packed.one(native(np.asarray(block.compute(scheduler="synchronous"))))
         except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             raise SourceError(f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}") from error
+
+
+def _crc(data: npt.NDArray[Any]) -> int:
+    return of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
 
 
 def _is_xarray(array: Any) -> bool:

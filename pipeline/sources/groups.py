@@ -23,6 +23,8 @@ from pipeline.sources.mappings import Coordinate
 LISTED = 12
 """Images that a message names."""
 LAYOUT = "bioformats2raw.layout"
+CLOSED = ("PermissionDeniedError", "UnauthenticatedError")
+"""What obstore raises where a server shows an array, and not what lies around it."""
 
 
 def only(path: str, group: Any) -> str:
@@ -114,6 +116,10 @@ def parent(path: str) -> Any | None:
         return zarr.open_group(zarr_store(above), mode="r", use_consolidated=False)
     except (BaseZarrError, FileNotFoundError, ValueError, KeyError):
         return None
+    except Exception as error:
+        if type(error).__name__ in CLOSED:
+            return None
+        raise
 
 
 def beside(group: Any | None, array: Any) -> tuple[dict[str, Coordinate], tuple[str, ...]]:
