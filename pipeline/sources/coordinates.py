@@ -126,8 +126,12 @@ def placed(dims: Mapping[str, str], space: str, beside: Beside, attributes: Mapp
     crs, stated, unknown = reference(beside, attributes)
     found = {letter: coordinate for letter in space if (coordinate := _along(dims[letter], letter, beside)) is not None}
     lines = {letter: _line(coordinate) for letter, coordinate in found.items()}
-    if uneven := [dims[letter] for letter, line in lines.items() if line is None and letter != "z"]:
-        return Place(crs=crs, remarks=(*unknown, f"coordinates along {', '.join(uneven)} are not evenly spaced: the image has no place"))
+    if uneven := [dims[letter] for letter, line in lines.items() if line is None]:
+        placeless = any(lines.get(letter, True) is None for letter in "yx")
+        lost = "the image has no place" if placeless else "how thick planes are is not known"
+        unknown = (*unknown, f"coordinates along {', '.join(uneven)} are not evenly spaced: {lost}")
+        if placeless:
+            return Place(crs=crs, remarks=unknown)
     if any(dims[letter] in PLANE for letter in space) or not {"y", "x"} & lines.keys():
         transform, why = _of_plane(dims, beside) if set(PLANE) <= beside.keys() else (stated, "")
     else:
@@ -149,16 +153,16 @@ def _sized(
         return Place(crs=crs, remarks=remarks)
     a, b, c, d, e, f = transform
     depth = lines.get("z")
-    thick = (abs(depth.step) if depth is not None and depth.step else 1.0,) if space == "zyx" else ()
-    size = (*thick, float(np.hypot(b, e)), float(np.hypot(a, d)))
+    thickness = depth.step if depth is not None else None
+    size = (*((abs(thickness or 1.0),) if space == "zyx" else ()), float(np.hypot(b, e)), float(np.hypot(a, d)))
     if crs is not None:
         return Place(transform, crs, size, unit_of(crs), remarks=remarks)
-    known = [units.get(letter) for letter in space]
+    known = [units.get(letter) if letter != "z" or thickness else None for letter in space]
     unit, size = alike(known, size) if any(known) else ("unknown", size)
-    if space == "yx" or b or d:
+    if space == "yx" or b or d or min(a, e, thickness or 1.0) < 0:
         return Place(transform, None, size, unit, remarks=remarks)
     start = (depth.first if depth is not None else 0.0, f + e / 2, c + a / 2)
-    return Place(None, None, size, unit, start, remarks)
+    return Place(None, None, size, unit, alike(known, start)[1], remarks)
 
 
 def _along(dim: str, letter: str, beside: Beside) -> Coordinate | None:

@@ -197,3 +197,19 @@ def test_names_that_say_nothing(tmp_path):
     with pytest.raises(JobError, match=r"axes: .*b\.zarr has the shape \(10, 20, 30\), which does not say what its axes are"):
         open_source(tmp_path / "b.zarr")
     assert open_source(tmp_path / "b.zarr", planes="all").frame.shape == (10, 20, 30)
+
+
+@pytest.mark.parametrize("nodata", [None, -9])
+def test_what_gdal_wrote(nodata, tmp_path):
+    """A raster that GDAL wrote as Zarr has the values, place and nodata that it had."""
+    pixels = np.random.default_rng(0).integers(-9, 9, (1, 20, 30)).astype(np.int16)
+    path = tmp_path / "scene.zarr"
+    about = {"driver": "Zarr", "width": 30, "height": 20, "count": 1, "dtype": "int16", "nodata": nodata}
+    with rasterio.open(path, "w", crs="EPSG:32633", transform=rasterio.Affine(10, 0, 5e5, 0, -20, 5e6), **about) as file:
+        file.write(pixels)
+    source = open_source(path)
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(whole(source), file.read())
+        np.testing.assert_array_equal(source.frame.measured(whole(source)), file.read_masks() > 0)
+        np.testing.assert_allclose(source.frame.transform, file.transform[:6])
+        assert rasterio.CRS.from_wkt(source.frame.crs) == file.crs

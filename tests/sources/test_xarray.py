@@ -272,3 +272,10 @@ def test_volumes():
     mixed = {**coords, "z": ("z", 5000 + 2000.0 * np.arange(3), {"units": "nanometer"})}
     frame = open_source(xr.DataArray(PIXELS, dims=("z", "y", "x"), coords=mixed)).frame
     assert (frame.pixel_size, frame.unit) == (pytest.approx((2.0, 0.5, 0.25)), "micrometer")
+    assert frame.translation == pytest.approx((5.0, 0.0, 9.0))
+    uneven = {**coords, "z": ("z", [1.0, 2.0, 4.0], about)}
+    source = open_source(xr.DataArray(PIXELS, dims=("z", "y", "x"), coords=uneven))
+    assert (source.frame.unit, source.remarks["place"]) == (
+        "pixel",
+        ["coordinates along z are not evenly spaced: how thick planes are is not known"],
+    )
