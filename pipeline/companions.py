@@ -148,10 +148,19 @@ def open_companion(given: Any, frame: Frame) -> Companion:
     path = known["path"]
     if isinstance(path, (str, os.PathLike)) and os.fspath(path).lower().endswith(VECTORS):
         return _shapes(os.fspath(path), known.get("attribute"), known.get("layer"), frame)
-    source = open_source(path, **({"planes": "all"} if frame.ndim == 3 else {}))
-    if (len(source.frame.bands), *source.frame.shape) == frame.shape:  # an array whose axes have no names: these are planes
-        source = open_source(path, axes="zyx", planes="all")
+    source = _volume(path, frame) if frame.ndim == 3 else open_source(path)
     return _raster(source, frame)
+
+
+def _volume(path: Any, frame: Frame) -> Source:
+    """A raster of planes; where its axes say that they are bands, of the image's number, these are the planes."""
+    try:
+        return open_source(path, planes="all")
+    except JobError:
+        source = open_source(path)
+        if (len(source.frame.bands), *source.frame.shape) != frame.shape:
+            return source
+    return open_source(path, axes="zyx", planes="all")
 
 
 def _points(given: Any, crs: str | None, frame: Frame) -> Points:

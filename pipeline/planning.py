@@ -122,6 +122,7 @@ class Plan:
         return {
             "tilewise": __version__,
             "frame": asdict(frame),
+            **({"remarks": remarks} if (remarks := getattr(self.source, "remarks", {})) else {}),
             "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.layout[0])}
             | ({} if self.layout[1] is None else {"shard": list(self.layout[1])}),
             "devices": {method.name: method.contract.device for method in run.methods},

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.errors import JobError
-from pipeline.places import joined, remote
+from pipeline.places import joined, remote, zarr_store
 from pipeline.sources.coordinates import PLANE
 from pipeline.sources.mappings import Coordinate
 
@@ -29,14 +29,27 @@ CLOSED = ("PermissionDeniedError", "UnauthenticatedError")
 
 def only(path: str, group: Any) -> str:
     """The name of the one image in a group; JobError names them where there are several, or says that there is none."""
+    group = _listing(path, group)
     found = list(itertools.islice(images(group), LISTED + 1))
     if len(found) == 1:
         return found[0]
     if not found:
         raise JobError(f"path: {path} is a Zarr group in which no image was found; allowed: an array, or an OME-Zarr image")
     named = ", ".join(found[:LISTED]) + (", and more" if len(found) > LISTED else "")
-    what = "a Dataset of several variables" if all(name in _variables(group) for name in found) else "a group of several images"
+    what = "a Dataset of several variables" if all(_array_in(group, each) is not None for each in found) else "a group of several images"
     raise JobError(f"path: {path} is {what}; choose one, path: {joined(path, found[0])}; it has {named}")
+
+
+def _listing(path: str, group: Any) -> Any:
+    """The group as one that knows what lies in it; JobError where neither its server says that nor metadata that were gathered."""
+    if not path.startswith("http") or {"plate", "well", "labels", LAYOUT} & set(known(group.attrs)):
+        return group
+    try:
+        import zarr
+
+        return zarr.open_group(zarr_store(path), mode="r", use_consolidated=True)
+    except ValueError as error:
+        raise JobError(f"path: {path} is a Zarr group, and its server does not list what lies in it; name an image in it") from error
 
 
 def images(group: Any) -> Iterator[str]:
@@ -106,8 +119,6 @@ def parent(path: str) -> Any | None:
     """The group that an array lies in; None where that is none."""
     import zarr
     from zarr.errors import BaseZarrError
-
-    from pipeline.places import zarr_store
 
     above = path.rstrip("/").rpartition("/")[0]
     if not above or (remote(above) and above.count("/") < 3):

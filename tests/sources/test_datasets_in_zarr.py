@@ -16,6 +16,7 @@ import pipeline
 from pipeline.errors import JobError, SourceError
 from pipeline.sources import open_source
 from tests.sources.files import whole
+from tests.test_places import served
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),  # rioxarray's
@@ -213,3 +214,21 @@ def test_what_gdal_wrote(nodata, tmp_path):
         np.testing.assert_array_equal(source.frame.measured(whole(source)), file.read_masks() > 0)
         np.testing.assert_allclose(source.frame.transform, file.transform[:6])
         assert rasterio.CRS.from_wkt(source.frame.crs) == file.crs
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_datasets_on_a_web_server(version, tmp_path):
+    """Where a server lists nothing, gathered metadata say what lies in a Dataset; without these, a variable is named, and has its place."""
+    dataset = xr.Dataset({"red": scene("int16", -999, {}), "nir": scene("int16", -999, {}, seed=1)})
+    for name, gathered in (("a.zarr", True), ("b.zarr", False)):
+        dataset.to_zarr(tmp_path / name, zarr_format=version, consolidated=gathered)
+    with served(tmp_path) as (address, _):
+        with pytest.raises(JobError, match=r"a\.zarr is a Dataset of several variables; choose one, path: .*a\.zarr/nir; it has nir, red"):
+            open_source(f"{address}/a.zarr")
+        with pytest.raises(JobError, match=r"b\.zarr is a Zarr group, and its server does not list what lies in it; name an image in it"):
+            open_source(f"{address}/b.zarr")
+        for name in ("a.zarr", "b.zarr"):
+            source = open_source(f"{address}/{name}/red", kind="zarr", missing_chunks="fill")
+            np.testing.assert_array_equal(whole(source), whole(open_source(tmp_path / name / "red")))
+            assert source.frame.transform == open_source(tmp_path / name / "red").frame.transform
+            assert source.frame.crs is not None
