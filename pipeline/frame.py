@@ -46,7 +46,7 @@ class Frame:
     them is a colour, and such a pixel is missing only where all of them have it. Any other band was measured or not by itself."""
 
     translation: tuple[float, ...] = ()
-    """Where the centre of the first pixel lies along each axis, in ``unit``, of an image without a transform; zeros where it does not
+    """Where the centre of the first pixel lies along each axis, in ``unit``, of an image without a transform; empty where it does not
     say."""
 
     chunks: tuple[int, ...] = field(default=(), compare=False)
@@ -60,7 +60,6 @@ class Frame:
         if np.dtype(self.dtype).kind not in "biuf":
             raise ValueError(f"pixels are integers or floats, not {self.dtype}")
         object.__setattr__(self, "pixel_size", self.pixel_size or (1.0,) * len(self.shape))
-        object.__setattr__(self, "translation", self.translation or (0.0,) * len(self.shape))
         object.__setattr__(self, "chunks", self.chunks or self.shape)
 
     @property

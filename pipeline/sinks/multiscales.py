@@ -33,7 +33,7 @@ def space_of(frame: Frame) -> Space:
     unit = frame.unit.lower().replace("metre", "meter")
     known = {"unit": unit} if unit in _UNITS else {}
     axes = tuple({"name": name, "type": "space", **known} for name in AXES[-frame.ndim :])
-    return Space(axes, frame.pixel_size, frame.translation)
+    return Space(axes, frame.pixel_size, frame.translation or (0.0,) * frame.ndim)
 
 
 def described(space: Space, levels: int, version: Version, legend: Mapping[int, Entry] | None, source: str | None = None) -> dict[str, Any]:

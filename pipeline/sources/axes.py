@@ -18,6 +18,7 @@ LETTERS |= {"lat": "y", "latitude": "y", "lon": "x", "longitude": "x"}
 LETTERS |= {"bands": "c", "channels": "c", "variable": "c", "wavelength": "c", "planes": "z", "depth": "z", "times": "t"}
 LETTERS |= {"rows": "y", "columns": "x", "northing": "y", "easting": "x", "line": "y", "sample": "x"}
 LETTERS |= {"projection_y_coordinate": "y", "projection_x_coordinate": "x", "grid_latitude": "y", "grid_longitude": "x"}
+LETTERS |= {"rlat": "y", "rlon": "x", "yc": "y", "xc": "x", "south_north": "y", "west_east": "x"}
 """The letter of an axis by the names that it goes by, in lower case."""
 NODATA_BY = ("band", "pixel")
 UNNAMED = re.compile(r"dim_\d+")

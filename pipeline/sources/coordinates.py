@@ -132,10 +132,10 @@ def placed(dims: Mapping[str, str], space: str, beside: Beside, attributes: Mapp
         unknown = (*unknown, f"coordinates along {', '.join(uneven)} are not evenly spaced: {lost}")
         if placeless:
             return Place(crs=crs, remarks=unknown)
-    if any(dims[letter] in PLANE for letter in space) or not {"y", "x"} & lines.keys():
-        transform, why = _of_plane(dims, beside) if set(PLANE) <= beside.keys() else (stated, "")
-    else:
+    if {"y", "x"} & lines.keys():
         transform, why = _of_lines(lines.get("y"), lines.get("x"), stated)
+    else:
+        transform, why = _of_plane(dims, beside) if set(PLANE) <= beside.keys() else (stated, "")
     remarks = (*unknown, why) if why else unknown
     return _sized(space, transform, crs, lines, {letter: each.unit for letter, each in found.items()}, remarks)
 

@@ -64,6 +64,8 @@ def test_labels_lie_upon_the_image(version, level, tmp_path):
     for value, place in ours.items():
         row, column = np.argwhere(shown == value).mean(axis=0) * 2**level
         np.testing.assert_allclose(place, (0.5 * row + 100, 0.25 * column - 30))
+        told = result.labels.compute().pipe(lambda found, value=value: found.where(found == value, drop=True))
+        np.testing.assert_allclose((told.y.mean(), told.x.mean()), place)
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

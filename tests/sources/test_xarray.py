@@ -119,6 +119,10 @@ STATED = {"spatial_ref": ((), 0, {"crs_wkt": rasterio.CRS.from_epsg(32633).to_wk
             (1, 0, 0.5, 0, 1, 0.5), None, id="northing and easting",
         ),
         pytest.param(
+            xr.DataArray(np.ones((2, 3)), dims=("yc", "xc"), coords={"yc": [1.0, 2], "xc": [1.0, 2, 3]}),
+            (1, 0, 0.5, 0, 1, 0.5), None, id="yc and xc",
+        ),
+        pytest.param(
             xr.DataArray(
                 np.ones((2, 3)), dims=("j", "i"),
                 coords={"j": ("j", [1.0, 2], {"axis": "Y"}), "i": ("i", [1.0, 2, 3], {"units": "degrees_east"})},
