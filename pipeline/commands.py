@@ -21,11 +21,12 @@ def info(
     from dataclasses import asdict
 
     from pipeline.sources import open_source
+    from pipeline.sources.facts import told
 
     with errors(debug=debug):
         opened = open_source(image, **assignments(source, "--source"))
         facts = {"image": image, "reader": type(opened).__name__, "bytes": opened.frame.nbytes, **asdict(opened.frame)}
-        facts |= getattr(opened, "remarks", {})
+        facts |= told(opened)
         typer.echo(whole(facts, as_json=as_json))
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import vectors
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
@@ -188,24 +189,18 @@ def _raster(source: Source, frame: Frame) -> Raster:
 
 
 def _shapes(path: str, attribute: str | None, layer: str | None, frame: Frame) -> Shapes:
-    import pyogrio
     import shapely
 
     if frame.ndim != 2:
         raise JobError("a vector file for a volume; allowed: points (plane, row, column), or a raster")
-    try:
-        meta, _, wkb, columns = pyogrio.raw.read(path, layer=layer, columns=[attribute] if attribute else [])
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise SourceError(f"{path}: {error}") from error
-    if attribute and attribute not in meta["fields"]:
-        raise JobError(f"{path} has no attribute {attribute!r}; allowed: {', '.join(pyogrio.read_info(path, layer=layer)['fields'])}")
-    if meta["crs"] is not None:
-        _refuse_crs(meta["crs"], frame)
-    shapes = shapely.from_wkb(wkb)
+    found = vectors.read(path, layer, [attribute] if attribute else [])
+    if found.crs is not None:
+        _refuse_crs(found.crs, frame)
+    shapes = shapely.from_wkb(found.wkb)
     shapes = shapely.transform(shapes, lambda xy: np.stack(_to_pixels(frame, *xy.T)[::-1], axis=1)) if frame.transform else shapes
     low_x, low_y, high_x, high_y = shapely.bounds(shapes).T
     _refuse_outside(np.floor(np.stack([low_y, low_x], axis=1)), np.stack([high_y, high_x], axis=1), frame)
-    numbers = columns[0] if attribute else np.arange(1, len(shapes) + 1)
+    numbers = found.columns[attribute] if attribute else np.arange(1, len(shapes) + 1)
     if numbers.dtype.kind not in "iu" or (numbers < 1).any():
         raise JobError(f"attribute: {attribute!r} holds {numbers[:3].tolist()}, …; allowed: whole numbers from 1")
     return Shapes(tuple(shapely.to_wkb(shapes).tolist()), tuple(numbers.tolist()))

@@ -5,12 +5,14 @@ Below the segmenters (a floor that DESIGN does not draw), because every family o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bands import MEAN, numbered
 from pipeline.colours import CHANNELS, COLOURS, channel
 from pipeline.errors import JobError, nearest
 from pipeline.filters import gaussian_radius, smooth, usable
@@ -24,13 +26,14 @@ class Feature:
     """
 
     band: int | str = 1
-    """The band, counted from 1 in the order in which the source gives them, or ``mean`` of all."""
+    """The band, by number from 1 in the order in which the source gives them, or by name; or ``mean`` of all."""
 
-    index: tuple[int, int] | None = None
-    """Bands (a, b), counted from 1: (a - b) / (a + b), in place of ``band``. NaN where a + b is 0."""
+    index: tuple[int | str, int | str] | None = None
+    """Bands (a, b), by number from 1 or by name: (a - b) / (a + b), in place of ``band``. NaN where a + b is 0."""
 
-    weights: tuple[float, ...] | None = None
-    """One number for each band: the sum of the bands times these, in place of ``band``."""
+    weights: tuple[float, ...] | Mapping[str, float] | None = None
+    """One number for each band, or ``{band: number}`` for those that count: the sum of the bands times these, in place of ``band``. A band
+    whose number is 0 is not looked at."""
 
     channel: str | None = None
     """A channel of the colour, in place of ``band``: hue, saturation, value; lightness, a, b; haematoxylin, eosin, dab."""
@@ -38,13 +41,15 @@ class Feature:
     sigma: float = 0.0
     """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
 
+    of_bands: ClassVar[tuple[str, ...]] = ("band", "index", "weights")
+
     def __post_init__(self) -> None:
-        if self.band != "mean" and not _is_band(self.band):
-            raise JobError(f"band: {self.band!r}; allowed: a band's number, from 1, or 'mean'")
+        if not _is_band(self.band):
+            raise JobError(f"band: {self.band!r}; allowed: a band's number, from 1, its name, or 'mean'")
         if self.index is not None and not (len(self.index) == 2 and all(map(_is_band, self.index))):
-            raise JobError(f"index: {self.index!r}; allowed: two bands' numbers, from 1, such as [4, 3]")
-        if self.weights is not None and not (any(self.weights) and np.isfinite(self.weights).all()):
-            raise JobError(f"weights: {self.weights!r}; allowed: one finite number for each band, not all 0, such as [0.3, 0.6, 0.1]")
+            raise JobError(f"index: {self.index!r}; allowed: two bands' numbers, from 1, or names, such as [4, 3] or [nir, red]")
+        if self.weights is not None:
+            _refuse_weights(self.weights)
         if self.channel is not None and self.channel not in CHANNELS:
             raise JobError(f"channel: {self.channel!r}; {nearest(self.channel, CHANNELS)}")
         given = [name for name in ("index", "weights", "channel") if getattr(self, name) is not None]
@@ -62,11 +67,12 @@ class Feature:
         """The indices, from 0, of those of ``number`` bands that the feature is made of."""
         if self.channel is not None:
             return COLOURS
-        if self.weights is not None:
-            return tuple(k for k, weight in enumerate(self.weights) if weight)
-        if self.index is None and self.band == "mean":
+        asked: Any = numbered(self, [str(k + 1) for k in range(number)])
+        if asked.weights is not None:
+            return tuple(k for k, weight in enumerate(asked.weights) if weight)
+        if asked.index is None and asked.band == MEAN:
             return tuple(range(number))
-        return tuple(dict.fromkeys(int(band) - 1 for band in self.index or (self.band,)))
+        return tuple(dict.fromkeys(int(band) - 1 for band in asked.index or (asked.band,)))
 
     def feature(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """The number of each pixel, of the shape of ``valid``: the band's own type, or float64 where it is computed.
@@ -79,16 +85,16 @@ class Feature:
     def _value(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.channel is not None:
             return channel(block, self.channel)
-        if self.weights is not None:
-            if len(self.weights) != len(block):
-                raise JobError(f"weights: {len(self.weights)} numbers for an image of {len(block)} bands; allowed: one for each")
+        asked: Any = numbered(self, [str(k + 1) for k in range(len(block))])
+        if asked.weights is not None:
+            if len(asked.weights) != len(block):
+                raise JobError(f"weights: {len(asked.weights)} numbers for an image of {len(block)} bands; allowed: one for each")
             # Band after band, since a matrix product may add in another order for another size of window.
             # A band of weight 0 is not read, since 0 times NaN would be NaN.
-            terms = [weight * band.astype(np.float64) for weight, band in zip(self.weights, block, strict=True) if weight]
-            return np.asarray(sum(terms))
-        if self.index is None and self.band == "mean":
+            return np.asarray(sum(weight * block[k].astype(np.float64) for k, weight in enumerate(asked.weights) if weight))
+        if asked.index is None and asked.band == MEAN:
             return np.asarray(block.mean(axis=0, dtype=np.float64))
-        wanted = self.index or (int(self.band),)
+        wanted = [int(band) for band in asked.index or (asked.band,)]
         if max(wanted) > len(block):
             raise JobError(f"band {max(wanted)} is asked for, and the image has {len(block)}; allowed: 1 to {len(block)}")
         bands = [block[number - 1] for number in wanted]
@@ -108,4 +114,13 @@ def _normalised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDAr
 
 
 def _is_band(band: object) -> bool:
-    return isinstance(band, int) and not isinstance(band, bool) and band >= 1
+    return bool(band) if isinstance(band, str) else isinstance(band, int) and not isinstance(band, bool) and band >= 1
+
+
+def _refuse_weights(given: Any) -> None:
+    """JobError where these are no numbers of bands, or all are 0."""
+    numbers = list(given.values() if isinstance(given, Mapping) else given)
+    if not numbers or not np.isfinite(numbers).all() or not np.any(numbers):
+        raise JobError(
+            f"weights: {given!r}; allowed: one finite number for each band, such as [0.3, 0.6, 0.1], or {{red: 0.3, nir: 0.7}}; not all 0"
+        )

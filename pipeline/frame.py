@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What places an image that no affine transform places: points on the ground, or a model of the camera."""
+
+    points: tuple[tuple[float, float, float, float, float], ...] = ()
+    """Ground control points: row, column, x, y, z."""
+
+    crs: str | None = None
+    """The coordinate reference system of the points, as WKT."""
+
+    model: tuple[tuple[str, str], ...] = ()
+    """Rational polynomial coefficients, by GDAL's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +67,9 @@ class Frame:
     chunks: tuple[int, ...] = field(default=(), compare=False)
     """The blocks in which the image is stored, along each axis of ``shape``; the shape itself where it is not blocked."""
 
+    unlike: tuple[int, ...] = ()
+    """Axes along which ``pixel_size`` is in no unit that is known, or not known at all, where along others it is in ``unit``."""
+
     def __post_init__(self) -> None:
         if len(self.shape) not in (2, 3) or min(self.shape) < 1:
             raise ValueError(f"an image has 2 or 3 axes of at least one pixel, not the shape {self.shape}")
@@ -80,8 +98,8 @@ class Frame:
     def measured(self, block: npt.NDArray[np.generic], known: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
         """Where each band of a block was measured, as far as its values and what else is known say.
 
-        A value is missing where it has the nodata value, or is NaN or infinite. Bands that go ``together`` are missing where all of them
-        have nodata or lie outside of what is known, or where any of them is NaN or infinite.
+        A value is missing where it has the nodata value (see `marked`), or is NaN or infinite. Bands that go ``together`` are missing where
+        all of them have nodata or lie outside of what is known, or where any of them is NaN or infinite.
 
         Parameters
         ----------
@@ -97,7 +115,7 @@ class Frame:
         group = list(self.together)
         missing = None if known is None else ~known
         if self.nodata is not None and not math.isnan(self.nodata):
-            nodata = block == self.nodata
+            nodata = marked(block, self.nodata)
             missing = nodata if missing is None else missing | nodata
         if missing is not None and group:
             missing = np.broadcast_to(missing, block.shape).copy()
@@ -119,3 +137,35 @@ class Frame:
         a, b, c, d, e, f = self.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
         rows, columns = np.asarray(row, np.float64), np.asarray(column, np.float64)
         return np.asarray(a * columns + b * rows + c), np.asarray(d * columns + e * rows + f)
+
+
+STEP = float(np.finfo(np.float32).eps)
+"""The precision to which GDAL compares floats of any width with nodata."""
+SINGLE = (3.39e38, 3.41e38)
+"""Between these lies, whatever it was rounded to, a nodata value that stands for the largest 32-bit float."""
+
+
+def marked(block: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
+    """Where values are a nodata value, as GDAL sees it: files hold it as a text, rounded to few digits, or of another type than pixels.
+
+    Integers are compared without the nodata value's fraction, and none is one that their type cannot hold. Floats are compared to within
+    four steps of a 32-bit float's precision, in arithmetic that overflows where values are as large as can be, so that a rounded largest
+    or lowest float is one, too. Beyond GDAL: an infinite nodata value, which is a largest float rounded up, is that; and among 64-bit
+    floats the largest 32-bit one is itself however it was rounded.
+
+    >>> marked(np.array([-3.4028235e38, -9999.0, 0.0], np.float32), -3.4e38)
+    array([ True, False, False])
+    >>> marked(np.array([0, 255], np.uint8), -9999.0)
+    array([False, False])
+    """
+    if block.dtype.kind in "iu":
+        bounds = np.iinfo(block.dtype)
+        return np.asarray(block == int(nodata)) if bounds.min <= nodata <= bounds.max else np.zeros(block.shape, bool)
+    if block.dtype.kind != "f" or nodata == 0:
+        return np.asarray(block == nodata)
+    limits = np.finfo(block.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if block.dtype.itemsize > 4 and SINGLE[0] < abs(nodata) < SINGLE[1]:
+            return np.asarray((np.abs(block) > SINGLE[0]) & (np.abs(block) < SINGLE[1]) & (np.sign(block) == np.sign(nodata)))
+        known = block.dtype.type(min(max(nodata, limits.min), limits.max))
+        return np.asarray((block == known) | (np.abs(block - known) < block.dtype.type(STEP) * np.abs(block + known) * 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline import documents, layers, legend, plugins
 from pipeline.errors import JobError, like, nearest, redacted
+from pipeline.options import elsewhere, kinds_in
 from pipeline.places import lies_in
 from pipeline.routing import SKIP, Rule, refuse_misfit, refuse_unreached, rule
 from pipeline.segmenters import Contract, Segmenter
@@ -150,7 +152,8 @@ class Job(_Part):
             super().__init__(**parts)
         except ValidationError as error:
             keys: dict[str, type[BaseModel]] = {"": Job, "tiles": Tiles, "stitch": Stitch, "output": Output}
-            raise JobError("\n".join(explained(error.errors(), {path: part.model_fields for path, part in keys.items()}))) from None
+            told = partial(elsewhere, used=kinds_in(parts.get("segmenters")))
+            raise JobError("\n".join(explained(error.errors(), {path: part.model_fields for path, part in keys.items()}, told))) from None
 
     @field_validator("source")
     @classmethod

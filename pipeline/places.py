@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +36,6 @@ AT_ONCE = 16
 PREFIX = {"s3": "/vsis3/", "gs": "/vsigs/", "https": "/vsicurl/", "http": "/vsicurl/"}
 """GDAL's names of places."""
 GDAL = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # nothing beside a file is looked for: it would cost a request each
     "GDAL_HTTP_MAX_RETRY": str(TRIES - 1),
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_TIMEOUT": str(PATIENCE),
@@ -71,10 +71,13 @@ def lies_in(path: str, place: str) -> bool:
     return f"{file}/".startswith(f"{folder}/")
 
 
+def settings() -> dict[str, str]:
+    """How GDAL is to ask servers, but for what the environment says of it already."""
+    return {name: value for name, value in {**GDAL, **_endpoint()}.items() if name not in os.environ}
+
+
 def gdal(address: str) -> str:
     """What GDAL calls an address."""
-    for name, value in (*GDAL.items(), *_endpoint().items()):
-        os.environ.setdefault(name, value)  # GDAL takes what it needs of S3 from the environment only
     parts = urlsplit(address)
     return PREFIX[parts.scheme] + (address if parts.scheme.startswith("http") else parts.netloc + parts.path)
 
@@ -95,7 +98,11 @@ def asking(place: str, kind: type[TilewiseError]) -> Iterator[None]:
 def about(address: str) -> dict[str, Any]:
     """The size of a file, and its entity tag where its server gives one; SourceError where there is none."""
     if urlsplit(address).scheme.startswith("http"):
-        return _asked(address)
+        answer = _asked(address, 1)
+        assert answer is not None  # noqa: S101  nothing is said to be missing
+        headers, _ = answer
+        size = headers.get("Content-Range", "").rpartition("/")[2] or headers["Content-Length"]
+        return {"bytes": int(size), "tag": headers.get("ETag")}
     place, _, name = address.rpartition("/")
     try:
         with asking(address, SourceError):
@@ -133,6 +140,22 @@ def read(place: str, name: str) -> bytes | None:
     try:
         with asking(joined(place, name), SourceError):
             return bytes(store(place).get(name).bytes())
+    except FileNotFoundError:
+        return None
+
+
+def begins(place: str, name: str, count: int) -> bytes | None:
+    """The first bytes of a file of a folder; None where there is none, or where its server shows it to nobody."""
+    if urlsplit(place).scheme.startswith("http"):
+        answer = _asked(joined(place, name), count, missing=(401, 403, 404, 410))
+        return None if answer is None else answer[1]
+    errors = _obstore(place).exceptions
+    try:
+        with asking(joined(place, name), SourceError):
+            try:
+                return bytes(store(place).get_range(name, start=0, length=count))
+            except (errors.PermissionDeniedError, errors.UnauthenticatedError):  # S3's answer where there is none, if it may not be listed
+                return None
     except FileNotFoundError:
         return None
 
@@ -217,16 +240,20 @@ def _emulator() -> str:
     return host if not host or "://" in host else f"http://{host}"
 
 
-def _asked(address: str) -> dict[str, Any]:
-    """Size and entity tag by a request for the first byte: what is signed for reading may not be asked about otherwise."""
-    request = urllib.request.Request(address, headers={"Range": "bytes=0-0"})  # noqa: S310  its scheme was checked
+def _asked(address: str, count: int, missing: tuple[int, ...] = ()) -> tuple[Message, bytes] | None:
+    """What a server says of a file, and its first bytes: what is signed for reading may not be asked about otherwise.
+
+    None where the answer's status is one of ``missing``.
+    """
+    request = urllib.request.Request(address, headers={"Range": f"bytes=0-{count - 1}"})  # noqa: S310  its scheme was checked
     for attempt in range(1, TRIES + 1):
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
-                span = answer.headers.get("Content-Range", "")
-                return {"bytes": int(span.rpartition("/")[2] or answer.headers["Content-Length"]), "tag": answer.headers.get("ETag")}
+                return answer.headers, answer.read(count)
         except urllib.error.HTTPError as error:
             error.close()  # it holds the connection
+            if error.code in missing:
+                return None
             if error.code < 500 or attempt == TRIES:
                 raise SourceError(f"{address} cannot be reached: its server answers {error.code} {error.reason}") from error
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,16 +14,18 @@ from typing import Any
 import numpy as np
 
 from pipeline import __version__, formats, tiling
+from pipeline.binding import bound
 from pipeline.companions import accompanied, fingerprints
 from pipeline.devices import chosen, settled
 from pipeline.engine import Engine
 from pipeline.errors import JobError
-from pipeline.frame import Frame
 from pipeline.grid import Grid
 from pipeline.job import Job
+from pipeline.options import placed, refuse_misplaced
 from pipeline.places import joined, lies_in
+from pipeline.plugins import kind_of
 from pipeline.scratch import Scratch
-from pipeline.segmenters import Contract, call, stepped
+from pipeline.segmenters import Contract, call
 from pipeline.sinks.nested import Nest
 from pipeline.sources import Source, open_source
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
@@ -92,7 +95,7 @@ class Plan:
                 "fingerprint": dict(self.fingerprint),
                 "shape": list(frame.shape),
                 "bands": list(frame.bands),
-                "nodata": frame.nodata,
+                "nodata": frame.nodata if frame.nodata is None or math.isfinite(frame.nodata) else str(frame.nodata),  # NaN is not itself
             },
             "tiles": {"size": list(self.run.grid.tile), "depth": self.run.depth, "max_halo": self.run.max_halo, "memory": self.run.memory},
             "steps": job["steps"],
@@ -161,14 +164,15 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     """
     job, begun = _named(job), begun or {}
     memory = begun.get("memory", memory)
-    source = _source(job)
+    source = opened(job)
+    suited = bound(job, source.frame)
+    job, pixel = suited.job, suited.pixel
     job.refuse_misfit(len(source.frame.bands))
     formats.refuse(job.output, source.frame)
     shape = source.frame.shape
-    given = {name: accompanied(segmenter, source.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
+    given = {name: accompanied(segmenter, suited.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
     segmenters, contracts = settled(given, engine, begun.get("devices", {}))
     wanted, stuff = results(job, contracts, len(shape)), {layer.stuff for layer in job.layers}
-    pixel = _through_steps(job, source.frame)
     for name, contract in contracts.items():
         _refuse_misfit(f"segmenters.{name}", segmenters[name], contract, pixel)
         if contract.lines and (job.layers or "instance" not in wanted or len(shape) != 2):
@@ -234,14 +238,16 @@ def _named(job: Job) -> Job:
     return job.model_copy(update={"output": output}) if known else job
 
 
-def _source(job: Job) -> Source:
+def opened(job: Job) -> Source:
+    """The image of a job; JobError names the option of its source that does not fit."""
     if not isinstance(job.source, Mapping):
         return job.source if hasattr(job.source, "fingerprint") else open_source(job.source)
-    options = dict(job.source)
+    options = {str(key): value for key, value in job.source.items()}
     try:
+        refuse_misplaced(options, map(kind_of, job.segmenters.values()))
         return open_source(options.pop("path"), **options)
     except JobError as error:
-        raise JobError(f"source: {error}") from error
+        raise JobError(placed(str(error), "source", options)) from error
 
 
 def scratch(job: Job) -> Scratch:
@@ -250,17 +256,6 @@ def scratch(job: Job) -> Scratch:
     if job.output.scratch is None:
         return Scratch(str(folder / ".tilewise"))
     return Scratch(str(Path(job.output.scratch).absolute() / "__".join(folder.parts[1:])))
-
-
-def _through_steps(job: Job, frame: Frame) -> Any:
-    """One pixel of the image after all steps; JobError if a step is for images of other bands."""
-    pixel: Any = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
-    for number, step in enumerate(job.steps):
-        try:
-            pixel = pixel if getattr(step, "unfitted", False) else stepped(step, pixel, np.ones(pixel.shape, bool))[0]
-        except JobError as error:
-            raise JobError(f"steps[{number}]: {error}") from error
-    return pixel
 
 
 def _refuse_misfit(where: str, segmenter: Any, contract: Contract, pixel: Any) -> None:

@@ -6,26 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import json
-import re
 import typing
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pipeline.errors import JobError, like, nearest
+from pipeline.options import SEGMENTERS, STEPS, kinds, placed, taken
 from pipeline.segmenters import Contract, Segmenter
-from pipeline.wording import meaning, refusal
 
-SEGMENTERS, STEPS = "pipeline.segmenters", "pipeline.steps"
-
-
-@functools.cache
-def kinds(group: str = SEGMENTERS) -> Mapping[str, EntryPoint]:
-    """The kinds that are installed, by name, none of them loaded; looked up once, which takes several milliseconds."""
-    return {point.name: point for point in sorted(entry_points(group=group))}
+__all__ = ["SEGMENTERS", "STEPS", "build", "describe", "kind_of", "kinds", "load", "options"]
 
 
 def load(kind: str, where: str = "kind", group: str = SEGMENTERS) -> type[Any]:
@@ -53,19 +44,13 @@ def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -
     if "kind" not in given:
         raise JobError(f"{where}.kind is missing; {nearest('', kinds(group))}{_instead(given, group)}")
     kind = load(given.pop("kind"), f"{where}.kind", group)
-    allowed, types = options(kind), typing.get_type_hints(kind)
-    for key, value in given.items():
-        if key not in allowed:
-            raise JobError(f"{where}.{key}: there is no such option; {nearest(key, allowed)}")
-        given[key] = _typed(value, types.get(key, Any), f"{where}.{key}")
+    given = taken(kind, given, where, unknown="there is no such option")
     try:
         built = kind(**given)
         if group == SEGMENTERS:
             Contract.of(built)
     except (JobError, TypeError) as error:
-        text = str(error).removeprefix(f"{kind.__name__}.")
-        begins = re.match(r"\w+(?=[:,])", text)
-        raise JobError(f"{where}{'.' if begins and begins[0] in allowed else ': '}{text}") from error
+        raise JobError(placed(str(error).removeprefix(f"{kind.__name__}."), where, options(kind))) from error
     return built
 
 
@@ -73,11 +58,15 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
     """A segmenter or a step as `build` takes it, so far as it can be written down; a function by its name and a checksum of its code."""
     what: Any = segmenter
     if dataclasses.is_dataclass(what) and not isinstance(what, type):
-        known = {**kinds(STEPS), **kinds()}
-        named = next((name for name, point in known.items() if point.value == _path(type(what))), _path(type(what)))
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(what), default=str))
-        return {"kind": named} | plain
+        return {"kind": kind_of(what)} | plain
     return {"kind": f"python:{getattr(segmenter, '__qualname__', type(segmenter).__qualname__)}", "code": _checksum(segmenter)}
+
+
+def kind_of(what: Any) -> str:
+    """The name of the kind that a segmenter or a step is of; of one that is not installed, where its class lies."""
+    known = {**kinds(STEPS), **kinds()}
+    return next((name for name, point in known.items() if point.value == _path(type(what))), _path(type(what)))
 
 
 def _instead(given: Mapping[str, Any], group: str) -> str:
@@ -101,12 +90,3 @@ def _checksum(segmenter: Segmenter) -> str:
     with contextlib.suppress(OSError, TypeError):  # written at a prompt, or in C
         text = inspect.getsource(segmenter)
     return hashlib.sha256(cloudpickle.dumps(segmenter) + text.encode()).hexdigest()[:16]
-
-
-def _typed(value: Any, wanted: Any, where: str) -> Any:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(wanted).validate_json(json.dumps(value, allow_nan=False), strict=True)
-    except (ValidationError, TypeError, ValueError) as error:
-        raise JobError(refusal(where, value, meaning(wanted))) from error

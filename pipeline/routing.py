@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bands import is_name, numbered_trait
 from pipeline.errors import JobError, nearest
 
 SKIP = "skip"
@@ -107,11 +108,11 @@ class Rule:
     when: Mapping[str, Range] = field(default_factory=dict)
     """By trait: valid (share of pixels of which all that a segmenter reads was measured), mean, spread (standard deviation), entropy
     (bits), edges (0 flat, about 1 noise), tissue (share of pixels on a slide that are tissue), mean_2 (of the second band), index_4_3
-    (the mean normalised difference of two)."""
+    (the mean normalised difference of two), or with the bands' names, mean_nir, index_nir_red."""
 
     def __post_init__(self) -> None:
         for trait, span in self.when.items():
-            if trait not in (*TRAITS, *GIVEN) and not _bands(trait):
+            if trait not in (*TRAITS, *GIVEN) and not _bands(trait) and not _of_named(trait):
                 raise JobError(f"when.{trait}: there is no such trait; {nearest(trait, FORMS)}")
             ends = [end for end in (span.min, span.max) if abs(end) < np.inf]
             if trait in SHARES and not all(0 <= end <= 1 for end in ends):
@@ -200,6 +201,17 @@ def _bands(trait: str) -> list[int]:
     """The bands that a trait is of, from 1; none where it is of all, or no trait."""
     found = _OF_BAND.match(trait) or _OF_BANDS.match(trait)
     return [int(number) for number in found.groups()] if found else []
+
+
+def _of_named(trait: str) -> bool:
+    """Whether a trait is of bands that go by their names, which only an image knows: mean_nir, index_nir_red."""
+    kind, _, rest = trait.partition("_")
+    return kind in ("mean", "index") and is_name(rest)
+
+
+def numbered(when: Mapping[str, Range], names: Sequence[str], where: str) -> dict[str, Range]:
+    """The same with bands by number, for an image whose bands have these names; JobError where it has no such band."""
+    return {numbered_trait(trait, names, where): span for trait, span in when.items()}
 
 
 def trait(name: str, block: Pixels, measured: Flags) -> float:

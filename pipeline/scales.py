@@ -18,24 +18,21 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.frame import Frame
+from pipeline.units import length
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 LIMBS, EXPONENT = 3, -64
 """The area of a pixel of a geographic CRS is a whole number of 2^-64 square metres, in limbs of 32 bits."""
-_LENGTHS = {
-    "angstrom": ("um", 1e-4), "nanometer": ("um", 1e-3), "micrometer": ("um", 1.0), "micron": ("um", 1.0), "millimeter": ("mm", 1.0),
-    "centimeter": ("m", 0.01), "meter": ("m", 1.0), "kilometer": ("m", 1000.0), "inch": ("m", 0.0254), "foot": ("m", 0.3048),
-    "yard": ("m", 0.9144),
-}  # fmt: skip
-"""By unit: the one that columns have, and how many of it there are."""
-_IN_METRES = {"um": 1e-6, "mm": 1e-3, "m": 1.0}
+_COLUMNS = {"um": Fraction(1, 10**6), "mm": Fraction(1, 1000), "m": Fraction(1)}
+"""The units that columns have, in metres: a length is told in the first that is not shorter, or in metres."""
 _GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
 """Places and weights of a mean over -1 to 1, exact for polynomials of degree 5."""
 
@@ -56,7 +53,7 @@ class Scale:
 
 @functools.lru_cache(maxsize=16)
 def scale(frame: Frame) -> Scale | None:
-    """How large an image's pixels are; None where nobody says, as of a transform without a CRS, or of how far apart planes of a map are.
+    """How large pixels are; None where nobody says: of an axis, of a transform without a CRS, of how far the planes of a map are apart.
 
     >>> scale(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     Scale(unit='um', factor=1.0, ellipsoid=None)
@@ -64,8 +61,7 @@ def scale(frame: Frame) -> Scale | None:
     if frame.transform is not None and frame.ndim != 2:
         return None
     if frame.transform is None or frame.crs is None:
-        unit = frame.unit.lower().replace("metre", "meter")
-        return Scale(*_LENGTHS[unit]) if unit in _LENGTHS else None
+        return _in_column(frame)
     from rasterio.crs import CRS
 
     crs = CRS.from_wkt(frame.crs)
@@ -75,18 +71,56 @@ def scale(frame: Frame) -> Scale | None:
     return None if name == "unknown" else Scale("m", factor)
 
 
-def alike(units: Sequence[str | None], sizes: Sequence[float]) -> tuple[str, tuple[float, ...]]:
-    """Sizes along axes in the unit of the last; in pixels where that cannot be told.
+def _in_column(frame: Frame) -> Scale | None:
+    found = length(frame.unit)
+    if found is None or frame.unlike:
+        return None
+    unit = next((unit for unit, metres in _COLUMNS.items() if found.metres <= metres), "m")
+    return Scale(unit, float(found.metres / _COLUMNS[unit]))
 
-    >>> alike(["nanometer", "micrometer", "micrometer"], [500.0, 0.25, 0.25]), alike([None, "micrometer"], [1.0, 0.5])
-    (('micrometer', (0.5, 0.25, 0.25)), ('pixel', (1.0, 0.5)))
+
+def alike(units: Sequence[str | None], sizes: Sequence[float]) -> tuple[str, tuple[float, ...], tuple[int, ...]]:
+    """Sizes along axes in the unit of the last axis whose unit is a length, and which axes have none: their sizes are left as they are.
+
+    Where no axis has such a unit, all are left as they are, in the unit that all have, or in pixels.
+
+    >>> alike(["nanometer", "microns", "µm"], [500.0, 0.25, 0.25]), alike([None, "um"], [2.0, 0.5])
+    (('micrometer', (0.5, 0.25, 0.25), ()), ('micrometer', (2.0, 0.5), (0,)))
     """
-    if len(set(units)) == 1:
-        return units[-1] or "pixel", tuple(sizes)
-    known = [math.prod((_LENGTHS[unit][1], _IN_METRES[_LENGTHS[unit][0]])) if unit in _LENGTHS else 0.0 for unit in units]
-    if not all(known):
-        return "pixel", tuple(sizes)
-    return units[-1] or "pixel", tuple(size * (many / known[-1]) for size, many in zip(sizes, known, strict=True))
+    known = [length(unit) if unit else None for unit in units]
+    last = next((unit for unit in reversed(known) if unit), None)
+    if last is None:
+        return (units[-1] if len(set(units)) == 1 else None) or "pixel", tuple(sizes), ()
+    pairs = zip(sizes, known, strict=True)
+    found = tuple(size * float(unit.metres / last.metres) if unit else size for size, unit in pairs)
+    return last.name, found, tuple(k for k, unit in enumerate(known) if unit is None)
+
+
+def unclear(axes: Sequence[str], units: Sequence[str | None]) -> list[str]:
+    """A sentence for each axis whose unit is no length that is known, where it says one or where others have one.
+
+    >>> unclear("zyx", [None, "cubits", "um"])[1]
+    "the unit along y is 'cubits', which is no length that is known; no size is taken there"
+    """
+    known, told = any(unit and length(unit) for unit in units), []
+    for axis, unit in zip(axes, units, strict=True):
+        if unit is None and known:
+            told.append(f"there is no unit along {axis}; no size is taken there")
+        elif unit is not None and unit not in ("pixel", "pixels") and length(unit) is None:
+            told.append(f"the unit along {axis} is {unit!r}, which is no length that is known; no size is taken there")
+    return told
+
+
+def in_unit(size: float, unit: str, wanted: str) -> float | None:
+    """A size in another unit of length; None where either is none.
+
+    >>> in_unit(500.0, "nanometer", "micrometer")
+    0.5
+    """
+    have, want = length(unit), length(wanted)
+    if unit == wanted:
+        return size
+    return size * float(have.metres / want.metres) if have and want else None
 
 
 def size_column(frame: Frame) -> str | None:

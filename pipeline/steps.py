@@ -2,18 +2,20 @@
 
 A step is a callable from a block (band, row, column) or (band, plane, row, column) and the mask of its valid pixels to a block of the same
 extent. It states its ``reach`` in pixels, and may be fitted to the whole image as a segmenter may. What is made of pixels that are not
-valid does not matter. Those that are ``bandwise`` make each band of the same band alone, and take a mask for each band.
+valid does not matter. Those that are ``bandwise`` make each band of the same band alone, and take a mask for each band. One that makes
+other bands says what they are called: ``named(names) -> names``; ``of_bands`` is as for a segmenter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bands import indices, unlike
 from pipeline.errors import JobError, SegmenterError
 from pipeline.features import Feature
 from pipeline.filters import gaussian_radius, local_median, opening, smooth
@@ -169,20 +171,35 @@ class Scale:
 class Index:
     """A normalised difference of two bands, (a - b) / (a + b), in place of the bands or as one more; NaN where a + b is 0."""
 
-    bands: tuple[int, int]
-    """(a, b), counted from 1: of near infrared and red it is the NDVI, of green and near infrared the NDWI."""
+    bands: tuple[int | str, int | str]
+    """(a, b), by number from 1 or by name: of near infrared and red it is the NDVI, of green and near infrared the NDWI."""
 
     append: bool = False
     """Whether the image keeps its bands, and has this as its last."""
 
+    name: str | None = None
+    """What the band is called; None: index_A_B, of the names of the two, such as index_nir_red, or index_4_3 where they have none."""
+
     reach = 0
+    of_bands: ClassVar[tuple[str, ...]] = ("bands",)
 
     def __post_init__(self) -> None:
-        Feature(index=self.bands)  # refuses what cannot be
+        try:
+            Feature(index=self.bands)
+        except JobError as error:
+            raise JobError(str(error).replace("index:", "bands:", 1)) from error
+        if self.name == "":
+            raise JobError("name: ''; allowed: what the band is called, or nothing for index_A_B")
 
-    def reads(self, _number: int) -> tuple[int, ...]:
+    def named(self, names: Sequence[str]) -> tuple[str, ...]:
+        """What the bands are called after it, by what they are called before, once its own are numbers."""
+        a, b = (names[int(band) - 1] for band in self.bands)
+        name = self.name or f"index_{a}_{b}"
+        return (*names, unlike(name, names)) if self.append else (name,)
+
+    def reads(self, number: int) -> tuple[int, ...]:
         """The indices, from 0, of the two bands."""
-        return tuple(band - 1 for band in self.bands)
+        return indices(self.bands, number)
 
     def measured(self, measured: Flags) -> Flags:
         """Where the index was measured: where both bands were; as the last of the bands, where these are kept."""

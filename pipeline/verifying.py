@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import plugins
+from pipeline.binding import bound
 from pipeline.comparison import Kinds, Part, Verification, compare, compare_kinds, count_edges
 from pipeline.errors import JobError, OutputError
 from pipeline.grid import Box, Grid, sides
 from pipeline.job import Job
-from pipeline.planning import Plan, plan
+from pipeline.planning import Plan, opened, plan
 from pipeline.reporting import Result
 from pipeline.scratch import Arrays, Scratch, differences
 from pipeline.segmenters.superpixel import Superpixels
@@ -111,6 +112,7 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
     """The run's job with what was fitted, in tiles of another size."""
     told, fitted = record["job"], record["fitted"]
     if job is not None:
+        job = bound(job, opened(job).frame).job  # as it was run: with bands by number
         _refuse_another(told, job.plain())
     segmenters = {
         name: _known(what, fitted.get(name, {}), job and job.segmenters[name], plugins.SEGMENTERS)

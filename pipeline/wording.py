@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -46,14 +46,16 @@ LARGEST = 2**53
 def meaning(wanted: Any) -> str:
     """What a type stands for in YAML.
 
-    >>> meaning(float | None), meaning(tuple[int, int])
-    ('a number or nothing', '[a whole number, a whole number]')
+    >>> meaning(float | None), meaning(tuple[int, int]), meaning(Mapping[str, float])
+    ('a number or nothing', '[a whole number, a whole number]', '{text: a number}')
     """
     kind, parts = get_origin(wanted), get_args(wanted)
     if kind in (Union, UnionType):
         return " or ".join(map(meaning, parts))
     if kind is Literal:
         return " or ".join(map(repr, parts))
+    if kind is Mapping:
+        return f"{{{': '.join(map(meaning, parts))}}}"
     if kind in (tuple, list):
         return f"[{', '.join('…' if part is Ellipsis else meaning(part) for part in parts)}]"
     return PLAIN.get(wanted) or getattr(wanted, "__name__", None) or str(wanted)
@@ -78,8 +80,12 @@ def refusal(where: str, value: Any, allowed: str) -> str:
     return f"{where}: {BRIEF.repr(value)}; allowed: {allowed}{hint}"
 
 
-def explained(faults: Iterable[Any], keys: Mapping[str, Iterable[str]]) -> list[str]:
-    """What pydantic found, a line for each key. ``keys``: by path of a part of the job, "" for all of it, the keys that it may have."""
+def explained(faults: Iterable[Any], keys: Mapping[str, Iterable[str]], elsewhere: Callable[[str, str], str]) -> list[str]:
+    """What pydantic found, a line for each key.
+
+    ``keys``: by path of a part of the job, "" for all of it, the keys that it may have. ``elsewhere`` tells of a key that is not known
+    what else has it.
+    """
     lines: dict[str, list[str]] = {}
     told: dict[str, Any] = {}
     for fault in faults:
@@ -90,7 +96,7 @@ def explained(faults: Iterable[Any], keys: Mapping[str, Iterable[str]]) -> list[
             lines[f"{where} is missing"] = []
         elif fault["type"] == "extra_forbidden":
             above, _, last = where.rpartition(".")
-            lines[f"{where}: there is no such key; {nearest(last, keys[above])}"] = []
+            lines[f"{where}: there is no such key; {nearest(last, keys[above])}{elsewhere(last, above)}"] = []
         else:
             told[where] = value
             lines.setdefault(where, []).append(_allowed(fault, keys.get(where, ())))

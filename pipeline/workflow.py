@@ -96,7 +96,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
 
         readable, lost = groundwork.readable(draft.run, job.on_bad_tile, crew)
         fitted = groundwork.fit(readable, crew)
-        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, job.route, crew), draft, crew)
+        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, draft.job.route, crew), draft, crew)
         told = _publish(drawn, draft, found, crew)
 
         facts = {

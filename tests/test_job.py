@@ -95,7 +95,7 @@ MISTAKES = {
     "option of a wrong type": ({"segmenters.fields.sigma": "two"}, "segmenters.fields.sigma: 'two'; allowed: a number"),
     "option that is a list": ({"segmenters.fields.min_area": [1]}, r"segmenters.fields.min_area: \[1\]; allowed: a whole number"),
     "option out of range": ({"segmenters.fields.sigma": -1}, "segmenters.fields.sigma: -1.0; allowed: 0 to 1000 pixels"),
-    "index of one": ({"segmenters.water.index": [2]}, r"segmenters.water.index: \[2\]; allowed: \[a whole number, a whole number\] or nothing"),
+    "index of one": ({"segmenters.water.index": [2]}, r"segmenters.water.index: \[2\]; allowed: \[a whole number or text, a whole number or text\] or nothing"),
     "index and weights": ({"segmenters.water.weights": [1.0]}, "segmenters.water: index and weights are both given"),
     "interval upside down": ({"segmenters.water": {"kind": "threshold", "interval": [5, 2]}}, r"interval: \(5.0, 2.0\); allowed: two numbers, the lower first"),
     "no segmenter": ({"segmenters": {}}, "segmenters: none given"),

@@ -63,7 +63,7 @@ TYPED = {
     "a date": ("segmenters: {land: {kind: threshold, value: 2020-01-01}}", "segmenters.land.value: datetime.date(2020, 1, 1); allowed: a number or nothing"),
     "a list for one value": ("segmenters: {land: {kind: threshold, sigma: [1, 2]}}", "segmenters.land.sigma: [1, 2]; allowed: a number"),
     "one value for a list": ("output: {path: out, labels: cog}", "output.labels: 'cog'; allowed: a list, such as [a, b]"),
-    "one value for a pair": ("segmenters: {land: {kind: threshold, index: [2]}}", "segmenters.land.index: [2]; allowed: [a whole number, a whole number] or nothing"),
+    "one value for a pair": ("segmenters: {land: {kind: threshold, index: [2]}}", "segmenters.land.index: [2]; allowed: [a whole number or text, a whole number or text] or nothing"),
     "one rule for a list": ("route: {use: land}", "route: {'use': 'land'}; allowed: a list, such as [a, b]"),
     "a value for a section": ("tiles: 512", "tiles: 512; allowed: the keys halo, max_halo, size"),
     "a section with nothing in it": ("tiles:", "tiles: None; allowed: the keys halo, max_halo, size; nothing stands behind the key"),

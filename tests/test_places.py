@@ -16,6 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numcodecs
@@ -33,7 +34,7 @@ from pipeline.__main__ import app
 from pipeline.errors import JobError, OutputError, SourceError, TilesError, redacted
 from pipeline.grid import Box
 from pipeline.reporting import Result
-from pipeline.sources import open_source
+from pipeline.sources import datasets, open_source, where_valid
 from tests.faults.staging import blobs, products
 
 SECRET = "s3cr3tvalue"
@@ -93,9 +94,8 @@ def endpoint(monkeypatch) -> Iterator[Callable[[str], None]]:
             monkeypatch.setenv(f"AWS_{name}", value)
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.05")
-        for name, value in (*places.GDAL.items(), *places._endpoint().items()):
-            if name != "GDAL_HTTP_RETRY_DELAY":
-                monkeypatch.setenv(name, value)
+        for name, value in places.settings().items():  # what rasterio opens in a test, as the user's own program would
+            monkeypatch.setenv(name, value)
         places.store.cache_clear()
 
     yield at
@@ -484,3 +484,126 @@ def test_what_is_not_there(s3, endpoint):
             open_source(f"s3://data/{name}")
     with pytest.raises(SourceError, match=r"there is no image at s3://data/nothing\.tif"):
         places.about("s3://data/nothing.tif")
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """A web server in a process of its own, and its folder: rasterio lets no other thread run while GDAL looks for a mask."""
+    code = (
+        "import sys; from pathlib import Path; from tests.test_places import served\n"
+        "with served(Path(sys.argv[1])) as (address, _):\n    print(address, flush=True)\n    sys.stdin.read()\n"
+    )
+    folder, root = tmp_path_factory.mktemp("served"), Path(__file__).parents[1]
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as server:
+        yield server.stdout.readline().strip(), folder
+        server.stdin.close()
+
+
+def beside(folder: Path, what: str) -> Path:
+    """An image with something beside it; and nothing in the image itself of what that says."""
+    folder.mkdir()
+    path = folder / "scene.tif"
+    how = {"tiled": True, "blockxsize": 32, "blockysize": 32, "crs": "EPSG:32633", "transform": PLACE}
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=128, width=128, dtype="uint8", **how) as file:
+        file.write(blobs(128), 1)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False, TIFF_USE_OVR=True), rasterio.open(path, "r+") as file:
+        if what in (".msk", ".msk.ovr"):
+            file.write_mask(np.random.default_rng(0).random((128, 128)) < 0.5)
+        if what in (".ovr", ".msk.ovr"):
+            file.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    if what == ".aux.xml":
+        band = "<Description>near infrared</Description><NoDataValue>0</NoDataValue>"
+        Path(f"{path}.aux.xml").write_text(f'<PAMDataset><PAMRasterBand band="1">{band}</PAMRasterBand></PAMDataset>')
+    return path
+
+
+@pytest.mark.parametrize("what", [".msk", ".ovr", ".msk.ovr", ".aux.xml", "nothing"])
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_what_lies_beside_an_image_counts_at_an_address_too(request, monkeypatch, apart, what, scheme):
+    """A mask, overviews and metadata beside an image say at an address what they say on this machine, at every level, in every thread, and
+    are part of what tells it from others; nothing of how servers are asked stays in the environment or in GDAL.
+    """
+    server, root = apart
+    path = beside(root / f"{scheme}{what}", what)
+    known = [open_source(path, level=level) for level in range(1 + 2 * what.endswith(".ovr"))]
+    address = f"{server}/{path.parent.name}" if scheme == "http" else _at_s3(request, monkeypatch, path.parent)
+    before = dict(os.environ)
+    for level, local in enumerate(known):
+        source = open_source(f"{address}/scene.tif", level=level)
+        assert source.frame == local.frame
+        with ThreadPoolExecutor(2) as pool:
+            for step in (1, 3):
+                for thread in (pool.submit, lambda f, *a: _now(f(*a))):
+                    box = Box.whole(local.frame.shape)
+                    values = thread(source.glance, box, step).result()
+                    np.testing.assert_array_equal(values, local.glance(box, step))
+                    good = thread(where_valid, source, box, values, step).result()
+                    np.testing.assert_array_equal(good, where_valid(local, box, values, step))
+    found = source.fingerprint()
+    assert set(found.get("with", ())) == {ending for ending in (".msk", ".ovr", ".msk.ovr", ".aux.xml") if Path(f"{path}{ending}").exists()}
+    assert dict(os.environ) == before
+    with pytest.raises(rasterio.errors.EnvError):
+        rasterio.env.getenv()
+
+
+def _now(value: object) -> Future:
+    done: Future = Future()
+    done.set_result(value)
+    return done
+
+
+def _at_s3(request, monkeypatch, folder: Path) -> str:
+    """Put a folder's files into the bucket; AWS_ENDPOINT_URL alone says where it is, as users say it."""
+    server = request.getfixturevalue("s3")
+    for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", SECRET), ("DEFAULT_REGION", "us-east-1"), ("ENDPOINT_URL", server)):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    places.store.cache_clear()
+    place = f"s3://data/{folder.name}"
+    for path in folder.iterdir():
+        places.store(place).put(path.name, path)
+    request.addfinalizer(places.store.cache_clear)
+    return place
+
+
+def test_what_the_user_says_of_servers_wins(monkeypatch, tmp_path):
+    """An own setting, in the environment or of rasterio, is not overruled."""
+    beside(tmp_path / "images", "nothing")
+    monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "7")
+    with served(tmp_path / "images") as (address, _):
+        source = open_source(f"{address}/scene.tif")
+        with rasterio.Env(GDAL_HTTP_MAX_RETRY="9"), datasets.settings(source.path):
+            assert rasterio.env.getenv()["GDAL_HTTP_MAX_RETRY"] == "9"
+            assert "GDAL_HTTP_TIMEOUT" not in rasterio.env.getenv()
+            assert rasterio.env.getenv()["GDAL_HTTP_CONNECTTIMEOUT"] == str(places.PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "message"),
+    [
+        (".msk", b'<VRTDataset rasterXSize="4" rasterYSize="4"/>', r"scene\.tif\.msk is no TIFF: it begins with b'<VRT'"),
+        (".ovr", b"\x89PNG", r"scene\.tif\.ovr is no TIFF"),
+        (
+            ".aux.xml",
+            b'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/etc/passwd</MDI></Metadata></PAMDataset>',
+            r"scene\.tif\.aux\.xml refers to other files; allowed at an address",
+        ),
+        (".msk", b"<!DOCTYPE html><title>Not here</title>", None),
+        (".aux.xml", b"<html>Not here</html>", None),
+    ],
+    ids=["a VRT for a mask", "a PNG for overviews", "metadata that lead elsewhere", "a page for a mask", "a page for metadata"],
+)
+def test_what_may_lie_beside_an_image(request, ending, content, message, apart):
+    """Masks and overviews are TIFFs, metadata lead nowhere else; a page that a server sends for what it has not is nothing."""
+    server, root = apart
+    path = beside(root / re.sub(r"\W+", "-", request.node.name), "nothing")
+    Path(f"{path}{ending}").write_bytes(content)
+    address = f"{server}/{path.parent.name}/scene.tif"
+    if message is None:
+        assert open_source(address).fingerprint().get("with") is None
+        return
+    with pytest.raises(SourceError, match=message):
+        open_source(address)
+    if ending != ".aux.xml":  # of which a folder's rule is that what it leads to lies in the folder
+        with pytest.raises(SourceError, match=message):
+            open_source(path)

@@ -29,7 +29,10 @@ It may state more about itself by attributes, all of them optional; `Contract` l
     for what is costly and serves all of these: each window is predicted once, and the ``decoder``, itself a segmenter, is handed the
     channels, (channel, row, column), in place of the pixels.
 ``suited(frame) -> segmenter``
-    is asked before anything is read: the same for this image, or JobError.
+    is asked before anything is read: the same for this image as steps leave it, or JobError.
+``of_bands``
+    names its options that are bands, pairs or lists of them, or weights by band: what is called by name there becomes a number, from 1,
+    before it sees the image.
 ``reads(number) -> indices``
     which of so many bands, by index from 0, its result at a pixel depends on; in its absence, all. ``valid`` is where all of these were
     measured, so that what is missing in another band costs nothing. With ``bandwise`` true, each of several features that are counted in

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bands import indices
 from pipeline.errors import JobError
 from pipeline.histograms import Histogram
 from pipeline.segmenters import Identity, fitted_to
@@ -32,8 +33,8 @@ class Adapter:
     model: str = ""
     """What the package calls its weights, or where they lie."""
 
-    bands: tuple[int, ...] | None = None
-    """The image's bands that it is given, in this order, counted from 1; None: all."""
+    bands: tuple[int | str, ...] | None = None
+    """The image's bands that it is given, in this order, by number from 1 or by name; None: all."""
 
     low: float = 1.0
     """Per cent of the image's pixels that become 0, band by band."""
@@ -52,14 +53,15 @@ class Adapter:
 
     identity: ClassVar[Identity] = "object"
     windowed: ClassVar[bool] = True
+    of_bands: ClassVar[tuple[str, ...]] = ("bands",)
     PACKAGE: ClassVar[str] = ""
     INSTALL: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 100:
             raise JobError(f"low, high: {self.low!r}, {self.high!r}; allowed: percentiles from 0 to 100, the lower first")
-        if self.bands is not None and (not self.bands or min(self.bands) < 1):
-            raise JobError(f"bands: {self.bands!r}; allowed: numbers of bands, from 1")
+        if self.bands is not None and not (self.bands and all(isinstance(band, str) or band >= 1 for band in self.bands)):
+            raise JobError(f"bands: {self.bands!r}; allowed: numbers of bands, from 1, or their names")
         if self.device not in ("auto", "cpu", "gpu"):
             raise JobError(f"device: {self.device!r}; allowed: auto, cpu, gpu")
 
@@ -72,13 +74,16 @@ class Adapter:
 
     def reads(self, number: int) -> tuple[int, ...]:
         """The indices, from 0, of those of ``number`` bands that it is given."""
-        return tuple(band - 1 for band in self.bands or range(1, number + 1))
+        return indices(self.bands or range(1, number + 1), number)
 
     def feature(self, block: Pixels) -> Pixels:
         """(band, row, column): the bands that it is given. JobError if one is missing."""
-        if self.bands is not None and max(self.bands) > len(block):
-            raise JobError(f"bands: {max(self.bands)}; the image has {len(block)}, counted from 1")
-        return block if self.bands is None else block[[number - 1 for number in self.bands]]
+        if self.bands is None:
+            return block
+        wanted = self.reads(len(block))
+        if max(wanted) >= len(block):
+            raise JobError(f"bands: {max(wanted) + 1}; the image has {len(block)}, counted from 1")
+        return block[list(wanted)]
 
     def fit(self, histograms: list[Histogram]) -> Adapter:
         """The same with the percentiles of the image's bands."""

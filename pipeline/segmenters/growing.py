@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bands import indices
 from pipeline.components import looked_up
 from pipeline.errors import JobError, SegmenterError
 from pipeline.features import Feature
@@ -184,8 +185,8 @@ class QuasiFlat:
     tolerance: float | None = None
     """The greatest step; None: a sixty-fourth of the range of the image's values, over all bands."""
 
-    bands: tuple[int, ...] | None = None
-    """Bands, counted from 1; None: all."""
+    bands: tuple[int | str, ...] | None = None
+    """Bands, by number from 1 or by name; None: all."""
 
     sigma: float = 0.0
     """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
@@ -198,6 +199,7 @@ class QuasiFlat:
 
     identity: ClassVar[Identity] = "connected"
     footprint: ClassVar[Footprint] = Footprint(14.0, 13.5)
+    of_bands: ClassVar[tuple[str, ...]] = ("bands",)
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not self.tolerance >= 0:
@@ -219,7 +221,7 @@ class QuasiFlat:
 
     def reads(self, number: int) -> tuple[int, ...]:
         """The indices, from 0, of those of ``number`` bands that are looked at."""
-        return tuple(band - 1 for band in self.bands or range(1, number + 1))
+        return indices(self.bands or range(1, number + 1), number)
 
     def feature(self, block: Pixels, valid: Flags) -> Pixels:
         """(band, …): the bands that are looked at, smoothed."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bands import indices
 from pipeline.colours import CHANNELS, COLOURS, channel
 from pipeline.errors import JobError, nearest
 from pipeline.features import Feature
@@ -36,10 +37,10 @@ AXES = 3
 class Features:
     """The numbers of a pixel by which it is called alike: bands, and what is asked for besides."""
 
-    bands: tuple[int, ...] | None = None
-    """Bands, counted from 1; None: all."""
+    bands: tuple[int | str, ...] | None = None
+    """Bands, by number from 1 or by name; None: all."""
 
-    indices: tuple[tuple[int, int], ...] = ()
+    indices: tuple[tuple[int | str, int | str], ...] = ()
     """Pairs of bands (a, b), of each the normalised difference (a - b) / (a + b)."""
 
     channels: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Features:
 
     identity: ClassVar[Identity] = "connected"
     result: ClassVar[str] = "semantic"
+    of_bands: ClassVar[tuple[str, ...]] = ("bands", "indices")
 
     def __post_init__(self) -> None:
         for band in self.bands or ():
@@ -102,7 +104,7 @@ class Features:
         if self.texture or self.bands is None:
             return tuple(range(number))
         pairs = (band for pair in self.indices for band in pair)
-        return tuple(dict.fromkeys([*(int(band) - 1 for band in (*self.bands, *pairs)), *(COLOURS if self.channels else ())]))
+        return tuple(dict.fromkeys([*indices((*self.bands, *pairs), number), *(COLOURS if self.channels else ())]))
 
     def features(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> Floats:
         """(feature, row, column) or (feature, plane, row, column); NaN where one is not known. JobError if a band is missing."""
@@ -166,8 +168,8 @@ def rounded(number: float) -> float:
 class Contrast:
     """Bands in a common scale, in which the contrast of the whole image is 100."""
 
-    bands: tuple[int, ...] | None = None
-    """Bands, counted from 1; None: all."""
+    bands: tuple[int | str, ...] | None = None
+    """Bands, by number from 1 or by name; None: all."""
 
     lab: bool = False
     """Whether an image of red, green and blue is looked at in CIELAB."""
@@ -177,6 +179,8 @@ class Contrast:
 
     gain: float | None = None
     """What features are multiplied by; None: as much as makes their contrast 100."""
+
+    of_bands: ClassVar[tuple[str, ...]] = ("bands",)
 
     def __post_init__(self) -> None:
         if self.bands == ():
@@ -198,7 +202,7 @@ class Contrast:
 
     def reads(self, number: int) -> tuple[int, ...]:
         """The indices, from 0, of those of ``number`` bands that make pixels alike."""
-        return COLOURS if self.lab else tuple(band - 1 for band in self.bands or range(1, number + 1))
+        return COLOURS if self.lab else indices(self.bands or range(1, number + 1), number)
 
     def feature(self, block: Pixels, valid: Flags) -> Pixels:
         """(band, …): what makes pixels alike, smoothed."""

@@ -26,6 +26,7 @@ from pipeline.networks.packaged import PACKAGES, packaged
 from pipeline.networks.resampling import Zoom
 from pipeline.networks.resident import PIXELS, PRECISIONS, Resident, Way, available, resident
 from pipeline.networks.windows import Patches, cut
+from pipeline.scales import in_unit
 from pipeline.segmenters import Footprint, Identity, Origin, draw, fitted_to, label
 from pipeline.segmenters.decoding import Decoder, Panoptic, decoder_of
 
@@ -86,6 +87,7 @@ class Network:
     zoom: float = 1.0
     """Pixels of the image to one of the network's, where it is resampled; found from the image."""
 
+    of_bands: ClassVar[tuple[str, ...]] = ("bands",)
     KIND: ClassVar[str] = ""
     PASSING: ClassVar[float] = 1000.0
     """Bytes for a pixel on its way through the network: about what a U-Net on a small encoder takes on a processor."""
@@ -242,13 +244,16 @@ class Network:
 
     def _zoom_of(self, frame: Frame) -> float:
         """Pixels of an image to one of the network's; JobError where they differ and nobody said what to do."""
-        card, size = self.card, frame.pixel_size[-1] if frame.pixel_size and frame.unit not in ("pixel", "unknown") else None
-        if self.pixel_size == "any" or not card.pixel_size or not size or abs(size - card.pixel_size) <= SLACK * card.pixel_size:
+        card, given = self.card, frame.pixel_size[-1] if frame.unit not in ("pixel", "unknown") else None
+        if self.pixel_size == "any" or not card.pixel_size or not given:
             return 1.0
-        if self.pixel_size == "same" or frame.unit != card.unit:
+        size = in_unit(given, frame.unit, card.unit)
+        if size and abs(size - card.pixel_size) <= SLACK * card.pixel_size:
+            return 1.0
+        if self.pixel_size == "same" or not size:
             raise JobError(
-                f"the network was trained on pixels of {card.pixel_size:g} {card.unit}, and the image's are {size:g} {frame.unit}; "
-                "let it be resampled (pixel_size: resample, where the units are the same), or take it as it is (pixel_size: any)"
+                f"the network was trained on pixels of {card.pixel_size:g} {card.unit}, and the image's are {given:g} {frame.unit}; "
+                "let it be resampled (pixel_size: resample, where both are lengths), or take it as it is (pixel_size: any)"
             )
         return card.pixel_size / size
 

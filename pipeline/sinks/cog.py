@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, OutputError
-from pipeline.frame import Frame
+from pipeline.frame import Frame, Pins
 from pipeline.grid import Box, Grid
 from pipeline.legend import Entry
 
@@ -41,7 +41,13 @@ class Palette:
 
 
 def write_cog(
-    path: str, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None = None, palette: Palette | None = None
+    path: str,
+    frame: Frame,
+    dtype: str,
+    read_labels: Read,
+    read_valid: Read | None = None,
+    palette: Palette | None = None,
+    pins: Pins | None = None,
 ) -> None:
     """Write labels as a cloud-optimised GeoTIFF. The file appears when it is complete; nothing else is left behind.
 
@@ -59,6 +65,8 @@ def write_cog(
         Likewise; returns bool. Where False, the pixel is masked as nodata. Where None, every pixel is valid, background too.
     palette
         For classes: their colours go into the file, and their names beside it, in ``.aux.xml``, where GDAL and QGIS look for them.
+    pins
+        What places an image that has no transform: ground control points, and a camera's model.
 
     Raises
     ------
@@ -79,7 +87,7 @@ def write_cog(
     # GDAL lays its own temporary files beside what it writes: all go with the folder.
     with tempfile.TemporaryDirectory(prefix=".cog-", dir=target.parent) as folder:
         tiled, cloud = Path(folder, "tiled.tif"), Path(folder, "cloud.tif")
-        _write_tiled(tiled, frame, dtype, read_labels, read_valid, palette)
+        _write_tiled(tiled, frame, dtype, read_labels, read_valid, palette, pins)
         _verify(tiled)
         _convert(tiled, cloud, frame, dtype)
         _verify(cloud)
@@ -111,13 +119,16 @@ def _names(palette: Palette) -> str:
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _write_tiled(path: Path, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None, palette: Palette | None) -> None:
+def _write_tiled(
+    path: Path, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None, palette: Palette | None, pins: Pins | None
+) -> None:
     import rasterio
     from rasterio.errors import RasterioError
 
     windows = Grid(frame.shape, (WINDOW, WINDOW))
     try:
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), _create(path, frame, dtype, palette) as file:
+            _pin(file, pins)
             for box in map(windows.core, range(len(windows))):
                 window = rasterio.windows.Window.from_slices(*box.slices)
                 file.write(_checked(read_labels(box), box, dtype), 1, window=window)
@@ -143,6 +154,19 @@ def _create(path: Path, frame: Frame, dtype: str, palette: Palette | None) -> An
         file.nodata = palette.nodata
         file.write_colormap(1, {number: (*entry.colour, 255) for number, entry in palette.legend.items()})
     return file
+
+
+def _pin(file: Any, pins: Pins | None) -> None:
+    """Give a file its ground control points, and its model of the camera."""
+    from rasterio.control import GroundControlPoint
+    from rasterio.crs import CRS
+    from rasterio.rpc import RPC
+
+    if pins and pins.points:
+        points = [GroundControlPoint(row, column, x, y, z) for row, column, x, y, z in pins.points]
+        file.gcps = points, CRS.from_wkt(pins.crs) if pins.crs else CRS()
+    if pins and pins.model:
+        file.rpcs = RPC.from_gdal(dict(pins.model))
 
 
 def _convert(source: Path, target: Path, frame: Frame, dtype: str) -> None:

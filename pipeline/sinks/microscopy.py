@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from pipeline.errors import OutputError
 from pipeline.frame import Frame
 from pipeline.grid import Grid
-from pipeline.scales import scale
+from pipeline.scales import Scale, scale
 from pipeline.sinks.cog import CLASSIC, Palette
 from pipeline.sinks.pyramid import Pyramid
 
@@ -102,10 +103,15 @@ def _colours(palette: Palette | None, pyramid: Pyramid) -> dict[str, Any]:
     return {"photometric": "palette", "colormap": table, "extratags": [(NODATA, "s", 0, str(palette.nodata), True)]}
 
 
+def _scale(frame: Frame) -> Scale | None:
+    """The unit of the axes of which it is known."""
+    return scale(replace(frame, unlike=()))
+
+
 def _resolution(frame: Frame, level: int) -> dict[str, Any]:
     """Pixels per centimetre, where the image says how large they are."""
-    found = scale(frame)
-    if found is None:
+    found = _scale(frame)
+    if found is None or {frame.ndim - 2, frame.ndim - 1} & set(frame.unlike):
         return {}
     down, across = (1e4 / (size * found.factor * _MICRONS[found.unit] * 2**level) for size in frame.pixel_size[-2:])
     return {"resolution": (across, down), "resolutionunit": "CENTIMETER"}
@@ -113,14 +119,17 @@ def _resolution(frame: Frame, level: int) -> dict[str, Any]:
 
 def _ome_xml(pyramid: Pyramid) -> str:
     """One image of one channel, with the size of its pixels. (That of tifffile has a random number, and is other bytes each time.)"""
-    frame, found = pyramid.frame, scale(pyramid.frame)
+    frame, found = pyramid.frame, _scale(pyramid.frame)
     planes, rows, columns = (1, *frame.shape)[-3:]
     root = ET.Element("OME", {"xmlns": _NAMESPACE, "Creator": "tilewise"})
     image = ET.SubElement(root, "Image", ID="Image:0", Name=Path(pyramid.path).stem)
     extent = {"SizeX": columns, "SizeY": rows, "SizeC": 1, "SizeZ": planes, "SizeT": 1}
     about = {"ID": "Pixels:0", "DimensionOrder": "XYZCT", "Type": pyramid.dtype} | {key: str(n) for key, n in extent.items()}
     if found is not None:
-        for letter, size in zip("XYZ", reversed(frame.pixel_size), strict=False):
+        for axis, size in enumerate(frame.pixel_size):
+            if axis in frame.unlike:
+                continue
+            letter = "ZYX"[axis - frame.ndim]
             about |= {f"PhysicalSize{letter}": repr(size * found.factor), f"PhysicalSize{letter}Unit": _SYMBOLS[found.unit]}
     pixels = ET.SubElement(image, "Pixels", about)
     ET.SubElement(pixels, "Channel", ID="Channel:0:0", SamplesPerPixel="1")

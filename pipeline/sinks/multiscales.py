@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pipeline.frame import Frame
 from pipeline.homes import Space, Version
 from pipeline.legend import Entry
+from pipeline.units import length
 
 FORMATS: dict[Version, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 """Zarr's format by the version of OME-Zarr."""
@@ -30,9 +31,10 @@ _CONVENTIONS = (
 
 def space_of(frame: Frame) -> Space:
     """The axes of an image that nothing but its frame tells of."""
-    unit = frame.unit.lower().replace("metre", "meter")
-    known = {"unit": unit} if unit in _UNITS else {}
-    axes = tuple({"name": name, "type": "space", **known} for name in AXES[-frame.ndim :])
+    found = length(frame.unit)
+    known = {"unit": found.name} if found and found.name in _UNITS else {}
+    names = AXES[-frame.ndim :]
+    axes = tuple({"name": name, "type": "space", **({} if k in frame.unlike else known)} for k, name in enumerate(names))
     return Space(axes, frame.pixel_size, frame.translation or (0.0,) * frame.ndim)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
+from pipeline.options import taken
 from pipeline.places import checked, remote
 
 KINDS = {
@@ -34,7 +36,8 @@ KINDS = {
 }
 ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
 ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
-ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".ome.tif", ".ome.tiff"), "tiff")
+ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".zif", ".lsm", ".stk", ".tf2", ".tf8", ".btf"), "tiff")
+ENDINGS |= {".ome.tif": "tiff", ".ome.tiff": "tiff", ".ptif": "geotiff", ".ptiff": "geotiff", ".gtiff": "geotiff"}
 ENDINGS |= {".nii": "nifti", ".nii.gz": "nifti", ".dcm": "dicom"}
 
 
@@ -85,7 +88,7 @@ def where_measured(source: Source, box: Box, block: npt.NDArray[Any], step: int 
     return frame.measured(block, source.mask(box, step) if frame.masked and isinstance(source, Masked) else None)
 
 
-def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Source:
+def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> Source:
     """Open an image.
 
     Parameters
@@ -107,16 +110,19 @@ def open_source(image: Any, *, kind: str | None = None, **options: Any) -> Sourc
     JobError
         If the kind or an option is not known, or does not fit the image.
     """
+    if kind is not None and not (isinstance(kind, str) and kind in KINDS):
+        raise JobError(f"kind: there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
     if paths := _several(image):
         if kind not in (None, "mosaic"):
             raise JobError(f"kind: {kind!r} of several files; allowed: mosaic")
         return _made(KINDS["mosaic"], "mosaic", {"path": paths, **options})
+    if twice := next((key for key in ("path", "array") if key in options), None):
+        raise JobError(f"{twice}: given beside the image; allowed: one of them")
     if not isinstance(image, (str, os.PathLike)):
+        import_module("pipeline.sources.foreign").refuse(image)
         return _made("pipeline.sources.arrays:ArrayImage", "array", {"array": image, **options})
     path = _there(image)
     kind = kind or _guessed(path)
-    if kind not in KINDS:
-        raise JobError(f"kind: there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
     if remote(path) and kind not in ELSEWHERE:
         raise JobError(f"{path}: a source of kind {kind} is read of this machine only; allowed at an address: {', '.join(ELSEWHERE)}")
     return _made(KINDS[kind], kind, {"path": path, **options})
@@ -128,9 +134,10 @@ def _several(image: Any) -> tuple[str, ...]:
         return tuple(path for each in image for path in _several(each) or (_there(each),))
     if remote(image) or not isinstance(image, (str, os.PathLike)):
         return ()
-    if not glob.has_magic(os.fspath(image)) or Path(image).expanduser().exists():
+    path = _local(image)
+    if not glob.has_magic(os.fspath(image)) or os.path.exists(path):  # noqa: PTH110  which is False of what can be no path
         return ()
-    found = tuple(sorted(glob.glob(str(Path(image).expanduser().absolute()))))  # noqa: PTH207  the pattern may begin anywhere
+    found = tuple(sorted(glob.glob(str(path))))  # noqa: PTH207  the pattern may begin anywhere
     if not found:
         raise SourceError(f"there is no image that the pattern {image} fits")
     return found
@@ -139,10 +146,20 @@ def _several(image: Any) -> tuple[str, ...]:
 def _there(image: str | os.PathLike[str]) -> str:
     if remote(image):
         return checked(str(image))
-    path = Path(image).expanduser().absolute()
-    if not path.exists():
+    path = _local(image)
+    if not os.path.exists(path):  # noqa: PTH110
         raise SourceError(f"there is no image at {path}")
     return str(path)
+
+
+def _local(image: str | os.PathLike[str]) -> Path:
+    """A path of this machine. ``~/`` begins the user's folder; any other name that begins with ~ is one, unless that is a user's."""
+    path = Path(image)
+    if not os.fspath(image).startswith("~/") and os.path.exists(path):  # noqa: PTH110
+        return path.absolute()
+    with suppress(RuntimeError):  # there is no such user
+        path = path.expanduser()
+    return path.absolute()
 
 
 def _guessed(where: str) -> str:
@@ -151,6 +168,8 @@ def _guessed(where: str) -> str:
         kind = {".tif": "geotiff", ".tiff": "geotiff", ".zarr": "zarr"}.get(path.suffix.lower())
         if kind is None:
             raise JobError(f"kind: {path.name} does not tell what it is; name its kind; allowed at an address: {', '.join(ELSEWHERE)}")
+        if kind == "geotiff":
+            import_module("pipeline.sources.firstpage").check_remote(where)
         return kind
     if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
         return "zarr"
@@ -161,20 +180,22 @@ def _guessed(where: str) -> str:
     ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(ending)), None)
     if ending is None:
         raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
-    if ENDINGS[ending] == "geotiff" and import_module("pipeline.sources.datasets").is_paged(str(path)):
-        return "tiff"
-    return ENDINGS[ending]
+    kind = ENDINGS[ending]
+    found: str = import_module("pipeline.sources.firstpage").kind_of(str(path), kind) if kind in ("geotiff", "tiff") else kind
+    return found
 
 
 def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     module, name = where.split(":")
     made = getattr(import_module(module), name)
-    allowed = set(made.__dataclass_fields__)
-    if unknown := next((key for key in options if key not in allowed), None):
-        raise JobError(f"{unknown}: a source of kind {kind} has no such option; {nearest(unknown, allowed)}")
-    plain = {key: tuple(value) if isinstance(value, list) and key != "array" else value for key, value in options.items()}
-    source: Source = made(**plain)
-    source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
+    given = taken(made, options, "", unknown=f"a source of kind {kind} has no such option", stated=True)
+    source: Source = made(**given)
+    try:
+        source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
+    except JobError as error:
+        if "channels" in options and str(error).startswith("bands:"):  # by the word that was written
+            raise JobError(str(error).replace("bands", "channels", 1)) from error
+        raise
     return source
 
 

@@ -127,6 +127,7 @@ class ArrayImage:
             crs=place.crs,
             pixel_size=place.pixel_size,
             unit=place.unit,
+            unlike=place.unlike,
             translation=place.translation,
             masked=self._masked,
             together=together(self.nodata_by, len(names)),

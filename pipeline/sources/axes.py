@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,9 +92,28 @@ def layout(
         )
     length = dict(zip(axes, shape, strict=True))
     fixed: Mapping[str, int] = _time(length, time) | _plane(length, planes)
-    known = tuple(names) if len(names) == length.get("c", 1) else tuple(str(k + 1) for k in range(length.get("c", 1)))
+    known = named(names, length.get("c", 1))
     chosen = choose_bands(bands, known)
     return Layout(axes, chosen, tuple(fixed.items())), tuple(known[k] for k in chosen)
+
+
+def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
+    """What bands are called, no two alike: of names that repeat the second is ``DAPI_2``. Numbers from 1 where there is no name.
+
+    >>> named(["DAPI", "DAPI", None, "DAPI_2"], 4), named(["DAPI"], 2)
+    (('DAPI', 'DAPI_3', '3', 'DAPI_2'), ('1', '2'))
+    """
+    given = [(name or "").strip() or str(k + 1) for k, name in enumerate(names)] if len(names) == number else []
+    given = given or [str(k + 1) for k in range(number)]
+    taken, found = set(given), list[str]()
+    for name in given:
+        if name not in found:
+            found.append(name)
+            continue
+        other = next(each for k in itertools.count(2) if (each := f"{name}_{k}") not in taken)
+        taken.add(other)
+        found.append(other)
+    return tuple(found)
 
 
 def either(channels: Sequence[int | str] | None, bands: Sequence[int | str] | None) -> Sequence[int | str] | None:

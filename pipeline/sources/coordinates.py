@@ -43,6 +43,9 @@ class Place:
     """Along each axis of space; empty where nobody says."""
 
     unit: str = "pixel"
+    unlike: tuple[int, ...] = ()
+    """Axes along which the size is in no unit that is known, as a frame's."""
+
     translation: tuple[float, ...] = ()
     """Where the centre of the first pixel lies along each axis of space, of what has no transform."""
 
@@ -158,11 +161,11 @@ def _sized(
     if crs is not None:
         return Place(transform, crs, size, unit_of(crs), remarks=remarks)
     known = [units.get(letter) if letter != "z" or thickness else None for letter in space]
-    unit, size = alike(known, size) if any(known) else ("unknown", size)
+    unit, size, unlike = alike(known, size) if any(known) else ("unknown", size, ())
     if space == "yx" or b or d or min(a, e, thickness or 1.0) < 0:
-        return Place(transform, None, size, unit, remarks=remarks)
+        return Place(transform, None, size, unit, unlike, remarks=remarks)
     start = (depth.first if depth is not None else 0.0, f + e / 2, c + a / 2)
-    return Place(None, None, size, unit, alike(known, start)[1], remarks)
+    return Place(None, None, size, unit, unlike, alike(known, start)[1], remarks)
 
 
 def _along(dim: str, letter: str, beside: Beside) -> Coordinate | None:

@@ -14,6 +14,8 @@ import numpy as np
 
 from pipeline.errors import JobError, SourceError
 from pipeline.places import about, gdal, remote
+from pipeline.places import settings as gdal_settings
+from pipeline.sources import beside
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.virtual import sources_of
 
@@ -38,8 +40,6 @@ LARGEST_BLOCK = 1 << 30
 """Bytes of one block (a tile, a strip), which GDAL decodes whole."""
 LEAST_PER_BLOCK = 4
 """Bytes that each block of a TIFF takes in it, whatever it holds: those of its offset."""
-BESIDE = ("", ".msk", ".ovr", ".aux.xml")
-"""What may lie beside a file, and belongs to it."""
 
 
 def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
@@ -61,38 +61,65 @@ def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
     JobError
         If there is no such level.
     """
-    stamps = tuple(stamp(path + ending) for ending in BESIDE if not ending or (not remote(path) and Path(path + ending).exists()))
+    others = [] if remote(path) else [name for name in beside.names(path) if Path(name).exists()]
+    stamps = tuple(map(stamp, (path, *others)))
     return _opened(path, level, root, stamps, threading.get_ident())
 
 
 @contextmanager
-def guarded(what: str) -> Iterator[None]:
-    """Whatever rasterio raises of a damaged file, in opening it or in its attributes, as a SourceError that begins with ``what``."""
+def settings(path: str) -> Iterator[None]:
+    """What GDAL must know to reach a file at an address, as long as this lasts: it stays neither in the environment nor in GDAL."""
+    if not remote(path):
+        yield
+        return
+    import rasterio
+    from rasterio.env import getenv, hasenv
+
+    theirs = getenv() if hasenv() else {}
+    with rasterio.Env(**{name: value for name, value in {**gdal_settings(), **beside.settings(path)}.items() if name not in theirs}):
+        yield
+
+
+@contextmanager
+def guarded(path: str, what: str) -> Iterator[None]:
+    """Whatever rasterio raises of a damaged file, in opening or reading it or in its attributes, as a SourceError that says ``what``.
+
+    Within it, GDAL knows how to reach the file.
+    """
     from rasterio._err import CPLE_BaseError  # rasterio lets GDAL's own errors through, and exports no name for them
     from rasterio.errors import CRSError, RasterioError
 
     try:
-        yield
+        with settings(path):
+            yield
     except (RasterioError, CRSError, CPLE_BaseError, UnicodeDecodeError) as error:
-        raise SourceError(f"{what}: {error.__cause__ or error}") from error
+        raise SourceError(f"{path}{what}: {error.__cause__ or error}") from error
 
 
 def is_paged(path: str) -> bool:
     """Whether a TIFF has several pages and no place: a stack, or a slide, of which GDAL would read the first page and say nothing."""
-    with guarded(f"{path} cannot be opened"):
+    with guarded(path, " cannot be opened"):
         file = dataset(path)
         return bool(len(file.subdatasets) > 1 and file.crs is None and file.transform.is_identity)
+
+
+def files(path: str, root: str | None = None) -> tuple[str, ...]:
+    """A file, and all that belong to it or that it refers to."""
+    with guarded(path, " cannot be read"):
+        file = dataset(path, root=root)
+        system = beside.system(path, file)
+        return (*file.files, *([system] if system else []))
 
 
 def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
     """Size and checksum of a file, and of each that belongs to it or that it refers to, by name."""
     if remote(path):
-        return about(path)
-    with guarded(f"{path} cannot be read"):
-        others = sorted(str(Path(name).resolve()) for name in dataset(path, root=root).files)
-    beside = [name for name in others if name != str(Path(path).resolve()) and Path(name).is_file()]
+        there = {ending: about(path + ending) for ending in beside.found(path)}
+        return {**about(path), **({"with": there} if there else {})}
+    others = sorted(str(Path(name).resolve()) for name in files(path, root))
+    theirs = [name for name in others if name != str(Path(path).resolve()) and Path(name).is_file()]
     folder = Path(path).resolve().parent
-    return {**of_file(Path(path)), **({"with": {_relative(Path(name), folder): of_file(Path(name)) for name in beside}} if beside else {})}
+    return {**of_file(Path(path)), **({"with": {_relative(Path(name), folder): of_file(Path(name)) for name in theirs}} if theirs else {})}
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -107,12 +134,13 @@ def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: i
     if remote(path):
         return _reached(path, level)
     driver = driver_of(path)
+    beside.refuse(path)
     folder = Path(root or Path(path).parent).resolve()
     if driver == "VRT":
         for name in sources_of(path, folder):
             if driver_of(name) == "VRT":
                 raise SourceError(f"{path} refers to another VRT, {name}; allowed: {_allowed(set(NAMES) - {'VRT'})}")
-    with warnings.catch_warnings(), guarded(f"{path} cannot be opened"):
+    with warnings.catch_warnings(), guarded(path, " cannot be opened"):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture without a place is no fault
         file = rasterio.open(path, driver=driver)
         _refuse(file, path, Path(path).stat().st_size)
@@ -121,12 +149,12 @@ def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: i
 
 
 def _reached(address: str, level: int) -> Any:
-    """A GeoTIFF somewhere else; no other driver is tried, and nothing beside it is looked for."""
+    """A GeoTIFF somewhere else; no other driver is tried."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
     name = gdal(address)
-    with warnings.catch_warnings(), guarded(f"{address} cannot be opened"):
+    with warnings.catch_warnings(), guarded(address, " cannot be opened"):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(name, driver="GTiff")
         _refuse(file, address, about(address)["bytes"])
@@ -139,7 +167,8 @@ def _at(file: Any, path: str, driver: str, level: int) -> Any:
 
     number = len(file.overviews(1))
     if not 0 <= level <= number:
-        raise JobError(f"level: {level}; {path} has overviews 1 to {number}, and 0 is full resolution")
+        there = f"overviews 1 to {number}" if number else "no overviews"
+        raise JobError(f"level: {level}; {path} has {there}; allowed: 0, full resolution{f', to {number}' if number else ''}")
     return rasterio.open(path, driver=driver, overview_level=level - 1) if level else file
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, TilewiseError
+from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
@@ -122,6 +122,9 @@ class _Opened:
             raise JobError(f"kind: dicom needs wsidicom: {INSTALL}") from error
         self.slide, self.optical_path = wsidicom.WsiDicom.open([str(file) for file in _files(path)]), optical_path
         levels = list(self.slide.levels)
+        self.paths = sorted({name for level in levels for name in level.optical_paths})
+        if optical_path is not None and optical_path not in self.paths:
+            raise JobError(f"optical_path: {optical_path!r}; {path} has others; {nearest(optical_path, self.paths)}")
         self.numbers = [level.level for level in levels]
         shapes = tuple((level.size.height, level.size.width) for level in levels)
         tiles = tuple((level.tile_size.height, level.tile_size.width) for level in levels)

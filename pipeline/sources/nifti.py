@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,18 @@ class NiftiImage:
     def frame(self) -> Frame:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
         opened, (how, names) = self._opened, self._layout
+        if self.scaled and (opened.slope, opened.intercept) == (1.0, 0.0):
+            raise JobError(f"scaled: True; {self.path} has no slope or intercept, so there is nothing to scale; allowed: False")
         stored = np.dtype(checked_numbers(opened.dtype, self.path))
         sizes = dict(zip(AXES, opened.sizes, strict=False))
-        known = opened.unit is not None and all(sizes[letter] > 0 for letter in how.space)
+        known = all(sizes[letter] > 0 for letter in how.space)
         return Frame(
             shape=how.shape(opened.shape),
             bands=names,
             dtype=np.result_type(stored, np.float32).name if self.scaled else stored.name,
             nodata=self.nodata,
             pixel_size=tuple(sizes[letter] for letter in how.space) if known else (),
-            unit=opened.unit if known and opened.unit else "pixel",
+            unit=(opened.unit or "unknown") if known else "pixel",
             chunks=tuple(1 if letter == "z" else n for letter, n in zip(how.space, how.shape(opened.shape), strict=True)),
         )
 
@@ -89,6 +92,28 @@ class NiftiImage:
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file, and what is read of it."""
         return {"kind": "nifti", **of_file(Path(self.path)), "time": self.time, "planes": self.planes, "scaled": self.scaled}
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of the image besides its frame."""
+        opened, how = self._opened, self._layout[0]
+        stored, fixed, told = dict(zip(how.axes, opened.shape, strict=True)), dict(how.fixed), []
+        if opened.unit is None:
+            told.append("its header names no unit of length: how large a voxel is in micrometres or millimetres is not known")
+        if (opened.slope, opened.intercept) not in ((1.0, 0.0), (0.0, 0.0)) and not self.scaled:
+            told.append(f"its header scales values by {opened.slope:g} and adds {opened.intercept:g}; scaled: true does so")
+        return {
+            "format": "NIfTI",
+            "axes": how.axes,
+            "stored": list(opened.shape),
+            "times": stored.get("t"),
+            "time": fixed.get("t"),
+            "planes": stored.get("z"),
+            "plane": fixed.get("z"),
+            "channels": [str(k + 1) for k in range(stored.get("c", 1))],
+            "sizes": {letter: f"{size:g} {opened.unit or 'unknown'}" for letter, size in zip(AXES[:3], opened.sizes, strict=False)},
+            "not_understood": told,
+        }
 
     @property
     def _opened(self) -> _Opened:
@@ -131,7 +156,7 @@ def _open(path: str, _stamp: object) -> _Opened:
         if not 2 <= len(shape) <= len(AXES) or min(shape) < 1:
             raise SourceError(f"{path} has the shape {shape}; allowed: 2 to {len(AXES)} axes of at least one voxel")
         _refuse(path, shape, dtype, offset)
-        unit = UNITS.get(header.get_xyzt_units()[0])
+        unit = _unit(header)
         proxy: Any = ArrayProxy
         stored = proxy(path, (shape, dtype, offset), keep_file_open=False)  # without the slope, which nibabel would apply
         return _Opened(stored, shape, dtype, tuple(map(float, header.get_zooms())), unit, float(data.slope), float(data.inter))
@@ -139,6 +164,13 @@ def _open(path: str, _stamp: object) -> _Opened:
         raise
     except _faults() as error:
         raise SourceError(f"{path} cannot be opened as NIfTI: {type(error).__name__}: {error}") from error
+
+
+def _unit(header: Any) -> str | None:
+    try:
+        return UNITS.get(header.get_xyzt_units()[0])
+    except KeyError:  # no number of a unit
+        return None
 
 
 def _refuse(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,10 @@ LARGEST = 1 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or JPEG. It has no parts that could be read alone, so each process decodes it whole, once. It has no place in the world."""
+    """A PNG or JPEG. It has no parts that could be read alone, so each process decodes it whole, once.
+
+    A world file beside it says where it lies.
+    """
 
     path: str
     """The file."""
@@ -50,8 +53,7 @@ class Picture:
             raise SourceError(
                 f"{self.path} has {file.width} x {file.height} pixels; a PNG or JPEG may have 2^30 values; convert it to GeoTIFF"
             )
-        whole = self._raster.frame
-        return Frame(whole.shape, whole.bands, whole.dtype, whole.nodata, masked=whole.masked, together=whole.together)
+        return replace(self._raster.frame, chunks=())
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column)."""

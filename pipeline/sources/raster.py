@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame
+from pipeline.frame import Frame, Pins, marked
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native, together
 from pipeline.sources.checksum import stamp
-from pipeline.sources.datasets import dataset, fingerprint, guarded
+from pipeline.sources.datasets import dataset, files, fingerprint, guarded
+from pipeline.sources.placing import pins, place
+from pipeline.sources.raster_bands import alpha, band_names, colour, is_masked, measured_bands
 
-FIT = 0.5
-"""Pixels by which an affine transform may miss a ground control point and still stand for all of them."""
 COLOURS = ("red", "green", "blue")
 
 
@@ -59,7 +60,7 @@ class Raster:
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; SourceError if the file cannot be opened, JobError if there is no such band or level."""
-        with guarded(f"{self.path} cannot be opened"):
+        with guarded(self.path, " cannot be opened"):
             return self._described(self._file)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -74,10 +75,12 @@ class Raster:
         """Where a box was measured by the file's mask, alpha or bands' own nodata: of one band for all, or of each, as a glance at it."""
         shape = _thinned(box, step)
         good = np.ones((1, *shape), bool)
-        if self._masked:
+        if self._alpha is not None:
+            good = self._called(self._file.read, box, shape, [self._alpha]) > 0
+        elif self._masked:
             good = self._called(self._file.read_masks, box, shape, self._chosen[:1] if self._shared else self._chosen) > 0
-        elif self._apart:
-            good = self._by_nodata(box, shape)
+        if self._apart:
+            good = good & self._by_nodata(box, shape)
         if self.colours:
             stored = self._called(self._file.read, box, shape)
             good = good & Frame(shape, nodata=self._nodata).measured(stored) & (self._table[stored[0], 3] > 0)
@@ -86,14 +89,32 @@ class Raster:
     @property
     def masked_by(self) -> str:
         """What the mask stands for."""
-        if self._apart:
-            return "nodata"
-        return "alpha" if self._masked and _alpha(self._file) is not None else "mask"
+        own = "alpha" if self._alpha is not None else "mask" if self._masked or self.colours else ""
+        return " or ".join(filter(None, (own, "nodata" if self._apart else "")))
 
     @property
     def files(self) -> tuple[str, ...]:
         """The file, and those that belong to it."""
-        return tuple(self._file.files)
+        return files(self.path, self.root)
+
+    @property
+    def pins(self) -> Pins | None:
+        """What places the image where no transform does."""
+        return None if self.frame.transform else pins(self._file)
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What `tilewise info` says besides the frame."""
+        found, told = self.pins, dict[str, Any]()
+        if self._alpha is not None:
+            told["alpha"] = f"band {self._alpha + 1}: where it is 0, nothing was measured"
+        if found and found.points:
+            told["control_points"] = f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
+        if found and found.model:
+            told["rpc"] = "a camera's model, and no transform; labels.tif has it too"
+        if self._file.crs and not self.frame.transform:
+            told["crs"] = f"{self._file.crs}, and no transform: nothing says where in it the image lies"
+        return told
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that belong to it, and which level is read."""
@@ -108,15 +129,17 @@ class Raster:
         dtype = np.dtype(checked_numbers(_dtype(kinds.pop()), self.path))
         if self.colours:
             _ = self._table  # refused now where there is none
+        if self.scaled:
+            self._refuse_unscaled()
         return Frame(
             shape=(file.height, file.width),
             bands=COLOURS if self.colours else tuple(names[k] for k in chosen),
             dtype="uint8" if self.colours else np.result_type(dtype, np.float32).name if self.scaled else dtype.name,
             nodata=None if self.scaled or self.colours else self._nodata,
-            masked=self._masked or self._apart or self.colours,
+            masked=self._masked or self._alpha is not None or self._apart or self.colours,
             together=() if self.colours else self._together,
             chunks=tuple(min(n, m) for n, m in zip(file.block_shapes[0], file.shape, strict=True)),
-            **_place(file),
+            **place(self.path, dataset(self.path, root=self.root), file.shape),
         )
 
     @property
@@ -130,16 +153,21 @@ class Raster:
 
     @functools.cached_property
     def _masked(self) -> bool:
-        """Whether a mask or an alpha band says what was measured."""
+        """Whether a mask says what was measured."""
         return is_masked(self._file, self._chosen)
 
     @functools.cached_property
+    def _alpha(self) -> int | None:
+        """The index of the alpha band that says what was measured: none where a mask does, or where it is a band that is read."""
+        found = alpha(self._file)
+        return None if self._masked or found in self._chosen else found
+
+    @functools.cached_property
     def _shared(self) -> bool:
-        """Whether that is the same for all bands."""
+        """Whether the mask is the same for all bands."""
         from rasterio.enums import MaskFlags
 
-        flags = [self._file.mask_flag_enums[k] for k in self._chosen]
-        return all(MaskFlags.per_dataset in each or MaskFlags.alpha in each for each in flags)
+        return all(MaskFlags.per_dataset in self._file.mask_flag_enums[k] for k in self._chosen)
 
     @functools.cached_property
     def _colour(self) -> tuple[int, ...]:
@@ -158,7 +186,16 @@ class Raster:
             return False
         given = [self._nodata_of(k) for k in self._chosen]
         partly = bool(self._together) and not set(self._colour) <= set(self._chosen)
-        return len(set(map(str, given))) > 1 or (partly and any(each is not None for each in given))
+        return len(set(map(str, given))) > 1 or (partly and any(each is not None for each in given)) or self._exact
+
+    @functools.cached_property
+    def _exact(self) -> bool:
+        """Whether the file's nodata is a whole number of 64 bits, which a float need not hold."""
+        from rasterio.enums import MaskFlags
+
+        flags = (self._file.mask_flag_enums[k] for k in self._chosen)
+        whole = np.dtype(_dtype(self._file.dtypes[self._chosen[0]])).name in ("int64", "uint64")
+        return whole and self.nodata is None and any(MaskFlags.nodata in each for each in flags)
 
     @functools.cached_property
     def _nodata(self) -> float | None:
@@ -171,10 +208,12 @@ class Raster:
     def _by_nodata(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         """Where each band has not its own nodata; a band of a colour, where not all bands of it have theirs."""
         bands = sorted({*self._chosen, *(self._colour if self._together else ())})
-        if self.nodata is None:
+        if self._exact:
             good = self._called(self._file.read_masks, box, shape, bands) > 0
         else:
-            good = Frame(shape, nodata=self.nodata).measured(self._called(self._file.read, box, shape, bands))
+            values = self._called(self._file.read, box, shape, bands)
+            known = [math.nan if (one := self._nodata_of(k)) is None else one for k in bands]
+            good = np.stack([~marked(each, nodata) for each, nodata in zip(values, known, strict=True)])
         found = dict(zip(bands, good, strict=True))
         if self._together and self._colour:
             any_of = np.any([found[k] for k in self._colour], axis=0)
@@ -190,6 +229,16 @@ class Raster:
         """The scales and offsets of the bands to read."""
         file = self._file
         return tuple(file.scales[k] for k in self._chosen), tuple(file.offsets[k] for k in self._chosen)
+
+    def _refuse_unscaled(self) -> None:
+        """JobError where nothing says how values are to be scaled."""
+        if self.unscaled:
+            raise JobError(f"scaled: {self.scaled}; {self.path} has neither scale nor offset; allowed: False")
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether no band that is read has a scale or an offset."""
+        return set(self._scaling[0]) == {1.0} and set(self._scaling[1]) == {0.0}
 
     def _values(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         block = self._called(self._file.read, box, shape)
@@ -207,44 +256,9 @@ class Raster:
         from rasterio.windows import Window
 
         (top, left), (height, width) = box.start, box.shape
-        with guarded(f"{self.path}: rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
+        with guarded(self.path, f": rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
             numbers = [k + 1 for k in (self._chosen if bands is None else bands)]
             return np.asarray(reader(numbers, window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
-
-
-def band_names(file: Any) -> list[str]:
-    """Descriptions where they tell the bands apart; numbers elsewhere."""
-    given = list(file.descriptions)
-    return given if all(given) and len(set(given)) == len(given) else [str(k + 1) for k in range(file.count)]
-
-
-def measured_bands(file: Any) -> tuple[int, ...]:
-    """The indices of all bands but alpha; of a file that has nothing else, all."""
-    alpha = _alpha(file)
-    return tuple(k for k in range(file.count) if k != alpha) or tuple(range(file.count))
-
-
-def is_masked(file: Any, chosen: Sequence[int]) -> bool:
-    """Whether a mask, or an alpha band that is not chosen, says what was measured."""
-    from rasterio.enums import MaskFlags
-
-    for k in chosen:
-        flags = file.mask_flag_enums[k]
-        if MaskFlags.alpha in flags:
-            if _alpha(file) is not None and _alpha(file) not in chosen:
-                return True
-        elif MaskFlags.per_dataset in flags or not flags:
-            return True
-    return False
-
-
-def colour(file: Any) -> tuple[int, ...]:
-    """The indices of the bands that are red, green and blue, where there is one of each; none elsewhere."""
-    from rasterio.enums import ColorInterp
-
-    kinds = list(file.colorinterp)
-    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    return tuple(kinds.index(kind) for kind in wanted) if all(kinds.count(kind) == 1 for kind in wanted) else ()
 
 
 @functools.lru_cache(maxsize=8)
@@ -258,17 +272,9 @@ def _table(path: str, level: int, root: str | None, _stamp: object) -> npt.NDArr
     except ValueError as error:
         raise JobError(f"colours: True; {path} has no colour table; allowed: False") from error
     found = np.zeros((np.iinfo(file.dtypes[0]).max + 1, 4), np.uint8)
-    for number, colour in given.items():
-        found[number] = colour
+    for number, entry in given.items():
+        found[number] = entry
     return found
-
-
-def _alpha(file: Any) -> int | None:
-    """The index of the alpha band. A band that has another name is none: GDAL takes the fourth of four for alpha, near infrared too."""
-    from rasterio.enums import ColorInterp
-
-    found = [k for k, what in enumerate(file.colorinterp) if what == ColorInterp.alpha]
-    return next((k for k in found if (file.descriptions[k] or "alpha").lower() == "alpha"), None)
 
 
 def _dtype(name: str) -> np.dtype[Any]:
@@ -277,36 +283,3 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _thinned(box: Box, step: int) -> tuple[int, ...]:
     return tuple(-(-n // step) for n in box.shape)
-
-
-def _place(file: Any) -> dict[str, Any]:
-    """CRS and transform; of a file placed by ground control points the transform that fits them, and none where none fits."""
-    crs, transform = file.crs, file.transform
-    if crs is None and transform.is_identity and file.gcps[0]:
-        crs, transform = _fitted(*file.gcps)
-    if crs is None and (transform is None or transform.is_identity):
-        return {}
-    a, b, c, d, e, f = tuple(transform)[:6]
-    unit = "unknown" if crs is None else "degree" if crs.is_geographic else str(crs.linear_units).lower()
-    return {
-        "transform": (a, b, c, d, e, f),
-        "crs": crs.to_wkt() if crs else None,
-        "pixel_size": (float(np.hypot(b, e)), float(np.hypot(a, d))),
-        "unit": unit,
-    }
-
-
-def _fitted(points: Any, crs: Any) -> tuple[Any, Any]:
-    """The CRS and affine transform that ground control points give, by least squares; (None, None) where it misses one by more than FIT."""
-    known = np.array([(p.col, p.row, 1.0) for p in points])
-    places = np.array([(p.x, p.y) for p in points])
-    if len(points) < 3 or np.linalg.matrix_rank(known) < 3:
-        return None, None
-    from rasterio.transform import Affine
-
-    solved = np.linalg.lstsq(known, places, rcond=None)[0]
-    transform = Affine(*solved[:, 0].tolist(), *solved[:, 1].tolist())
-    if transform.is_degenerate:
-        return None, None
-    missed = np.linalg.solve(solved[:2].T, (places - known @ solved).T)
-    return (crs, transform) if np.abs(missed).max() <= FIT else (None, None)

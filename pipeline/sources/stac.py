@@ -11,22 +11,25 @@ import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame
+from pipeline.frame import Frame, Pins, marked
 from pipeline.grid import Box
 from pipeline.sources import where_measured
 from pipeline.sources.axes import choose_bands, together
 from pipeline.sources.checksum import of_file
 from pipeline.sources.raster import Raster
-from pipeline.sources.references import followed
+from pipeline.sources.references import followed, of_uri
 
 LARGEST = 16 << 20
 """Bytes of an item."""
+SCALE, OFFSET = "raster:scale", "raster:offset"
+WHOSE = ("file", "item")
+"""Whose scale and offset hold."""
 ENDINGS = (".tif", ".tiff", ".jp2")
 
 
@@ -50,8 +53,8 @@ class Item:
     """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
     None: by band."""
 
-    scaled: bool = False
-    """Whether values are multiplied by each file's scale and its offset added."""
+    scaled: bool | Literal["file", "item"] = False
+    """Whether values are multiplied by each band's scale and its offset added. Where its file and the item say different ones: whose."""
 
     root: str | None = None
     """The folder in which the assets lie; None: the item's own."""
@@ -64,9 +67,14 @@ class Item:
         for other, frame in frames.items():
             if (number := len(frame.bands)) > 1:
                 raise SourceError(f"{self.path}: the asset {other} has {number} bands; read its file alone, or choose others: bands")
+            listed = [len(_item(self.path)[other].get(key) or [0]) for key in ("bands", "raster:bands")]
+            if max(listed) > 1:
+                raise SourceError(f"{self.path} describes {max(listed)} bands of the asset {other}, whose file has one; mend the item")
             for what in ("shape", "transform", "crs", "dtype"):
                 if (one := getattr(first, what)) != (two := getattr(frame, what)):
                     raise SourceError(f"{self.path}: the assets {name} and {other} differ in {what}, {one} and {two}; choose by: bands")
+        if self.scaled and all(part.unscaled for part in self._parts):
+            raise JobError(f"scaled: {self.scaled}; neither {self.path} nor its files have a scale or an offset; allowed: False")
         alike = len({str(frame.nodata) for frame in frames.values()}) == 1 and not any(frame.masked for frame in frames.values())
         joined = together(self.nodata_by, len(frames))
         return replace(first, bands=tuple(frames), nodata=first.nodata if alike else None, masked=not alike, together=joined)
@@ -89,6 +97,16 @@ class Item:
         return "nodata or mask"
 
     @property
+    def pins(self) -> Pins | None:
+        """What places the image where no transform does."""
+        return self._parts[0].pins
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What `tilewise info` says besides the frame, of each asset of which there is something to say."""
+        return {name: told for name, part in zip(self._assets, self._parts, strict=True) if (told := part.remarks)}
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The item's, and each asset's."""
         return (self.path, *self._assets.values())
@@ -108,11 +126,53 @@ class Item:
             names = [name for name, asset in given.items() if _is_raster(asset)]
             if not names:
                 raise SourceError(f"{self.path} has no asset that is a raster; its assets: {', '.join(given)}")
-        return {name: followed(self.path, str(given[name].get("href", "")), folder, Path(self.path).parent) for name in names}
+        return {name: _file(self.path, str(given[name].get("href", "")), folder) for name in names}
 
     @functools.cached_property
-    def _parts(self) -> tuple[Raster, ...]:
-        return tuple(Raster(path, None, self.level, self.nodata, scaled=self.scaled) for path in self._assets.values())
+    def _parts(self) -> tuple[Asset, ...]:
+        if self.scaled not in (True, False, *WHOSE):
+            raise JobError(f"scaled: {self.scaled!r}; allowed: True, False, {', '.join(WHOSE)}")
+        given, whose = _item(self.path), self.scaled if self.scaled in WHOSE else None
+        common: Any = {"level": self.level, "nodata": self.nodata, "scaled": bool(self.scaled), "whose": whose}
+        return tuple(Asset(path, name=name, said=_said(self.path, name, given[name]), **common) for name, path in self._assets.items())
+
+
+@dataclass(frozen=True)
+class Asset(Raster):
+    """One of an item's files, with what the item says of its values."""
+
+    name: str = ""
+    """What the item calls it."""
+
+    said: tuple[float | None, float | None, float | None] = (None, None, None)
+    """The item's nodata, scale and offset."""
+
+    whose: Any = None
+    """Whose scale and offset hold where file and item say different ones."""
+
+    def _refuse_unscaled(self) -> None:
+        """Nothing: some of an item's bands may well be classes."""
+
+    def _nodata_of(self, band: int) -> float | None:
+        own, said = super()._nodata_of(band), self.said[0]
+        if self.nodata is not None or said is None:
+            return own
+        if own is not None and not _alike(own, said, np.dtype(self._file.dtypes[band])):
+            raise JobError(f"nodata: {own:g} in {self.path}, and {said:g} in the item; which one is it? say so by: nodata")
+        return said if own is None else own
+
+    @functools.cached_property
+    def _scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        own = (self._file.scales[0], self._file.offsets[0])
+        said = tuple(default if one is None else one for one, default in zip(self.said[1:], (1.0, 0.0), strict=True))
+        if self.said[1:] == (None, None) or self.whose == "file":
+            said = own
+        elif own not in ((1.0, 0.0), said) and self.whose is None and not np.allclose(own, said, rtol=1e-6, atol=0):
+            raise JobError(
+                f"scaled: {self.path} has scale {own[0]:g} and offset {own[1]:g}, and the item says {said[0]:g} and {said[1]:g} of "
+                f"{self.name}; which hold? allowed: {', '.join(WHOSE)}"
+            )
+        return said[:1], said[1:]
 
 
 def _item(path: str) -> dict[str, dict[str, Any]]:
@@ -127,6 +187,46 @@ def _item(path: str) -> dict[str, dict[str, Any]]:
     if not isinstance(assets, dict) or not assets or not all(isinstance(asset, dict) for asset in assets.values()):
         raise JobError(f"path: {path} is no STAC item with assets")
     return assets
+
+
+def _file(path: str, href: str, folder: Path) -> str:
+    base = Path(path).parent
+    return followed(path, of_uri(href, base), folder, base)
+
+
+def _said(path: str, name: str, asset: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """An asset's nodata, scale and offset, by STAC 1.1 (of its band, or of itself), or by the raster extension of STAC 1.0."""
+    found = dict(asset)
+    if (old := _band(path, name, asset, "raster:bands")) is not None:
+        found |= {new: old[key] for key, new in (("nodata", "nodata"), ("scale", SCALE), ("offset", OFFSET)) if key in old}
+    found |= _band(path, name, asset, "bands") or {}
+    nodata, scale, offset = (_number(path, name, key, found.get(key)) for key in ("nodata", SCALE, OFFSET))
+    return nodata, scale, offset
+
+
+def _band(path: str, name: str, asset: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """What an asset says of its one band; None where it says nothing, or has several."""
+    listed = asset.get(key) or []
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise SourceError(f"{path}: {key} of the asset {name} is {str(listed)[:60]!r}; allowed: a list of bands")
+    return listed[0] if len(listed) == 1 else None
+
+
+def _number(path: str, name: str, key: str, value: Any) -> float | None:
+    """A number as JSON has it; those that it has no way to write are words."""
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    raise SourceError(f"{path}: {key} of the asset {name} is {value!r}; allowed: a number, nan, inf, -inf")
+
+
+def _alike(one: float, other: float, dtype: np.dtype[Any]) -> bool:
+    """Whether two nodata values are one, for pixels of a type."""
+    if dtype.kind != "f" or np.isnan(one) or np.isnan(other):
+        return str(float(one)) == str(float(other))
+    limits = np.finfo(dtype)
+    return bool(marked(np.array([min(max(other, limits.min), limits.max)], dtype), one).all())
 
 
 def _is_raster(asset: dict[str, Any]) -> bool:

@@ -79,7 +79,7 @@ def _found(path: str, node: Any, level: int | str) -> Stored:
 
     if isinstance(node, zarr.Array):
         if level != 0:
-            raise JobError(f"level: {level!r}; {path} is a single array, which has no levels")
+            raise JobError(f"level: {level!r}; {path} is a single array, which has no levels; allowed: 0")
         return _plain(path, node)
     attributes: dict[str, Any] = dict(node.attrs)
     if not (scales := known(attributes).get("multiscales")):
@@ -187,7 +187,7 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scales: Se
         _packed(f"{path}/{name}", array, own),
         "".join(LETTERS.get(str(axis["name"]).lower(), str(axis["name"])) for axis in axes),
         image=path,
-        channels=channels if len(set(channels)) == len(channels) else (),
+        channels=channels,
         scale=extent,
         translation=start,
         units=tuple(axis.get("unit") for axis in axes),

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import functools
-import math
-import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, TilewiseError
+from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
+from pipeline.scales import unclear
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, either, layout, native
-from pipeline.sources.checksum import of_file, stamp
-from pipeline.sources.codestreams import PLAIN, bounded
+from pipeline.sources.axes import Layout, either, layout, named, native, together
+from pipeline.sources.checksum import of_file
 from pipeline.sources.levels import around, coarsest
-from pipeline.sources.metadata import companions, sizes
+from pipeline.sources.pages import FAULTS, About, describe, opened
 
-MOST_BANDS = 4096
-LARGEST_BLOCK = 1 << 30
-"""Bytes of one block (a tile, or a page that is stored in one piece), which is decoded whole."""
-LEAST_PER_BLOCK = 4
-"""Bytes that each block takes in the file, whatever it holds: those of its offset."""
-UNCOMPRESSED = 1
-"""TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes without a bound."""
-INSTALL = "pip install 'tilewise[slides]'"
-FAULTS = (
-    ET.ParseError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    struct.error,
-    RuntimeError,
-    OSError,
-    MemoryError,
-)
-"""What tifffile, imagecodecs and zarr raise of damaged files: nearly anything."""
+COLOURS = ("red", "green", "blue")
+POLICIES = ("nodata", "fill", "error")
+FORMATS = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF", "bif": "Ventana BIF", "qpi": "PerkinElmer QPTIFF", "philips": "Philips TIFF"}
+FORMATS |= {kind: kind.upper() for kind in ("svs", "scn", "ndpi", "lsm", "stk")}
+"""What kinds of files are called, by tifffile's names."""
 
 
 @dataclass(frozen=True)
@@ -79,29 +59,75 @@ class TiffImage:
     nodata: float | None = None
     """The value that means "not measured", in place of the file's own (GDAL's tag), which also fills tiles that hold no bytes."""
 
+    nodata_by: str | None = None
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
+    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
+
+    missing_chunks: str | None = None
+    """What tiles, strips and pages are that were never written: ``nodata``, not measured; ``fill``, zeros or GDAL's nodata; or ``error``.
+    None: nodata."""
+
+    def __post_init__(self) -> None:
+        if self.missing_chunks not in (None, *POLICIES):
+            raise JobError(f"missing_chunks: {self.missing_chunks!r}; {nearest(str(self.missing_chunks), POLICIES)}")
+
     @functools.cached_property
-    def _about(self) -> _About:
-        return _describe(self.path, self.series, self.level)
+    def _about(self) -> About:
+        return describe(self.path, self.series, self.level)
 
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         wanted, about = either(self.channels, self.bands), self._about
-        return layout(self.axes or about.axes, about.shape, bands=wanted, names=about.channels, time=self.time, planes=self.planes)
+        axes = self.axes or about.axes
+        number = about.shape[axes.index("c")] if "c" in axes and len(axes) == len(about.shape) else 1
+        if wanted is None and number == len(about.samples):
+            wanted = tuple(k + 1 for k in range(number) if about.samples[k] != "alpha") or None
+        names = about.said.channels
+        return layout(axes, about.shape, bands=wanted, names=names, time=self.time, planes=self.planes)
+
+    @functools.cached_property
+    def _alpha(self) -> Layout | None:
+        """How to take the alpha of the bands that are read; None where there is none, or where it is among them."""
+        how, samples = self._layout[0], self._about.samples
+        alphas = [k for k, what in enumerate(samples) if what == "alpha"]
+        if not alphas or "c" not in how.axes or len(samples) != self._about.shape[how.axes.index("c")] or set(alphas) & set(how.bands):
+            return None
+        return replace(how, bands=tuple(next((k for k in alphas if k > band), alphas[-1]) for band in how.bands))
+
+    @functools.cached_property
+    def _together(self) -> tuple[int, ...]:
+        """`Frame.together`: red, green and blue of one colour."""
+        samples, bands = self._about.samples, self._layout[0].bands
+        what = [samples[k] if len(samples) > k else "" for k in bands]
+        colour = [what.index(each) for each in COLOURS] if all(what.count(each) == 1 for each in COLOURS) else []
+        return together(self.nodata_by, len(bands), colour)
+
+    @property
+    def _policy(self) -> str:
+        return self.missing_chunks or "nodata"
+
+    @functools.cached_property
+    def _lost(self) -> bool:
+        """Whether blocks are missing, and not measured, at this level or at one that is glanced at."""
+        levels = range(self.level, len(self._about.levels))
+        return self._policy == "nodata" and any(describe(self.path, self.series, level).missing[0] for level in levels)
 
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
         (how, names), about = self._layout, self._about
-        size = tuple(about.microns.get(letter, 0.0) for letter in how.space)
-        known = all(size)
+        known = [letter in about.microns for letter in how.space]
         return Frame(
             shape=how.shape(about.shape),
             bands=names,
             dtype=checked_numbers(np.dtype(about.dtype), self.path),
             nodata=about.nodata if self.nodata is None else self.nodata,
-            pixel_size=size if known else (),
-            unit="micrometer" if known else "pixel",
+            pixel_size=tuple(about.microns.get(letter, 1.0) for letter in how.space),
+            unit="micrometer" if any(known) else "pixel",
+            unlike=tuple(k for k, there in enumerate(known) if not there) if any(known) else (),
             chunks=how.shape(about.chunks),
+            masked=self._alpha is not None or self._lost,
+            together=self._together,
         )
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -110,135 +136,95 @@ class TiffImage:
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """About every ``step``-th pixel, from the coarsest level of the pyramid that has as many."""
-        how = self._layout[0]
-        shapes = [how.shape(_describe(self.path, self.series, level).shape) for level in range(self._about.levels)]
-        level = coarsest(shapes, self.level, step)
-        if level == self.level:
-            return self._taken(level, how, box, step)
-        held, places = around(box, step, shapes[self.level], shapes[level])
-        return native(self._taken(level, how, held, 1)[:, *places])
+        return native(self._seen(box, step, self._layout[0], self._taken))
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where each band of a box was measured: where its blocks have been written, and its alpha is not 0; as a glance at it."""
+        good = np.ones((1, *(-(-n // step) for n in box.shape)), bool)
+        if self._lost:
+            good = good & self._written(self.level, self._layout[0], box, step)
+            good = good & self._seen(box, step, self._layout[0], self._written)
+        if self._alpha is not None:
+            good = good & (self._seen(box, step, self._alpha, self._taken) > 0)
+        if len(good) > 1 and self._together:
+            good[list(self._together)] = good[list(self._together)].all(axis=0)  # what was never written is no colour
+        return good
+
+    @property
+    def masked_by(self) -> str:
+        """What the mask stands for."""
+        return " or ".join(why for why, held in (("missing chunks", self._lost), ("alpha", self._alpha is not None)) if held)
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that it refers to, and what is read of it."""
         choice = {"series": self.series, "level": self.level, "time": self.time, "planes": self.planes, "axes": self.axes}
-        return {"kind": "tiff", **of_file(Path(self.path)), "with": [of_file(Path(name)) for name in self._about.others], **choice}
+        policy = {"missing_chunks": self._policy} if self._about.missing[0] else {}
+        return {
+            "kind": "tiff",
+            **of_file(Path(self.path)),
+            "with": [of_file(Path(name)) for name in self._about.others],
+            **choice,
+            **policy,
+        }
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of the image besides its frame."""
+        (how, _), about = self._layout, self._about
+        stored, fixed, number = dict(zip(how.axes, about.shape, strict=True)), dict(how.fixed), len(about.samples)
+        alpha = [k + 1 for k in range(number) if about.samples[k] == "alpha"] if self._alpha else []
+        lost, many = about.missing
+        told = {"nodata": "count as not measured; missing_chunks: fill reads the fill value there", "error": "end a run"}
+        doubts = [*about.unclear, *about.said.unclear, *unclear(tuple(about.said.sizes), [unit for _, unit in about.said.sizes.values()])]
+        if not self.axes and about.guessed:
+            doubts.append(
+                f"nothing says what its pages are; they are taken for planes; axes: {about.axes.replace('z', 'c')} would be bands"
+            )
+        return {
+            "format": FORMATS.get(about.kind, "TIFF"),
+            "image": self.series,
+            "images": [f"{name}: {' x '.join(map(str, shape))}" for name, shape in about.images],
+            "level": self.level,
+            "levels": [list(how.shape(shape)) for shape in about.levels],
+            "pages": about.pages,
+            "axes": how.axes,
+            "stored": list(about.shape),
+            "times": stored.get("t"),
+            "time": fixed.get("t"),
+            "planes": stored.get("z"),
+            "plane": fixed.get("z"),
+            "channels": list(named(about.said.channels, stored.get("c", 1))),
+            "colours": list(about.samples),
+            "alpha": alpha[0] if alpha else None,
+            "mask": "alpha" if alpha else None,
+            "sizes": {letter: f"{size:g} {unit}" for letter, (size, unit) in about.said.sizes.items()},
+            "compression": about.compression,
+            "files": list(about.others),
+            "missing_chunks": f"{lost} of {many} were never written, and {told.get(self._policy, 'hold their fill value')}"
+            if lost
+            else None,
+            "not_understood": doubts,
+        }
+
+    def _seen(self, box: Box, step: int, how: Layout, take: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """What a glance takes, of the level that it takes it of."""
+        shapes = [how.shape(shape) for shape in self._about.levels]
+        level = coarsest(shapes, self.level, step) if step > 1 else self.level
+        if level == self.level:
+            return take(level, how, box, step)
+        held, places = around(box, step, shapes[self.level], shapes[level])
+        return take(level, how, held, 1)[:, *places]
+
+    def _written(self, level: int, how: Layout, box: Box, step: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(how.take(opened(self.path).presence(self.series, level), box, step), bool)
 
     def _taken(self, level: int, how: Layout, box: Box, step: int) -> npt.NDArray[Any]:
         try:
-            opened = _open(self.path, stamp(self.path))  # held while it is read: what is dropped is closed
-            return native(np.asarray(how.take(opened.array(self.series, level), box, step)))
+            file = opened(self.path)  # held while it is read: what is dropped is closed
+            absent = self._policy == "error" and not self._written(level, how, box, step).all()
+            block = native(np.asarray(how.take(file.array(self.series, level), box, step)))
         except FAULTS as error:
             raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _About:
-    """What a file says of one level of one image."""
-
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: str
-    axes: str
-    levels: int
-    channels: tuple[str, ...] = ()
-    microns: Mapping[str, float] = field(default_factory=dict)
-    """The extent of a pixel along the axes of which it is known."""
-    others: tuple[str, ...] = ()
-    """Files that it refers to."""
-    nodata: float | None = None
-    """As GDAL's tag gives it."""
-
-
-class _Opened:
-    """A file that is open in this process, for all its threads: tifffile locks what they share."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            import tifffile
-            from tifffile import zarr as _  # noqa: F401  absent in versions before zarr 3
-        except ImportError as error:
-            raise JobError(f"kind: tiff needs tifffile of 2025.6 or later: {INSTALL}") from error
-        self.file = tifffile.TiffFile(path)
-        self.others = companions(self.file, path)
-        self._arrays: dict[tuple[int, int], Any] = {}
-
-    def array(self, series: int, level: int) -> Any:
-        """A level as a Zarr array whose chunks are decoded as they are read."""
-        import zarr
-
-        if (series, level) not in self._arrays:
-            page = self.file.series[series].levels[level].keyframe
-            if int(page.compression) not in PLAIN:
-                across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-                vars(page)["decode"] = bounded(page.decode, *across)
-            store = self.file.series[series].aszarr(level=level, maxworkers=1)
-            self._arrays[series, level] = zarr.open_array(store, mode="r")
-        return self._arrays[series, level]
-
-    def __del__(self) -> None:
-        if hasattr(self, "file"):
-            self.file.close()
-
-
-@functools.lru_cache(maxsize=8)
-def _open(path: str, _stamp: object) -> _Opened:
-    return _Opened(path)
-
-
-def _describe(path: str, series: int, level: int) -> _About:
-    """What a file says of a level of an image; SourceError where it is damaged, JobError where it has no such image or level."""
-    try:
-        return _described(_open(path, stamp(path)), path, series, level)
-    except TilewiseError:
-        raise
-    except FAULTS as error:
-        raise SourceError(f"{path} cannot be opened as TIFF: {type(error).__name__}: {error}") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _described(opened: _Opened, path: str, series: int, level: int) -> _About:
-    file = opened.file
-    image = _chosen(file.series, series, f"series: {series}; {path} has images")
-    one = _chosen(image.levels, level, f"level: {level}; image {series} of {path} has levels")
-    array, axes = opened.array(series, level), _letters(one.axes)
-    _refuse(path, array, one.keyframe)
-    known, names = sizes(file, image, series)
-    ratio = {letter: a / b for letter, a, b in zip(axes, image.levels[0].shape, one.shape, strict=True)}
-    microns = {letter: size * ratio.get(letter, 1.0) for letter, size in known.items()}
-    nodata = float(one.keyframe.nodata) if "GDAL_NODATA" in one.keyframe.tags else None
-    return _About(array.shape, array.chunks, np.dtype(one.dtype).str, axes, len(image.levels), names, microns, opened.others, nodata)
-
-
-def _chosen(given: Sequence[Any], number: int, what: str) -> Any:
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(given):
-        raise JobError(f"{what} 0 to {len(given) - 1}")
-    return given[number]
-
-
-def _refuse(path: str, array: Any, page: Any) -> None:
-    """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
-    size, block = " x ".join(map(str, array.shape)), math.prod(array.chunks) * array.dtype.itemsize
-    if block > LARGEST_BLOCK:
-        raise SourceError(f"{path} declares {size} pixels in blocks of {block / 2**30:.3g} GiB; allowed: up to {LARGEST_BLOCK >> 30} GiB")
-    number = math.prod(-(-n // m) for n, m in zip(array.shape, array.chunks, strict=True))
-    stored = Path(path).stat().st_size
-    if page.is_tiled and number * LEAST_PER_BLOCK > stored:
-        raise SourceError(f"{path} declares {size} pixels in {number} blocks, more than a file of {stored} bytes can hold")
-    if page.samplesperpixel > MOST_BANDS:
-        raise SourceError(f"{path} declares {page.samplesperpixel} bands; allowed: up to {MOST_BANDS}")
-    if int(page.compression) != UNCOMPRESSED:
-        try:
-            import imagecodecs as _  # noqa: F401  tifffile asks for it only once it decodes
-        except ImportError as error:
-            kind = getattr(page.compression, "name", page.compression)
-            raise JobError(f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}") from error
-
-
-def _letters(axes: str) -> str:
-    """Axes as `layout` knows them: samples are channels, and pages of which nothing is said are planes."""
-    found = axes.lower()
-    if "c" not in found:
-        found = found.replace("s", "c")
-    if "z" not in found:
-        found = found.replace("q", "z", 1) if "q" in found else found.replace("i", "z", 1)
-    return found
+        if absent:
+            raise SourceError(f"{self.path}: a block in {box} was never written; missing_chunks: nodata or fill accepts that")
+        return block

@@ -89,7 +89,7 @@ def told(frame: Frame, counts: Mapping[str, list[int]], pixels: int) -> dict[str
 def lines(facts: Mapping[str, Any]) -> list[str]:
     """A line for people of what `told` says, where that is much or comes from chunks that are absent; no line elsewhere."""
     bands = facts.get("bands", {})
-    if not any(band["share"] > MUCH or CHUNKS in band["why"] for band in bands.values()):
+    if not any(band["share"] > MUCH or any(CHUNKS in why for why in band["why"]) for band in bands.values()):
         return []
     alike = {str(band) for band in bands.values()}
     if len(alike) == 1 and len(bands) > 1:

@@ -154,6 +154,7 @@ class ZarrImage:
             crs=place.crs,
             pixel_size=place.pixel_size,
             unit=place.unit,
+            unlike=place.unlike,
             translation=place.translation,
             chunks=how.shape(stored.chunks),
             masked=self._lost != 0,
@@ -233,8 +234,8 @@ def _of_level(stored: Stored, how: Layout) -> Place:
         return Place(stored.transform, stored.crs, (float(np.hypot(b, e)), float(np.hypot(a, d))), unit)
     kept = [how.axes.index(letter) for letter in how.space]
     units = [stored.units[k] for k in kept]
-    unit, size = alike(units, [stored.scale[k] for k in kept])
-    return Place(None, stored.crs, size, unit, alike(units, [stored.translation[k] for k in kept])[1])
+    unit, size, unlike = alike(units, [stored.scale[k] for k in kept])
+    return Place(None, stored.crs, size, unit, unlike, alike(units, [stored.translation[k] for k in kept])[1])
 
 
 def _opened(path: str) -> tuple[Kept, Presence]:

@@ -63,13 +63,13 @@ def write_tiffs(work: Publication, wanted: Sequence[str], staging: Path) -> None
 
 def _write_geotiffs(work: Publication, staging: Path) -> None:
     """Write what is staged as cloud-optimised GeoTIFFs too."""
-    frame = work.run.source.frame
+    frame, pins = work.run.source.frame, getattr(work.run.source, "pins", None)
     if work.labels:
         read_valid = work.mask.read if work.mask else None
-        write_cog(str(staging / COG), frame, work.labels.dtype, work.labels.read, read_valid)
+        write_cog(str(staging / COG), frame, work.labels.dtype, work.labels.read, read_valid, pins=pins)
     if work.classes and work.classes.legend:
         palette = Palette(work.classes.legend, work.classes.fill)
-        write_cog(str(staging / CLASSES_COG), frame, work.classes.dtype, work.classes.read, palette=palette)
+        write_cog(str(staging / CLASSES_COG), frame, work.classes.dtype, work.classes.read, palette=palette, pins=pins)
 
 
 def _write_ome_tiffs(work: Publication, staging: Path) -> None:

@@ -121,8 +121,12 @@ def test_smoothing_leaves_out_what_is_not_valid():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Feature(band=0), "band: 0; allowed: a band's number, from 1, or 'mean'"),
-        (lambda: Feature(band="median"), "band: 'median'; allowed"),
+        (lambda: Feature(band=0), "band: 0; allowed: a band's number, from 1, its name, or 'mean'"),
+        (lambda: Feature(band=""), "band: ''; allowed"),
+        (lambda: Feature(band=True), "band: True; allowed"),
+        (lambda: Feature(weights={"red": 0.0}), "weights: .*; not all 0"),
+        (lambda: Feature(weights={"red": float("inf")}), "weights: .*; allowed: one finite number"),
+        (lambda: Feature(band="nir").feature(np.ones((2, 1, 1)), np.ones((1, 1), bool)), "band: the image has no band 'nir'; allowed: num"),
         (lambda: Feature(index=(1, 0)), r"index: \(1, 0\); allowed: two bands' numbers"),
         (lambda: Feature(sigma=-1), "sigma: -1; allowed: 0 to 1000 pixels"),
         (lambda: Feature(sigma=float("nan")), "sigma: nan; allowed"),

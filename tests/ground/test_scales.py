@@ -170,7 +170,7 @@ def test_pixels_of_a_projected_crs_are_measured_in_its_unit(tmp_path, epsg, unit
         pytest.param(Frame((5, 5), pixel_size=(2.0, 2.0), unit="meter"), "area_m2", 4.0, id="metres without a CRS"),
         pytest.param(Frame((5, 5)), None, None, id="nothing known"),
         pytest.param(Frame((5, 5, 5), transform=(0.1, 0.0, 0.0, 0.0, -0.1, 50.0), crs=WGS84), None, None, id="a stack of maps"),
-        pytest.param(Frame((5, 5), pixel_size=(3.0, 3.0), unit="furlong"), None, None, id="a unit of nobody's"),
+        pytest.param(Frame((5, 5), pixel_size=(3.0, 3.0), unit="cubits"), None, None, id="a unit of nobody's"),
         pytest.param(Frame((5, 5), transform=(2.0, 0.0, 0.0, 0.0, -2.0, 0.0)), None, None, id="a transform without a CRS"),
     ],
 )

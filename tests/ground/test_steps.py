@@ -98,7 +98,7 @@ def test_steps_in_windows(data):
         (lambda: Stretch(low=99, high=1), "low, high: 99, 1; allowed: percentiles from 0 to 100, the lower first"),
         (lambda: Stretch(limits=((3, 1),)), r"limits: \(\(3, 1\),\); allowed"),
         (lambda: Stretch(limits=((0, 1),))(np.zeros((2, 1, 1))), "limits: 1 for an image of 2 bands"),
-        (lambda: Index(bands=(0, 1)), r"index: \(0, 1\); allowed: two bands' numbers"),
+        (lambda: Index(bands=(0, 1)), r"bands: \(0, 1\); allowed: two bands' numbers"),
     ],
 )
 def test_refusals(make, message):

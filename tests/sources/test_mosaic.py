@@ -49,10 +49,10 @@ def test_any_mosaic(data, tmp_path_factory):
     """What is read of files on one grid, whole or by any box, is what rasterio merges, the first on top."""
     paths = scattered(tmp_path_factory.mktemp("mosaic"), data)
     source = open_source([str(path) for path in paths])
-    expected, transform = masked_merge(paths)
+    expected, transform = merge([str(path) for path in paths], nodata=0)
     np.testing.assert_array_equal(whole(source), expected)
     np.testing.assert_allclose(source.frame.transform, transform[:6])
-    np.testing.assert_array_equal(measured(source), (expected != 0).any(axis=0))
+    np.testing.assert_array_equal(measured(source), expected != 0)
     start = tuple(data.draw(st.integers(0, n - 1)) for n in source.frame.shape)
     stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, source.frame.shape, strict=True))
     box, step = Box(start, stop), data.draw(st.integers(1, 5))
@@ -61,12 +61,14 @@ def test_any_mosaic(data, tmp_path_factory):
     assert seen.shape[1:] == where_measured(source, box, seen, step).shape[1:] == tuple(-(-n // step) for n in box.shape)
 
 
-def masked_merge(paths: list[Path]) -> tuple[np.ndarray, rasterio.Affine]:
-    """What rasterio merges; a pixel is not measured where all bands are nodata, which rasterio decides band by band."""
+def coloured_merge(paths: list[Path]) -> tuple[np.ndarray, rasterio.Affine]:
+    """What rasterio merges, where three bands are one colour and are measured where any of them is not nodata; the fourth by itself."""
 
     def first(merged, new, merged_mask, new_mask, **_):
-        take = merged_mask.all(axis=0) & ~new_mask.all(axis=0)
-        merged[:, take] = new[:, take]
+        for bands in ([0, 1, 2], [3]):
+            take = merged_mask[bands].all(axis=0) & ~new_mask[bands].all(axis=0)
+            for band in bands:
+                merged[band, take] = new[band, take]
 
     return merge([str(path) for path in paths], method=first, nodata=0)
 
@@ -88,12 +90,13 @@ def test_real_scenes(order, shared):
     with pytest.raises(SourceError, match=r"is not on the pixel grid of .*: it is 0.4 pixels off, and 0.1 are allowed"):
         open_source(paths)
     source = open_source(paths, snap=0.5)
-    expected, transform = masked_merge(paths)
+    expected, transform = coloured_merge(paths)
     assert source.frame.shape == expected.shape[1:]
     np.testing.assert_array_equal(whole(source), expected)
     np.testing.assert_allclose(source.frame.transform, transform[:6], rtol=0, atol=2.5)  # half a pixel: the grid is that of the first file
-    np.testing.assert_array_equal(measured(source), (expected != 0).any(axis=0))
-    assert 0 < (~measured(source)).sum() < source.frame.pixels / 2
+    colour = np.broadcast_to((expected[:3] != 0).any(axis=0), expected[:3].shape)
+    np.testing.assert_array_equal(measured(source), np.concatenate([colour, expected[3:] != 0]))
+    assert 0 < (~measured(source)[0]).sum() < source.frame.pixels / 2
 
 
 def test_gaps_without_nodata(tmp_path):
@@ -105,8 +108,8 @@ def test_gaps_without_nodata(tmp_path):
     expected = np.zeros((12, 20), bool)
     expected[:8, :8] = True
     expected[7:, 12:] = True
-    np.testing.assert_array_equal(measured(open_source([one, two])), expected)
-    assert measured(open_source([one, two]), 3).shape == (4, 7)
+    np.testing.assert_array_equal(measured(open_source([one, two]))[0], expected)
+    assert measured(open_source([one, two]), 3).shape == (1, 4, 7)
 
 
 def test_labels_across_files(tmp_path):
@@ -210,7 +213,7 @@ def item(folder: Path, **assets: object) -> Path:
 
 
 def test_stac_assets(tmp_path):
-    """Thumbnails and metadata are no bands; a pixel is measured where any asset is; the fingerprint holds all files."""
+    """Thumbnails and metadata are no bands; each band is measured where its asset is; the fingerprint holds all files."""
     pixels = np.random.default_rng(0).integers(0, 3, (2, 8, 8), np.uint8)
     for k, name in enumerate("ab"):
         tiff(tmp_path / f"{name}.tif", pixels[k : k + 1], nodata=k)
@@ -224,7 +227,8 @@ def test_stac_assets(tmp_path):
     source = open_source(path)
     assert source.frame.bands == ("a", "b")
     np.testing.assert_array_equal(whole(source), pixels)
-    np.testing.assert_array_equal(measured(source), (pixels[0] != 0) | (pixels[1] != 1))
+    np.testing.assert_array_equal(measured(source), np.stack([pixels[0] != 0, pixels[1] != 1]))
+    np.testing.assert_array_equal(measured(open_source(path, nodata_by="pixel"))[0], (pixels[0] != 0) | (pixels[1] != 1))
     before = source.fingerprint()
     tiff(tmp_path / "b.tif", pixels[:1], nodata=1)
     assert open_source(path).fingerprint() != before

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.grid import Box
+from pipeline.scales import size_column
 from pipeline.sources import open_source
 from tests.sources.files import whole
 from tests.sources.test_limits import mutations
@@ -119,3 +120,18 @@ def test_mutated_files(ending, tmp_path):
             messages.append(str(error))
     assert len(messages) > 10
     assert [message for message in messages if "a.nii" not in message and "time: missing" not in message] == []
+
+
+def test_sizes_without_a_unit(tmp_path):
+    """Where the header names no unit, or garbles it, the extent of a voxel is kept in a unit that nobody knows, and that is told."""
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    path = volume(tmp_path / "a.nii", values, unit="unknown")
+    for code in (0, 7):
+        data = bytearray(path.read_bytes())
+        data[123] = code  # xyzt_units
+        path.write_bytes(data)
+        source = open_source(path)
+        assert source.frame.pixel_size == pytest.approx(np.array(nibabel.load(path).header["pixdim"][3:0:-1]))
+        assert (source.frame.unit, size_column(source.frame)) == ("unknown", None)
+        assert any("no unit of length" in told for told in source.facts["not_understood"])
+    assert open_source(volume(tmp_path / "b.nii", values)).facts["not_understood"] == []

@@ -96,7 +96,7 @@ def test_overviews(tmp_path):
             np.testing.assert_array_equal(whole(source), file.read())
             assert rasterio.Affine(*source.frame.transform) == file.transform
         assert source.frame.shape == (600 // factor, 800 // factor)
-    with pytest.raises(JobError, match=r"level: 3; .*a\.tif has overviews 1 to 2, and 0 is full resolution"):
+    with pytest.raises(JobError, match=r"level: 3; .*a\.tif has overviews 1 to 2; allowed: 0, full resolution, to 2"):
         open_source(path, level=3)
 
 

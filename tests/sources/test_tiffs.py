@@ -152,7 +152,7 @@ def test_axes(axes, shape, options, expected, tmp_path):
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(("nodata", "kind"), [(None, "uint8"), (7, "int16"), (np.nan, "float32")])
 def test_tiles_without_bytes(nodata, kind, tmp_path):
-    """Tiles that a sparse file leaves out hold its nodata, or zeros, and are measured or not, as GDAL has it."""
+    """Tiles that a sparse file leaves out hold its nodata, or zeros, as GDAL has it, and were not measured unless they shall count."""
     path = tmp_path / "a.tif"
     how = {"count": 1, "height": 128, "width": 128, "dtype": kind, "tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
     with rasterio.open(path, "w", driver="GTiff", SPARSE_OK=True, nodata=nodata, **how) as file:
@@ -161,8 +161,14 @@ def test_tiles_without_bytes(nodata, kind, tmp_path):
         known, valid = file.read(), file.read_masks(1) > 0
     source, box = open_source(path, kind="tiff"), Box.whole((128, 128))
     np.testing.assert_array_equal(source.read(box), known)
-    np.testing.assert_array_equal(where_measured(source, box, source.read(box))[0], valid)
-    assert valid.sum() == (128 * 128 if nodata is None else 64 * 64)
+    found = where_measured(source, box, source.read(box))[0]
+    assert (found.sum(), found[64:, :64].all()) == (64 * 64, True)
+    filled = open_source(path, kind="tiff", missing_chunks="fill")
+    np.testing.assert_array_equal(where_measured(filled, box, filled.read(box))[0], valid)
+    with pytest.raises(SourceError, match=r"a\.tif: a block in .* was never written; missing_chunks: nodata or fill accepts that"):
+        open_source(path, kind="tiff", missing_chunks="error").read(box)
+    with pytest.raises(JobError, match=r"missing_chunks: 'black'; allowed: error, fill, nodata"):
+        open_source(path, kind="tiff", missing_chunks="black")
 
 
 def test_sizes(tmp_path):

@@ -116,12 +116,13 @@ def test_ome_zarr(version, tmp_path):
     [
         (["micrometer", "micrometer", "micrometer"], (2.0, 0.5, 0.25), "micrometer"),
         (["nanometer", "micrometer", "micrometer"], (0.002, 0.5, 0.25), "micrometer"),
-        ([None, "micrometer", "micrometer"], (2.0, 0.5, 0.25), "pixel"),
+        ([None, "micrometer", "micrometer"], (2.0, 0.5, 0.25), "micrometer"),
+        (["cubits", "um", "nanometer"], (2.0, 500.0, 0.25), "nanometer"),
         ([None, None, None], (2.0, 0.5, 0.25), "pixel"),
     ],
 )
 def test_units_that_differ(units, size, unit, tmp_path):
-    """Where axes have different units, the extent of a pixel is given in one of them, and in none where one axis has none."""
+    """Where axes have different units, the extent of a pixel is given in one of them, but along an axis that has none."""
     folder = ome(tmp_path / "a.zarr", "0.5")
     group = zarr.open_group(folder)
     about = group.attrs["ome"]
@@ -131,6 +132,7 @@ def test_units_that_differ(units, size, unit, tmp_path):
     group.attrs["ome"] = about
     frame = open_source(folder, time=0).frame
     assert (frame.pixel_size, frame.unit) == (pytest.approx(size), unit)
+    assert frame.unlike == ((0,) if unit != "pixel" and units[0] in (None, "cubits") else ())
     assert open_source(folder, time=0, planes=1).frame.unit == (units[-1] or "pixel")
 
 
@@ -139,7 +141,7 @@ def test_units_that_differ(units, size, unit, tmp_path):
     [
         ({}, "time: missing; the image has 2 times; allowed: 0 to 1"),
         ({"time": 2}, "time: 2; allowed: 0 to 1"),
-        ({"time": 0, "channels": ["RFP"]}, "bands: 'RFP'; allowed: 1 to 2, or a name: DAPI, GFP"),
+        ({"time": 0, "channels": ["RFP"]}, "channels: 'RFP'; allowed: 1 to 2, or a name: DAPI, GFP"),
         ({"time": 0, "channels": [1], "bands": [1]}, "channels and bands are both given"),
         ({"time": 0, "level": 2}, "level: 2; allowed: 0 to 1, or a path"),
         ({"time": 0, "planes": 3}, "planes: 3; allowed: all, or one plane's index from 0 to 2"),

@@ -1,0 +1,78 @@
+"""Which reader a TIFF goes to: told by its first page and by its place, not by what the file is called."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pipeline.errors import JobError, SourceError
+from pipeline.sources.datasets import dataset, guarded, is_paged
+from pipeline.sources.pages import FAULTS, INSTALL
+
+KINDS = (
+    *("ome", "imagej", "svs", "scn", "ndpi", "bif", "qpi", "philips", "avs", "indica", "lsm", "stk", "fluoview", "micromanager"),
+    *("mmstack", "ndtiff", "metaseries", "scanimage", "fei", "sem", "sis", "nih", "eer", "tvips", "mdgel", "andor", "vista", "volumetric"),
+)
+"""tifffile's names of what microscopes and scanners write, of which GDAL would read the first page, and not what it says."""
+PLACES = (33550, 33922, 34264, 34735)
+"""TIFF's tags that place an image in the world: scale, tie points, transformation, keys."""
+WRITERS = ("OME>", "ImageJ=", "Aperio ", "SCIFIO=")
+"""What descriptions of microscopes' images begin or end with."""
+
+
+def kind_of(path: str, otherwise: str) -> str:
+    """The kind of source that reads a TIFF: ``geotiff`` through GDAL, ``tiff`` through tifffile.
+
+    Parameters
+    ----------
+    path
+        A file of this machine.
+    otherwise
+        The kind that its name tells, of a file that is placed by nothing, and damaged or of one plain page.
+    """
+    told = _told(path)
+    if told is None:
+        return otherwise
+    placed, microscopic = told
+    try:
+        with guarded(path, " cannot be opened"):
+            file = dataset(path)
+            placed = placed or file.crs is not None or not file.transform.is_identity or bool(file.gcps[0])
+            paged = is_paged(path)
+    except SourceError as error:
+        if "missing codec" not in str(error):
+            return otherwise
+        if placed:
+            raise SourceError(f"{error}; kind: tiff reads its pixels, without their place in the world: {INSTALL}") from error
+        return "tiff"
+    if placed:
+        return "geotiff"
+    return "tiff" if microscopic or paged else otherwise
+
+
+def check_remote(address: str) -> None:
+    """JobError where a TIFF at an address is one of those of which GDAL would read a part, and say nothing."""
+    with guarded(address, " cannot be opened"):
+        file = dataset(address)
+        text = file.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+        placed = file.crs is not None or not file.transform.is_identity
+    if not placed and (is_paged(address) or text.startswith(WRITERS[1:]) or text.rstrip().endswith(WRITERS[0])):
+        raise JobError(
+            f"{address} is a microscope's or scanner's TIFF, or has several pages; those are read of this machine only; "
+            "copy it, or read its first page as it is: kind: geotiff"
+        )
+
+
+def _told(path: str) -> tuple[bool, bool] | None:
+    """Whether a TIFF's tags place it, and whether it holds what GDAL would not see; None where it is damaged."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages.first
+            placed = any(tag in page.tags for tag in PLACES)
+            microscopic = any(getattr(file, f"is_{kind}", False) for kind in KINDS)
+            shape = file.shaped_metadata[0].get("shape", ()) if page.is_shaped and file.shaped_metadata else ()
+            return placed, microscopic or math.prod(shape) > math.prod(page.shape)
+    except (*FAULTS, tifffile.TiffFileError):
+        return None

@@ -1,0 +1,46 @@
+"""What the bands of a raster are: their names, which of them are one colour, which is alpha, and whether a mask covers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.sources.axes import named
+
+
+def band_names(file: Any) -> list[str]:
+    """Descriptions, and numbers of bands that have none; no two alike."""
+    return list(named(file.descriptions, file.count))
+
+
+def measured_bands(file: Any) -> tuple[int, ...]:
+    """The indices of all bands but alpha; of a file that has nothing else, all."""
+    found = alpha(file)
+    return tuple(k for k in range(file.count) if k != found) or tuple(range(file.count))
+
+
+def is_masked(file: Any, chosen: Sequence[int]) -> bool:
+    """Whether a mask says what was measured: one of the file, or one of a band."""
+    from rasterio.enums import MaskFlags
+
+    flags = [file.mask_flag_enums[k] for k in chosen]
+    return any((MaskFlags.per_dataset in each and MaskFlags.alpha not in each) or not each for each in flags)
+
+
+def alpha(file: Any) -> int | None:
+    """The index of the alpha band, wherever it is among the bands. One that has another name is none: writers mark the fourth of four as
+    alpha, near infrared too.
+    """
+    from rasterio.enums import ColorInterp
+
+    found = [k for k, what in enumerate(file.colorinterp) if what == ColorInterp.alpha]
+    return next((k for k in found if (file.descriptions[k] or "alpha").lower() == "alpha"), None)
+
+
+def colour(file: Any) -> tuple[int, ...]:
+    """The indices of the bands that are red, green and blue, where there is one of each; none elsewhere."""
+    from rasterio.enums import ColorInterp
+
+    kinds = list(file.colorinterp)
+    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    return tuple(kinds.index(kind) for kind in wanted) if all(kinds.count(kind) == 1 for kind in wanted) else ()
