@@ -49,22 +49,12 @@ class ArrayImage:
     @functools.cached_property
     def _data(self) -> Any:
         """The array itself, NumPy's or Dask's."""
-        if hasattr(self.array, "data_vars"):
-            names = [str(name) for name in self.array.data_vars]
-            raise JobError(
-                f"an xarray Dataset is several images: choose a variable, dataset[{(names or ['name'])[0]!r}]; it has {', '.join(names)}"
-            )
         data = self.array.data if _is_xarray(self.array) else self.array
         if not hasattr(data, "dask") and not isinstance(data, np.ndarray):
             raise JobError(f"an image is a path, a NumPy or Dask array or an xarray DataArray, not {type(self.array).__name__}")
         if isinstance(getattr(data, "_meta", None), np.ma.MaskedArray):
             raise JobError("a Dask array of masked arrays; fill what is masked, dask.array.ma.filled(array, value), and say so: nodata")
         return data
-
-    @property
-    def _masked(self) -> bool:
-        """Whether it is one of NumPy's masked arrays, in which anything is masked."""
-        return isinstance(self._data, np.ma.MaskedArray) and self._data.mask is not np.ma.nomask
 
     @functools.cached_property
     def _beside(self) -> Beside:
@@ -129,18 +119,17 @@ class ArrayImage:
             unit=place.unit,
             unlike=place.unlike,
             translation=place.translation,
-            masked=self._masked,
             together=together(self.nodata_by, len(names)),
             chunks=how.shape(chunks),
         )
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What should be known of the image besides its frame."""
-        attributes = self.array.attrs if self._dims else {}
-        unused = [f"{key}: {attributes[key]}" for key in ("scale_factor", "add_offset", *UNUSED) if key in attributes]
-        found = {"place": list(self._place.remarks), "not_applied": unused}
-        return {key: value for key, value in found.items() if value}
+    def facts(self) -> dict[str, Any]:
+        """What should be known of the image besides its frame; see `pipeline.sources.facts`."""
+        attributes, dims = (self.array.attrs if self._dims else {}), self._layout[0].axes
+        unused = [f"{key} is not applied: {attributes[key]}" for key in ("scale_factor", "add_offset", *UNUSED) if key in attributes]
+        known = {"axes": dims, "stored": list(self._data.shape), "not_understood": [*self._place.remarks, *unused]}
+        return {"format": "xarray" if self._dims else type(self._data).__name__, **known}
 
     @property
     def held(self) -> int:
@@ -155,31 +144,22 @@ class ArrayImage:
         """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the chunks at hand."""
         return self._read(box, step)
 
-    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """What of a masked array is not masked: (band, row, column) or (band, plane, row, column)."""
-        return ~np.ascontiguousarray(self._layout[0].take(np.ma.getmask(self._data), box, step))
-
     def fingerprint(self) -> dict[str, Any]:
         """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is computed."""
         data = self._data
         known = {"kind": "array", "shape": list(data.shape), "dtype": str(data.dtype), "axes": self._layout[0].axes}
         if not isinstance(data, np.ndarray):
             return {**known, "name": str(data.name)}
-        hidden = {"mask": _crc(np.ma.getmaskarray(data))} if self._masked else {}
-        return {**known, "crc32": _crc(np.ma.getdata(data)), **hidden}
+        return {**known, "crc32": of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)}
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
         block = self._layout[0].take(self._data, box, step)
         if isinstance(block, np.ndarray):
-            return self._packed.one(native(np.ma.getdata(block)))
+            return self._packed.one(native(block))
         try:
             return self._packed.one(native(np.asarray(block.compute(scheduler="synchronous"))))
         except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             raise SourceError(f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}") from error
-
-
-def _crc(data: npt.NDArray[Any]) -> int:
-    return of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
 
 
 def _is_xarray(array: Any) -> bool:

@@ -46,6 +46,11 @@ def refuse(image: Any) -> None:
     packages = {kind.__module__.partition(".")[0] for kind in type(image).__mro__}
     if isinstance(image, np.ma.MaskedArray):
         _say(image, "its mask would be lost; write image.astype(float).filled(numpy.nan), or image.filled(value) with nodata: value")
+    if hasattr(image, "data_vars"):
+        names = [str(name) for name in image.data_vars]
+        raise JobError(
+            f"an xarray Dataset is several images: choose a variable, dataset[{(names or ['name'])[0]!r}]; it has {', '.join(names)}"
+        )
     if isinstance(image, list | tuple):
         _say_list(image)
     if packages & {"pandas", "geopandas", "polars", "pyarrow", "shapely"}:

@@ -16,14 +16,14 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
 from pipeline.places import about, asking, joined, listing, remote, there, zarr_store
-from pipeline.scales import alike
+from pipeline.scales import alike, unclear
 from pipeline.sources.axes import Layout, either, guessed, layout, native, together
 from pipeline.sources.checksum import of_file, stamp
 from pipeline.sources.coordinates import Place
 from pipeline.sources.kept import Kept
 from pipeline.sources.packed import Packed
 from pipeline.sources.presence import Presence
-from pipeline.sources.stored import FAULTS, Stored, around, describe
+from pipeline.sources.stored import FAULTS, Stored, around, describe, told_of
 
 POLICIES = ("nodata", "fill", "error")
 SAMPLED = 64
@@ -83,20 +83,24 @@ class ZarrImage:
         return _opened(self._stored.path)[1].missing() if self._policy == "nodata" else 0
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What should be known of the image besides its frame."""
+    def facts(self) -> dict[str, Any]:
+        """What should be known of the image besides its frame; see `pipeline.sources.facts`."""
+        packed, stored, bands = self._packed, self._stored, len(self._layout[1])
+        space = [(axis, unit) for axis, unit in zip(self._layout[0].axes, stored.units, strict=False) if axis in "zyx"]
+        doubts = unclear([axis for axis, _ in space], [unit for _, unit in space])
+        scaling = {"scale": [packed.scale] * bands, "offset": [packed.offset] * bands} if packed.scaled else {}
+        inside = (stored.image or stored.path).removeprefix(self.path).strip("/")
+        own = {"image": inside, "missing_chunks": self._missing, "missing_chunks_by_band": self._lost_by_band}
+        doubts = [*doubts, *stored.remarks, *self._settled[2].remarks]
+        nodata = [packed.nodata] * bands if packed.nodata is not None else []
+        return {**told_of(stored, self._layout[0]), "nodata": nodata, **scaling, **own, "not_understood": doubts}
+
+    @property
+    def _missing(self) -> str:
+        """How many files of chunks are missing, and what that means; nothing where none is, or nobody knows."""
         number = math.prod(_opened(self._stored.path)[1].files)
         told = f"{self._lost} of {number} were never written, and count as not measured; missing_chunks: fill reads the fill value there"
-        packed, place = self._packed, self._settled[2]
-        scaling = {"scale_factor": packed.scale, "add_offset": packed.offset, "applied": self._scaled}
-        found = {
-            "missing_chunks": told if self._lost > 0 else None,
-            "missing_chunks_by_band": self._lost_by_band,
-            "array": self._stored.path if self._stored.path != self.path else None,
-            "scaling": scaling if packed.scaled else None,
-            "not_understood": [*self._stored.remarks, *place.remarks],
-        }
-        return {key: value for key, value in found.items() if value}
+        return told if self._lost > 0 else ""
 
     @property
     def _lost_by_band(self) -> dict[str, int]:
@@ -149,7 +153,7 @@ class ZarrImage:
             shape=how.shape(stored.shape),
             bands=names,
             dtype="float64" if self._scaled else packed.dtype,
-            nodata=None if self._scaled else packed.nodata,
+            nodata=None if self._scaled else packed.nodata if self.nodata is None else self.nodata,
             transform=place.transform if how.space == "yx" else None,
             crs=place.crs,
             pixel_size=place.pixel_size,

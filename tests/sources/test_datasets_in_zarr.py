@@ -121,7 +121,8 @@ def test_a_fill_value_alone_is_no_nodata(version, tmp_path):
     assert open_source(tmp_path / "a.zarr").frame.nodata is None
     array.attrs["missing_value"] = 3
     assert open_source(tmp_path / "a.zarr").frame.nodata == 3
-    assert open_source(tmp_path / "a.zarr", nodata=float("nan")).frame.nodata is None
+    chosen = open_source(tmp_path / "a.zarr", nodata=float("nan"))
+    assert chosen.frame.measured(whole(chosen)).all()
     array.attrs["_FillValue"] = "so"
     with pytest.raises(SourceError, match=r"a\.zarr cannot be read: its attribute _FillValue is 'so'; allowed: a number"):
         open_source(tmp_path / "a.zarr")
@@ -161,7 +162,7 @@ def test_metadata_that_contradict(tmp_path):
     assert source.frame.shape == (25, 30)
     assert whole(source)[0, 24, 5] == 7
     assert source.frame.transform is None
-    assert any("the coordinates y are (20,), which does not fit the image" in told for told in source.remarks["not_understood"])
+    assert any("the coordinates y are (20,), which does not fit the image" in told for told in source.facts["not_understood"])
 
 
 def test_options(tmp_path):
@@ -175,7 +176,7 @@ def test_options(tmp_path):
     ):
         with pytest.raises(JobError, match=told):
             open_source(tmp_path / "a.zarr", **options)
-    assert "valid_min: 3" in open_source(tmp_path / "a.zarr").remarks["not_understood"]
+    assert "valid_min: 3" in open_source(tmp_path / "a.zarr").facts["not_understood"]
 
 
 def test_a_change_of_scale_is_another_image(tmp_path):
