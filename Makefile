@@ -4,6 +4,11 @@
 RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do $$name $(RECENT) && echo $$name && break; done)
 BIN := .venv/bin
+# Tests run in two processes, those of a file in one of them; `make test PARALLEL=` runs them one after the other.
+PARALLEL ?= -n 2 --dist loadfile
+# How many times as many examples as usual, which are drawn anew, tests of properties take in `make test-heavy`; SEED=... draws the same again.
+EXPLORE ?= 3
+SEED := $(or $(SEED),$(shell date +%s))
 
 .PHONY: demo test test-heavy check format clean
 
@@ -17,10 +22,11 @@ demo: .venv/ready demo/earth.tif
 	  'The same command again says that it is complete; `make clean demo` starts anew.'
 
 test: .venv/ready .venv-servers/ready
-	$(BIN)/python -m pytest -m "not heavy"
+	$(BIN)/python -m pytest -m "not heavy" $(PARALLEL)
 
 test-heavy: .venv/ready .venv-servers/ready
 	$(BIN)/python -m pytest -m heavy
+	TILEWISE_EXPLORE=$(EXPLORE) $(BIN)/python -m pytest -m "hypothesis and not heavy" $(PARALLEL) --hypothesis-seed=$(SEED) -o timeout=900
 
 check: .venv/ready
 	$(BIN)/ruff check

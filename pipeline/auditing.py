@@ -21,8 +21,9 @@ from pipeline.grid import Box, Grid
 from pipeline.legend import CLASS
 from pipeline.outlines import CROWD, layers
 from pipeline.places import joined, remote, there
+from pipeline.record import RECORD, read_at, read_record
 from pipeline.segments import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
-from pipeline.sources import open_source, where_measured
+from pipeline.sources import open_source
 
 Kind = Literal["instance", "semantic", "panoptic"]
 EXTENT = {2: 2048, 3: 128}
@@ -122,6 +123,7 @@ def opened(
 ) -> tuple[Raster | Pair, Companion | Drawings]:
     """What is compared, and with what."""
     path = os.fspath(labels)
+    _refuse_damaged(path)
     if kind == "panoptic":
         pair = open_pair(path)
         return pair, open_truth(os.fspath(truth), pair.source.frame, image, tuple(ignore))
@@ -129,17 +131,23 @@ def opened(
     return ours, known_truth(truth, ours.source.frame, image)
 
 
+def _refuse_damaged(path: str) -> None:
+    """OutputError where a folder says that it is a result's, and its record cannot be read."""
+    if remote(path):
+        read_at(path)
+    else:
+        read_record(Path(path))
+
+
 def _ours(path: str, kind: Kind) -> Raster:
     """The labels, or classes, of a result's folder or of a file."""
     name = "labels.zarr" if kind == "instance" else "classes.zarr"
-    if there(path, "run.json"):
+    if there(path, RECORD):
         if not there(path, name):
             raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
         path = joined(path, name)
     source = open_classes(path) if path.rstrip("/").endswith("classes.zarr") else open_source(path)
-    if np.dtype(source.frame.dtype).kind == "f":
-        raise JobError(f"{path} holds {source.frame.dtype}; allowed: labels, which are integers")
-    return Raster(source)
+    return Raster(source, path)
 
 
 def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
@@ -177,8 +185,7 @@ def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArr
     if not isinstance(what, Raster):
         found = what.read(box)
         return np.where(found == CROWD, 0, found), found != CROWD
-    block = what.source.read(box)
-    return block[0].astype(np.int64), where_measured(what.source, box, block)[0]
+    return what.numbers(box)
 
 
 def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:

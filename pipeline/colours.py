@@ -1,16 +1,21 @@
 """Colours as other numbers: hue and saturation, CIE L*a*b*, and the stains of histology.
 
-Written out pixel by pixel where scikit-image multiplies matrices, since a matrix product may round in another way in another window.
+Written out pixel by pixel where scikit-image multiplies matrices, since a matrix product may round in another way in another window; and
+without the logarithms, powers and roots of libraries, which differ between processors in the last bit. Of integers of up to 16 bits what
+is made of one band is looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.components import looked_up
+from pipeline.elementary import logarithm, root
 from pipeline.errors import JobError
 
 Floats = npt.NDArray[np.float64]
@@ -23,6 +28,10 @@ COLOURS = (0, 1, 2)
 """The bands, by index, that channels are made of."""
 XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 """Of linear sRGB, for D65 (ITU-R BT.709)."""
+WHITE = (0.95047, 1.0, 1.08883)
+BLACK = 1e-6
+SMALL = 2
+"""Bytes of values that are looked up."""
 
 
 def channel(block: npt.NDArray[Any], name: str) -> Floats:
@@ -53,11 +62,26 @@ def channel(block: npt.NDArray[Any], name: str) -> Floats:
     """
     if len(block) < 3:
         raise JobError(f"channel {name!r} is made of red, green and blue, and the image has {len(block)} band(s)")
-    top = 1.0 if block.dtype.kind == "f" else float(np.iinfo(block.dtype).max)
-    red, green, blue = (band.astype(np.float64) / top for band in block[:3])
     if name in HSV:
-        return np.asarray(_hsv(red, green, blue)[HSV.index(name)])
-    return _stain(red, green, blue, STAINS.index(name)) if name in STAINS else _lab(red, green, blue, LAB.index(name))
+        return np.asarray(_hsv(*(_share(band) for band in block[:3]))[HSV.index(name)])
+    return _stain(block, STAINS.index(name)) if name in STAINS else _lab(block, LAB.index(name))
+
+
+def _share(band: npt.NDArray[Any]) -> Floats:
+    """A band's values as parts of the highest that there may be."""
+    return np.asarray(band.astype(np.float64) / (1.0 if band.dtype.kind == "f" else float(np.iinfo(band.dtype).max)))
+
+
+def _made(curve: Callable[[npt.NDArray[Any]], Floats], band: npt.NDArray[Any]) -> Floats:
+    """What a curve makes of each value of a band; where these can be few, it is looked up."""
+    if band.dtype.kind != "u" or band.dtype.itemsize > SMALL or band.size < 1 << 8 * band.dtype.itemsize:
+        return curve(band)
+    return looked_up(_table(curve, band.dtype), band)
+
+
+@cache
+def _table(curve: Callable[[npt.NDArray[Any]], Floats], dtype: np.dtype[Any]) -> Floats:
+    return curve(np.arange(1 << 8 * dtype.itemsize).astype(dtype))
 
 
 def _hsv(red: Floats, green: Floats, blue: Floats) -> Floats:
@@ -66,23 +90,36 @@ def _hsv(red: Floats, green: Floats, blue: Floats) -> Floats:
     return np.asarray(rgb2hsv(np.stack([red, green, blue]), channel_axis=0))
 
 
-def _stain(red: Floats, green: Floats, blue: Floats, stain: int) -> Floats:
+def _stain(block: npt.NDArray[Any], stain: int) -> Floats:
     from skimage.color import hed_from_rgb
 
-    floor = 1e-6  # as in scikit-image: a pixel may be black
-    depths = [np.log(np.maximum(band, floor)) / np.log(floor) for band in (red, green, blue)]
+    depths = [_made(_depth, band) for band in block[:3]]
     return np.maximum(_mixed(depths, hed_from_rgb[:, stain].tolist()), 0.0)
 
 
-def _lab(red: Floats, green: Floats, blue: Floats, axis: int) -> Floats:
-    linear = [np.where(band > 0.04045, ((band + 0.055) / 1.055) ** 2.4, band / 12.92) for band in (red, green, blue)]
-    x, y, z = (_bent(_mixed(linear, weights) / white) for weights, white in zip(XYZ_OF_RGB, (0.95047, 1.0, 1.08883), strict=True))
-    return np.asarray((116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z))[axis])
+def _depth(band: npt.NDArray[Any]) -> Floats:
+    """How much of its light a stain takes away, 1 for all of it: as in scikit-image, a pixel may be black."""
+    return logarithm(np.maximum(_share(band), BLACK)) / logarithm(BLACK)
+
+
+def _lab(block: npt.NDArray[Any], axis: int) -> Floats:
+    linear = [_made(_linear, band) for band in block[:3]]
+    wanted = {0: (1,), 1: (0, 1), 2: (1, 2)}[axis]
+    first, *second = (_bent(_mixed(linear, XYZ_OF_RGB[k]) / WHITE[k]) for k in wanted)
+    return 116.0 * first - 16.0 if axis == 0 else (500.0 if axis == 1 else 200.0) * (first - second[0])
+
+
+def _linear(band: npt.NDArray[Any]) -> Floats:
+    """The light of a band of sRGB: the power of 2.4, and a straight line near black."""
+    share = _share(band)
+    lifted = np.maximum((share + 0.055) / 1.055, 0.05)  # below that, the line is taken
+    curved = root(lifted, 5)
+    return np.where(share > 0.04045, lifted * lifted * (curved * curved), share / 12.92)
 
 
 def _bent(share: Floats) -> Floats:
     """The cube root, and a straight line near black."""
-    return np.where(share > 0.008856, np.cbrt(share), 7.787 * share + 16.0 / 116.0)
+    return np.where(share > 0.008856, root(np.maximum(share, 0.008), 3), 7.787 * share + 16.0 / 116.0)
 
 
 def _mixed(bands: list[Floats], weights: Sequence[float]) -> Floats:

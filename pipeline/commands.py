@@ -17,17 +17,13 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what an image is: its shape, bands, type, nodata, and where it lies."""
-    from dataclasses import asdict
-
+    """Say what an image is, as it is read with these options: its shape, bands, type, place, levels, what was not measured, and more."""
+    from pipeline.inspection import inspected, shown
     from pipeline.sources import open_source
-    from pipeline.sources.facts import told
 
     with errors(debug=debug):
-        opened = open_source(image, **assignments(source, "--source"))
-        facts = {"image": image, "reader": type(opened).__name__, "bytes": opened.frame.nbytes, **asdict(opened.frame)}
-        facts |= told(opened)
-        typer.echo(whole(facts, as_json=as_json))
+        found = inspected(image, open_source(image, **assignments(source, "--source")))
+        typer.echo(whole(found if as_json else shown(found), as_json=as_json))
 
 
 def schema() -> None:
@@ -65,6 +61,13 @@ def evaluate(
         str, typer.Option("--kind", help="instance, semantic or panoptic: whether numbers are objects, classes, or both.")
     ] = "instance",
     attribute: Annotated[str | None, typer.Option("--attribute", help="The attribute of a vector file that holds classes.")] = None,
+    crs: Annotated[
+        str | None,
+        typer.Option("--crs", help="What a vector file is in that does not say it: pixels, image, or a CRS."),
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A name that the attribute holds; the first is class 1, and so on.")
+    ] = None,
     image: Annotated[str | None, typer.Option("--image", help="Which image of a COCO file.")] = None,
     tolerance: Annotated[int, typer.Option("--tolerance", min=0, help="Pixels between borders that are still the same.")] = 2,
     ignore: Annotated[list[int] | None, typer.Option("--ignore", help="A number of the truth where nothing is asked.")] = None,
@@ -78,11 +81,12 @@ def evaluate(
     import json
 
     from pipeline import auditing, fates
-    from pipeline.scratch import commit
+    from pipeline.files import commit
 
     with errors(debug=debug):
         writable(to_json, to_picture)
-        known: Any = {"path": truth, "attribute": attribute} if attribute else truth
+        said = {key: value for key, value in (("attribute", attribute), ("crs", crs), ("classes", classes)) if value}
+        known: Any = {"path": truth, **said} if said else truth
         found = auditing.evaluate(labels, known, kind=kind, tolerance=tolerance, image=image, ignore=ignore or ())  # type: ignore[arg-type]
         if to_json:
             commit(to_json, f"{json.dumps(found.measures, indent=2)}\n".encode())

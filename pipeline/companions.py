@@ -10,6 +10,7 @@ another window.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,16 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import vectors
-from pipeline.errors import JobError, SourceError
+from pipeline.errors import JobError, SourceError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
+from pipeline.placement import Said, in_pixels, read_as, refuse_grid, refuse_outside
 from pipeline.segmenters import Segmenter
 from pipeline.segmenters.given import Points
 from pipeline.sources import Source, open_source, where_measured
 
 VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet")
 """How the names of vector files end."""
-KEYS = {"path", "points", "crs", "attribute", "layer"}
+SMALL = 1 << 24
+"""Pixels of a raster that is looked at whole before anything is begun."""
+WHOLE = 2**53
+"""Up to here floats tell whole numbers apart."""
+KEYS = {"path", "points", "crs", "attribute", "classes", "layer"}
 
 
 @runtime_checkable
@@ -50,10 +56,23 @@ class Raster:
 
     source: Source
 
+    name: str = "the raster"
+    """What messages call it."""
+
     def read(self, box: Box) -> npt.NDArray[np.int64]:
         """The first band, 0 where it has no data."""
+        return self.numbers(box)[0]
+
+    def numbers(self, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """The first band, and where it has data. SourceError where a float there is no whole number."""
         block = self.source.read(box)
-        return np.where(where_measured(self.source, box, block)[0], block[0], 0).astype(np.int64)
+        known, values = where_measured(self.source, box, block)[0], block[0]
+        if values.dtype.kind != "f":
+            return np.where(known, values, 0).astype(np.int64), known
+        values = np.where(known, values, 0)
+        if (odd := (values != np.rint(values)) | (np.abs(values) > WHOLE)).any():
+            raise SourceError(f"{self.name} holds {values[odd][0]}; allowed: whole numbers, as floats too")
+        return values.astype(np.int64), known
 
     def fingerprint(self) -> Any:
         """The file's."""
@@ -127,15 +146,16 @@ def open_companion(given: Any, frame: Frame) -> Companion:
     ----------
     given
         Points (row, column) or (plane, row, column) in pixels, each with a number after that or not; an array or the path of a raster of
-        the image's grid; the path of a vector file in the image's CRS; or a mapping: ``points`` (x, y) with their ``crs``, or ``path``
-        with the ``attribute`` (an integer) and the ``layer`` that are meant.
+        the image's grid; the path of a vector file; or a mapping: ``points`` (x, y) with their ``crs``, or ``path`` with the ``layer``
+        that is meant, the ``attribute`` that holds numbers or, with ``classes`` in their order, names, and the ``crs`` where the file does
+        not say it: ``pixels``, ``image`` or another. `pipeline.placement` says how it is told.
     frame
         The image's.
 
     Raises
     ------
     JobError
-        If something lies outside the image, in another CRS or on another grid.
+        If something lies outside the image or on another grid, or it is not known where.
     SourceError
         If a file cannot be read.
     """
@@ -143,14 +163,15 @@ def open_companion(given: Any, frame: Frame) -> Companion:
         dict(given) if isinstance(given, Mapping) else {"points": given} if isinstance(given, (list, tuple)) else {"path": given}
     )
     if (set(known) - KEYS) or ("path" in known) == ("points" in known):
-        raise JobError(f"{given!r}; allowed: points, a path, or a mapping with one of these, and crs, attribute or layer")
+        raise JobError(f"{given!r}; allowed: points, a path, or a mapping with one of these, and crs, attribute, classes or layer")
     if "points" in known:
         return _points(known["points"], known.get("crs"), frame)
     path = known["path"]
     if isinstance(path, (str, os.PathLike)) and os.fspath(path).lower().endswith(VECTORS):
-        return _shapes(os.fspath(path), known.get("attribute"), known.get("layer"), frame)
-    source = _volume(path, frame) if frame.ndim == 3 else open_source(path)
-    return _raster(source, frame)
+        return _shapes(os.fspath(path), known, frame)
+    if more := sorted(set(known) - {"path"}):
+        raise JobError(f"{more[0]}: {known[more[0]]!r} with {_called(path)}; allowed with a vector file: {', '.join(VECTORS)}")
+    return _raster(path, frame)
 
 
 def _volume(path: Any, frame: Frame) -> Source:
@@ -160,84 +181,100 @@ def _volume(path: Any, frame: Frame) -> Source:
     except JobError:
         source = open_source(path)
         if (len(source.frame.bands), *source.frame.shape) != frame.shape:
-            return source
+            raise
     return open_source(path, axes="zyx", planes="all")
 
 
 def _points(given: Any, crs: str | None, frame: Frame) -> Points:
     places = Points.of(given, 2 if crs else frame.ndim)
-    found = np.array(places.places)
+    found = np.array(places.places, np.float64)
     if crs is not None:
-        _refuse_crs(crs, frame)
-        found = np.stack(_to_pixels(frame, *found.T), axis=1)
+        found = in_pixels(found, Said("points", None, asked=crs), frame)[:, ::-1]
     found = np.floor(found).astype(np.int64)
-    _refuse_outside(found, found + 1, frame)
+    refuse_outside(found, found + 1, frame)
     return replace(places, places=tuple(map(tuple, found.tolist())))
 
 
-def _raster(source: Source, frame: Frame) -> Raster:
-    other = source.frame
-    if other.shape != frame.shape:
-        raise JobError(f"a raster of {_by(other.shape)} pixels; allowed: the image's {_by(frame.shape)}")
-    if other.crs is not None and frame.crs is not None:
-        _refuse_crs(other.crs, frame)
-    if other.transform is not None and frame.transform is not None and not np.allclose(other.transform, frame.transform, rtol=1e-9):
-        raise JobError(f"a raster whose pixels lie at {other.transform}; allowed: the image's grid, {frame.transform}")
-    if np.dtype(other.dtype).kind == "f":
-        raise JobError(f"a raster of {other.dtype}; allowed: integers")
-    return Raster(source)
+def _raster(path: Any, frame: Frame) -> Raster:
+    name = _called(path)
+    try:
+        source = _volume(path, frame) if frame.ndim == 3 else open_source(path)
+    except JobError as error:
+        if frame.ndim == 3 and str(error).startswith("planes:"):
+            raise JobError(
+                f"{name} has no planes; allowed for a volume: a raster of its {' x '.join(map(str, frame.shape))} pixels"
+            ) from error
+        raise
+    refuse_grid(source.frame, frame, name)
+    found = Raster(source, name)
+    if np.dtype(source.frame.dtype).kind == "f" and frame.pixels <= SMALL:
+        found.numbers(Box.whole(frame.shape))  # of a larger one it is seen when it is read
+    return found
 
 
-def _shapes(path: str, attribute: str | None, layer: str | None, frame: Frame) -> Shapes:
+def _called(path: Any) -> str:
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else "the array"
+
+
+def _shapes(path: str, known: Mapping[str, Any], frame: Frame) -> Shapes:
     import shapely
 
     if frame.ndim != 2:
-        raise JobError("a vector file for a volume; allowed: points (plane, row, column), or a raster")
-    found = vectors.read(path, layer, [attribute] if attribute else [])
-    if found.crs is not None:
-        _refuse_crs(found.crs, frame)
-    shapes = shapely.from_wkb(found.wkb)
-    shapes = shapely.transform(shapes, lambda xy: np.stack(_to_pixels(frame, *xy.T)[::-1], axis=1)) if frame.transform else shapes
-    low_x, low_y, high_x, high_y = shapely.bounds(shapes).T
-    _refuse_outside(np.floor(np.stack([low_y, low_x], axis=1)), np.stack([high_y, high_x], axis=1), frame)
-    numbers = found.columns[attribute] if attribute else np.arange(1, len(shapes) + 1)
-    if numbers.dtype.kind not in "iu" or (numbers < 1).any():
-        raise JobError(f"attribute: {attribute!r} holds {numbers[:3].tolist()}, …; allowed: whole numbers from 1")
-    return Shapes(tuple(shapely.to_wkb(shapes).tolist()), tuple(numbers.tolist()))
-
-
-def _to_pixels(frame: Frame, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Row and column of coordinates of the CRS."""
-    a, b, c, d, e, f = frame.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    across, down = np.asarray(x, np.float64) - c, np.asarray(y, np.float64) - f
-    scale = a * e - b * d
-    return (a * down - d * across) / scale, (e * across - b * down) / scale
-
-
-def _refuse_crs(given: str, frame: Frame) -> None:
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
-    if frame.crs is None:
-        raise JobError(f"in the CRS {given[:60]!r}, and the image has none; allowed: pixels")
-    mine = CRS.from_wkt(frame.crs)
+        raise JobError(f"{path}: a vector file for a volume; allowed: points (plane, row, column), or a raster")
+    attribute = known.get("attribute")
+    found = vectors.read(path, known.get("layer"), [attribute] if attribute else [])
+    shapes = shapely.force_2d(shapely.from_wkb(found.wkb))
+    there = np.flatnonzero(~(shapely.is_missing(shapes) | shapely.is_empty(shapes)))
+    if not len(there):
+        raise JobError(f"{path} holds no shapes; allowed: at least one point, line or polygon")
+    said = Said(path, found.crs, found.stated, known.get("crs"))
+    corners = shapely.get_coordinates(shapes[there])
+    moved = shapely.set_coordinates(shapes[there].copy(), in_pixels(corners, said, frame))
+    low_x, low_y, high_x, high_y = shapely.bounds(moved).T
     try:
-        other = CRS.from_user_input(given)
-    except CRSError as error:
-        raise JobError(f"crs: {given!r} is no CRS: {error}") from error
-    if other != mine:
-        raise JobError(f"in the CRS {other.to_string()[:60]}; allowed: the image's, {mine.to_string()[:60]}")
+        refuse_outside(np.floor(np.stack([low_y, low_x], axis=1)), np.stack([high_y, high_x], axis=1), frame, read_as(corners, said, frame))
+    except JobError as error:
+        raise JobError(f"{path}: {error}") from error
+    numbers = _numbers(path, found, known)[there]
+    return Shapes(tuple(shapely.to_wkb(moved).tolist()), tuple(numbers.tolist()))
 
 
-def _refuse_outside(low: npt.NDArray[Any], high: npt.NDArray[Any], frame: Frame) -> None:
-    """JobError where something that reaches from a place (row, column) to another lies outside the image."""
-    outside = ((high < 0) | (low >= np.array(frame.shape))).any(axis=1) | ((low < 0) & (high <= 0)).any(axis=1)
-    if outside.any():
-        first = tuple(low[outside][0].astype(int).tolist())
+def _numbers(path: str, found: vectors.Vectors, known: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    """The number of each shape: its place in the file, what an attribute says, or the class that an attribute names."""
+    attribute, classes = known.get("attribute"), known.get("classes")
+    if attribute is None:
+        return np.arange(1, len(found.wkb) + 1)
+    values = found.columns[attribute]
+    if values.dtype.kind == "O":
+        return _named(path, attribute, [_name(value) for value in values.tolist()], classes)
+    if values.dtype.kind == "f" and (values == np.rint(values)).all():
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iu" or (values < 1).any():
         raise JobError(
-            f"{int(outside.sum())} of {len(low)} lie outside the image, the first at pixel {first}; allowed: 0 up to {_by(frame.shape)}"
+            f"{path}: attribute: {attribute!r} holds {values[:3].tolist()}, …; allowed: whole numbers from 1, or names with classes"
         )
+    return np.asarray(values, np.int64)
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+def _named(path: str, attribute: str, names: list[str | None], classes: Any) -> npt.NDArray[np.int64]:
+    """Classes by name; JobError where there is none of a name, or nobody said which names there are."""
+    if classes is None:
+        shown = ", ".join(sorted({str(name) for name in names})[:8])
+        raise JobError(f"{path}: attribute: {attribute!r} holds names, {shown}; say which is which: classes, such as [{shown}], from 1")
+    numbers = dict(classes) if isinstance(classes, Mapping) else {str(name): k + 1 for k, name in enumerate(classes)}
+    if (unknown := next((k for k, name in enumerate(names) if name not in numbers), None)) is not None:
+        what = "none" if names[unknown] is None else repr(names[unknown])
+        raise JobError(
+            f"{path}: attribute: the {attribute} of feature {unknown + 1} is {what}; {nearest(names[unknown], map(str, numbers))}"
+        )
+    return np.array([numbers[name] for name in names], np.int64)
+
+
+def _name(value: Any) -> str | None:
+    """A class's name: text, or as QuPath writes it, ``{"name": …, "color": …}``."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value).get("name")
+        except ValueError:
+            return str(value)
+    return None if value is None else str(value)

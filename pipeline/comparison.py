@@ -55,6 +55,9 @@ class Verification:
     beside: float = 0.0
     """The same along lines beside them, on the average."""
 
+    strange: frozenset[str] = frozenset()
+    """What other processors or libraries drew, and may have drawn otherwise: nothing of it is wrong for sure."""
+
     merged: bool = False
     """Superpixels were compared, and not the regions that they are merged into on the graph of the whole image."""
 
@@ -81,6 +84,11 @@ class Verification:
         text = [line for line in text if line]
         if self.merged:
             text.append("superpixels were looked for whole in one region each; which are merged is decided on the whole image's graph")
+        if self.strange:
+            text.append(
+                f"{', '.join(sorted(self.strange))}: drawn on other processors, or by other libraries, than here, and so perhaps otherwise "
+                "in the last digit; what differs is not called proved; verify where it was drawn (run.json: processors)"
+            )
         return text + [f"  {one}" for one in self.wrong[:10]]
 
 
@@ -116,6 +124,9 @@ class Part:
 
     merged: bool = False
     """The labels are superpixels, of which the result's regions are made."""
+
+    drawn_by: frozenset[str] = frozenset()
+    """The routes that it was drawn by."""
 
     @property
     def compared(self) -> Flags:

@@ -14,8 +14,11 @@ from pipeline.engine import Outcome
 from pipeline.grid import Grid
 from pipeline.routing import SKIP
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
-from pipeline.stages.overlay import sheets_of
+from pipeline.stages.overlay import drawers, sheets_of
 from pipeline.stages.segment import Segmented
+
+UNLIKE = "processors or libraries that may differ in the last digit drew it, so nothing of it is proved; run.json lists them (processors)"
+"""What is told of a route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,12 @@ def routes(run: Run, clock: Clock) -> dict[str, dict[str, Any]]:
     runs = [(sheet.layer.use, sheet.run.routes >= FIRST) for sheet in sheets_of(run)]
     runs = runs or [(method.name, run.routes == FIRST + number) for number, method in enumerate(run.methods)]
     found = {name: _counted(run.routes == route, size) for name, route in (("empty", EMPTY), (SKIP, SKIPPED))}
+    unlike = {each.methods[route - FIRST].name for each in drawers(run) for route in each.mixed()}
     for name, mine in runs:
         spent = clock.seconds.get(name, {})
         found[name] = {**_counted(mine, size), "seconds": round(sum(spent.values()), 3), "timed": len(spent)}
-        if name in clock.told:
-            found[name]["told"] = sorted(clock.told[name])
+        if told := sorted(clock.told.get(name, ())) + [UNLIKE] * (name in unlike):
+            found[name]["told"] = told
     return found
 
 
@@ -69,14 +73,15 @@ def dearest(run: Run, clock: Clock) -> dict[str, Any] | None:
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:
-    """A run's routes as its record has them, a line for each that a tile took; none where all took the same."""
+    """A run's routes as its record has them: a line for each that a tile took, where not all took the same; and what each told."""
     taken = {name: facts for name, facts in record["routes"].items() if facts["tiles"]}
+    told = [f"  {name}: {what}" for name, facts in taken.items() for what in facts.get("told", ())]
     if len(taken.keys() - {"empty"}) < 2:
-        return []
+        return told
     found = [f"  {name:16} {facts['tiles']:,} tiles, {facts['pixels'] / 1e6:,.1f} Mpx{_spent(facts)}" for name, facts in taken.items()]
     if most := record["dearest"]:
         found.append(f"  {most['route']} everywhere would have taken about {most['seconds']:,.1f} s")
-    return found
+    return found + told
 
 
 def _spent(facts: Mapping[str, Any]) -> str:

@@ -9,21 +9,24 @@ runs on two machines do not mix; one whose place another took (--fresh) looks be
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import logging
 import os
-import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline import resume
-from pipeline.errors import JobError, OutputError
+from pipeline.errors import JobError, OutputError, ResumeError
+from pipeline.files import commit, discard
 from pipeline.job import Job
-from pipeline.places import checked, create, listing, read, remove, send
+from pipeline.places import checked, create, joined, listing, move, read, remove, send, there, write
 from pipeline.planning import plan
+from pipeline.record import RECORD, read_at
 from pipeline.reporting import Event, Result, Watch
-from pipeline.scratch import commit
-from pipeline.stages.finish import RECORD
+from pipeline.stages import products
 
 MADE = "result"
 """The folder within that for scratch in which a result is made."""
@@ -31,6 +34,10 @@ MARK = "mark"
 """The file beside it that says whose it is."""
 CLAIM = ".tilewise/claim"
 """The file at the address that says who makes its result."""
+JOURNAL = ".tilewise/published.json"
+"""The file at the address that lists what a run has put there whose record is not."""
+
+logger = logging.getLogger("pipeline")
 
 
 def made_here(job: Job) -> Job:
@@ -45,20 +52,25 @@ def made_here(job: Job) -> Job:
 
 
 def delivered(job: Job) -> Result | None:
-    """The result of this very job, if its address holds it; OutputError if it is another's."""
-    here, before = made_here(job), read(job.output.path, RECORD)
-    if before is None:
-        return None
-    record = json.loads(before)
-    known = {**record["identity"]["tiles"], "devices": record["identity"].get("devices", {})}
-    terms = plan(here, workers=1, memory=known["memory"], begun=known).terms()
-    changed = resume.changes({key: record.get(key) for key in terms}, terms)
-    if changed and record["complete"]:
+    """The result of this very job, if its address holds it; ResumeError if it is another's, OutputError if it is nobody's."""
+    here, record = made_here(job), read_at(job.output.path)
+    if record and record["complete"]:
+        known = resume.settled(record["identity"])
+        terms = plan(here, workers=1, memory=known["memory"], begun=known).terms()
+        if changed := resume.changes({key: record.get(key) for key in terms}, terms):
+            raise ResumeError(
+                f"{job.output.path} holds the result of another job ({'; '.join(changed)}); "
+                "choose another output, or replace it (--fresh, --overwrite)"
+            )
+        gone = [name for name in products.listed(record) if "products" in record and not there(job.output.path, name)]
+        if gone:
+            raise ResumeError(f"{job.output.path} holds the result of this job, but no {', '.join(gone)} any more; make it again (--fresh)")
+        return Result(job.output.path)
+    if strange := _sorted_out(job.output.path, listing(job.output.path) or {})[1]:
         raise OutputError(
-            f"{job.output.path} holds the result of another job ({'; '.join(changed)}); "
-            "choose another output, or replace it (--fresh, --overwrite)"
+            f"{job.output.path} holds {strange[0]}, which no run has left there; choose another output, or replace it (--fresh)"
         )
-    return Result(job.output.path) if record["complete"] and not changed else None
+    return None
 
 
 @contextlib.contextmanager
@@ -116,8 +128,7 @@ def deliver(made: Result, job: Job, watch: Watch) -> Result:
     record = {**made.record, "job": {**made.record["job"], "output": job.plain()["output"]}}
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     names = [name for name in names if not name.startswith(".")]
-    for stale in [RECORD, *(listing(address) or {}).keys() - names - {RECORD, CLAIM}]:
-        remove(address, stale)
+    _make_room(address, names)
     for number, _ in enumerate(send(address, {name: folder / name for name in names}), start=1):
         watch(Event("deliver", number, len(names)))
     kept = listing(address) or {}
@@ -125,10 +136,57 @@ def deliver(made: Result, job: Job, watch: Watch) -> Result:
     if lost:
         raise OutputError(f"{address} does not hold {lost[0]} as it was sent, nor {len(lost) - 1} others; run the same command again")
     _refuse_taken(job)
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    list(send(address, {RECORD: folder / RECORD}))
-    remove(address, CLAIM)
+    write(address, RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    for done in (JOURNAL, CLAIM):
+        remove(address, done)
     if not job.output.keep_scratch:
-        shutil.rmtree(folder)
+        discard(folder)
         (folder.parent / MARK).unlink()
     return Result(address)
+
+
+def _make_room(address: str, names: Sequence[str]) -> None:
+    """Remove what an earlier run left at an address, its record first, and give another name to what is nobody's.
+
+    The journal goes there before, so that what is copied is known as a run's where the copying ends early.
+    """
+    there = listing(address) or {}
+    own, strange = _sorted_out(address, there)
+    taken = set(map(_top, there))
+    for top in dict.fromkeys(map(_top, strange)):
+        new = next(f"{top}.before-{n}" for n in itertools.count(1) if f"{top}.before-{n}" not in taken)
+        for name in (each for each in strange if _top(each) == top):
+            move(address, name, new + name.removeprefix(top))
+        logger.warning("%s was not as a run has left it; it is kept as %s", joined(address, top), new)
+    write(address, JOURNAL, json.dumps(sorted({_top(name) for name in (*own, *names)})).encode())
+    for stale in [RECORD, *(name for name in own if name not in names)]:
+        remove(address, stale)
+
+
+def _sorted_out(address: str, files: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Of the files at an address those under names of products: what runs have left, and what is nobody's."""
+    ours, told, record = _sent(address), dict[str, Any](), None
+    with contextlib.suppress(OutputError):
+        if record := read_at(address):
+            told = dict(products.listed(record))
+    own: list[str] = []
+    strange = [] if record or RECORD not in files else [RECORD]
+    for top in products.NAMES:
+        mine = [name for name in files if _top(name) == top]
+        known = {"bytes": sum(files[name]["bytes"] for name in mine), "files": len(mine), "sha256": ""}
+        what = told.get(top, {"bytes": -1}) or {}
+        (own if top in ours or {**known, **what, "sha256": ""} == known else strange).extend(mine)
+    return own, strange
+
+
+def _sent(address: str) -> set[str]:
+    """The names of what a run began to put there, whose record is not."""
+    try:
+        return set(json.loads(read(address, JOURNAL) or "[]"))
+    except ValueError:
+        return set()
+
+
+def _top(name: str) -> str:
+    """The product that a file is, or is of."""
+    return name.partition("/")[0]

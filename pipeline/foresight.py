@@ -19,12 +19,13 @@ from pipeline.crew import Crew
 from pipeline.delivery import made_here
 from pipeline.engine import Engine
 from pipeline.errors import JobError, OutputError, ResumeError, TilesError, TilewiseError
+from pipeline.files import commit
 from pipeline.job import Job
 from pipeline.places import remote
 from pipeline.planning import Plan, plan
 from pipeline.reporting import Watch, silent
 from pipeline.routing import SKIP, Rule
-from pipeline.scratch import Scratch, commit
+from pipeline.scratch import Scratch, new_name
 from pipeline.sinks.picture import colours, to_png
 from pipeline.sources.unmeasured import sampled
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run, overlay, record_key
@@ -108,7 +109,10 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
     before = resume.begun(job)
     draft = plan(job, workers=engine.workers, memory=engine.memory, begun=before, engine=engine)
     try:
-        state = "complete" if resume.finished(draft) else "begun" if resume.going_on(draft) else "new"
+        complete = resume.finished(draft)
+        begun = None if complete else resume.going_on(draft)
+        state = "complete" if complete else "begun" if begun else "new"
+        draft = draft.of(begun.run, begun.join) if begun else draft
         resume.refuse_taken(draft)
     except (JobError, OutputError, ResumeError) as error:
         state, refused = "refused", error
@@ -174,7 +178,7 @@ def _sampled(ways: Sequence[Way], sample: int, crew: Crew, workers: int) -> dict
 def trial(run: Run, tile: int) -> tuple[float, int]:
     """Segment a tile twice and leave nothing: the seconds of the second time, and the bytes that it would leave in the scratch store."""
     with tempfile.TemporaryDirectory(prefix="tilewise-") as folder:
-        own = replace(run, scratch=Scratch(folder))
+        own = replace(run, scratch=Scratch(folder, new_name()))
         segment(own, tile)  # what is imported, compiled and loaded once is not the tile's
         seconds = segment(own, tile)["seconds"]
         return seconds, sum(path.stat().st_size for path in Path(folder).rglob("*.rec"))

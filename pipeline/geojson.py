@@ -43,6 +43,11 @@ def copied(path: str, columns: Sequence[str]) -> bytes:
     return json.dumps({**whole, "features": kept}).replace("<", "\\u003c").encode()  # nothing in it looks like another of GDAL's forms
 
 
+def names_crs(copy: bytes) -> bool:
+    """Whether a copy names a CRS, which it does before its features."""
+    return b'"crs": {"type": "name"' in copy.partition(b'"features"')[0]
+
+
 def _parsed(text: str) -> dict[str, Any]:
     """A collection of features, or a feature, as JSON holds it; a list of features, or one on each line, is a collection."""
 

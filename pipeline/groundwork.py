@@ -18,14 +18,14 @@ from pipeline.stages import fit as fitting
 from pipeline.stages import route as routing
 
 
-def readable(run: Run, policy: str, crew: Crew) -> tuple[Run, dict[int, str]]:
-    """The run on what of the image can be read, and by tile why it cannot, where such tiles are to be skipped. SourceError if none can."""
+def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
+    """By tile why it cannot be read, where such tiles are to be skipped. SourceError if none can."""
     if policy != "skip":
-        return run, {}
+        return {}
     lost = {tile: why for tile, why in crew.each("read", reading.unreadable, run, range(len(run.grid))) if why}
     if len(lost) == len(run.grid):
         raise SourceError(f"no tile can be read: {run.grid.name(0)}: {lost[0]}")
-    return reading.without(run, lost), lost
+    return lost
 
 
 def fit(run: Run, crew: Crew) -> Run:

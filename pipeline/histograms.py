@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.elementary import logarithm
 from pipeline.errors import SegmenterError
 from pipeline.features import measured
 
@@ -178,9 +179,11 @@ def _otsu(histogram: Histogram) -> float:
 
 
 def _yen(histogram: Histogram) -> float:
-    from skimage.filters import threshold_yen
-
-    return float(threshold_yen(hist=(histogram.counts, histogram.centers)))
+    """The level with the greatest correlation on both sides; scikit-image compares logarithms, which processors round otherwise."""
+    share = histogram.counts / histogram.counts.sum()
+    below, square, rest = np.cumsum(share)[:-1], np.cumsum(share * share)[:-1], np.cumsum((share * share)[::-1])[::-1][1:]
+    between = below * (1.0 - below)
+    return float(histogram.centers[int(np.argmax(between * between / (square * rest)))])
 
 
 def _isodata(histogram: Histogram) -> float:
@@ -219,7 +222,7 @@ def _li(histogram: Histogram) -> float:
         fore, back = (float(np.average(values[part], weights=histogram.counts[part])) for part in (above, ~above))
         if back == 0:
             break
-        before, now = now, (back - fore) / (np.log(back) - np.log(fore))
+        before, now = now, (back - fore) / float(logarithm(back) - logarithm(fore))
     return float(now + low)
 
 

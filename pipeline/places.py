@@ -175,6 +175,18 @@ def create(place: str, name: str, data: bytes) -> bool:
     return True
 
 
+def write(place: str, name: str, data: bytes) -> None:
+    """Write a file of a folder, in the place of any that is there."""
+    with asking(joined(place, name), OutputError):
+        store(place).put(name, data)
+
+
+def move(place: str, name: str, new: str) -> None:
+    """Give a file of a folder another name."""
+    with asking(joined(place, name), OutputError):
+        store(place).rename(name, new)
+
+
 def remove(place: str, name: str) -> None:
     """Take a file out of a folder, if it is there."""
     with suppress(FileNotFoundError), asking(joined(place, name), OutputError):

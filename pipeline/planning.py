@@ -30,9 +30,10 @@ from pipeline.sinks.nested import Nest
 from pipeline.sources import Source, open_source
 from pipeline.sources.facts import told
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
-from pipeline.stages.finish import PUBLISHED
+from pipeline.stages.products import HIDDEN, PUBLISHED
 
 HALO = {2: 64, 3: 16}
+STAGING = "staging-"
 MAX_HALO = {2: 1024, 3: 128}
 
 
@@ -67,9 +68,18 @@ class Plan:
         return Path(str(path)).name
 
     @property
+    def hidden(self) -> Path:
+        """Where in the result's folder that lies which is no product."""
+        return self.folder / HIDDEN
+
+    @property
     def staging(self) -> Path:
-        """Where the result lies until it is whole."""
-        return self.folder / ".tilewise" / "staging"
+        """Where the result lies until it is whole: that of this run, and of this way of joining its tiles."""
+        return self.hidden / f"{STAGING}{self.run.scratch.join}"
+
+    def of(self, run: str, join: str) -> Plan:
+        """The same, of one run: with its own records."""
+        return replace(self, run=replace(self.run, scratch=scratch(self.job).of(run, join)))
 
     @property
     def nest(self) -> Nest | None:
@@ -255,7 +265,7 @@ def scratch(job: Job) -> Scratch:
     """Where the run's records lie: inside the output, or in a folder of its own name elsewhere."""
     folder = Path(job.output.path).absolute()
     if job.output.scratch is None:
-        return Scratch(str(folder / ".tilewise"))
+        return Scratch(str(folder / HIDDEN))
     return Scratch(str(Path(job.output.scratch).absolute() / "__".join(folder.parts[1:])))
 
 

@@ -16,6 +16,7 @@ from pipeline import costs
 from pipeline.errors import OutputError
 from pipeline.frame import Frame
 from pipeline.places import joined, read, remote, there, zarr_store
+from pipeline.record import RECORD, read_at, read_record
 from pipeline.sources import unmeasured
 from pipeline.stages.segment import Segmented
 
@@ -69,10 +70,10 @@ class Result:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says: the job, the plan, the number of objects, their certificates, the fingerprint of the image."""
-        text = self._read("run.json")
-        if text is None:
-            raise OutputError(f"{self.path} holds no complete result: there is no run.json")
-        return dict(json.loads(text))
+        found = read_at(self.path) if remote(self.path) else read_record(Path(self.path))
+        if found is None:
+            raise OutputError(f"{self.path} holds no complete result: there is no {RECORD}")
+        return found
 
     def _read(self, name: str) -> bytes | None:
         """A file of the folder; None where there is none."""
@@ -105,7 +106,10 @@ class Result:
         """The table of objects, one row each, by ascending id."""
         import pyarrow.parquet as pq
 
-        table: pd.DataFrame = pq.read_table(BytesIO(self._read("objects.parquet") or b"")).to_pandas()
+        found = self._read("objects.parquet")
+        if found is None:
+            raise OutputError(f"{self.path} holds no objects.parquet: its run is not complete, or it was removed")
+        table: pd.DataFrame = pq.read_table(BytesIO(found)).to_pandas()
         return table
 
     def _raster(self, name: str, meaning: str) -> xr.DataArray:
@@ -114,7 +118,9 @@ class Result:
 
         frame = self._frame()
         if not there(self.path, f"{name}.zarr"):
-            raise OutputError(f"{self.path} holds no {name}: output.results was {', '.join(self.record['results'])}")
+            wanted = self.record.get("results")
+            why = f"output.results was {', '.join(wanted)}" if wanted else "its run is not complete"
+            raise OutputError(f"{self.path} holds no {name}: {why}")
         lazy = da.from_zarr(zarr_store(joined(self.path, f"{name}.zarr/0")))  # type: ignore[no-untyped-call]
         dims = ("z", "y", "x")[-frame.ndim :]
         array = xr.DataArray(lazy, dims=dims, coords=_coordinates(frame, dims), name=name, attrs={"long_name": meaning})
@@ -154,7 +160,7 @@ class Result:
         return f"{what} not valid in the result: {named.removesuffix('.')}{more}. The same command tries again."
 
     def files(self) -> dict[str, str]:
-        """What was made, and what opens it."""
+        """What was made, and what opens it: of what lies there, that which the record lists."""
         known = {
             "labels.zarr": "OME-Zarr with pyramid: napari, xarray, zarr",
             "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
@@ -170,7 +176,8 @@ class Result:
             "run.json": "the record of the run: job, certificates, fingerprint",
         }
         known |= {nested: "the same in the image itself: napari, ome-zarr-py"} if (nested := self.record.get("nested")) else {}
-        return {name: what for name, what in known.items() if there(self.path, name)}
+        listed = self.record.get("products", known)
+        return {name: what for name, what in known.items() if (name in listed or name in (RECORD, nested)) and there(self.path, name)}
 
     def _repr_html_(self) -> str:
         """The result as Jupyter shows it: counts, files, a picture."""

@@ -2,54 +2,100 @@
 
 A finished result is known by its ``run.json``, an unfinished run by the record ``begun`` in its scratch store. Each holds the identity of
 its run: all that its labels depend on. Another identity is refused, with what is different, unless the user asks to start anew.
+
+A run that is begun gets a name that no other has, and so does each way of joining its tiles: records and what is staged lie under these.
+The same job goes on under the same names. Whatever is still written under others, by tasks that nobody waits for, is nobody's.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutputError, ResumeError
+from pipeline.errors import OutputError, ResumeError, ScratchError
+from pipeline.files import discard, writing
 from pipeline.job import Job
-from pipeline.planning import Plan, scratch
-from pipeline.scratch import differences, locked
-from pipeline.stages import finish
+from pipeline.locks import MARK, locked
+from pipeline.planning import STAGING, Plan, scratch
+from pipeline.record import read_record
+from pipeline.scratch import Scratch, differences, new_name
+from pipeline.stages import products
 
-AFTER_SEGMENTING = ("repairs", "grouped", "ids", "slabs", "objects", "lines")
-"""Records that a change of ``stitch``, ``layers`` or ``output`` makes stale; the links do not depend on them."""
+BEGUN, LOCK, REPAIRS = "begun", "lock", "repairs"
+STAYS = (LOCK, LOCK + MARK, products.BEFORE, products.JOURNAL)
+"""What a run that is begun anew leaves where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that was begun."""
+
+    run: str
+    join: str
+    lost: Sequence[int]
+    """The tiles that could not be read."""
+    terms: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, store: Scratch) -> Begun | None:
+        """What a scratch store says of it; None where it holds none. ResumeError where that cannot be read."""
+        if not store.has(BEGUN):
+            return None
+        try:
+            facts = store.load(BEGUN)[0]
+            return cls(facts["run"], facts["join"], facts["lost"], facts["terms"])
+        except (ScratchError, LookupError) as error:
+            raise ResumeError(
+                f"what {store.root} says of the run that was begun is damaged, or of another version; start anew (--fresh)"
+            ) from error
+
+    def write(self, store: Scratch) -> None:
+        """Say so in a scratch store."""
+        store.save(BEGUN, {"run": self.run, "join": self.join, "lost": list(self.lost), "terms": dict(self.terms)})
 
 
 def begun(job: Job) -> dict[str, Any]:
-    """What the result or run that lies in the output settled of its tiles and devices; empty where there is none."""
-    record = finish.read_record(Path(job.output.path).absolute())
-    if record and record["complete"]:
-        return _settled(record["identity"])
-    store = scratch(job)
-    return _settled(store.load("begun")[0]["identity"]) if store.has("begun") else {}
+    """What the run or result of this job that lies in the output settled of its tiles and devices; empty where there is none."""
+    run, record = None, _record(job)
+    with contextlib.suppress(ResumeError) if record and record["complete"] else contextlib.nullcontext():
+        run = Begun.read(scratch(job))
+    there = [run.terms["identity"]] if run else []
+    there += [record["identity"]] if record and record["complete"] else []
+    plain = json.loads(json.dumps(job.plain()))
+    alike = [each for each in there if all(each.get(key) == plain[key] for key in ("segmenters", "steps"))]
+    return settled((alike or there)[0]) if there else {}
 
 
-def _settled(identity: Mapping[str, Any]) -> dict[str, Any]:
+def settled(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What was chosen for a run's tiles, and its devices."""
     return {**identity["tiles"], "devices": identity.get("devices", {})}
 
 
 def finished(draft: Plan) -> bool:
-    """Whether the output is the result of this very job; OutputError if it is another's, or nobody's."""
-    record = finish.read_record(draft.folder)
+    """Whether the output is the result of this very job; ResumeError if it is another's, OutputError if it is nobody's."""
+    record = _record(draft.job)
     if record and record["complete"]:
         changed = changes({key: record.get(key) for key in draft.terms()}, draft.terms())
         if changed and not _kept(draft):
-            raise OutputError(
+            raise ResumeError(
                 f"{draft.folder} holds the result of another job ({'; '.join(changed)}); "
                 "choose another output, or replace it (--fresh, --overwrite)"
             )
-        if not changed:
+        gone = products.gone(draft.folder, record)
+        if not changed and gone and not _kept(draft):
+            raise ResumeError(f"{draft.folder} holds the result of this job, but no {', '.join(gone)} any more; make it again (--fresh)")
+        if not changed and not gone:
             _tidy_up_after_another(draft)
-        return not changed
-    there = [name for name in finish.PUBLISHED if (draft.folder / name).exists()]
-    if not record and not draft.run.scratch.has("begun") and there:
-        raise OutputError(f"{draft.folder} holds {there[0]} without the record of a run; choose another output, or replace it (--fresh)")
+            return True
+    if there := products.strangers(draft.folder):
+        how = "as no run has left it" if record else "without the record of a run"
+        if record or not draft.run.scratch.has(BEGUN):
+            raise OutputError(f"{draft.folder} holds {there[0]} {how}; choose another output, or replace it (--fresh)")
     return False
 
 
@@ -57,14 +103,37 @@ def finished(draft: Plan) -> bool:
 def opened(draft: Plan, *, fresh: bool) -> Iterator[None]:
     """Hold the output while a run is begun or gone on with; ResumeError where it was begun otherwise. Cleared when all is published."""
     if draft.job.output.scratch is not None:
-        _refuse_unwritable(Path(draft.run.scratch.root))
+        _refuse_unwritable(Path(scratch(draft.job).root))
     refuse_taken(draft, fresh=fresh)
     with _held(draft):
         if fresh:
             _clear(draft)
-        _begin(draft)
         yield
         _tidy_up(draft)
+
+
+def begin(draft: Plan, lost: Sequence[int] = ()) -> Plan:
+    """The run under its name, begun or gone on with. What others left that were given up is removed; ResumeError where it was begun
+    otherwise.
+
+    ``lost``: the tiles that cannot be read, and are left out; where they are others than before, nothing of the run can be used.
+    """
+    store, terms, before = scratch(draft.job).begin(), draft.terms(), going_on(draft)
+    if before is None or list(before.lost) != list(lost):
+        held = draft.of(new_name(), new_name())
+    else:
+        held = draft.of(before.run, before.join)
+        if before.terms != terms or held.run.scratch.damaged(*_repairs(draft)) or held.run.joined.damaged(""):
+            held.run.scratch.forget(*_repairs(draft))
+            held = draft.of(before.run, new_name())
+    mine = held.run.scratch.begin()
+    Begun(mine.run, mine.join, lost, terms).write(store)
+    with writing(draft.folder):
+        mine.end_others()
+        for path in draft.hidden.glob(f"{STAGING}*"):
+            if path != held.staging:
+                discard(path)
+    return held
 
 
 def refuse_taken(draft: Plan, *, fresh: bool = False) -> None:
@@ -87,40 +156,40 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [line.removeprefix("identity.") for line in differences(before, now)]
 
 
-def going_on(draft: Plan) -> bool:
-    """Whether a run of this very job was begun and can go on; ResumeError where it was begun otherwise."""
-    if not draft.run.scratch.has("begun"):
-        return False
-    if changed := changes({"identity": draft.run.scratch.load("begun")[0]["identity"]}, {"identity": draft.terms()["identity"]}):
+def going_on(draft: Plan) -> Begun | None:
+    """The run of this very job that was begun and can go on, if there is one; ResumeError where it was begun otherwise."""
+    found = Begun.read(scratch(draft.job))
+    if found is None:
+        return None
+    if changed := changes({"identity": found.terms["identity"]}, {"identity": draft.terms()["identity"]}):
         raise ResumeError(
             f"{draft.folder} holds a run that was begun otherwise, and cannot go on: {'; '.join(changed)}; "
-            "give the job as it was, or start anew (--fresh)"
+            f"give the job as it was, or start anew (--fresh){products.kept(draft.folder)}"
         )
-    return True
+    return found
+
+
+def _record(job: Job) -> dict[str, Any] | None:
+    """What run.json says. Where it is damaged, and a run goes on that will write it again, that is no matter."""
+    try:
+        return read_record(Path(job.output.path).absolute())
+    except OutputError:
+        if scratch(job).has(BEGUN):
+            return None
+        raise
 
 
 def _kept(draft: Plan) -> bool:
-    """Whether all that was segmented for this result lies in the scratch store still: it can be joined by another rule."""
-    store = draft.run.scratch
-    return store.has("begun") and store.load("begun")[0]["identity"] == draft.identity()
+    """Whether a run of what this one would segment lies in the scratch store: it can go on, or be joined by another rule."""
+    with contextlib.suppress(ResumeError):
+        found = Begun.read(scratch(draft.job))
+        return found is not None and found.terms["identity"] == draft.terms()["identity"]
+    return False
 
 
-def _begin(draft: Plan) -> None:
-    store, terms = draft.run.scratch, draft.terms()
-    if going_on(draft):
-        before = store.load("begun")[0]
-        late = _after_segmenting(draft)
-        if before == terms and not store.damaged(*late):
-            return
-        store.forget(*late, "overlay")
-        finish.discard(draft.staging)
-    store.save("begun", terms)
-
-
-def _after_segmenting(draft: Plan) -> list[str]:
-    """The same records of the run, or of each layer and of what is laid over each other."""
-    folders = [f"layers/{layer.use}/" for layer in draft.job.layers] + ["overlay/"] if draft.job.layers else [""]
-    return [f"{folder}{key}" for folder in folders for key in AFTER_SEGMENTING]
+def _repairs(draft: Plan) -> list[str]:
+    """The records of repairs, of the run or of each layer: tiles are drawn again as they say, and how depends on how tiles are joined."""
+    return [f"layers/{layer.use}/{REPAIRS}" for layer in draft.job.layers] or [REPAIRS]
 
 
 def _refuse_unwritable(root: Path) -> None:
@@ -132,31 +201,40 @@ def _refuse_unwritable(root: Path) -> None:
 
 
 def _held(draft: Plan) -> contextlib.AbstractContextManager[None]:
-    return locked(_hidden(draft) / "lock", str(draft.folder))
-
-
-def _hidden(draft: Plan) -> Path:
-    return draft.folder / ".tilewise"
+    return locked(draft.hidden / LOCK, str(draft.folder))
 
 
 def _tidy_up(draft: Plan) -> None:
     """Leave nothing but the result, unless the user wants to keep the scratch store."""
-    if not draft.job.output.keep_scratch:
-        finish.discard(Path(draft.run.scratch.root))
-        finish.discard(_hidden(draft))
+    with writing(draft.folder):
+        if not draft.job.output.keep_scratch:
+            _remove(Path(scratch(draft.job).root))
+            _remove(draft.hidden)
 
 
 def _tidy_up_after_another(draft: Plan) -> None:
-    """Remove what a run left that was killed when its result was complete; one that is still at it does so itself."""
-    if _hidden(draft).exists():
+    """Remove what a run left that was killed when its result was complete; one that is still at it does so itself, and one of another job
+    that was begun since can go on.
+    """
+    if draft.hidden.exists() and (_kept(draft) or not scratch(draft.job).has(BEGUN)):
         with contextlib.suppress(OutputError), _held(draft):
+            products.settled(draft.folder)
             _tidy_up(draft)
 
 
 def _clear(draft: Plan) -> None:
-    """Remove everything of a run but the lock."""
-    finish.discard(draft.staging)
-    store = Path(draft.run.scratch.root)
-    for path in store.iterdir() if store.exists() else ():
-        if path.name != "lock":
-            finish.discard(path)
+    """Remove everything of a run but the lock, and the result that is to be replaced."""
+    with writing(draft.folder):
+        for folder in {Path(scratch(draft.job).root), draft.hidden}:
+            for path in folder.iterdir() if folder.exists() else ():
+                if path.name not in STAYS:
+                    discard(path)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder whose own folders others may still write in: each of these is gone in one move."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir():
+            discard(path)
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bands import is_name, numbered_trait
+from pipeline.elementary import LN2, logarithm
 from pipeline.errors import JobError, nearest
 
 SKIP = "skip"
@@ -51,7 +52,7 @@ def _entropy(block: Pixels, measured: Flags) -> float:
         return 0.0
     counts = np.histogram(_grey(block, measured)[known], 64)[0]
     share = counts[counts > 0] / max(1, counts.sum())
-    return float(-(share * np.log2(share)).sum())
+    return float(-(share * logarithm(share)).sum() / LN2)
 
 
 def _edges(block: Pixels, measured: Flags) -> float:

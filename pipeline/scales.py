@@ -2,8 +2,7 @@
 
 Of a geographic CRS a pixel is a part of the ellipsoid, between two meridians and two parallels unless the image is rotated, so that its
 area depends on where it lies. It is rounded once, to a fixed fraction of a square metre, and areas are sums of these whole numbers: they do
-not depend on the tiling. Sines are computed from sums and products alone, which are the same on every processor; those of mathematical
-libraries are not.
+not depend on the tiling, nor on the processor.
 
 References
 ----------
@@ -23,6 +22,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.elementary import cosine, sine
 from pipeline.frame import Frame
 from pipeline.units import length
 
@@ -183,8 +183,8 @@ def pixel_areas(frame: Frame, rows: tuple[int, int], columns: tuple[int, int]) -
 def _density(latitude: Floats, ellipsoid: tuple[float, float]) -> Floats:
     """Square metres for each radian of longitude and of latitude."""
     major, squared = ellipsoid
-    sine = _sine(latitude)
-    return np.asarray(major * major * (1 - squared) * _cosine(latitude) / (1 - squared * sine * sine) ** 2)
+    height = sine(latitude)
+    return np.asarray(major * major * (1 - squared) * cosine(latitude) / (1 - squared * height * height) ** 2)
 
 
 def _limbs(areas: Floats) -> Integers:
@@ -226,9 +226,9 @@ def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: 
     total = np.zeros(np.broadcast_shapes(x.shape, start.shape))
     for place, weight in _GAUSS:
         latitude = np.clip(start + y * (1 + place) / 2, -math.pi / 2, math.pi / 2)
-        sine = _sine(latitude)
-        flat = 1 - squared * sine * sine
-        east, north = x * _cosine(latitude) * major / np.sqrt(flat), y * major * (1 - squared) / (flat * np.sqrt(flat))
+        height = sine(latitude)
+        flat = 1 - squared * height * height
+        east, north = x * cosine(latitude) * major / np.sqrt(flat), y * major * (1 - squared) / (flat * np.sqrt(flat))
         total += weight * np.sqrt(east * east + north * north)
     return total
 
@@ -241,15 +241,3 @@ def _ellipsoid(wkt: str) -> tuple[float, float] | None:
     inverse = float(found[2])
     flattening = 1 / inverse if inverse else 0.0
     return float(found[1]), flattening * (2 - flattening)
-
-
-def _sine(angle: Floats) -> Floats:
-    """The sine of angles from -π to π, by its series."""
-    squared, total = angle * angle, np.zeros_like(angle)
-    for k in range(27, 0, -2):
-        total = 1 - squared / ((k + 1) * (k + 2)) * total
-    return angle * total
-
-
-def _cosine(angle: Floats) -> Floats:
-    return _sine(math.pi / 2 - np.abs(angle))

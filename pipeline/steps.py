@@ -32,6 +32,7 @@ class Smooth:
     sigma: float = 1.0
     """The standard deviation in pixels."""
 
+    portable: ClassVar[bool] = True
     bandwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -55,6 +56,7 @@ class Denoise:
     radius: int = 1
     """How far the square goes beyond its middle, in pixels."""
 
+    portable: ClassVar[bool] = True
     bandwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -80,6 +82,7 @@ class Background:
     method: Literal["opening", "gaussian"] = "opening"
     """``opening``: bright objects on a darker ground (white top-hat). ``gaussian``: either, on a ground that changes slowly."""
 
+    portable: ClassVar[bool] = True
     bandwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -111,6 +114,8 @@ class Stretch:
 
     limits: tuple[tuple[float, float], ...] | None = None
     """For each band the values that become 0 and 1; None: they are found in the image's histogram."""
+
+    portable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 100:
@@ -155,6 +160,7 @@ class Scale:
     offset: float = 0.0
     """What is added after that: -0.1 for Sentinel-2 since processing baseline 04.00."""
 
+    portable: ClassVar[bool] = True
     reach = 0
     bandwise: ClassVar[bool] = True
 
@@ -180,6 +186,7 @@ class Index:
     name: str | None = None
     """What the band is called; None: index_A_B, of the names of the two, such as index_nir_red, or index_4_3 where they have none."""
 
+    portable: ClassVar[bool] = True
     reach = 0
     of_bands: ClassVar[tuple[str, ...]] = ("bands",)
 

@@ -61,6 +61,9 @@ class Vectors:
     crs: str | None
     """What their coordinates are in, as WKT or by code; None: the file does not say."""
 
+    stated: bool = True
+    """Whether the file says so itself: GeoJSON that does not is in longitude and latitude."""
+
 
 def read(path: str, layer: str | None = None, columns: Sequence[str] = ()) -> Vectors:
     """The features of a vector file.
@@ -126,7 +129,8 @@ def _by_gdal(path: str, form: str, layer: str | None, columns: Sequence[str]) ->
         meta, _, wkb, values = pyogrio.raw.read(what, layer=name, columns=list(columns))
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: {error}") from error
-    return Vectors(wkb, dict(zip(meta["fields"].tolist(), values, strict=True)), meta["crs"])
+    stated = form != "GeoJSON" or (isinstance(what, bytes) and geojson.names_crs(what))
+    return Vectors(wkb, dict(zip(meta["fields"].tolist(), values, strict=True)), meta["crs"], stated)
 
 
 def _layer(path: str, there: Sequence[str], layer: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import costs, delivery, formats, groundwork, layers, resume
+from pipeline import costs, delivery, formats, groundwork, layers, processors, resume
 from pipeline import engine as engines
 from pipeline.crew import Crew
 from pipeline.engine import Engine
@@ -21,11 +21,13 @@ from pipeline.job import Job
 from pipeline.legend import MOST, legend
 from pipeline.places import remote
 from pipeline.planning import Plan, plan
+from pipeline.record import RECORD
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
 from pipeline.sources import unmeasured
 from pipeline.sources.stowed import stowed
 from pipeline.stages import (
+    FIRST,
     Run,
     finish,
     fit,
@@ -35,7 +37,9 @@ from pipeline.stages import (
     measure,
     overlay,
     panoptic,
+    products,
     publish,
+    reading,
     record_key,
     repair,
     sound,
@@ -50,7 +54,7 @@ UNKNOWN = 1 << 62
 READER = ("axes", "planes", "time", "bands", "nodata")
 """Options of readers that `segment` takes."""
 PATIENCE = 8
-"""When this many tiles have failed and none has succeeded, the segmenter is at fault and not the tiles."""
+"""When this many tiles that could be read have failed and none has succeeded, the segmenter is at fault and not the tiles."""
 
 
 def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: Watch = silent) -> Result:
@@ -94,8 +98,9 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         draft = stack.enter_context(_stowed(draft, engine))
         crew, started = Crew(engine, watch), time.monotonic()
 
-        readable, lost = groundwork.readable(draft.run, job.on_bad_tile, crew)
-        fitted = groundwork.fit(readable, crew)
+        lost = groundwork.unreadable(draft.run, job.on_bad_tile, crew)
+        draft = resume.begin(draft, sorted(lost))
+        fitted = groundwork.fit(reading.without(draft.run, lost), crew)
         drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, draft.job.route, crew), draft, crew)
         told = _publish(drawn, draft, found, crew)
 
@@ -199,6 +204,7 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
     kept = {tile for tile, good in crew.each("check", sound, run, there) if good}
     failed: dict[int, str] = {}
+    refused: dict[int, str] = {}
     stage = crew.named(f"repair {rounds}" if (rounds := repair.rounds(run)) else "segment")
     event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
     todo = [tile for tile in tiles if tile not in kept]
@@ -209,15 +215,18 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
         crew.watch(event)
         if outcome.error is not None:
             failed[outcome.item] = outcome.error
-            if len(failed) == event.done and (event.done >= PATIENCE or event.done == len(tiles)):
-                raise SegmenterError(f"no tile succeeded: {run.grid.name(outcome.item)}: {outcome.error}")
+            refused |= {} if outcome.unread else {outcome.item: outcome.error}
+            if refused and len(failed) == event.done and (len(refused) >= PATIENCE or event.done == len(tiles)):
+                tile, why = next(iter(refused.items()))
+                raise SegmenterError(f"no tile succeeded: {run.grid.name(tile)}: {why}")
     if failed:
         told = _record(run, draft, crew, missing=finish.missing(run, failed))
-        finish.write_record(draft.folder, draft.staging, {"complete": False, **told})
+        finish.leave_incomplete(draft.folder, told)
         named = "; ".join(f"{run.grid.name(tile)}: {failed[tile]}" for tile in sorted(failed)[:3])
-        more = f"; and {len(failed) - 3} more, all in {finish.RECORD}" if len(failed) > 3 else ""
+        more = f"; and {len(failed) - 3} more, all in {RECORD}" if len(failed) > 3 else ""
         raise TilesError(
-            f"{len(failed)} of {len(tiles)} tiles failed, so nothing is published: {named}{more}. The same command tries them again."
+            f"{len(failed)} of {len(tiles)} tiles failed, so nothing is published: {named}{more}. The same command tries them again"
+            f"{products.kept(draft.folder)}."
         )
 
 
@@ -263,7 +272,7 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, An
         finish.write_curves(run, staging)
     finish.write_tiffs(work, wanted.labels, staging)
     if "panoptic" in draft.results:
-        panoptic.write_panoptic(work, found, staging / finish.TABLE, draft.image, staging)
+        panoptic.write_panoptic(work, found, staging / products.TABLE, draft.image, staging)
     if wanted.picture:
         finish.write_picture(work, staging)
     counts = np.array([slab["certificates"] for slab in slabs]).sum(axis=0)
@@ -280,7 +289,10 @@ def _record(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) ->
     fitted = {name: what for each in drawers for name, what in fit.found(draft.run, each).items()}
     repairs = [told for each in drawers for told in repair.tally(each)]
     spent = {"routes": costs.routes(run, crew.clock), "dearest": costs.dearest(run, crew.clock)}
+    drawn = ((method.name, each.scratch, number) for each in drawers for number, method in enumerate(each.methods, FIRST))
     return {
+        "run": draft.run.scratch.run,
+        "processors": processors.told(drawn),
         "missing": missing,
         "nested": None if draft.nest is None else str(draft.nest.path),
         **spent,

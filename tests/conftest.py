@@ -1,16 +1,38 @@
-"""What tests share: the folder of real images, and how hypothesis runs."""
+"""What tests share: the folder of real images, a cluster, and how hypothesis runs."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# The same examples at every run; TILEWISE_EXPLORE=1 looks for new ones.
-settings.register_profile("here", deadline=None, derandomize=not os.environ.get("TILEWISE_EXPLORE"))
-settings.load_profile("here")
+import pipeline
+from pipeline.engine import Engine
+
+# The same examples at every run. TILEWISE_EXPLORE=N draws new ones, N times as many, and prints how a failure is had again.
+EXPLORE = int(os.environ.get("TILEWISE_EXPLORE") or 0)
+settings.register_profile("usual", deadline=None, derandomize=True)
+settings.register_profile("exploring", deadline=None, derandomize=False, print_blob=True)
+settings.load_profile("exploring" if EXPLORE else "usual")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where new examples are drawn, draw more, also where a test says how many."""
+    functions = {item.obj for item in items if EXPLORE > 1 and getattr(getattr(item, "obj", None), "is_hypothesis_test", False)}
+    for function in functions:
+        usual = function._hypothesis_internal_use_settings
+        function._hypothesis_internal_use_settings = settings(usual, max_examples=EXPLORE * usual.max_examples)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """How the same examples are drawn again, where they are not the usual ones."""
+    if not EXPLORE:
+        return None
+    seed = config.getoption("--hypothesis-seed") or "SEED"
+    return f"new examples, {EXPLORE} times as many; the same again: TILEWISE_EXPLORE={EXPLORE} pytest --hypothesis-seed={seed} TEST"
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +42,10 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real images in {folder} (or in the folder that TILEWISE_DATA names)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Two worker processes, which all tests share that do not kill them: to start them takes seconds."""
+    with pipeline.cluster(2) as started:
+        yield started

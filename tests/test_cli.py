@@ -73,7 +73,7 @@ def test_segment(image, tmp_path):
     again = tilewise(*arguments)
     assert (again.returncode, again.stdout.splitlines()[0], again.stderr) == (0, f"{tmp_path / 'out'}: complete already", "")
     other = tilewise(*arguments[:-2], "--option", "sigma=1", "--workers", 0)
-    assert (other.returncode, other.stdout) == (2, "")
+    assert (other.returncode, other.stdout) == (3, "")
     assert "holds the result of another job (segmenters.threshold.sigma: 0.0 before, 1.0 now)" in other.stderr
     over = tilewise(*arguments[:-2], "--option", "sigma=1", "--workers", 0, "--overwrite")
     assert over.returncode == 0

@@ -323,7 +323,7 @@ def test_what_cannot_be_written_is_said_first(tmp_path, option):
 
 
 def test_refusals(scene, tmp_path):
-    """Truth of another shape or CRS, of floats, or unreadable, is refused, and so are labels that are none."""
+    """Truth of another shape or CRS, of floats that are not whole, or unreadable, is refused, and so are labels that are none."""
     folder, _, truth = scene
     ours = folder / "ours.tif"
     with rasterio.open(
@@ -335,8 +335,8 @@ def test_refusals(scene, tmp_path):
     (tmp_path / "two.json").write_text(json.dumps({"images": [{"id": k, "file_name": "ab"[k]} for k in (0, 1)], "annotations": []}))
     for known, error, message in (
         (truth[:9], JobError, "a raster of 9 x 420 pixels; allowed: the image's 300 x 420"),
-        (str(tmp_path / "moved.tif"), JobError, "in the CRS EPSG:32634; allowed: the image's, EPSG:32633"),
-        (truth.astype(float), JobError, "a raster of float64; allowed: integers"),
+        (str(tmp_path / "moved.tif"), JobError, r"moved\.tif: in the CRS EPSG:32634; allowed: the image's, EPSG:32633"),
+        (truth + 0.5, SourceError, r"the array holds 0\.5; allowed: whole numbers"),
         (str(tmp_path / "wrong.xml"), JobError, "truth of 3 x 4 pixels; allowed: 300 x 420"),
         (str(tmp_path / "broken.csv"), SourceError, "holds no drawings that can be read"),
         (str(tmp_path / "two.json"), SourceError, r"describes 2 images \(a, b\); name one of them"),
@@ -345,6 +345,6 @@ def test_refusals(scene, tmp_path):
     ):
         with pytest.raises(error, match=message):
             auditing.evaluate(ours, known)
-    zarr.save_array(tmp_path / "floats.zarr", truth.astype(float))
-    with pytest.raises(JobError, match="holds float64; allowed: labels, which are integers"):
+    zarr.save_array(tmp_path / "floats.zarr", truth + 0.5)
+    with pytest.raises(SourceError, match=r"floats\.zarr holds 0\.5; allowed: whole numbers, as floats too"):
         auditing.evaluate(tmp_path / "floats.zarr", truth)

@@ -14,16 +14,17 @@ HOUSE = Path(__file__).resolve().parents[1] / "pipeline"
 
 FLOORS = (
     "errors",
-    "contours documents frame geojson grid homes legend places units wording",
-    "options runs",
-    "annotations bands colours comparison components evaluation exact filters scales stitching vectors",
+    "contours documents elementary files frame geojson grid homes legend locks places units wording",
+    "options record runs",
+    "annotations bands comparison components evaluation exact filters placement scales stitching vectors",
+    "colours",
     "adding features graphs routing sampling",
     "histograms layers measurement",
     "networks steps thresholds",
     "segmenters sources sinks scratch engine",
-    "companions devices plugins",
+    "companions devices plugins processors",
     "outlines segments",
-    "auditing",
+    "auditing inspection",
     "fates job",
     "binding stages",
     "formats tiling",
@@ -67,6 +68,7 @@ ROOMS = {
         "firstpage placing raster_bands",
         "raster",
         "mosaic pictures stac",
+        "particulars",
     ),
     "stages": (
         "__init__",
@@ -76,6 +78,7 @@ ROOMS = {
         "naming publish",
         "group",
         "lines measure panoptic repair",
+        "products",
         "finish",
     ),
     "training": ("__init__", "augmentation losses", "objectives recipe", "samples", "appraisal", "pictures", "loop"),
@@ -87,7 +90,7 @@ HOMES = {
     "distributed": "engine readiness",
     "nibabel": "sources.nifti",
     "obstore": "places",
-    "numba": "adding components contours exact filters graphs histograms segmenters",
+    "numba": "adding components contours elementary exact filters graphs histograms segmenters",
     "pandas": "reporting",
     "pint": "units",
     "PIL": "fates sinks.picture training",
@@ -95,8 +98,8 @@ HOMES = {
     "pydantic": "job options schema",
     "pyogrio": "sinks.vector vectors",
     "rasterio": (
-        "companions scales sources.datasets sources.mappings sources.mosaic sources.placing sources.raster sources.raster_bands "
-        "sinks.cog sinks.multiscales sinks.panoptic vectors"
+        "inspection placement scales sources.datasets sources.mappings sources.mosaic sources.particulars sources.placing "
+        "sources.raster sources.raster_bands sinks.cog sinks.multiscales sinks.panoptic vectors"
     ),
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector vectors",
@@ -114,7 +117,8 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents networks.card training.recipe",
-    "zarr": "places sources.groups sources.pages sources.stored sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.groups sources.pages sources.particulars sources.stored sources.unpacking sources.zarrs "
+    "sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.__main__ import app
-from pipeline.errors import OutputError, ResumeError, TilesError
+from pipeline.errors import ResumeError, TilesError
 from pipeline.foresight import foresee
 from pipeline.job import Job
 from pipeline.sources import open_source
@@ -66,7 +66,7 @@ def test_what_is_done_is_told(tmp_path):
     assert isinstance(other.refused, ResumeError)
     assert "tiles.depth: 2 before, 3 now" in other.facts["refused"]
     pipeline.run(job(tmp_path), pipeline.local())
-    assert isinstance(foresee(job(tmp_path, tiles={"size": 16}), pipeline.local()).refused, OutputError)
+    assert isinstance(foresee(job(tmp_path, tiles={"size": 16}), pipeline.local()).refused, ResumeError)
 
 
 def test_a_sample_tells_time_and_disk(tmp_path):
@@ -130,6 +130,6 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, ["run", str(tmp_path / "job.yaml"), "--workers", "0", "-q"])
     assert done.exit_code == 0, done.output
     other = CliRunner().invoke(app, ["plan", str(tmp_path / "job.yaml"), "--workers", "0", "--set", "tiles.size=32"])
-    assert other.exit_code == 2
+    assert other.exit_code == 3
     assert "state: refused" in other.output
     assert "holds the result of another job" in other.output

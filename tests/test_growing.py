@@ -183,12 +183,12 @@ def test_other_seeds_are_another_run(scene, tmp_path):
 
 
 def test_geojson_is_in_degrees(scene, tmp_path):
-    """GeoJSON is in degrees of WGS 84 by its standard, which is refused for an image in another CRS."""
+    """GeoJSON is in degrees of WGS 84 by its standard; what then lies beside the image is refused, with what it was taken for."""
     point = {"type": "Point", "coordinates": [15, 45]}
     (tmp_path / "a.geojson").write_text(
         json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, "geometry": point}]})
     )
-    with pytest.raises(JobError, match=r"segmenters\.grown\.seeds: in the CRS EPSG:4326; allowed: the image's, EPSG:32633"):
+    with pytest.raises(JobError, match=r"seeds: .*a.geojson: 1 of 1 lie outside the image.*taken for coordinates in EPSG:4326"):
         grown(scene[0], tmp_path / "out", str(tmp_path / "a.geojson"))
 
 
@@ -226,7 +226,7 @@ def test_found_seeds_are_the_flat_parts():
         ([["a", "b"]], "at least one place of 2 numbers"),
         ([[5, 5, 0]], "classes that are whole numbers from 1"),
         ([], "at least one place"),
-        ({"points": [[1, 2]], "crs": "EPSG:4326"}, "in the CRS EPSG:4326; allowed: the image's, EPSG:32633"),
+        ({"points": [[1, 2]], "crs": "EPSG:4326"}, "lie outside the image"),
         ({"points": [[1, 2]], "crs": "nowhere"}, "'nowhere' is no CRS"),
         ({"points": [[1, 2]], "crs": "EPSG:32633"}, "lie outside the image"),
         ({"points": [[1, 2]], "path": "a.tif"}, "allowed: points, a path"),
@@ -244,10 +244,10 @@ def test_refused_seeds(scene, tmp_path, seeds, message):
 
 
 def test_refused_rasters(scene, tmp_path):
-    """A raster of another shape, or of floats, is refused."""
+    """A raster of another shape, or of floats that are no whole numbers, is refused."""
     for image, message in (
         (np.zeros((9, 9), int), "a raster of 9 x 9 pixels; allowed: the image's 90 x 120"),
-        (np.zeros((90, 120)), "float64"),
+        (np.full((90, 120), 0.5), r"the array holds 0\.5; allowed: whole numbers, as floats too"),
     ):
         with pytest.raises(JobError, match=message), pipeline.local() as engine:
             pipeline.segment(str(scene[0]), RegionGrowing(seeds=image), tmp_path / "out", engine=engine)

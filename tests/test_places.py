@@ -31,7 +31,7 @@ from zarr.codecs import GzipCodec
 import pipeline
 from pipeline import delivery, places
 from pipeline.__main__ import app
-from pipeline.errors import JobError, OutputError, SourceError, TilesError, redacted
+from pipeline.errors import JobError, OutputError, ResumeError, SourceError, TilesError, redacted
 from pipeline.grid import Box
 from pipeline.reporting import Result
 from pipeline.sources import datasets, open_source, where_valid
@@ -188,7 +188,7 @@ def test_a_run_from_s3_to_s3(images, s3, endpoint, tmp_path, name):
     assert set(places.listing(out)) == set(products(tmp_path / "known"))
     again = pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch")))
     same(again, known)
-    with pytest.raises(OutputError, match="holds the result of another job"):
+    with pytest.raises(ResumeError, match="holds the result of another job"):
         pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch"), chunk=16))
 
 
@@ -400,12 +400,16 @@ def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, mon
     with pytest.raises(OutputError, match=r"was claimed by another run meanwhile; nothing of this one is complete there"):
         delivery.deliver(made, mine, lambda _: None)
     assert places.read(out, "run.json") is None
-    same(pipeline.run(other, pipeline.local()), known)
+    with pytest.raises(OutputError, match=r"s3://data/claimed holds labels.zarr/.*, which no run has left there; .*replace it \(--fresh\)"):
+        pipeline.run(other, pipeline.local())
+    same(pipeline.run(other, pipeline.local(), fresh=True), known)
     assert places.read(out, delivery.CLAIM) is None
     with pytest.raises(SourceError, match="there is no image"):
         pipeline.run(job(str(tmp_path / "nowhere.tif"), out, scratch=str(tmp_path / "third")), pipeline.local(), fresh=True)
     assert not (tmp_path / "third" / delivery.MARK).exists()
-    assert set(places.listing(out)) == set(products(tmp_path / "known"))
+    made = set(products(tmp_path / "known"))
+    aside = {name.replace(top := name.partition("/")[0], f"{top}.before-1", 1) for name in made - {"run.json"}}
+    assert set(places.listing(out)) == made | aside
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -424,7 +428,7 @@ def test_a_run_from_gs_to_gs(images, s3, tmp_path, monkeypatch, name):
         assert set(places.listing(out)) == set(products(tmp_path / "known"))
         with rasterio.open(places.gdal(f"{out}/labels.tif")) as file:
             np.testing.assert_array_equal(file.read(1), known.labels)
-        with pytest.raises(OutputError, match="holds the result of another job"):
+        with pytest.raises(ResumeError, match="holds the result of another job"):
             pipeline.run(job(f"gs://data/{name}", out, scratch=str(tmp_path / "scratch"), chunk=16))
         with pytest.raises(SourceError, match=r"gs://data/nothing\.tif cannot be opened: HTTP response code: 404"):
             open_source("gs://data/nothing.tif").fingerprint()

@@ -16,13 +16,6 @@ from pipeline.sources import open_source
 from tests.tiling import in_raster_order
 
 
-@pytest.fixture(scope="module")
-def engine():
-    """Two worker processes."""
-    with pipeline.cluster(2) as engine:
-        yield engine
-
-
 def mosaic(folder, size):
     """Fluorescence nuclei of many kinds, set side by side until they fill a square, each picture repeated to at least 512 rows."""
     pictures = []

@@ -370,6 +370,20 @@ def test_errors(name, folder, tmp_path):
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("left", [b"", b"PK\x03\x04 no archive", None], ids=["empty", "no archive", "cut short"])
+def test_a_damaged_checkpoint(left, folder, tmp_path):
+    """A checkpoint that was cut short is an error that says so, and what to do; the exit code is 3."""
+    (folder / "card.yaml").write_text(yaml.safe_dump(parts(held_out=[], steps=2)))
+    (tmp_path / "out").mkdir()
+    if left is None:
+        torch.save({"recipe": "", "sight": [1, 1], "network": torch.zeros(1000)}, tmp_path / "out/checkpoint.pt")
+        left = (tmp_path / "out/checkpoint.pt").read_bytes()[:2000]
+    (tmp_path / "out/checkpoint.pt").write_bytes(left)
+    found = CliRunner().invoke(app, ["train", str(folder / "card.yaml"), str(tmp_path / "out")])
+    assert found.exit_code == 3, found.output
+    assert "checkpoint.pt is damaged, or no checkpoint; give another folder, or train anew: --fresh" in " ".join(found.output.split())
+
+
 def test_errors_of_the_card(folder):
     """Wrong keys of the card itself name the nearest right one; kinds that are loaded as exported are not trained."""
     for change, message in (

@@ -24,12 +24,6 @@ LEAST_F1_IN_A_VOLUME = 0.65
 quiet = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
-@pytest.fixture(scope="module")
-def engine():
-    with pipeline.cluster(2) as engine:
-        yield engine
-
-
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_plans(path, tmp_path):
     """Each job file is a job, and can be planned for an image of its kind, without touching anything."""

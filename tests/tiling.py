@@ -56,7 +56,16 @@ def tiled(
     grid = Grid(source.frame.shape, tuple(tile))
     where = np.array(routes, np.int16) if routes is not None else np.full(len(grid), FIRST, np.int16)
     run = Run(
-        source, grid, methods, where, depth, max(max_halo, *(m.halo for m in methods)), 1 << 40, Scratch(str(folder)), iou, tuple(steps)
+        source,
+        grid,
+        methods,
+        where,
+        depth,
+        max(max_halo, *(m.halo for m in methods)),
+        1 << 40,
+        Scratch(str(folder)).begin(),
+        iou,
+        tuple(steps),
     )
     chosen = [t for t in (order if order is not None else range(len(grid))) if run.routes[t] >= FIRST]
     for t in chosen:

@@ -25,6 +25,9 @@ class Outcome(Generic[T]):
     error: str | None = None
     """Why there is no value, in one line: an exception's type and message, or a TilewiseError's own text."""
 
+    unread: bool = False
+    """Whether it was the image that could not be read: no fault of the function's."""
+
     quarantined: bool = False
     """Whether the item killed every worker that tried it."""
 

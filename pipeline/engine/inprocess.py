@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Self
 
 from pipeline.engine.contract import C, Needs, Outcome, T
-from pipeline.errors import ClusterError, Interrupted, TilewiseError, redacted
+from pipeline.errors import ClusterError, Interrupted, SourceError, TilewiseError, redacted
 
 logger = logging.getLogger("pipeline")
 
@@ -112,7 +112,7 @@ def attempt(function: Callable[[C, int], T], context: C, item: int) -> Outcome[T
     except (Exception, SystemExit) as error:  # whatever an item raises is its outcome
         text = str(error) if isinstance(error, TilewiseError) else root_cause(error)
         logger.debug("item %d failed: %s", item, text, exc_info=True)
-        return Outcome(item, error=text, traceback=traceback.format_exc())
+        return Outcome(item, error=text, unread=isinstance(error, SourceError), traceback=traceback.format_exc())
 
 
 def root_cause(error: BaseException) -> str:

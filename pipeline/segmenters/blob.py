@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.components import pieces
+from pipeline.elementary import logarithm
 from pipeline.errors import JobError
 from pipeline.features import Feature
 from pipeline.filters import gaussian_radius, smooth
@@ -97,6 +98,7 @@ class Blobs(Feature):
     """Objects of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "object"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(120.0, 1.0)
     partial: ClassVar[bool] = True
 
@@ -160,7 +162,7 @@ class Blobs(Feature):
         """The nodes of the tree that are chosen."""
         from skimage.morphology import max_tree
 
-        steps = np.floor(np.log(np.where(support, above, base) / base) * STEPS)
+        steps = np.floor(logarithm(np.where(support, above, base) / base) * STEPS)
         level = np.pad(np.where(support, 1 + steps, 0).astype(np.uint16), 1)  # scikit-image fails on images one pixel wide
         parent, order = max_tree(level, connectivity=1)
         found = _chosen(parent.ravel(), order.ravel(), level.ravel(), level.shape[1], self.min_size, self.max_size, self.roundness)

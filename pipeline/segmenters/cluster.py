@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numba
 import numpy as np
@@ -114,6 +114,8 @@ class KMeans(Centres):
     sample: int = 20_000
     """How many pixels the classes are found in."""
 
+    portable: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         Features.__post_init__(self)  # super() does not work in a class with slots
         _refuse_number(self.clusters, self.sample)
@@ -151,6 +153,8 @@ class MeanShift(Centres):
 
     sample: int = 2_000
     """How many pixels the classes are found in."""
+
+    portable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Features.__post_init__(self)  # super() does not work in a class with slots
@@ -192,6 +196,8 @@ class GaussianMixture(Clusters):
 
     offsets: tuple[float, ...] | None = None
     """By class, the logarithm of how likely a pixel at its mean is."""
+
+    portable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Features.__post_init__(self)  # super() does not work in a class with slots

@@ -108,6 +108,10 @@ class Contract:
     proved: bool = True
     """Whether what it draws can be proved at all. False: at best, windows agree."""
 
+    portable: bool = False
+    """Whether what it draws is the same to the last bit on every processor of a family. False: where a run's processors differ, windows
+    agree at best."""
+
     partial: bool = False
     """For ``object``: there may be pieces of the foreground in which nothing is drawn."""
 

@@ -72,6 +72,7 @@ class Edges(Feature):
     """Objects of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "connected"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(46.0, 0.5)
     bins: ClassVar[int] = 4096
 
@@ -121,7 +122,7 @@ class Edges(Feature):
 
     def feature(self, block: Pixels, valid: Flags) -> npt.NDArray[np.float64]:
         """The slope at each pixel, of the shape of ``valid``, in units of the feature per pixel."""
-        return np.asarray(np.hypot(*self._slopes(block, valid)[0]))
+        return _length(*self._slopes(block, valid)[0])
 
     def fit(self, histogram: Histogram) -> Edges:
         """The same with the slope that the method finds."""
@@ -133,7 +134,7 @@ class Edges(Feature):
         high = float(self.high)
         low = high / 2 if self.low is None else self.low
         slopes, good = self._slopes(block, valid)
-        steep = np.hypot(*slopes)
+        steep = _length(*slopes)
         weak = steep >= low
         if self.method == "canny":
             weak &= _crests(slopes[0], slopes[1], steep)
@@ -155,6 +156,11 @@ class Edges(Feature):
             raise JobError("edges in a volume; allowed: images of two dimensions")
         value = Feature.feature(self, block, valid)
         return derivatives(value, valid, scharr=self.method == "scharr"), usable(value, valid)
+
+
+def _length(down: npt.NDArray[np.float64], across: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The hypotenuse, in steps that round alike on every processor."""
+    return np.asarray(np.sqrt(down * down + across * across))
 
 
 def _closed(mask: Flags, gap: int) -> Flags:

@@ -52,6 +52,7 @@ class RegionGraph(Superpixels):
     min_area: int = 0
     """Regions of fewer pixels are removed."""
 
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(20.0, 26.0)
 
     def __post_init__(self) -> None:

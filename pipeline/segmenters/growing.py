@@ -79,6 +79,7 @@ class RegionGrowing(Feature):
     """By class, the value that the tolerance is from; None: those of the seeds."""
 
     identity: ClassVar[Identity] = "connected"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(38.0, 3.0)
     seeded: ClassVar[bool] = True
     companions: ClassVar[tuple[str, ...]] = ("seeds",)
@@ -198,6 +199,7 @@ class QuasiFlat:
     """Zones of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "connected"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(14.0, 13.5)
     of_bands: ClassVar[tuple[str, ...]] = ("bands",)
 

@@ -82,6 +82,7 @@ class Watershed(Feature):
     larger must be seen inside the window. (A hole of any size may be the whole tile, and nothing in it could be proved.)"""
 
     identity: ClassVar[Identity] = "object"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(68.0, 1.0)
     companions: ClassVar[tuple[str, ...]] = ("seeds",)
 

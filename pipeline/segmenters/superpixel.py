@@ -55,6 +55,7 @@ class Superpixels(Contrast):
     """How often centres are moved. Each adds twice the spacing to the reach."""
 
     identity: ClassVar[Identity] = "keyed"
+    portable: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(27.0, 8.5)
 
     def __post_init__(self) -> None:

@@ -88,6 +88,7 @@ class Threshold(Feature):
     ``min_area`` are looked at."""
 
     identity: ClassVar[Identity] = "connected"
+    portable: ClassVar[bool] = True
 
     @property
     def footprint(self) -> Footprint:

@@ -183,6 +183,7 @@ class NormalizedCut(Superpixels):
     """Regions of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "object"
+    portable: ClassVar[bool] = False
     footprint: ClassVar[Footprint] = Footprint(62.0, 8.0)
     windowed: ClassVar[bool] = True
 

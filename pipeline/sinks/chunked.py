@@ -6,6 +6,7 @@ that ends what zlib packs is checked by all of them: so chunks are packed with t
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import zlib
@@ -18,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError, ScratchError
+from pipeline.files import commit
 from pipeline.grid import Box, Grid
 
 if TYPE_CHECKING:
     import zarr
+    from zarr.storage import LocalStore
 
 
 GLANCE = 64
@@ -163,8 +166,25 @@ def _open(array: Array, *, checked: bool) -> zarr.Array[Any]:
     """
     import zarr
 
+    if not Path(array.path).is_dir():
+        raise OutputError(f"{array.path} is not there: its run has ended, or was started anew")
     with zarr.config.set({"array.write_empty_chunks": not checked}):
-        return zarr.open_array(array.path, mode="r+", zarr_format=array.zarr_format)
+        return zarr.open_array(_folder_store()(array.path), mode="r+", zarr_format=array.zarr_format)
+
+
+@functools.cache
+def _folder_store() -> type[LocalStore]:
+    """Zarr's store of a folder, but that it writes nothing where that is gone: Zarr would make it anew."""
+    from zarr.storage import LocalStore
+
+    class FolderStore(LocalStore):
+        async def set(self, key: str, value: Any) -> None:
+            await asyncio.to_thread(self.set_sync, key, value)
+
+        def set_sync(self, key: str, value: Any) -> None:
+            commit(self.root / key, value.as_buffer_like(), root=self.root)
+
+    return FolderStore
 
 
 def _format_3(names: Sequence[str] | None) -> dict[str, Any]:

@@ -6,22 +6,22 @@ looks for, and the same run, which knows its own by their mark, puts them there 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JobError, OutputError, SourceError
 from pipeline.homes import Home
+from pipeline.locks import locked
 
 MARK = "tilewise"
 """The attribute of labels that says which run made them."""
+LOCK, WAIT = ".tilewise.lock", 600.0
+"""The file by which a list of labels is held while a run adds to it, and the seconds that another waits for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,12 @@ class Nest:
         """Move labels from where they are staged to their place, and name them in the group's list. Can be done again."""
         try:
             self._group.mkdir(exist_ok=True)
-            with _held(self._group):
+            with locked(self._group / LOCK, str(self._group), wait=WAIT, stays=False):
                 self.refuse()
                 self._place(staged)
                 self._list()
+        except OutputError:
+            raise
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror or error}; make room, then run the same command") from error
 
@@ -138,14 +140,3 @@ def _write(path: Path, what: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(what, indent=2, ensure_ascii=False), encoding="utf-8")
     os.replace(partial, path)  # noqa: PTH105
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold a folder against other runs, without a file of its own; a process that dies lets go of it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -56,6 +56,11 @@ class ArrayImage:
             raise JobError("a Dask array of masked arrays; fill what is masked, dask.array.ma.filled(array, value), and say so: nodata")
         return data
 
+    @property
+    def _masked(self) -> bool:
+        """Whether it is one of NumPy's masked arrays, in which anything is masked."""
+        return isinstance(self._data, np.ma.MaskedArray) and self._data.mask is not np.ma.nomask
+
     @functools.cached_property
     def _beside(self) -> Beside:
         """What lies beside a DataArray."""
@@ -119,17 +124,17 @@ class ArrayImage:
             unit=place.unit,
             unlike=place.unlike,
             translation=place.translation,
+            masked=self._masked,
             together=together(self.nodata_by, len(names)),
             chunks=how.shape(chunks),
         )
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What should be known of the image besides its frame; see `pipeline.sources.facts`."""
-        attributes, dims = (self.array.attrs if self._dims else {}), self._layout[0].axes
+    def remarks(self) -> dict[str, Any]:
+        """What should be known of the image besides its frame."""
+        attributes = self.array.attrs if self._dims else {}
         unused = [f"{key} is not applied: {attributes[key]}" for key in ("scale_factor", "add_offset", *UNUSED) if key in attributes]
-        known = {"axes": dims, "stored": list(self._data.shape), "not_understood": [*self._place.remarks, *unused]}
-        return {"format": "xarray" if self._dims else type(self._data).__name__, **known}
+        return {"axes": self._layout[0].axes, "not_understood": [*self._place.remarks, *unused]}
 
     @property
     def held(self) -> int:
@@ -144,22 +149,31 @@ class ArrayImage:
         """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the chunks at hand."""
         return self._read(box, step)
 
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """What of a masked array is not masked: (band, row, column) or (band, plane, row, column)."""
+        return ~np.ascontiguousarray(self._layout[0].take(np.ma.getmask(self._data), box, step))
+
     def fingerprint(self) -> dict[str, Any]:
         """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is computed."""
         data = self._data
         known = {"kind": "array", "shape": list(data.shape), "dtype": str(data.dtype), "axes": self._layout[0].axes}
         if not isinstance(data, np.ndarray):
             return {**known, "name": str(data.name)}
-        return {**known, "crc32": of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)}
+        hidden = {"mask": _crc(np.ma.getmaskarray(data))} if self._masked else {}
+        return {**known, "crc32": _crc(np.ma.getdata(data)), **hidden}
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
         block = self._layout[0].take(self._data, box, step)
         if isinstance(block, np.ndarray):
-            return self._packed.one(native(block))
+            return self._packed.one(native(np.ma.getdata(block)))
         try:
             return self._packed.one(native(np.asarray(block.compute(scheduler="synchronous"))))
         except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             raise SourceError(f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}") from error
+
+
+def _crc(data: npt.NDArray[Any]) -> int:
+    return of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
 
 
 def _is_xarray(array: Any) -> bool:

@@ -38,8 +38,8 @@ class Written:
 def written(series: Any, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Written:
     """Which blocks of a series that tifffile found have been written: those of a page that is there, whose place and length are not 0."""
     grid = tuple(-(-n // size) for n, size in zip(shape, chunks, strict=True))
-    if series.dataoffset is not None and series.dataoffset > 0 and all(series.keyframe.databytecounts):
-        return Written(shape, chunks, np.broadcast_to(np.True_, grid))  # one piece, which needs no more than its first page
+    if (series.dataoffset or 0) > 0 and all(series.keyframe.databytecounts):
+        return Written(shape, chunks, np.broadcast_to(np.True_, grid))  # one piece, of which the first page may tell alone
     if math.prod(grid) > MOST:
         raise ValueError(f"it declares {math.prod(grid)} blocks; allowed: up to {MOST}")
     pages = list(series)

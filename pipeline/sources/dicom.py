@@ -70,6 +70,24 @@ class DicomSlide:
         held, places = around(box, step, shapes[self.level], shapes[level])
         return native(self._read(level, held)[:, *places])
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
+        about, paths = self._about, self._opened.paths
+        return {
+            "format": "DICOM whole slide",
+            "level": self.level,
+            "levels": [list(shape) for shape in about.shapes],
+            "channels": [str(k + 1) for k in range(about.bands)],
+            "colours": ["red", "green", "blue"] if about.bands == len(("red", "green", "blue")) else None,
+            "optical_paths": paths,
+            "sizes": dict(zip("yx", (f"{size:g} micrometer" for size in about.microns[self.level]), strict=True)),
+            "files": [file.name for file in _files(self.path)][:SAMPLED],
+            "not_understood": [f"further optical paths that are not read: {', '.join(paths[1:])}"]
+            if len(paths) > 1 and self.optical_path is None
+            else [],
+        }
+
     def fingerprint(self) -> dict[str, Any]:
         """How many files there are, how large they are, and what an even sample of them holds."""
         files = _files(self.path)

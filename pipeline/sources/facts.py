@@ -23,6 +23,7 @@ FACTS = {
     "planes": "number of planes",
     "plane": "number: which of them is read, where not all are",
     "channels": "list: the names of all that there are, alpha among them, in their order; those read are the frame's bands",
+    "optical_paths": "list: the ways of light of a slide, by which option it is chosen",
     "colours": "list of text by channel: red, green, blue, alpha, grey, palette, undefined; or of #rrggbb",
     "alpha": "number of the channel that is alpha, from 1, and says what was measured",
     "mask": "text: what else says so: a mask in the file, one beside it, alpha",
@@ -32,6 +33,7 @@ FACTS = {
     "units": "list by band read: of its values",
     "places": "mapping: how many ground control points or rational polynomials there are, in which CRS, whether an affine fits them",
     "sizes": "mapping by axis: the extent of a pixel and its unit, as the file says them",
+    "orientation": "text: to where columns, rows and planes of a body's image go: R, L, A, P, S or I",
     "compression": "text: how chunks are compressed; their shape is the frame's",
     "files": "list: other files that belong to it",
     "missing_chunks": "text: what was never written",
@@ -51,8 +53,12 @@ class Telling(Protocol):
 
 
 def told(source: Any) -> dict[str, Any]:
-    """What a source tells, in the order of `FACTS`, without what there is nothing of."""
-    known = {**getattr(source, "remarks", {}), **(source.facts if isinstance(source, Telling) else {})}
+    """What a source tells of itself, in the order of `FACTS`, without what there is nothing of."""
+    return ordered({**getattr(source, "remarks", {}), **(source.facts if isinstance(source, Telling) else {})})
+
+
+def ordered(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts in the order of `FACTS`, without what there is nothing of."""
     order = {name: number for number, name in enumerate(FACTS)}
     names = sorted(known, key=lambda name: order.get(name, len(order)))
     return {name: known[name] for name in names if known[name] not in (None, [], {}, "")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from pipeline.errors import JobError, SourceError
 from pipeline.sources.datasets import dataset, guarded, is_paged
-from pipeline.sources.pages import FAULTS, INSTALL
+from pipeline.sources.pages import FAULTS, INSTALL, decodable
 
 KINDS = (
     *("ome", "imagej", "svs", "scn", "ndpi", "bif", "qpi", "philips", "avs", "indica", "lsm", "stk", "fluoview", "micromanager"),
@@ -16,8 +17,21 @@ KINDS = (
 """tifffile's names of what microscopes and scanners write, of which GDAL would read the first page, and not what it says."""
 PLACES = (33550, 33922, 34264, 34735)
 """TIFF's tags that place an image in the world: scale, tie points, transformation, keys."""
-WRITERS = ("OME>", "ImageJ=", "Aperio ", "SCIFIO=")
-"""What descriptions of microscopes' images begin or end with."""
+UNITS = (4, 5)
+"""Resolutions for millimetre and micrometre, which GDAL does not know."""
+COUNTS = (r'\bSizeZ="(\d{1,9})"', r'\bSizeC="(\d{1,9})"', r'\bSizeT="(\d{1,9})"', r"^images=(\d{1,9})")
+"""How OME-XML and ImageJ say in a description how many planes there are: the product of those that are found."""
+
+
+class _Told(NamedTuple):
+    placed: bool
+    """Whether its tags place the image."""
+    microscopic: bool
+    """Whether it is one of `KINDS`."""
+    hidden: bool
+    """Whether it has more than GDAL sees in one page."""
+    decodable: bool
+    """Whether what tifffile needs to decode it is installed."""
 
 
 def kind_of(path: str, otherwise: str) -> str:
@@ -33,7 +47,7 @@ def kind_of(path: str, otherwise: str) -> str:
     told = _told(path)
     if told is None:
         return otherwise
-    placed, microscopic = told
+    placed = told.placed
     try:
         with guarded(path, " cannot be opened"):
             file = dataset(path)
@@ -45,9 +59,9 @@ def kind_of(path: str, otherwise: str) -> str:
         if placed:
             raise SourceError(f"{error}; kind: tiff reads its pixels, without their place in the world: {INSTALL}") from error
         return "tiff"
-    if placed:
+    if placed or (otherwise == "geotiff" and not (told.decodable or told.hidden or paged)):
         return "geotiff"
-    return "tiff" if microscopic or paged else otherwise
+    return "tiff" if told.microscopic or told.hidden or paged else otherwise
 
 
 def check_remote(address: str) -> None:
@@ -56,15 +70,15 @@ def check_remote(address: str) -> None:
         file = dataset(address)
         text = file.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
         placed = file.crs is not None or not file.transform.is_identity
-    if not placed and (is_paged(address) or text.startswith(WRITERS[1:]) or text.rstrip().endswith(WRITERS[0])):
-        raise JobError(
-            f"{address} is a microscope's or scanner's TIFF, or has several pages; those are read of this machine only; "
-            "copy it, or read its first page as it is: kind: geotiff"
-        )
+        if not placed and (is_paged(address) or _planes(text) > file.count):
+            raise JobError(
+                f"{address} is a stack, or another TIFF of several pages; those are read of this machine only; "
+                "copy it, or read its first page as it is: kind: geotiff"
+            )
 
 
-def _told(path: str) -> tuple[bool, bool] | None:
-    """Whether a TIFF's tags place it, and whether it holds what GDAL would not see; None where it is damaged."""
+def _told(path: str) -> _Told | None:
+    """What the first page says; None where it is damaged."""
     import tifffile
 
     try:
@@ -73,6 +87,15 @@ def _told(path: str) -> tuple[bool, bool] | None:
             placed = any(tag in page.tags for tag in PLACES)
             microscopic = any(getattr(file, f"is_{kind}", False) for kind in KINDS)
             shape = file.shaped_metadata[0].get("shape", ()) if page.is_shaped and file.shaped_metadata else ()
-            return placed, microscopic or math.prod(shape) > math.prod(page.shape)
+            hidden = math.prod(shape) > math.prod(page.shape) or page.resolutionunit in UNITS
+            hidden = hidden or (microscopic and _planes(page.description) > page.samplesperpixel)
+            return _Told(placed, microscopic, hidden, decodable(page))
+
     except (*FAULTS, tifffile.TiffFileError):
         return None
+
+
+def _planes(text: str) -> int:
+    """How many planes a description says that there are; 1 where it says nothing."""
+    found = (re.search(count, text, re.MULTILINE) for count in COUNTS)
+    return math.prod(int(each[1]) for each in found if each)

@@ -44,8 +44,6 @@ INSTEAD = {
 def refuse(image: Any) -> None:
     """JobError for what is no image here, with what to write instead. What nobody knows is left to the reader of arrays."""
     packages = {kind.__module__.partition(".")[0] for kind in type(image).__mro__}
-    if isinstance(image, np.ma.MaskedArray):
-        _say(image, "its mask would be lost; write image.astype(float).filled(numpy.nan), or image.filled(value) with nodata: value")
     if hasattr(image, "data_vars"):
         names = [str(name) for name in image.data_vars]
         raise JobError(

@@ -8,6 +8,7 @@ SVS writes microns per pixel (MPP) into a page's description. OME-XML: see `ome`
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,7 +65,9 @@ def said(file: Any, number: int) -> Said:
         found, remark = resolution(*_resolution(page))
         sizes |= found
         told += [remark] if remark else []
-    return Said(sizes, channels, tuple(told))
+    odd = [letter for letter, (size, _) in sizes.items() if not 0 < size < math.inf]
+    told += [f"the extent of a pixel along {letter} is {sizes[letter][0]:g}, which is none" for letter in odd]
+    return Said({letter: each for letter, each in sizes.items() if letter not in odd}, channels, tuple(told))
 
 
 def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None]:
@@ -81,6 +84,19 @@ def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None
     if printed or (name == "inch" and min(inches) <= COARSE):
         return {}, f"a resolution of {across:g} x {down:g} pixels per {name} is as a printer or camera has it; no size is taken from it"
     return {"y": (microns / down, "µm"), "x": (microns / across, "µm")}, None
+
+
+def sized(file: Any, shape: tuple[int, ...]) -> tuple[dict[str, Any], str | None]:
+    """The extent of a pixel by the resolution of a TIFF that rasterio has opened at its finest level, of which one of a shape is read; and
+    why it is none, as `resolution` says it.
+    """
+    tags = file.tags()
+    across, down = (float(tags.get(f"TIFFTAG_{axis}RESOLUTION", "0")) for axis in "XY")
+    sizes, doubt = resolution(across, down, int(tags.get("TIFFTAG_RESOLUTIONUNIT", "1").split()[0]))
+    if not sizes:
+        return {}, doubt
+    pixel = tuple(sizes[letter][0] * full / n for letter, full, n in zip("yx", file.shape, shape, strict=True))
+    return {"pixel_size": pixel, "unit": "micrometer"}, doubt
 
 
 def _resolution(page: Any) -> tuple[float, float, int]:
@@ -106,6 +122,8 @@ def _imagej(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
         found = {"y": (1 / down, _unescaped(about.get("yunit", unit))), "x": (1 / across, unit)}
     if found and (apart := abs(float(about.get("spacing", 0)))):
         found["z"] = apart, _unescaped(about.get("zunit", unit))
+    if interval := float(about.get("finterval", 0)):
+        found["t"] = interval, str(about.get("tunit", "s"))
     labels, many = about.get("Labels", ()), int(about.get("channels", 1))
     names = [str(label).strip() for label in labels[:many]] if many > 1 and len(labels) == many else []
     return found, tuple(names) if all(names) else ()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,31 +88,39 @@ class NiftiImage:
         dtype = np.result_type(block.dtype, np.float32).type
         return np.asarray(block.astype(dtype) * dtype(self._opened.slope) + dtype(self._opened.intercept))
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Size and checksum of the file, and what is read of it."""
-        return {"kind": "nifti", **of_file(Path(self.path)), "time": self.time, "planes": self.planes, "scaled": self.scaled}
-
     @property
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What is known of the image besides its frame."""
-        opened, how = self._opened, self._layout[0]
-        stored, fixed, told = dict(zip(how.axes, opened.shape, strict=True)), dict(how.fixed), []
-        if opened.unit is None:
-            told.append("its header names no unit of length: how large a voxel is in micrometres or millimetres is not known")
-        if (opened.slope, opened.intercept) not in ((1.0, 0.0), (0.0, 0.0)) and not self.scaled:
-            told.append(f"its header scales values by {opened.slope:g} and adds {opened.intercept:g}; scaled: true does so")
+        opened, (how, _) = self._opened, self._layout
+        stored, fixed = dict(zip(AXES, opened.shape, strict=False)), dict(how.fixed)
+        unscaled = (opened.slope, opened.intercept) == (1.0, 0.0)
+        doubts = (
+            ["its header names no unit of length: how large a voxel is in micrometres or millimetres is not known"]
+            if opened.unit is None
+            else []
+        )
+        if not unscaled and not self.scaled:
+            doubts.append("the header has a slope and an intercept, and numbers are read as they are stored; scaled: true applies them")
         return {
-            "format": "NIfTI",
-            "axes": how.axes,
+            "format": opened.format,
+            "axes": AXES[: len(opened.shape)],
             "stored": list(opened.shape),
             "times": stored.get("t"),
             "time": fixed.get("t"),
             "planes": stored.get("z"),
             "plane": fixed.get("z"),
             "channels": [str(k + 1) for k in range(stored.get("c", 1))],
-            "sizes": {letter: f"{size:g} {opened.unit or 'unknown'}" for letter, size in zip(AXES[:3], opened.sizes, strict=False)},
-            "not_understood": told,
+            "scale": None if unscaled else [opened.slope],
+            "offset": None if unscaled else [opened.intercept],
+            "sizes": {letter: f"{size:g} {opened.unit}" for letter, size in zip("xyz", opened.sizes, strict=False)} if opened.unit else {},
+            "orientation": opened.orientation,
+            "compression": "gzip" if self.path.lower().endswith(".gz") else "none",
+            "not_understood": doubts,
         }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Size and checksum of the file, and what is read of it."""
+        return {"kind": "nifti", **of_file(Path(self.path)), "time": self.time, "planes": self.planes, "scaled": self.scaled}
 
     @property
     def _opened(self) -> _Opened:
@@ -137,6 +144,9 @@ class _Opened:
     unit: str | None
     slope: float
     intercept: float
+    format: str
+    orientation: str
+    """To where columns, rows and planes go: R, L, A, P, S or I."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -159,7 +169,9 @@ def _open(path: str, _stamp: object) -> _Opened:
         unit = _unit(header)
         proxy: Any = ArrayProxy
         stored = proxy(path, (shape, dtype, offset), keep_file_open=False)  # without the slope, which nibabel would apply
-        return _Opened(stored, shape, dtype, tuple(map(float, header.get_zooms())), unit, float(data.slope), float(data.inter))
+        sizes, told = tuple(map(float, header.get_zooms())), "NIfTI-2" if isinstance(loaded, nibabel.Nifti2Image) else "NIfTI-1"
+        orientation = "".join(map(str, nibabel.aff2axcodes(loaded.affine)))
+        return _Opened(stored, shape, dtype, sizes, unit, float(data.slope), float(data.inter), told, orientation)
     except TilewiseError:
         raise
     except _faults() as error:

@@ -68,13 +68,15 @@ def images(text: str) -> list[tuple[str, ET.Element]]:
 
 
 def lengths(pixels: ET.Element) -> dict[str, tuple[float, str]]:
-    """How large a pixel is along each axis of which it is said, and in which unit."""
+    """How large a pixel is along each axis of which it is said, time among them, and in which unit."""
     found = {}
     for letter in "xyz":
         size, unit = pixels.get(f"PhysicalSize{letter.upper()}"), pixels.get(f"PhysicalSize{letter.upper()}Unit", "µm")
-        if size is not None and float(size) > 0:
+        if size is not None:
             name, factor = UNITS.get(unit, (unit, 1.0))
             found[letter] = float(size) * factor, name
+    if (apart := pixels.get("TimeIncrement")) is not None:
+        found["t"] = float(apart), pixels.get("TimeIncrementUnit", "s")
     return found
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,23 +30,16 @@ LEAST_PER_BLOCK = 4
 """Bytes that each block takes in the file, whatever it holds: those of its offset."""
 UNCOMPRESSED = 1
 """TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes without a bound."""
+PATIENCE = 10.0
+"""Seconds for which reads are waited for that have no use any more."""
 ALPHA = (1, 2)
 """TIFF's numbers of extra samples that are alpha: associated with the colours, or not."""
 COLOURS = {0: ("grey",), 1: ("grey",), 2: ("red", "green", "blue"), 3: ("palette",), 6: ("red", "green", "blue")}
 """By TIFF's number of a photometric interpretation, what samples are. (Luma and chroma are decoded to colours.)"""
 INSTALL = "pip install 'tilewise[slides]'"
 FAULTS = (
-    ET.ParseError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    struct.error,
-    RuntimeError,
-    OSError,
-    MemoryError,
+    *(ET.ParseError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, struct.error),
+    *(RuntimeError, OSError, MemoryError),
 )
 """What tifffile, imagecodecs and zarr raise of damaged files: nearly anything."""
 
@@ -100,6 +94,7 @@ class Opened:
                     self.file = tifffile.TiffFile(path, omexml=text)
             self.series = self.file.series
         self.stamps = _stamps(self.others)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._arrays: dict[tuple[int, int], Any] = {}
         self._written: dict[tuple[int, int], Written] = {}
 
@@ -112,9 +107,27 @@ class Opened:
             if int(page.compression) not in PLAIN:
                 across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
                 vars(page)["decode"] = bounded(page.decode, *across)
-            array = zarr.open_array(self.series[series].aszarr(level=level, maxworkers=1), mode="r")
+            store = self.series[series].aszarr(level=level, maxworkers=1)
+            vars(store)["get"] = self._heard(store.get)
+            array = zarr.open_array(store, mode="r")
             self._arrays[series, level] = merged(array, self.series[series].axes)
         return self._arrays[series, level]
+
+    def _heard(self, get: Callable[..., Any]) -> Callable[..., Any]:
+        """What reads a block, and remembers in which event loop Zarr does so."""
+
+        async def heard(*args: Any, **more: Any) -> Any:
+            self._loop = asyncio.get_running_loop()
+            return await get(*args, **more)
+
+        return heard
+
+    def settle(self) -> None:
+        """Return when nothing is being read any more: where a block fails, Zarr leaves those that were asked for with it under way, and a
+        process that ends meanwhile complains of each.
+        """
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_others(), self._loop).result()
 
     def blocks(self, series: int, level: int) -> Written:
         """Which blocks of a level have been written."""
@@ -131,6 +144,11 @@ class Opened:
     def __del__(self) -> None:
         if hasattr(self, "file"):
             self.file.close()
+
+
+async def _others() -> None:
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=PATIENCE)
 
 
 def opened(path: str) -> Opened:
@@ -168,7 +186,7 @@ def _described(file: Opened, path: str, series: int, level: int) -> About:
     page = one.keyframe
     _refuse_page(path, page)
     array = file.array(series, level)
-    _refuse(path, array, page)
+    _refuse(path, array, one)
     blocks = file.blocks(series, level).blocks
     axes, facts = letters(image.axes), said(file.file, series)
     shapes = tuple(map(_shape, image.levels))
@@ -204,23 +222,33 @@ def _refuse_page(path: str, page: Any) -> None:
     """Refuse what cannot be decoded here."""
     if page.samplesperpixel > MOST_BANDS:
         raise SourceError(f"{path} declares {page.samplesperpixel} bands; allowed: up to {MOST_BANDS}")
-    if int(page.compression) != UNCOMPRESSED:
-        try:
-            import imagecodecs as _  # noqa: F401  tifffile asks for it only once it decodes
-        except ImportError as error:
-            kind = getattr(page.compression, "name", page.compression)
-            raise JobError(f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}") from error
+    if not decodable(page):
+        kind = getattr(page.compression, "name", page.compression)
+        raise JobError(f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}")
 
 
-def _refuse(path: str, array: Any, page: Any) -> None:
+def decodable(page: Any) -> bool:
+    """Whether what decodes a page is installed: tifffile asks for it only once it decodes."""
+    if int(page.compression) == UNCOMPRESSED:
+        return True
+    try:
+        import imagecodecs as _  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _refuse(path: str, array: Any, series: Any) -> None:
     """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
     size, block = " x ".join(map(str, array.shape)), math.prod(array.chunks) * array.dtype.itemsize
     if block > LARGEST_BLOCK:
         raise SourceError(f"{path} declares {size} pixels in blocks of {block / 2**30:.3g} GiB; allowed: up to {LARGEST_BLOCK >> 30} GiB")
     number = math.prod(-(-n // m) for n, m in zip(array.shape, array.chunks, strict=True))
     stored = Path(path).stat().st_size
-    if page.is_tiled and number * LEAST_PER_BLOCK > stored:
+    if series.keyframe.is_tiled and number * LEAST_PER_BLOCK > stored:
         raise SourceError(f"{path} declares {size} pixels in {number} blocks, more than a file of {stored} bytes can hold")
+    if (series.dataoffset or 0) > 0 and series.dataoffset + series.nbytes > Path(series.keyframe.parent.filehandle.path).stat().st_size:
+        raise SourceError(f"{path} declares {size} pixels in one piece, more than a file of {stored} bytes can hold")
 
 
 def letters(axes: str) -> str:

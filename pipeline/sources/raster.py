@@ -18,6 +18,7 @@ from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native, together
 from pipeline.sources.checksum import stamp
 from pipeline.sources.datasets import dataset, files, fingerprint, guarded
+from pipeline.sources.metadata import sized
 from pipeline.sources.placing import pins, place
 from pipeline.sources.raster_bands import alpha, band_names, colour, is_masked, measured_bands
 
@@ -106,15 +107,16 @@ class Raster:
     def remarks(self) -> dict[str, Any]:
         """What `tilewise info` says besides the frame."""
         found, told = self.pins, dict[str, Any]()
-        if self._alpha is not None:
-            told["alpha"] = f"band {self._alpha + 1}: where it is 0, nothing was measured"
         if found and found.points:
             told["control_points"] = f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
         if found and found.model:
             told["rpc"] = "a camera's model, and no transform; labels.tif has it too"
+        doubts = []
         if self._file.crs and not self.frame.transform:
-            told["crs"] = f"{self._file.crs}, and no transform: nothing says where in it the image lies"
-        return told
+            doubts.append(f"it has the CRS {self._file.crs}, and no transform: nothing says where in it the image lies")
+        if not self.frame.transform and (doubt := sized(dataset(self.path, root=self.root), self.frame.shape)[1]):
+            doubts.append(doubt)
+        return told | ({"not_understood": doubts} if doubts else {})
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that belong to it, and which level is read."""
@@ -131,6 +133,7 @@ class Raster:
             _ = self._table  # refused now where there is none
         if self.scaled:
             self._refuse_unscaled()
+        whole = dataset(self.path, root=self.root)
         return Frame(
             shape=(file.height, file.width),
             bands=COLOURS if self.colours else tuple(names[k] for k in chosen),
@@ -139,7 +142,7 @@ class Raster:
             masked=self._masked or self._alpha is not None or self._apart or self.colours,
             together=() if self.colours else self._together,
             chunks=tuple(min(n, m) for n, m in zip(file.block_shapes[0], file.shape, strict=True)),
-            **place(self.path, dataset(self.path, root=self.root), file.shape),
+            **(place(self.path, whole, file.shape) or sized(whole, file.shape)[0]),
         )
 
     @property

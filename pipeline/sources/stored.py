@@ -19,7 +19,7 @@ from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.homes import moved
 from pipeline.places import asking, joined, zarr_store
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import LETTERS, Layout
+from pipeline.sources.axes import LETTERS
 from pipeline.sources.coordinates import Place, letters, names_of_bands, placed
 from pipeline.sources.groups import beside, dims_of, known, only, parent
 from pipeline.sources.mappings import Coordinate
@@ -46,8 +46,6 @@ class Stored:
     dtype: str
     packed: Packed
     """What its numbers stand for."""
-    format: str = "Zarr"
-    """What it is called: OME-Zarr 0.5."""
     axes: str | None = None
     dims: tuple[str, ...] = ()
     """The names of the axes of a single array, as they are stored."""
@@ -103,7 +101,6 @@ def _plain(path: str, array: Any) -> Stored:
         array.shards or array.chunks,
         array.dtype.str,
         _packed(path, array, attributes, fill),
-        f"Zarr {array.metadata.zarr_format}",
         dims=dims,
         policy=_said(attributes),
         remarks=tuple(unused(attributes)),
@@ -142,26 +139,6 @@ def around(stored: Stored, axes: str | None) -> Around:
         about = dict(array.attrs)
         about["transform"] = about.get("spatial:transform") or about.get("transform")
         return Around(axes, names_of_bands(axes or "", stored.dims, near, about), near, about, odd)
-
-
-def told_of(stored: Stored, how: Layout) -> dict[str, Any]:
-    """What metadata say of an array, and which part of it is read, as `pipeline.sources.facts` names it."""
-    import zarr
-
-    fixed, length = dict(how.fixed), dict(zip(how.axes, stored.shape, strict=True))
-    found: dict[str, Any] = {"format": stored.format, "axes": how.axes, "stored": list(stored.shape)}
-    if stored.image:
-        with _opening(stored.image):
-            group: Any = zarr.open(zarr_store(stored.image), mode="r", use_consolidated=False)
-            paths = [each["path"] for each in known(group.attrs)["multiscales"][0]["datasets"]]
-            found["levels"] = [list(how.shape(group[path].shape)) for path in paths]
-            found["level"] = [joined(stored.image, path) for path in paths].index(stored.path)
-    for letter, one, all_of in (("t", "time", "times"), ("z", "plane", "planes")):
-        found |= {all_of: length[letter]} if letter in length else {}
-        found |= {one: fixed[letter]} if length.get(letter, 1) > 1 and letter in fixed else {}
-    sizes = zip(how.axes, stored.scale, stored.units, strict=False)
-    found["sizes"] = {axis: f"{size:g} {unit}" for axis, size, unit in sizes if unit and axis in "zyx"}
-    return found | {"channels": list(stored.channels)}
 
 
 @contextlib.contextmanager
@@ -208,7 +185,6 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scales: Se
         array.shards or array.chunks,
         array.dtype.str,
         _packed(f"{path}/{name}", array, own),
-        f"OME-Zarr {known(attributes).get('version') or scale.get('version') or ''}".strip(),
         "".join(LETTERS.get(str(axis["name"]).lower(), str(axis["name"])) for axis in axes),
         image=path,
         channels=channels,

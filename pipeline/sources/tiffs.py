@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, nearest
+from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.scales import unclear
@@ -19,7 +19,7 @@ from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, layout, named, native, together
 from pipeline.sources.checksum import of_file
 from pipeline.sources.levels import around, coarsest
-from pipeline.sources.pages import FAULTS, About, describe, opened
+from pipeline.sources.pages import FAULTS, About, Opened, describe, opened
 
 COLOURS = ("red", "green", "blue")
 POLICIES = ("nodata", "fill", "error")
@@ -94,6 +94,19 @@ class TiffImage:
             return None
         return replace(how, bands=tuple(next((k for k in alphas if k > band), alphas[-1]) for band in how.bands))
 
+    @property
+    def _nodata(self) -> float | None:
+        return self._about.nodata if self.nodata is None else self.nodata
+
+    @functools.cached_property
+    def _colour(self) -> Layout | None:
+        """How to take red, green and blue, where not all of them are read and only all tell nodata from a colour; None elsewhere."""
+        how, samples = self._layout[0], self._about.samples
+        colour = tuple(samples.index(each) for each in COLOURS) if all(samples.count(each) == 1 for each in COLOURS) else ()
+        partly = 0 < len(set(colour) & set(how.bands)) < len(COLOURS)
+        told = self._nodata is not None and not np.isnan(self._nodata) and self.nodata_by is None
+        return replace(how, bands=colour) if partly and told else None
+
     @functools.cached_property
     def _together(self) -> tuple[int, ...]:
         """`Frame.together`: red, green and blue of one colour."""
@@ -109,8 +122,15 @@ class TiffImage:
     @functools.cached_property
     def _lost(self) -> bool:
         """Whether blocks are missing, and not measured, at this level or at one that is glanced at."""
-        levels = range(self.level, len(self._about.levels))
-        return self._policy == "nodata" and any(describe(self.path, self.series, level).missing[0] for level in levels)
+        if self._policy != "nodata" or self._about.missing[0]:
+            return self._policy == "nodata"
+        return any(self._is_lost(level) for level in range(self.level + 1, len(self._about.levels)))
+
+    def _is_lost(self, level: int) -> bool:
+        try:
+            return describe(self.path, self.series, level).missing[0] > 0
+        except TilewiseError:  # it is told where it is read
+            return False
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -121,12 +141,12 @@ class TiffImage:
             shape=how.shape(about.shape),
             bands=names,
             dtype=checked_numbers(np.dtype(about.dtype), self.path),
-            nodata=about.nodata if self.nodata is None else self.nodata,
+            nodata=None if self._colour else self._nodata,
             pixel_size=tuple(about.microns.get(letter, 1.0) for letter in how.space),
             unit="micrometer" if any(known) else "pixel",
             unlike=tuple(k for k, there in enumerate(known) if not there) if any(known) else (),
             chunks=how.shape(about.chunks),
-            masked=self._alpha is not None or self._lost,
+            masked=self._alpha is not None or self._lost or self._colour is not None,
             together=self._together,
         )
 
@@ -146,6 +166,10 @@ class TiffImage:
             good = good & self._seen(box, step, self._layout[0], self._written)
         if self._alpha is not None:
             good = good & (self._seen(box, step, self._alpha, self._taken) > 0)
+        if self._colour is not None:
+            whole = (self._seen(box, step, self._colour, self._taken) != self._nodata).any(axis=0)
+            own = self._seen(box, step, self._layout[0], self._taken) != self._nodata
+            good = good & np.stack([whole if k in self._colour.bands else own[at] for at, k in enumerate(self._layout[0].bands)])
         if len(good) > 1 and self._together:
             good[list(self._together)] = good[list(self._together)].all(axis=0)  # what was never written is no colour
         return good
@@ -153,7 +177,11 @@ class TiffImage:
     @property
     def masked_by(self) -> str:
         """What the mask stands for."""
-        return " or ".join(why for why, held in (("missing chunks", self._lost), ("alpha", self._alpha is not None)) if held)
+        return " or ".join(why for why, held in self._masks if held)
+
+    @property
+    def _masks(self) -> tuple[tuple[str, bool], ...]:
+        return ("missing chunks", self._lost), ("alpha", self._alpha is not None), ("nodata", self._colour is not None)
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that it refers to, and what is read of it."""
@@ -175,7 +203,8 @@ class TiffImage:
         alpha = [k + 1 for k in range(number) if about.samples[k] == "alpha"] if self._alpha else []
         lost, many = about.missing
         told = {"nodata": "count as not measured; missing_chunks: fill reads the fill value there", "error": "end a run"}
-        doubts = [*about.unclear, *about.said.unclear, *unclear(tuple(about.said.sizes), [unit for _, unit in about.said.sizes.values()])]
+        space = {letter: unit for letter, (_, unit) in about.said.sizes.items() if letter != "t"}
+        doubts = [*about.unclear, *about.said.unclear, *unclear(tuple(space), tuple(space.values()))]
         if not self.axes and about.guessed:
             doubts.append(
                 f"nothing says what its pages are; they are taken for planes; axes: {about.axes.replace('z', 'c')} would be bands"
@@ -197,6 +226,7 @@ class TiffImage:
             "colours": list(about.samples),
             "alpha": alpha[0] if alpha else None,
             "mask": "alpha" if alpha else None,
+            "nodata": [self._nodata] * len(how.bands) if self._nodata is not None else None,
             "sizes": {letter: f"{size:g} {unit}" for letter, (size, unit) in about.said.sizes.items()},
             "compression": about.compression,
             "files": list(about.others),
@@ -216,14 +246,21 @@ class TiffImage:
         return take(level, how, held, 1)[:, *places]
 
     def _written(self, level: int, how: Layout, box: Box, step: int) -> npt.NDArray[np.bool_]:
-        return np.asarray(how.take(opened(self.path).presence(self.series, level), box, step), bool)
+        return np.asarray(how.take(self._file().presence(self.series, level), box, step), bool)
+
+    def _file(self) -> Opened:
+        try:
+            return opened(self.path)
+        except FAULTS as error:
+            raise SourceError(f"{self.path} cannot be opened as TIFF: {type(error).__name__}: {error}") from error
 
     def _taken(self, level: int, how: Layout, box: Box, step: int) -> npt.NDArray[Any]:
+        file = self._file()  # held while it is read: what is dropped is closed
         try:
-            file = opened(self.path)  # held while it is read: what is dropped is closed
             absent = self._policy == "error" and not self._written(level, how, box, step).all()
             block = native(np.asarray(how.take(file.array(self.series, level), box, step)))
         except FAULTS as error:
+            file.settle()
             raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
         if absent:
             raise SourceError(f"{self.path}: a block in {box} was never written; missing_chunks: nodata or fill accepts that")

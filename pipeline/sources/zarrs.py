@@ -23,7 +23,7 @@ from pipeline.sources.coordinates import Place
 from pipeline.sources.kept import Kept
 from pipeline.sources.packed import Packed
 from pipeline.sources.presence import Presence
-from pipeline.sources.stored import FAULTS, Stored, around, describe, told_of
+from pipeline.sources.stored import FAULTS, Stored, around, describe
 
 POLICIES = ("nodata", "fill", "error")
 SAMPLED = 64
@@ -83,17 +83,27 @@ class ZarrImage:
         return _opened(self._stored.path)[1].missing() if self._policy == "nodata" else 0
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def image(self) -> str:
+        """The group of the OME-Zarr image, or the array, that is read: of a group that holds one alone, that one."""
+        return self._stored.image or self._stored.path
+
+    @property
+    def remarks(self) -> dict[str, Any]:
         """What should be known of the image besides its frame; see `pipeline.sources.facts`."""
         packed, stored, bands = self._packed, self._stored, len(self._layout[1])
         space = [(axis, unit) for axis, unit in zip(self._layout[0].axes, stored.units, strict=False) if axis in "zyx"]
         doubts = unclear([axis for axis, _ in space], [unit for _, unit in space])
-        scaling = {"scale": [packed.scale] * bands, "offset": [packed.offset] * bands} if packed.scaled else {}
-        inside = (stored.image or stored.path).removeprefix(self.path).strip("/")
-        own = {"image": inside, "missing_chunks": self._missing, "missing_chunks_by_band": self._lost_by_band}
-        doubts = [*doubts, *stored.remarks, *self._settled[2].remarks]
-        nodata = [packed.nodata] * bands if packed.nodata is not None else []
-        return {**told_of(stored, self._layout[0]), "nodata": nodata, **scaling, **own, "not_understood": doubts}
+        found = {
+            "image": self.image.removeprefix(self.path).strip("/"),
+            "axes": self._layout[0].axes,
+            "nodata": [packed.nodata] * bands if packed.nodata is not None else [],
+            "scale": [packed.scale] * bands if packed.scaled else [],
+            "offset": [packed.offset] * bands if packed.scaled else [],
+            "missing_chunks": self._missing,
+            "missing_chunks_by_band": self._lost_by_band,
+            "not_understood": [*doubts, *stored.remarks, *self._settled[2].remarks],
+        }
+        return {key: value for key, value in found.items() if value}
 
     @property
     def _missing(self) -> str:

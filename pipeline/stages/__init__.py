@@ -20,10 +20,12 @@ from pipeline.errors import SourceError
 from pipeline.exact import Exact
 from pipeline.grid import Box, Grid
 from pipeline.measurement import Sums
+from pipeline.processors import differ, notes
 from pipeline.scratch import Arrays, Scratch
 from pipeline.segmenters import Contract, Segmenter, call, measured_after, stepped, valid_for
 from pipeline.sources import Source, where_measured
 from pipeline.sources.incomplete import Incomplete
+from pipeline.stitching import AGREED
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
 """In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
@@ -109,6 +111,9 @@ class Run:
     widenings: npt.NDArray[np.int8] | None = None
     """By tile: how often its windows were doubled to settle a dispute; None: never."""
 
+    unsure: frozenset[int] = frozenset()
+    """Routes that processors drew which may differ in what they draw: nothing of these is proved. Known when all tiles are drawn."""
+
     def takes(self, method: Method, pixels: int) -> dict[str, int]:
         """What segmenting a window of so many pixels takes of memory at its height, in bytes, by what it goes to."""
         frame, bands = self.source.frame, len(self.source.frame.bands)
@@ -117,6 +122,11 @@ class Run:
             "steps": pixels * bands * STEPS if self.steps else 0,
             "drawing": method.contract.footprint.bytes(pixels, bands),
         }
+
+    @property
+    def joined(self) -> Scratch:
+        """Where what depends on how the labels of tiles are joined lies."""
+        return self.scratch.joined
 
     def fits(self, method: Method, window: Box) -> bool:
         """Whether a task may segment a window, as far as memory goes."""
@@ -136,6 +146,19 @@ class Run:
     def max_halo_of(self, tile: int) -> int:
         """How far beyond its core a tile may read."""
         return self.max_halo << self.widened(tile)
+
+    def mixed(self) -> dict[int, tuple[str, ...]]:
+        """The routes that processors drew which may differ in what they draw, and their notes; see `pipeline.processors`."""
+        drawn = {route: (notes(self.scratch, route), self.steady(method)) for route, method in enumerate(self.methods, FIRST)}
+        return {route: names for route, (names, steady) in drawn.items() if differ(names, portable=steady)}
+
+    def steady(self, method: Method) -> bool:
+        """Whether a method draws the same on every processor of a family, after all steps."""
+        return method.contract.portable and all(getattr(step, "portable", False) for step in self.steps)
+
+    def certain(self, tile: int, status: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The certificates of a tile's labels, as far as its processor allows."""
+        return np.maximum(status, AGREED) if int(self.routes[tile]) in self.unsure else status
 
     def needs(self, tile: int) -> Needs:
         """The resources that segmenting a tile takes, as Dask names them."""
@@ -223,9 +246,9 @@ def table_key(tile: int) -> str:
     return f"ids/{tile // 1000}/{tile}"
 
 
-def load_sums(run: Run, key: str) -> Sums:
+def load_sums(store: Scratch, key: str) -> Sums:
     """The sums in a record."""
-    facts, found = run.scratch.load(key, *_PLAIN, "values", "squares")
+    facts, found = store.load(key, *_PLAIN, "values", "squares")
     value, square = Exact(found.pop("values"), facts["value"]), Exact(found.pop("squares"), facts["square"])
     return Sums(**found, value=value, square=square)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.files import PARTIAL, commit, keep, keep_names, writing
 from pipeline.grid import Box
-from pipeline.scratch import commit
+from pipeline.record import RECORD
 from pipeline.sinks.cog import Palette, write_cog
 from pipeline.sinks.microscopy import write_ome_tiff
 from pipeline.sinks.nested import Nest
@@ -28,16 +28,9 @@ from pipeline.stages import Run
 from pipeline.stages.lines import lines
 from pipeline.stages.measure import part_path
 from pipeline.stages.overlay import with_stuff
-from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
-from pipeline.stages.publish import CLASSES, LABELS, NESTED, Publication
+from pipeline.stages.products import CLASSES_COG, CLASSES_OME_TIFF, COG, HIDDEN, LINES, OME_TIFF, PICTURE, TABLE, clear, inventory, settled
+from pipeline.stages.publish import NESTED, Publication
 
-COG, CLASSES_COG = "labels.tif", "classes.tif"
-OME_TIFF, CLASSES_OME_TIFF = "labels.ome.tif", "classes.ome.tif"
-TABLE, LINES, PICTURE, RECORD = "objects.parquet", "lines.gpkg", "overview.png", "run.json"
-PUBLISHED = (
-    *(LABELS, COG, OME_TIFF, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", CLASSES_OME_TIFF),
-    *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
-)
 PICTURE_SIZE = 2048
 """Pixels along the longer side of the picture, at most."""
 
@@ -106,37 +99,37 @@ def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
 
 
 def publish_all(folder: Path, staging: Path, record: Mapping[str, Any], nest: Nest | None = None) -> None:
-    """Move everything staged into the result's folder, what is for the image itself there, and the run's record last."""
-    for part in staging.rglob("*.partial"):  # what Zarr's writers leave when they are killed
-        part.unlink()
-    (folder / RECORD).unlink(missing_ok=True)
-    for name in PUBLISHED:
-        if (staging / name).exists():
-            discard(folder / name)
+    """Move everything staged into the result's folder, what is for the image itself there, and the run's record last.
+
+    All of it is on the disk before the record is, which says so.
+    """
+    with writing(folder):
+        for part in staging.rglob(f"*{PARTIAL}"):  # what writers leave when they are killed
+            part.unlink()
+        coming = inventory(staging)
+        keep(staging)
+        clear(folder, coming)
+        for name in coming:
             os.replace(staging / name, folder / name)  # noqa: PTH105  the commit points, named as tests name them
-    if nest is not None:
-        nest.settle(staging / NESTED)
-    write_record(folder, staging, record)
+        if nest is not None:
+            nest.settle(staging / NESTED)
+        _write_record(folder, {**record, "products": coming})
+        settled(folder)
 
 
-def write_record(folder: Path, staging: Path, record: Mapping[str, Any]) -> None:
-    """Write run.json, by way of the staging folder, where nothing is left for long."""
-    commit(staging / RECORD, (json.dumps(record, indent=2) + "\n").encode())
-    os.replace(staging / RECORD, folder / RECORD)  # noqa: PTH105
+def leave_incomplete(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a run that has no result. Of an earlier run's nothing stays beside it; where that is kept, `kept` says."""
+    with writing(folder):
+        clear(folder, {})
+        _write_record(folder, {**record, "complete": False, "products": {}})
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """What run.json says; None where there is none."""
-    path = folder / RECORD
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def discard(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json, by way of the hidden folder, where nothing is left for long. It is on the disk when this returns."""
+    keep_names(folder)
+    commit(folder / HIDDEN / RECORD, (json.dumps(record, indent=2) + "\n").encode(), lasting=True)
+    os.replace(folder / HIDDEN / RECORD, folder / RECORD)  # noqa: PTH105
+    keep_names(folder)
 
 
 def missing(run: Run, failed: Mapping[int, str]) -> list[dict[str, Any]]:

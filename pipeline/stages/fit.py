@@ -8,6 +8,7 @@ Fitting goes in rounds: a step is fitted to what the steps before it make, and s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SegmenterError
+from pipeline.errors import JobError, SegmenterError
 from pipeline.features import measured
 from pipeline.grid import Box
 from pipeline.histograms import Bins
@@ -142,9 +143,15 @@ def save(run: Run, number: int, bins: Mapping[str, Bins], counted: Mapping[str, 
     run.scratch.save(key(number), facts, {**counted, **{name: found.rows for name, found in samples.items()}})
 
 
+def settled_key(number: int) -> str:
+    """Where what a round found lies: a run that goes on elsewhere takes that, since processors may fit otherwise."""
+    return f"settled/{number}"
+
+
 def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
     """The run with the subjects of a round fitted; SegmenterError where the image has nothing to fit to."""
     bins, found = run.scratch.load(key(number), whole=True)
+    before = run.scratch.load(settled_key(number))[0] if run.scratch.sound(settled_key(number)) else {}
     new: dict[str, Any] = {}
     for subject in wanted:
         name = subject.name
@@ -159,7 +166,10 @@ def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
             given = any(getattr(subject.what, option) is not None for option in getattr(subject.what, "companions", ()))
             where = " under its seeds" if given else ""
             raise SegmenterError(f"{name}: no statistics can be fitted, since the image has no valid pixel{where}")
-        new[name] = subject.what.fit(statistics)
+        new[name] = replace(subject.what, **_tuples(before[name])) if name in before else subject.what.fit(statistics)
+    if not before:
+        kept = {subject.name: _kept(subject.what, new[subject.name]) for subject in wanted}
+        run.scratch.save(settled_key(number), {name: options for name, options in kept.items() if options})
     steps = tuple(new.get(f"step {k + 1}", step) for k, step in enumerate(run.steps)) if wanted[0].steps < len(run.steps) else run.steps
     return replace(run, steps=steps) if steps != run.steps else run.fitted(new)
 
@@ -170,6 +180,23 @@ def found(before: Run, after: Run) -> dict[str, dict[str, Any]]:
     known = {method.name: method.segmenter for method in before.methods}
     pairs += [(new.name, known[new.name], new.segmenter) for new in after.methods]
     return {name: changed for name, old, new in pairs if old is not new and (changed := _changed(old, new))}
+
+
+def _kept(old: Any, new: Any) -> dict[str, Any]:
+    """What fitting settled, where JSON can hold it and it makes the same again; else nothing."""
+    options = _changed(old, new)
+    try:
+        again = replace(old, **_tuples(json.loads(json.dumps(options)))) if options else None
+    except (TypeError, ValueError, JobError):
+        return {}
+    return options if again == new else {}
+
+
+def _tuples(what: Any) -> Any:
+    """JSON's lists as tuples, and what is in mappings."""
+    if isinstance(what, Mapping):
+        return {key: _tuples(value) for key, value in what.items()}
+    return tuple(map(_tuples, what)) if isinstance(what, list) else what
 
 
 def _changed(old: Any, new: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ Holds the labels that meet seams; nothing is dense over all ids. What objects ar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Grouping:
 
 def group(run: Run) -> Grouping:
     """Group the labels of all tiles, and write their ids."""
-    tiles = np.flatnonzero(run.routes >= FIRST)
+    tiles, run = np.flatnonzero(run.routes >= FIRST), replace(run, unsure=frozenset(run.mixed()))
     seams = _seams(run, tiles)
     everyone, joined, filled = _joined(run, tiles, seams)
     if sheets_of(run):
@@ -60,22 +61,23 @@ def group(run: Run) -> Grouping:
 
 def known(run: Run) -> Grouping | None:
     """What `group` found of the labels as they are now, if that is recorded."""
-    if not run.scratch.sound(_KEY):
+    if not run.joined.sound(_KEY):
         return None
-    facts, arrays = run.scratch.load(_KEY, "disputed")
-    current = facts.pop("widened") == _widened(run)
+    facts, arrays = run.joined.load(_KEY, "disputed")
+    current = facts.pop("of") == _of(run)
     return Grouping(facts["objects"], facts["classes"], facts["disputes"], arrays["disputed"]) if current else None
 
 
 def save(run: Run, found: Grouping) -> None:
     """Record what `group` found, when its tables are written."""
     facts = {name: getattr(found, name) for name in ("objects", "classes", "disputes")}
-    run.scratch.save(_KEY, {**facts, "widened": _widened(run)}, {"disputed": found.disputed})
+    run.joined.save(_KEY, {**facts, "of": _of(run)}, {"disputed": found.disputed})
 
 
-def _widened(run: Run) -> int:
-    """How many windows were doubled: more with every round of repairs."""
-    return 0 if run.widenings is None else int(run.widenings.sum())
+def _of(run: Run) -> dict[str, Any]:
+    """What tells the labels as they are now from others: how many windows were doubled, and who drew them."""
+    widened = 0 if run.widenings is None else int(run.widenings.sum())
+    return {"widened": widened, "mixed": sorted(name for names in run.mixed().values() for name in names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +156,9 @@ def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Mem
         mine = run.scratch.load(record_key(tile), "status", "hole", "outside", "key")[1]
         key.append(mine["key"][labels - 1])
         tile_of.append(numbered(tile, labels))
-        status.append(mine["status"][labels].astype(np.int64))
+        status.append(run.certain(tile, mine["status"])[labels].astype(np.int64))
         flags.append(np.stack([mine[name][labels] for name in ("hole", "outside")]))
-        sums.append(load_sums(run, record_key(tile)).take(labels - 1))
+        sums.append(load_sums(run.scratch, record_key(tile)).take(labels - 1))
     keys = np.concatenate([np.zeros(0, np.int64), *tile_of])
     hole, outside = np.concatenate([np.zeros((2, 0), bool), *flags], axis=1)
     total = concatenate(sums) if sums else empty(0, len(run.grid.shape), len(run.source.frame.bands))

@@ -45,7 +45,7 @@ def trace_tile(work: Publication, tile: int) -> int:
     chains = trace(_padded(labels, window, around), (top, left), run.grid.shape[1])
     whole, on = (chains.take(np.flatnonzero(chains.open == going)) for going in (False, True))
     parts = {"": whole, "open ": on}
-    run.scratch.save(lines_key(tile), {}, {f"{kind}{name}": getattr(part, name) for kind, part in parts.items() for name in _FIELDS})
+    run.joined.save(lines_key(tile), {}, {f"{kind}{name}": getattr(part, name) for kind, part in parts.items() for name in _FIELDS})
     return len(chains)
 
 
@@ -72,7 +72,7 @@ def _padded(labels: npt.NDArray[np.integer], window: Box, around: Box) -> npt.ND
 
 
 def _load(run: Run, tile: int, kind: str) -> Chains:
-    found = run.scratch.load(lines_key(tile), *(f"{kind}{name}" for name in _FIELDS))[1]
+    found = run.joined.load(lines_key(tile), *(f"{kind}{name}" for name in _FIELDS))[1]
     return Chains(**{name: found[f"{kind}{name}"] for name in _FIELDS})
 
 

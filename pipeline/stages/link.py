@@ -7,6 +7,7 @@ pixels (none, where it has no labels): an object that goes on into it is in doub
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,12 @@ def linked(run: Run, tile: int) -> bool:
     if not run.scratch.sound(link_key(tile)):
         return False
     facts = run.scratch.load(link_key(tile))[0]
-    return bool(facts["widened"] == [run.widened(each) for each in (tile, *facts["others"])])
+    return bool(facts["of"] == _of(run, (tile, *facts["others"])))
+
+
+def _of(run: Run, tiles: Sequence[int]) -> dict[str, Any]:
+    """What tells the labels of some tiles as they are now from those that they had or may have."""
+    return {"widened": [run.widened(tile) for tile in tiles], "mixed": sorted(name for names in run.mixed().values() for name in names)}
 
 
 def link(run: Run, tile: int) -> int:
@@ -48,7 +54,7 @@ def link(run: Run, tile: int) -> int:
         one_method = bool(run.routes[tile] == run.routes[other]) and mine.segmented and run.segmented(other)
         seam = compare(_view(run, tile, other, mine), _view(run, other, tile, _Flags.of(run, other)), one_method=one_method)
         found |= {f"{field} {other}": getattr(seam, field) for field in Seam.__dataclass_fields__}
-    run.scratch.save(link_key(tile), {"others": others, "widened": [run.widened(each) for each in (tile, *others)]}, found)
+    run.scratch.save(link_key(tile), {"others": others, "of": _of(run, (tile, *others))}, found)
     return len(others)
 
 

@@ -22,7 +22,7 @@ from pipeline.stitching import CERTIFICATES, Integers
 
 def part_path(run: Run, slab: int) -> Path:
     """Where a slab's part of the table lies until all parts are joined."""
-    return Path(run.scratch.root, "objects", f"{slab}.parquet")
+    return run.joined.file(f"objects/{slab}.parquet")
 
 
 class _LookedAt(TypedDict):
@@ -50,9 +50,7 @@ def measure(run: Run, slab: int) -> Measured:
         "certificate": np.array(CERTIFICATES)[about["status"]],
         "tiles": about["tiles"].astype(np.int32),
     }
-    path = part_path(run, slab)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_part(str(path), run.source.frame, columns)
+    write_part(str(part_path(run, slab)), run.source.frame, columns)
     counted = np.bincount(about["status"], minlength=len(CERTIFICATES)).tolist()
     return {"certificates": counted, **_looked_at(run, list(run.grid.slabs())[slab])}
 
@@ -71,13 +69,13 @@ def _looked_at(run: Run, tiles: Sequence[int]) -> _LookedAt:
 
 def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
     """The objects that begin in a slab: those that meet a seam, then those of each tile that do not."""
-    met = run.scratch.load(slab_key(slab), "ids", "status", "tiles", "home", "key")[1]
-    sums = [load_sums(run, slab_key(slab))]
+    met = run.joined.load(slab_key(slab), "ids", "status", "tiles", "home", "key")[1]
+    sums = [load_sums(run.joined, slab_key(slab))]
     about = [{"id": met["ids"], "status": met["status"], "tiles": met["tiles"], "home": met["home"], "key": met["key"]}]
     for tile in (tile for tile in list(run.grid.slabs())[slab] if run.routes[tile] >= FIRST):
-        table = run.scratch.load(table_key(tile), "ids", "status", "alone")[1]
+        table = run.joined.load(table_key(tile), "ids", "status", "alone")[1]
         labels = table["alone"]
-        sums.append(load_sums(run, record_key(tile)).take(labels - 1))
+        sums.append(load_sums(run.scratch, record_key(tile)).take(labels - 1))
         own = {"id": table["ids"][labels], "status": table["status"][labels].astype(np.int64)}
         own |= {"tiles": np.ones(len(labels), np.int64), "home": np.full(len(labels), tile)}
         about.append(own | {"key": run.scratch.load(record_key(tile), "key")[1]["key"][labels - 1]})

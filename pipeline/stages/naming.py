@@ -72,7 +72,7 @@ def name(run: Run, members: Members, groups: Groups) -> tuple[int, int]:
     number, highest = 0, int(sums.kind[kept | stuff].max(initial=0))
     ids[:-1][stuff], kept = STUFF + sums.kind[stuff], kept & ~stuff
     facts, arrays = save_sums(sums.take(stuff))
-    run.scratch.save(STUFF_KEY, facts, {**arrays, "status": groups.status[stuff]})
+    run.joined.save(STUFF_KEY, facts, {**arrays, "status": groups.status[stuff]})
     for slab, tiles in enumerate(run.grid.slabs()):
         here = np.flatnonzero(kept & (groups.home >= tiles.start) & (groups.home < tiles.stop))
         own = [_alone(run, members, tile, least) for tile in tiles if run.routes[tile] >= FIRST]
@@ -85,7 +85,7 @@ def name(run: Run, members: Members, groups: Groups) -> tuple[int, int]:
         facts, arrays = save_sums(sums.take(here))
         about = {"ids": ids[here], "key": keys[here], "status": groups.status[here]}
         about |= {"tiles": groups.tiles[here], "home": groups.home[here]}
-        run.scratch.save(slab_key(slab), facts, {**arrays, **about})
+        run.joined.save(slab_key(slab), facts, {**arrays, **about})
     return number, highest
 
 
@@ -103,7 +103,7 @@ def _alone(run: Run, members: Members, tile: int, least: npt.NDArray[np.int64]) 
     alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]])) & (found["marked"] > 0)
     alone[members.nodes.label[members.of(tile)] - 1] = False
     highest, kind = int(found["kind"][alone].max(initial=0)), np.concatenate([[0], found["kind"]])
-    return _Own(tile, np.where(alone, found["anchor"], -1), highest, kind, found["status"].copy())
+    return _Own(tile, np.where(alone, found["anchor"], -1), highest, kind, run.certain(tile, found["status"]).copy())
 
 
 def _write_table(run: Run, members: Members, groups: Groups, own: _Own, named: tuple[Integers, Integers, Integers]) -> None:
@@ -113,4 +113,4 @@ def _write_table(run: Run, members: Members, groups: Groups, own: _Own, named: t
     nodes, of = members.nodes.label[mine], groups.of[mine]
     alone, joined = np.flatnonzero(table > 0), nodes[of >= 0]
     table[nodes], own.status[joined], own.kind[joined] = ids[of], groups.status[of[of >= 0]], kinds[of[of >= 0]]
-    run.scratch.save(table_key(own.tile), {}, {"ids": table, "status": own.status, "kind": own.kind, "alone": alone})
+    run.joined.save(table_key(own.tile), {}, {"ids": table, "status": own.status, "kind": own.kind, "alone": alone})

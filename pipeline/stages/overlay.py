@@ -76,8 +76,8 @@ def laid_over(run: Run, drawn: Sequence[Sheet]) -> Run:
     """The run that lays sheets, all of which are drawn and grouped, over each other."""
     routes = np.stack([sheet.run.routes for sheet in drawn])
     where = np.where((routes >= FIRST).any(axis=0), FIRST, np.where((routes == EMPTY).all(axis=0), EMPTY, SKIPPED)).astype(np.int16)
-    method = Method("layers", Overlay(tuple(drawn)), Contract(identity="layered"), 0)
-    return replace(run, methods=(method,), routes=where, depth=0, steps=(), scratch=run.scratch.within("overlay"))
+    method = Method("layers", Overlay(tuple(drawn)), Contract(identity="layered", portable=True), 0)
+    return replace(run, methods=(method,), routes=where, depth=0, steps=(), scratch=run.joined.within("overlay"))
 
 
 def sheets_of(run: Run) -> tuple[Sheet, ...]:
@@ -127,7 +127,7 @@ def _alone(run: Run, method: Method) -> Run:
 def _part(sheet: Sheet, number: int, tile: int) -> _Part:
     run, layer = sheet.run, sheet.layer
     labels = run.scratch.load(pixels_key(tile), "labels")[1]["labels"].astype(np.int32, copy=False)
-    table = run.scratch.load(table_key(tile), "ids", "status", "kind")[1]
+    table = run.joined.load(table_key(tile), "ids", "status", "kind")[1]
     on_seams = run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]
     mine = table["ids"] > 0
     if run.method(tile).contract.things is not None:  # it draws both, and here only one of them is asked for

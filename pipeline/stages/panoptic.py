@@ -53,7 +53,7 @@ def write_panoptic(work: Publication, found: Grouping, table: Path, image: str, 
 
 def _stuff(run: Run, objects: int) -> Iterator[dict[str, Any]]:
     """A row for each class of stuff, as the table has one for each thing."""
-    sums, status = load_sums(run, STUFF_KEY), run.scratch.load(STUFF_KEY, "status")[1]["status"]
+    sums, status = load_sums(run.joined, STUFF_KEY), run.joined.load(STUFF_KEY, "status")[1]["status"]
     for k, kind in enumerate(sums.kind.tolist()):
         values = (objects + 1 + k, kind, sums.area[k], *sums.low[k, ::-1], *sums.high[k, ::-1], CERTIFICATES[status[k]])
         yield dict(zip(_COLUMNS, values, strict=True))

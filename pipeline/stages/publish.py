@@ -137,14 +137,14 @@ def reduce(work: Level, block: int) -> None:
 
 def _final(run: Run, tile: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer]]:
     """The ids of a tile's labels, and its labels."""
-    ids = run.scratch.load(table_key(tile), "ids")[1]["ids"]
+    ids = run.joined.load(table_key(tile), "ids")[1]["ids"]
     labels: npt.NDArray[np.integer] = run.scratch.load(pixels_key(tile), "labels")[1]["labels"]
     return ids, labels
 
 
 def _kinds(run: Run, tile: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The class of each of a tile's labels; 0 for those that are no object."""
-    kind: npt.NDArray[np.int64] = run.scratch.load(table_key(tile), "kind")[1]["kind"]
+    kind: npt.NDArray[np.int64] = run.joined.load(table_key(tile), "kind")[1]["kind"]
     return np.where(ids > 0, kind, 0)
 
 

@@ -11,8 +11,6 @@ from pipeline.errors import SourceError
 from pipeline.sources.incomplete import Incomplete
 from pipeline.stages import Run
 
-KEY = "unreadable"
-
 
 def unreadable(run: Run, tile: int) -> str:
     """Why a tile's pixels cannot be read; empty where they can."""
@@ -24,9 +22,5 @@ def unreadable(run: Run, tile: int) -> str:
 
 
 def without(run: Run, lost: Mapping[int, str]) -> Run:
-    """The same run on the image without some tiles. What an earlier attempt left is forgotten if that could not read others."""
-    before = run.scratch.load(KEY)[0]["tiles"] if run.scratch.has(KEY) else []
-    if sorted(lost) != before:
-        run.scratch.forget_all_but("begun")
-        run.scratch.save(KEY, {"tiles": sorted(lost)})
+    """The same run on the image without some tiles."""
     return replace(run, source=Incomplete(run.source, tuple(map(run.grid.core, sorted(lost))))) if lost else run

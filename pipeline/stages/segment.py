@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.measurement import Sums, measure
+from pipeline.processors import note
 from pipeline.scales import pixel_areas, vary
 from pipeline.scratch import Arrays
 from pipeline.sources.unmeasured import Counts, unmeasured
@@ -74,6 +75,7 @@ def segment(run: Run, tile: int) -> Segmented:
         areas=areas,
     )
     lost = unmeasured(run.source, core, pixels, seen.measured[(slice(None), *inside)])
+    note(run.scratch, int(run.routes[tile]))
     _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid), lost)
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
     told = list(getattr(method.segmenter, "told", ()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
     if not checkpoint.exists():
         sight = objective(recipe.card, recipe.decoder).sight(judged, recipe.train.crop)
         return State(network, optimiser, scaler, sight, judged)
-    found = torch.load(checkpoint, map_location=device, weights_only=True)
+    found = _loaded(checkpoint, device)
     if found["recipe"] != mark:
         raise ResumeError(f"{checkpoint} is of a training by another recipe; give another folder, or train anew: --fresh")
     for one, name in ((network, "network"), (judged, "judged")):
@@ -140,6 +141,18 @@ def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
     scaler.load_state_dict(found["scaler"])
     plain = {name: found[name] for name in ("step", "seconds", "history", "best", "weights", "stale")}
     return State(network, optimiser, scaler, Sight(*found["sight"]), judged, **plain)
+
+
+def _loaded(checkpoint: Path, device: str) -> dict[str, Any]:
+    """What a checkpoint holds; ResumeError where it is damaged."""
+    import torch
+
+    try:
+        found = torch.load(checkpoint, map_location=device, weights_only=True)
+        _ = found["recipe"], found["sight"]
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        raise ResumeError(f"{checkpoint} is damaged, or no checkpoint; give another folder, or train anew: --fresh") from error
+    return dict(found)
 
 
 def _keep(state: State, path: Path, mark: str) -> None:

@@ -26,7 +26,7 @@ from pipeline.training.augmentation import Augment
 
 TRAINABLE = ("unet", "fcn", "maskrcnn")
 """Kinds that are built here, and not loaded as exported."""
-DATA = ("image", "truth", "bands", "missing", "attribute")
+DATA = ("image", "truth", "bands", "missing", "attribute", "crs")
 """The keys of an entry of ``data``."""
 
 
@@ -37,7 +37,8 @@ class Train:
     data: tuple[Mapping[str, Any], ...]
     """Pairs: ``image`` and ``truth`` are paths, or patterns in which ``*`` stands for the same in both. ``bands``: those of the image, in
     the network's order, by number from 1 or by name. ``missing``: numbers of the truth where it is not known. ``attribute``: that of a
-    vector file that holds classes. Of the decoder ``panoptic``, truth is COCO's panoptic JSON or the folder of a result, and ``missing``
+    vector file that holds classes, by number or by the card's names. ``crs``: what a vector file is in that does not say it: ``pixels``,
+    ``image`` or a CRS. Of the decoder ``panoptic``, truth is COCO's panoptic JSON or the folder of a result, and ``missing``
     are classes."""
 
     folder: str = ""

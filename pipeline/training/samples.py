@@ -163,7 +163,10 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
     source = open_source(str(image), bands=card.numbers(asked, source.frame.bands))
     if source.frame.ndim != len(("row", "column")):
         raise JobError(f"{image.name} is a volume; allowed: images of rows and columns")
-    named = {"path": str(truth), "attribute": entry["attribute"]} if entry.get("attribute") else str(truth)
+    said = {key: entry[key] for key in ("attribute", "crs") if entry.get(key)} | (
+        {"classes": card.classes} if entry.get("attribute") else {}
+    )
+    named = {"path": str(truth), **said} if said else str(truth)
     missing = entry.get("missing")
     numbers = () if missing is None else tuple(missing) if isinstance(missing, list) else (int(missing),)
     if isinstance(recipe.decoder, Panoptic):

@@ -183,7 +183,7 @@ def test_another_job_into_a_result(tmp_path):
     image = blobs()
     run(image, pipeline.Threshold(value=100), tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(OutputError, match=r"the result of another job \(segmenters\.threshold\.value: 100 before, 120 now\)"):
+    with pytest.raises(ResumeError, match=r"the result of another job \(segmenters\.threshold\.value: 100 before, 120 now\)"):
         run(image, pipeline.Threshold(value=120), tmp_path / "out")
     (tmp_path / "flag").touch()
     with pytest.raises(TilesError):
@@ -223,12 +223,14 @@ def test_damaged_records_are_made_again(tmp_path):
     run(image, method, tmp_path / "out", keep_scratch=True)
     shutil.copytree(tmp_path / "out", tmp_path / "kept")
     whole = products(tmp_path / "out")
-    records = [path for path in sorted((tmp_path / "kept" / ".tilewise").rglob("*.rec")) if path.name != "begun.rec"]
-    kinds = {path.relative_to(tmp_path / "kept" / ".tilewise").parts[0] for path in records}
-    assert kinds == {"fitted", "routes.rec", "grouped.rec", "tiles", "pixels", "links", "ids", "slabs"}
+    [begun] = (tmp_path / "kept" / ".tilewise" / "runs").iterdir()
+    [joined] = (begun / "joined").iterdir()
+    records = sorted(begun.rglob("*.rec"))
+    kinds = {path.relative_to(folder).parts[0] for folder in (begun, joined) for path in folder.rglob("*.rec")}
+    assert kinds == {"fitted", "routes.rec", "tiles", "pixels", "links", "joined", "grouped.rec", "ids", "slabs"}
     rng = np.random.default_rng(0)
     for number, path in enumerate(records):
-        if number % 5 == 0 or path.parent.name in (".tilewise", "fitted"):
+        if number % 5 == 0 or path.parent in (begun, joined, begun / "fitted"):
             out = tmp_path / f"out{number}"
             shutil.copytree(tmp_path / "kept", out)
             (out / "run.json").unlink()  # as if the run had been killed before it was written
@@ -241,7 +243,9 @@ def test_more_objects_than_fit(flawed, tmp_path):
     """Row 23: ids that do not fit the type asked for are refused before anything is published."""
     begun(spotted(), flawed, tmp_path / "out", dtype="uint32")
     facts = {"objects": 2**32, "classes": 1, "disputes": 0, "widened": 0}
-    Scratch(str(tmp_path / "out" / ".tilewise")).save("grouped", facts, {"disputed": np.zeros(0, np.int64)})
+    store = Scratch(str(tmp_path / "out" / ".tilewise"))
+    begun_by = store.load("begun")[0]
+    store.of(begun_by["run"], begun_by["join"]).joined.save("grouped", facts, {"disputed": np.zeros(0, np.int64)})
     with pytest.raises(OutputError, match=r"output\.dtype: 4294967296 objects do not fit in uint32; allowed: uint64"):
         run(spotted(), flawed, tmp_path / "out", dtype="uint32")
     assert not is_published(tmp_path / "out")
@@ -295,8 +299,9 @@ class Life(RuleBasedStateMachine):
     @rule()
     def loses(self) -> None:
         """Lose some records."""
-        shutil.rmtree(self.out / ".tilewise" / "links", ignore_errors=True)
-        shutil.rmtree(self.out / ".tilewise" / "pixels", ignore_errors=True)
+        for folder in (self.out / ".tilewise" / "runs").glob("*"):
+            shutil.rmtree(folder / "links", ignore_errors=True)
+            shutil.rmtree(folder / "pixels", ignore_errors=True)
 
     @property
     def complete(self) -> bool:
@@ -311,6 +316,7 @@ class Life(RuleBasedStateMachine):
             assert products(self.out) == Life.expected  # type: ignore[attr-defined]
 
 
+@pytest.mark.hypothesis
 def test_life(tmp_path):
     """However a run is disturbed, whatever looks complete is the undisturbed result."""
     Life.folder, Life.image = tmp_path, write(tmp_path / "image.tif", spotted())
@@ -332,5 +338,5 @@ def test_classes_by_number_are_the_same_when_read_again(layered, tmp_path):
 
     began = again("two").record["seconds"]
     assert again("two").record["seconds"] == began
-    with pytest.raises(OutputError, match="holds the result of another job"):
+    with pytest.raises(ResumeError, match="holds the result of another job"):
         again("deux")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.__main__ import app
-from pipeline.errors import SourceError, TilesError
+from pipeline.errors import SegmenterError, SourceError, TilesError
 from pipeline.grid import Box, Grid
 from pipeline.segmenters.edge import Edges
 from pipeline.segmenters.region import Watershed
@@ -88,6 +88,47 @@ def job(path: Path | Any, method: Any, out: Path, **more: Any) -> pipeline.Job:
     """A job in tiles of the file's blocks."""
     output = {"path": str(out), "labels": ["zarr", "cog"], "picture": True}
     return pipeline.Job(source=path, tiles={"size": TILE, "halo": 8}, segmenters={"it": method}, output=output, **more)
+
+
+@pytest.mark.parametrize("all_of_it", [False, True], ids=["first rows", "all"])
+@pytest.mark.parametrize("workers", [0, 2], ids=["in process", "cluster"])
+def test_many_tiles_at_the_start(all_of_it, workers, tmp_path):
+    """However many tiles cannot be read at the start, the others are tried: exit code 1, each is listed, and only they are tried again."""
+    path, out = tmp_path / "image.zarr", tmp_path / "out"
+    zarr.create_array(path, data=blobs(SIDE) + 1, chunks=(TILE, TILE))
+    lost = [file for row in range(4 if all_of_it else 2) for file in (path / "c" / str(row)).iterdir()]
+    kept = {file: file.read_bytes() for file in lost}
+    for file in lost:
+        file.write_bytes(b"damaged")
+    words = ["segment", str(path), str(out), "--with", "threshold", "--option", "value=90", "--tile", str(TILE), "--json"]
+    words = [*words, "--halo", "1", "--workers", str(workers)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1, done.output
+    missing = json.loads((out / "run.json").read_text())["missing"]
+    failed = 16 if all_of_it else 12  # of the third row the windows reach into the second
+    assert [tuple(one["tile"]) for one in missing] == [(k // 4, k % 4) for k in range(failed)]
+    assert f"{failed} of 16 tiles failed, so nothing is published: tile (0, 0): " in done.output
+    for file, data in kept.items():
+        file.write_bytes(data)
+    again = CliRunner().invoke(app, [*words, "--fresh"])  # what the image is known by was damaged too
+    assert again.exit_code == 0, again.output
+    np.testing.assert_array_equal(pipeline.Result(str(out)).labels, ndimage.label(blobs(SIDE) + 1 > 90)[0])
+
+
+def test_a_segmenter_at_fault_beside_tiles_that_cannot_be_read(tmp_path):
+    """Where the segmenter fails on every tile that can be read, that is said, and not what could not be read before."""
+    path, out = tmp_path / "image.zarr", tmp_path / "out"
+    zarr.create_array(path, data=blobs(SIDE) + 1, chunks=(TILE, TILE))
+    (path / "c/0/0").write_bytes(b"damaged")
+
+    def broken(_block: np.ndarray) -> np.ndarray:
+        raise ArithmeticError("at fault")
+
+    with pytest.raises(SegmenterError, match=r"no tile succeeded: tile \(0, 2\): .*ArithmeticError: at fault"):
+        pipeline.run(
+            pipeline.Job(source=str(path), tiles={"size": TILE, "halo": 1}, segmenters={"it": broken}, output={"path": str(out)}),
+            pipeline.local(),
+        )
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.errors import OutputError, ScratchError
-from pipeline.scratch import Scratch, differences, locked
+from pipeline.errors import ScratchError
+from pipeline.scratch import Scratch, differences
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)
 ARRAYS = st.sampled_from(["u1", "i4", "i8", "f8", "?"]).flatmap(lambda dtype: hnp.arrays(dtype, SHAPES))
@@ -66,42 +64,6 @@ def test_absent_records(tmp_path):
     assert not any(map(store.has, ("a/1", "a/2", "b")))
     with pytest.raises(ScratchError, match=r"b\.rec is missing"):
         store.load("b")
-
-
-def hold(path, ready, done):
-    with locked(Path(path), "the output"):
-        ready.set()
-        done.wait()
-
-
-def test_lock(tmp_path):
-    """A lock has one holder, who is named to others; it is free when its holder is done, or dead."""
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(str(tmp_path / "lock"), ready, done))
-    other.start()
-    ready.wait()
-    with (
-        pytest.raises(OutputError, match=rf"another run is writing the output \(process {other.pid} on "),
-        locked(tmp_path / "lock", "the output"),
-    ):
-        pass
-    other.kill()
-    other.join()
-    with locked(tmp_path / "lock", "the output"):
-        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} ")
-    with locked(tmp_path / "lock", "the output"):
-        pass
-
-
-def test_unwritable_place(tmp_path):
-    """A place that cannot be written is an error that says what to do."""
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(OutputError, match=r"the output cannot be written: .*; choose another"),
-        locked(tmp_path / "file" / "lock", "the output"),
-    ):
-        pass
 
 
 def test_differences():

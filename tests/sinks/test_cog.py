@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from pipeline.grid import Box
 from pipeline.sinks import cog
 from pipeline.sinks.cog import write_cog
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 UTM = CRS.from_epsg(32633).to_wkt()
 NORTH_UP = (10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 ROTATED = (8.0, 6.0, 500_000.0, 6.0, -8.0, 4_000_000.0)
@@ -254,10 +252,9 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
         write_cog(str(tmp_path / "nowhere" / "p.tif"), Frame((30, 30)), "uint32", lambda box: np.zeros(box.shape, np.uint32))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the folder shared/data beside the checkout")
-def test_a_real_scene_keeps_its_place(tmp_path):
+def test_a_real_scene_keeps_its_place(shared, tmp_path):
     """Labels of a real scene lie where the scene does."""
-    with rasterio.open(SHARED / "aerial" / "solaris_atlanta_pan.tif") as scene:
+    with rasterio.open(shared / "aerial" / "solaris_atlanta_pan.tif") as scene:
         frame = Frame(scene.shape, transform=tuple(scene.transform)[:6], crs=scene.crs.to_wkt(), nodata=scene.nodata)
         pan, bounds = scene.read(1), scene.bounds
     labels = ndimage.label(pan > np.percentile(pan, 80))[0].astype(np.uint32)

@@ -17,7 +17,7 @@ from ome_zarr.reader import Label, Reader
 from scipy import ndimage
 
 import pipeline
-from pipeline.errors import JobError, OutputError, SourceError
+from pipeline.errors import JobError, ResumeError, SourceError
 from pipeline.foresight import foresee
 from pipeline.homes import Home, Space
 from pipeline.job import Job
@@ -233,7 +233,7 @@ def test_the_image_is_still_watched(tmp_path):
     assert finished(job) is not None
     array = zarr.open_array(path / metadata(path)["multiscales"][0]["datasets"][0]["path"], mode="r+")
     array[:] = 0
-    with pytest.raises(OutputError, match=r"another job \(source.fingerprint"):
+    with pytest.raises(ResumeError, match=r"another job \(source.fingerprint"):
         pipeline.run(job, pipeline.local())
 
 

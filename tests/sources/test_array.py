@@ -16,7 +16,7 @@ from scipy import ndimage
 import pipeline
 from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source, open_source, where_measured
 from tests.faults.staging import blobs, write
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (3, 20, 30), np.uint8)
@@ -108,8 +108,20 @@ def test_arithmetic_of_xarray(tmp_path):
     np.testing.assert_array_equal(found.labels, ndimage.label(index.values > 0)[0])
 
 
-def test_lazy_masked_arrays():
-    """Masks of what is lazy would be lost: they are filled first."""
+def test_masked_arrays(tmp_path):
+    """What NumPy's masked arrays hide was not measured, band by band, whatever lies under the mask; two that hide other pixels differ."""
+    hidden = np.random.default_rng(1).random(PIXELS.shape) < 0.2
+    source = open_source(np.ma.array(PIXELS, mask=hidden), bands=[3, 1])
+    box = Box((2, 3), (19, 30))
+    np.testing.assert_array_equal(where_measured(source, box, source.read(box)), ~hidden[[2, 0], 2:19, 3:30])
+    np.testing.assert_array_equal(where_measured(source, box, source.glance(box, 3), 3), ~hidden[[2, 0], 2:19:3, 3:30:3])
+    assert type(source.read(box)) is np.ndarray
+    assert source.fingerprint() != open_source(np.ma.array(PIXELS, mask=~hidden), bands=[3, 1]).fingerprint()
+    assert not open_source(np.ma.array(PIXELS)).frame.masked
+    image = np.ma.array(blobs(64).astype(np.float32), mask=np.indices((64, 64))[0] < 20)
+    ours = pipeline.segment(image, pipeline.Threshold(method="otsu"), tmp_path / "out", tile=32, engine=pipeline.local())
+    known = pipeline.segment(image.filled(np.nan), pipeline.Threshold(method="otsu"), tmp_path / "b", engine=pipeline.local())
+    np.testing.assert_array_equal(ours.labels, known.labels)
     with pytest.raises(JobError, match="a Dask array of masked arrays; fill what is masked"):
         open_source(da.ma.masked_equal(da.from_array(PIXELS), 7))
 

@@ -10,7 +10,7 @@ import zarr
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.sources import open_source
+from pipeline.sources import open_source, particulars
 from tests.sources.files import whole
 
 UM = {"type": "space", "unit": "micrometer"}
@@ -135,7 +135,8 @@ def test_the_one_image_of_a_group_is_taken(path, about, parents, tmp_path):
     source = open_source(folder, level=1)
     np.testing.assert_array_equal(whole(source)[0], SPOTS[::2, ::2])
     assert source.frame.pixel_size == (1.0, 0.5)
-    assert (source.facts["image"], source.facts["level"], source.facts["levels"]) == (path, 1, [[64, 96], [32, 48]])
+    told = particulars.told(source)
+    assert (told["image"], told["level"], told["levels"]) == (path, 1, [[64, 96], [32, 48]])
     pipeline.segment(str(folder), pipeline.Threshold(value=5), tmp_path / "out", engine=pipeline.local(), into_source="spots")
     assert open_source(folder / path / "labels" / "spots").frame.pixel_size == (0.5, 0.25)
 

@@ -5,7 +5,7 @@ What tifffile reads whole, or was given to write, is the oracle; for slides also
 
 from __future__ import annotations
 
-import math
+import json
 import struct
 from pathlib import Path
 
@@ -15,11 +15,14 @@ import rasterio
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from pipeline import local, segment
-from pipeline.errors import SourceError
+from pipeline.__main__ import app
+from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
 from pipeline.sources import every, open_source, where_measured
+from pipeline.sources.facts import FACTS, told
 from pipeline.sources.metadata import resolution
 from pipeline.sources.raster import Raster
 from pipeline.sources.tiffs import TiffImage
@@ -239,6 +242,65 @@ def test_blocks_without_bytes(data, tmp_path_factory):
             whole(lit)
 
 
+def test_alpha_of_several_channels(tmp_path):
+    """Each channel of several samples has its own alpha, and blocks that were never written are its own."""
+    pixels = noise(2, 64, 64, 4, dtype=np.uint8)
+    pixels[0, :20, :, 3] = pixels[1, 30:, :, 3] = 0
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata={"axes": "CYXS"}, tile=(32, 32))
+    wanting(path, {1}, page=0)
+    source = open_source(path)
+    known = np.broadcast_to(pixels[..., 3][:, None] > 0, (2, 3, 64, 64)).copy()
+    known[0, :, :32, 32:] = False
+    np.testing.assert_array_equal(measured(source), known.reshape(6, 64, 64))
+    np.testing.assert_array_equal(whole(source)[3:], np.moveaxis(pixels[1, ..., :3], -1, 0))
+    np.testing.assert_array_equal(measured(open_source(path, bands=[5])), known[1, :1])
+    assert source.facts["colours"] == ["red", "green", "blue", "alpha"] * 2
+    assert source.masked_by == "missing chunks or alpha"
+
+
+@pytest.mark.parametrize("how", ["both", "offset"])
+def test_pages_without_bytes(how, tmp_path):
+    """Pages of a stack whose place is 0 were not measured, also where the others lie one after the other."""
+    pixels = noise(4, 20, 30)
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={"axes": "ZYX"}, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        assert file.series[0].dataoffset is not None
+    wanting(tmp_path / "a.ome.tif", {0}, page=2, how=how)
+    source = open_source(tmp_path / "a.ome.tif")
+    assert measured(source)[0].all(axis=(1, 2)).tolist() == [True, True, False, True]
+    np.testing.assert_array_equal(whole(source)[0][[0, 1, 3]], pixels[[0, 1, 3]])
+
+
+def test_pyramid_of_a_stack(tmp_path):
+    """Each plane and channel has its own levels, which are read as tifffile reads them."""
+    fine = noise(2, 3, 128, 96)
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as file:
+        about = {"axes": "CZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 2}
+        file.write(fine, subifds=1, tile=(32, 32), photometric="minisblack", metadata=about)
+        file.write(fine[..., ::2, ::2], subfiletype=1, tile=(32, 32), photometric="minisblack")
+    for level, pixels in enumerate((fine, fine[..., ::2, ::2])):
+        source = open_source(tmp_path / "a.tif", level=level)
+        np.testing.assert_array_equal(whole(source), pixels)
+        assert source.frame.pixel_size == pytest.approx((2.0, 0.25 * 2**level, 0.5 * 2**level))
+    box = Box.whole(fine.shape[1:])
+    seen = open_source(tmp_path / "a.tif").glance(box, 2)
+    assert seen.shape == (2, 2, 64, 48)
+    np.testing.assert_array_equal(seen, fine[:, ::2, ::2, ::2])
+
+
+@pytest.mark.parametrize("bands", [None, [1], [3, 1], [1, 2, 3]])
+@pytest.mark.parametrize("by", [None, "band", "pixel"])
+def test_nodata_of_colours(bands, by, tmp_path):
+    """Nodata in one colour is a colour: whichever of them are read, what was measured is what it is through GDAL."""
+    pixels = noise(3, 40, 50, dtype=np.uint8)
+    pixels[0, :20] = pixels[1, :, :30] = pixels[2, 10:] = 0
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(pixels, 0, -1), photometric="rgb", metadata=None)
+    one, other = (open_source(tmp_path / "a.tif", kind=kind, bands=bands, nodata=0, nodata_by=by) for kind in ("tiff", "geotiff"))
+    np.testing.assert_array_equal(measured(one), measured(other))
+    assert not measured(one).all()
+
+
 @codecs
 def test_slides_without_tiles(tmp_path):
     """A scanner's JPEG tiles that hold no bytes were not measured, also where only a coarser or only the finest level lacks them."""
@@ -363,7 +425,28 @@ def test_planes_that_are_not_there(tmp_path):
     np.testing.assert_array_equal(whole(source)[0, :2], pixels)
     np.testing.assert_array_equal(measured(source)[0].all(axis=(1, 2)), [True, True, False, False])
     assert not measured(source)[0, 2:].any()
-    assert any("index out of range" in told for told in source.facts["not_understood"])
+    assert any("index out of range" in doubt for doubt in source.facts["not_understood"])
+
+
+@pytest.mark.parametrize("order", ["XYZCT", "XYCZT", "XYZTC", "XYTCZ"])
+def test_planes_in_any_order(order, tmp_path):
+    """Planes lie where OME-XML says, in whichever order of dimensions, and whichever page each is."""
+    length = {"Z": 2, "C": 3, "T": 2}
+    places = [dict(zip("ZCT", at, strict=True)) for at in np.ndindex(2, 3, 2)]
+    pages = DRAW.permutation(len(places))
+    pixels = noise(len(places), 20, 30)
+    firsts = [" ".join(f'First{letter}="{at}"' for letter, at in place.items()) for place in places]
+    data = "".join(f'<TiffData IFD="{page}" PlaneCount="1" {first}/>' for first, page in zip(firsts, pages, strict=True))
+    about = " ".join(f'Size{letter}="{n}"' for letter, n in length.items())
+    channels = "".join(f'<Channel ID="Channel:0:{k}" Name="{name}" SamplesPerPixel="1"/>' for k, name in enumerate("abc"))
+    xml = f'<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="{order}" Type="uint16" SizeX="30" SizeY="20" {about}>{channels}{data}'
+    path = described(tmp_path / "a.tif", pixels, ome_xml(f"{xml}</Pixels></Image>"))
+    for time in range(length["T"]):
+        found = whole(open_source(path, time=time, bands=["c", "a"]))
+        for band, channel in enumerate((2, 0)):
+            for plane in range(length["Z"]):
+                page = pages[places.index({"Z": plane, "C": channel, "T": time})]
+                np.testing.assert_array_equal(found[band, plane], pixels[page])
 
 
 def test_several_images(tmp_path):
@@ -393,7 +476,7 @@ def test_units_that_are_none(tmp_path):
     strange = about.replace("reference frame", "cubits")
     source = open_source(described(tmp_path / "b.ome.tif", noise(3, 20, 30), ome_xml(ome_image(3, about=strange))))
     assert source.frame.unlike == (0,)
-    assert any("the unit along z is 'cubits'" in told for told in source.facts["not_understood"])
+    assert any("the unit along z is 'cubits'" in doubt for doubt in source.facts["not_understood"])
     for short, inches in (("pt", 1 / 72), ("li", 1 / 12), ("thou", 1e-3)):
         sizes = f'PhysicalSizeX="1" PhysicalSizeXUnit="{short}" PhysicalSizeY="1" PhysicalSizeYUnit="{short}"'
         frame = open_source(described(tmp_path / f"{short}.ome.tif", noise(20, 30), ome_xml(ome_image(1, about=sizes)))).frame
@@ -423,6 +506,27 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
         file.write(noise(256, 256), tile=(64, 64), metadata=None, resolution=(20000, 10000), resolutionunit="CENTIMETER")
         file.write(noise(128, 128), tile=(64, 64), metadata=None, subfiletype=1)
     assert isinstance(open_source(tmp_path / "pyramid.tif"), Raster)
+
+
+def test_microscopes_files_at_addresses(tmp_path):
+    """A stack at an address is refused, whatever its form: GDAL would read its first page and say nothing."""
+    pytest.importorskip("obstore", reason="needs obstore: the extra remote")
+    from tests.test_places import served
+
+    stack, page = noise(3, 20, 30), noise(20, 30)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, metadata=None, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "imagej.tif", stack, imagej=True)
+    one_directory(tmp_path / "imagej.tif")
+    tifffile.imwrite(tmp_path / "ome.tif", page, ome=True)
+    described(tmp_path / "set.tif", page, ome_xml(ome_image(2)))
+    tifffile.imwrite(tmp_path / "plain.tif", page, metadata=None)
+    with served(tmp_path) as (address, _):
+        for name in ("stack.tif", "imagej.tif", "set.tif"):
+            with pytest.raises(JobError, match=rf"{name} is a stack, or another TIFF of several pages; .*kind: geotiff"):
+                open_source(f"{address}/{name}")
+        np.testing.assert_array_equal(whole(open_source(f"{address}/stack.tif", kind="geotiff"))[0], stack[0])
+        for name in ("plain.tif", "ome.tif"):
+            np.testing.assert_array_equal(whole(open_source(f"{address}/{name}"))[0], page)
 
 
 @codecs
@@ -459,13 +563,30 @@ def test_resolutions(unit, value, tmp_path):
     printed = inches and (inches <= 2400 if unit == "INCH" else min(abs(inches - n) for n in (72, 300, 600)) < 0.5)
     if unit == "NONE" or value == 1 or printed:
         assert source.frame.unit == "pixel"
-        assert unit == "NONE" or value == 1 or any("as a printer or camera has it" in told for told in source.facts["not_understood"])
+        assert unit == "NONE" or value == 1 or any("as a printer or camera has it" in doubt for doubt in source.facts["not_understood"])
     elif "openslide.mpp-x" in known:
         assert source.frame.pixel_size == pytest.approx((float(known["openslide.mpp-y"]), float(known["openslide.mpp-x"])), rel=1e-5)
     else:
         assert unit in ("MILLIMETER", "MICROMETER")
         assert source.frame.pixel_size == pytest.approx((({"MILLIMETER": 1000}.get(unit, 1)) / value,) * 2, rel=1e-5)
-    assert math.isfinite(source.frame.pixel_size[0])
+    plain = open_source(path).frame
+    assert isinstance(open_source(path), TiffImage if unit in ("MILLIMETER", "MICROMETER") else Raster)
+    doubts = [
+        told(open_source(path, kind=kind)).get("not_understood", []) for kind in ("geotiff", "tiff") if unit in ("INCH", "CENTIMETER")
+    ]
+    assert doubts[:1] == doubts[1:]
+    assert (plain.pixel_size, plain.unit) == (pytest.approx(source.frame.pixel_size, rel=1e-5), source.frame.unit)
+
+
+def test_resolution_of_a_level(tmp_path):
+    """Each level of a pyramid of one plain image has pixels as large as its extent makes them, through GDAL as through tifffile."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(noise(256, 130), tile=(64, 64), metadata=None, resolution=(20000, 10000), resolutionunit="CENTIMETER")
+        file.write(noise(128, 65), tile=(64, 64), metadata=None, subfiletype=1)
+    for level in (0, 1):
+        one, other = (open_source(tmp_path / "a.tif", kind=kind, level=level).frame for kind in ("geotiff", "tiff"))
+        assert one.pixel_size == pytest.approx((1.0 * 2**level, 0.5 * 2**level)) == other.pixel_size
+        assert (one.unit, other.unit) == ("micrometer", "micrometer")
 
 
 def test_missing_resolution():
@@ -489,9 +610,23 @@ SCN = (
 PERKIN = "<PerkinElmer-QPI-ImageDescription><Name>{}</Name><ImageType>FullResolution</ImageType></PerkinElmer-QPI-ImageDescription>"
 
 
+SPACING = '<Attribute Name="DICOM_PIXEL_SPACING">"{0}" "{1}"</Attribute></DataObject>'
+PHILIPS = (
+    '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"><Attribute><Array>'
+    + "".join(f'<DataObject ObjectType="PixelDataRepresentation">{SPACING.format(0.0005 * n, 0.00025 * n)}' for n in (1, 2))
+    + "</Array></Attribute></DataObject>"
+)
+XMP = b'<Metadata><iScan Magnification="20" ScanRes="0.465"/></Metadata>'
+
+
 @pytest.mark.parametrize(
     ("options", "size"),
     [
+        ({"description": PHILIPS, "software": "Philips DP v1.0"}, (0.5, 0.25)),
+        (
+            {"description": "level=0 mag=20 quality=90", "software": "ScanOutputManager 1.1", "extratags": [(700, 1, len(XMP), XMP, True)]},
+            (0.465, 0.465),
+        ),
         ({"extratags": [(34118, "s", 0, SEM, True)]}, (0.0045, 0.0045)),
         ({"extratags": [(34682, "s", 0, FEI, True)]}, (0.009, 0.0045)),
         ({"description": METASERIES, "software": "MetaSeries"}, (0.65, 0.645)),
@@ -500,7 +635,7 @@ PERKIN = "<PerkinElmer-QPI-ImageDescription><Name>{}</Name><ImageType>FullResolu
         ({"description": "SCIFIO=0.1\nunit=micron\nspacing=1\n", "resolution": (4.0, 2.0)}, (0.5, 0.25)),
         ({"description": "ImageJ=1.53\nunit=\\u00B5m\nyunit=nm\n", "resolution": (4.0, 0.002)}, (0.5, 0.25)),
     ],
-    ids=["Zeiss SEM", "FEI", "MetaSeries", "Leica SCN", "Aperio", "SCIFIO", "ImageJ"],
+    ids=["Philips", "Ventana", "Zeiss SEM", "FEI", "MetaSeries", "Leica SCN", "Aperio", "SCIFIO", "ImageJ"],
 )
 def test_sizes_of_other_kinds(options, size, tmp_path):
     """Microscopes' own tags and texts tell the size of a pixel of a .tif of one page."""
@@ -520,7 +655,23 @@ def test_metadata_that_cannot_be_read(tmp_path):
     source = open_source(tmp_path / "a.tif")
     np.testing.assert_array_equal(whole(source)[0], pixels)
     assert source.frame.unit == "pixel"
-    assert any("of the kind metaseries cannot be read" in told for told in source.facts["not_understood"])
+    assert any("of the kind metaseries cannot be read" in doubt for doubt in source.facts["not_understood"])
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-1", "0", "1e400"])
+def test_sizes_that_are_none(size, tmp_path):
+    """An extent that is no length is not taken, and told; that along the other axis is."""
+    xml = ome_xml(ome_image(1, about=f'PhysicalSizeX="{size}" PhysicalSizeY="0.5"'))
+    source = open_source(described(tmp_path / "a.ome.tif", noise(20, 30), xml))
+    assert (source.frame.pixel_size[0], source.frame.unlike) == (0.5, (1,))
+    assert any("along x" in doubt and "which is none" in doubt for doubt in source.facts["not_understood"])
+
+
+def test_more_planes_than_there_can_be(tmp_path):
+    """A description of one piece that is longer than the file is refused before anything is read."""
+    tifffile.imwrite(tmp_path / "a.tif", noise(20, 30), description='{"shape": [1000000, 20, 30]}', metadata=None)
+    with pytest.raises(SourceError, match=r"a\.tif declares 1000000 x 20 x 30 pixels in one piece, more than a file of \d+ bytes can hold"):
+        open_source(tmp_path / "a.tif")
 
 
 def test_names_of_channels(tmp_path):
@@ -539,7 +690,7 @@ def test_pages_of_which_nothing_is_said(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", noise(3, 20, 30), photometric="minisblack")
     source = open_source(tmp_path / "a.tif")
     assert source.frame.shape == (3, 20, 30)
-    assert any("axes: cyx" in told for told in source.facts["not_understood"])
+    assert any("axes: cyx" in doubt for doubt in source.facts["not_understood"])
     assert open_source(tmp_path / "a.tif", axes="cyx").frame.bands == ("1", "2", "3")
     assert open_source(tmp_path / "a.tif", axes="cyx").facts.get("not_understood") == []
 
@@ -549,18 +700,22 @@ def test_facts(tmp_path):
     path = tmp_path / "a.ome.tif"
     fine = noise(128, 128, 4, dtype=np.uint8)
     with tifffile.TiffWriter(path, ome=True) as file:
-        about = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 3, "PhysicalSizeYUnit": "ft"}
+        about = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 3, "PhysicalSizeYUnit": "ft", "TimeIncrement": 2.5}
         file.write(fine, subifds=1, metadata=about, tile=(64, 64), photometric="rgb")
         file.write(fine[::2, ::2], subfiletype=1, tile=(64, 64), photometric="rgb")
         file.write(noise(2, 20, 30), metadata={"axes": "CYX"}, photometric="minisblack")
     facts = open_source(path).facts
+    assert set(facts) <= set(FACTS)
+    shown = json.loads(CliRunner().invoke(app, ["info", str(path), "--json"]).output)
+    assert {name: shown[name] for name in told(open_source(path))} == json.loads(json.dumps(told(open_source(path))))
     with tifffile.TiffFile(path) as file:
         assert facts["pages"] == len(file.pages)
         assert facts["levels"] == [list(level.shape[:2]) for level in file.series[0].levels]
         assert [each.rpartition(": ")[2] for each in facts["images"]] == [" x ".join(map(str, each.shape)) for each in file.series]
     assert (facts["format"], facts["axes"], facts["stored"]) == ("OME-TIFF", "yxc", [128, 128, 4])
     assert (facts["colours"], facts["alpha"], facts["mask"]) == (["red", "green", "blue", "alpha"], 4, "alpha")
-    assert facts["sizes"] == {"x": "0.25 µm", "y": "3 ft"}
+    assert facts["sizes"] == {"x": "0.25 µm", "y": "3 ft", "t": "2.5 s"}
+    assert facts["not_understood"] == []
     assert open_source(path).frame.pixel_size == pytest.approx((3 * 304800, 0.25))
     stack = open_source(path, series=1, channels=[2]).facts
     assert (stack["channels"], stack["colours"]) == (["1", "2"], ["grey", "grey"])

@@ -223,7 +223,7 @@ def test_segmenting_a_level(slide, tmp_path):
 
 
 def test_without_imagecodecs(tmp_path, monkeypatch):
-    """Without imagecodecs a compressed file is refused with the command that installs it; plain ones are read."""
+    """Without imagecodecs a compressed file is refused with the command that installs it, unless GDAL reads it whole."""
     plain, real = np.arange(4096, dtype=np.uint8).reshape(64, 64), builtins.__import__
 
     def absent(name, *args, **kwargs):
@@ -233,7 +233,12 @@ def test_without_imagecodecs(tmp_path, monkeypatch):
 
     tifffile.imwrite(tmp_path / "a.ome.tif", plain)
     path = declared(tmp_path / "b.ome.tif", {256: 8, 257: 8, 258: 8, 259: 5, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64})
+    for name, axes in (("one.tif", "YX"), ("two.tif", "ZYX")):
+        tifffile.imwrite(tmp_path / name, plain if axes == "YX" else np.stack([plain, plain]), ome=True, compression="zlib")
     monkeypatch.setattr(builtins, "__import__", absent)
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "one.tif"))[0], plain)  # GDAL has the codec, and sees all of it
+    with pytest.raises(JobError, match=r"two\.tif is compressed with ADOBE_DEFLATE, which needs imagecodecs"):
+        open_source(tmp_path / "two.tif")
     np.testing.assert_array_equal(whole(open_source(tmp_path / "a.ome.tif"))[0], plain)
     with pytest.raises(JobError, match=r"b\.ome\.tif is compressed with LZW, which needs imagecodecs: pip install 'tilewise\[slides\]'"):
         open_source(path)
@@ -269,6 +274,23 @@ def test_truncated(slide):
     path.write_bytes(data[: len(data) // 3])
     with pytest.raises(SourceError, match=r"a\.ome\.tif"):
         whole(open_source(path))
+
+
+@codecs
+def test_a_damaged_block_is_all_that_is_said(tmp_path):
+    """A process that ends after a block that cannot be decoded says one error, and nothing of others that were asked for with it."""
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((512, 512), np.uint8), tile=(16, 16), compression="zlib", ome=True)
+    with tifffile.TiffFile(path) as file:
+        where = file.pages[0].dataoffsets[3]
+    data = bytearray(path.read_bytes())
+    data[where : where + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    code = "import sys; from pipeline.sources import open_source; from pipeline.grid import Box; source = open_source(sys.argv[1])"
+    code += "; source.read(Box((0, 0), (512, 512)))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert "SourceError" in done.stderr
+    assert "Task was destroyed" not in done.stderr
 
 
 @codecs

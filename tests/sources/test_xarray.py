@@ -146,7 +146,7 @@ def test_places(array, transform, why):
     assert (found is None) == (transform is None)
     if transform is not None:
         np.testing.assert_allclose(found, transform, rtol=1e-5)
-    told = " ".join(source.facts["not_understood"])
+    told = " ".join(source.remarks["not_understood"])
     assert (why in told) if why else not told
 
 
@@ -160,7 +160,7 @@ def test_turned_grids(tmp_path):
     np.testing.assert_allclose(part.frame.transform, (turned @ rasterio.Affine.translation(5, 3))[:6])
     odd = open_source(array.assign_coords(x=np.arange(36.0), y=np.arange(24.0)))
     assert odd.frame.transform is None
-    assert "contradict a transform that is turned" in odd.facts["not_understood"][0]
+    assert "contradict a transform that is turned" in odd.remarks["not_understood"][0]
 
 
 @pytest.mark.parametrize("crs", [32633, 4326, 3035, 3413, 27700])
@@ -196,7 +196,7 @@ def test_a_reference_system_that_is_not_understood():
     ):
         source = open_source(array)
         assert source.frame.crs is None
-        assert told in source.facts["not_understood"][0]
+        assert told in source.remarks["not_understood"][0]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -213,7 +213,7 @@ def test_fill_values(masked, tmp_path):
     np.testing.assert_array_equal(source.frame.measured(whole(source)), expected)
     assert (array == 0).any()
     assert source.frame.nodata == (None if masked else 0)
-    assert bool(source.facts["not_understood"]) != masked  # that scale and offset are not applied
+    assert bool(source.remarks["not_understood"]) != masked  # that scale and offset are not applied
 
 
 def test_values_that_mean_missing():
@@ -280,4 +280,4 @@ def test_volumes():
     uneven = {**coords, "z": ("z", [1.0, 2.0, 4.0], about)}
     source = open_source(xr.DataArray(PIXELS, dims=("z", "y", "x"), coords=uneven))
     assert (source.frame.unit, source.frame.unlike) == ("micrometer", (0,))
-    assert source.facts["not_understood"] == ["coordinates along z are not evenly spaced: how thick planes are is not known"]
+    assert source.remarks["not_understood"] == ["coordinates along z are not evenly spaced: how thick planes are is not known"]

@@ -1,0 +1,86 @@
+"""Locks between processes, which may be on several machines: one writer of an output, and of a list of labels, at a time.
+
+They are the system's (`flock`), which let go of what a dead process held. Where a file system has none (some NFS and Lustre mounts), a mark
+beside the lock says who writes. That of a process of this machine which has died is taken over; of another machine nobody here can say
+whether it lives, and the message names what is to be removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import OutputError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system without locks answers."""
+MARK = ".owner"
+"""What is added to a lock's name for the mark that stands in for it."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Iterator[None]:
+    """Hold a lock file while a run writes. A process that dies lets go of it.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+    what
+        What is written, for messages.
+    wait
+        Seconds to wait for another holder.
+    stays
+        Whether the file stays afterwards.
+
+    Raises
+    ------
+    OutputError
+        Where another process holds it, or the file cannot be made.
+    """
+    import filelock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=wait, on_acquired=_sign)  # which takes no mark in a lock's place
+        try:
+            lock.acquire()
+        except OSError as error:
+            if isinstance(error, TimeoutError) or error.errno not in NO_LOCKS:
+                raise
+            lock = filelock.SoftFileLock(path.with_name(path.name + MARK), timeout=wait)
+            lock.acquire()
+    except filelock.Timeout as error:
+        raise OutputError(_taken(Path(lock.lock_file), path, what)) from error
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written: {error.strerror}; choose another output") from error
+    try:
+        yield
+    finally:
+        if not stays:
+            path.unlink(missing_ok=True)  # who holds a file that has no name any more knows so, and makes another
+        lock.release()
+
+
+def _sign(handle: int) -> None:
+    """Write into a lock file who holds it, for others to read."""
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+
+
+def _taken(mark: Path, path: Path, what: str) -> str:
+    """Who holds a lock, and what to do."""
+    try:
+        told = mark.read_text(errors="replace").split()
+    except OSError:
+        told = []
+    if mark == path:
+        return f"another run is writing {what} ({' '.join(told)}); wait for it to end, or choose another output"
+    owner = f"process {told[0]} on {told[1]}" if len(told) > 1 else "somebody"
+    return (
+        f"another run is writing {what} ({owner}, as {mark} says: there are no locks in this file system); wait for it to end, or choose "
+        f"another output. If that process is dead, remove that file and give the same command"
+    )

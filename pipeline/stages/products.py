@@ -1,0 +1,164 @@
+"""What a result is made of, by name, and whose each file of these names is: after any run its folder holds the products of that run, and
+nothing that looks like them.
+
+The record lists the products with their sizes and checksums. So what an earlier run left is known from what somebody put there, or changed,
+which is never removed. While products are replaced, the complete result that lay there before is kept, hidden, until the new one is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import OutputError
+from pipeline.files import commit, discard
+from pipeline.record import RECORD, parsed, read_record
+from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
+from pipeline.stages.publish import CLASSES, LABELS
+
+COG, CLASSES_COG = "labels.tif", "classes.tif"
+OME_TIFF, CLASSES_OME_TIFF = "labels.ome.tif", "classes.ome.tif"
+TABLE, LINES, PICTURE = "objects.parquet", "lines.gpkg", "overview.png"
+PUBLISHED = (
+    *(LABELS, COG, OME_TIFF, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", CLASSES_OME_TIFF),
+    *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
+)
+BESIDE = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
+"""How files end that other programs lay beside a product when they look at it: of another product under its name they are wrong."""
+NAMES = (*PUBLISHED, *(f"{name}{end}" for name in PUBLISHED for end in BESIDE if f"{name}{end}" not in PUBLISHED))
+"""All that looks like a product."""
+HIDDEN = ".tilewise"
+"""The folder in a result's for what is no product."""
+BEFORE, JOURNAL = "before", "published.json"
+"""In it: the result that a run replaces, and the list of the products that it puts there."""
+
+Inventory = dict[str, dict[str, Any]]
+"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr, whose chunks have checksums of their own."""
+
+logger = logging.getLogger("pipeline")
+
+
+def inventory(folder: Path) -> Inventory:
+    """What lies in a folder under the names of products."""
+    return {name: _described(folder / name) for name in PUBLISHED if (folder / name).exists()}
+
+
+def listed(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The products that a record tells of; of one that has no such list, all that may be there, by their names only."""
+    every = dict.fromkeys(PUBLISHED) if "results" in record else {}
+    return dict(record.get("products", every))
+
+
+def gone(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """The products that a record lists and that are not there any more."""
+    return [name for name in record.get("products", ()) if not (folder / name).exists()]
+
+
+def strangers(folder: Path) -> list[str]:
+    """What lies there under the name of a product, and no run has left so."""
+    known = _known(folder)
+    return [name for name in PUBLISHED if (folder / name).exists() and not name.endswith(BESIDE) and not _is(folder / name, known)]
+
+
+def clear(folder: Path, coming: Inventory) -> None:
+    """Make room for products: the result of an earlier run goes to where it is kept, what is nobody's gets another name.
+
+    Can be done again wherever it ended: what the old record lists and is not kept yet is the old result's, what the journal lists is of
+    this run.
+    """
+    hidden = folder / HIDDEN
+    kept, known = hidden / BEFORE, _known(folder)
+    _keep_record(folder, kept)
+    old = _of(kept / RECORD)
+    for path in _found(folder):
+        if not _is(path, known):
+            _set_aside(path)
+        elif path.name in old and not (kept / path.name).exists():
+            os.replace(path, kept / path.name)  # noqa: PTH105  the commit points, named as tests name them
+        else:
+            discard(path, hidden)
+    commit(hidden / JOURNAL, json.dumps(coming).encode(), lasting=True)
+
+
+def settled(folder: Path) -> None:
+    """Forget the result that was replaced: the new one is complete, or there is none."""
+    for name in (BEFORE, JOURNAL):
+        discard(folder / HIDDEN / name)
+
+
+def kept(folder: Path) -> str:
+    """What is said of the complete result that a run has put away; empty where there is none."""
+    before = folder / HIDDEN / BEFORE
+    try:
+        record = read_record(before)
+    except OutputError:
+        return ""
+    return f"; the complete result that lay there before is kept in {before}" if record and record["complete"] else ""
+
+
+def _keep_record(folder: Path, kept: Path) -> None:
+    """Put the record of a result away first, so that nothing looks complete while its products go."""
+    path = folder / RECORD
+    try:
+        record = read_record(folder)
+    except OutputError:
+        _set_aside(path) if path.stat().st_size else path.unlink()
+        return
+    if record and listed(record):
+        discard(kept)
+        kept.mkdir(parents=True)
+        os.replace(path, kept / RECORD)  # noqa: PTH105
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _found(folder: Path) -> Iterator[Path]:
+    """What lies there under the names of products, or beside them as other programs name it."""
+    yield from (folder / name for name in NAMES if os.path.lexists(folder / name))
+
+
+def _known(folder: Path) -> list[Mapping[str, Any]]:
+    """All lists of what runs have put there."""
+    hidden = folder / HIDDEN
+    try:
+        journal = json.loads((hidden / JOURNAL).read_bytes())
+    except (OSError, ValueError):
+        journal = {}
+    return [_of(folder / RECORD), _of(hidden / BEFORE / RECORD), journal]
+
+
+def _of(path: Path) -> Mapping[str, Any]:
+    """The products that a record tells of; none where it is not there, or damaged."""
+    try:
+        return listed(parsed(path.read_bytes(), str(path)))
+    except OSError:
+        return {}
+
+
+def _is(path: Path, known: list[Mapping[str, Any]]) -> bool:
+    """Whether a file or folder is as one of some lists has it."""
+    told = [each[path.name] for each in known if path.name in each]
+    return None in told or (bool(told) and path.exists() and _described(path) in told)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        sizes = [each.stat().st_size for each in path.rglob("*") if each.is_file()]
+        return {"files": len(sizes), "bytes": sum(sizes)}
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _set_aside(path: Path) -> None:
+    """Give a file that no run has made another name."""
+    number, new = 1, path.with_name(f"{path.name}.before")
+    while os.path.lexists(new):
+        number += 1
+        new = path.with_name(f"{path.name}.before-{number}")
+    path.rename(new)
+    logger.warning("%s was not as a run has left it; it is kept as %s", path, new.name)
