@@ -174,6 +174,17 @@ def open_companion(given: Any, frame: Frame) -> Companion:
     return _raster(path, frame)
 
 
+def _volume(path: Any, frame: Frame) -> Source:
+    """A raster of planes; where its axes say that they are bands, of the image's number, these are the planes."""
+    try:
+        return open_source(path, planes="all")
+    except JobError:
+        source = open_source(path)
+        if (len(source.frame.bands), *source.frame.shape) != frame.shape:
+            raise
+    return open_source(path, axes="zyx", planes="all")
+
+
 def _points(given: Any, crs: str | None, frame: Frame) -> Points:
     places = Points.of(given, 2 if crs else frame.ndim)
     found = np.array(places.places, np.float64)
@@ -187,15 +198,13 @@ def _points(given: Any, crs: str | None, frame: Frame) -> Points:
 def _raster(path: Any, frame: Frame) -> Raster:
     name = _called(path)
     try:
-        source = open_source(path, **({"planes": "all"} if frame.ndim == 3 else {}))
+        source = _volume(path, frame) if frame.ndim == 3 else open_source(path)
     except JobError as error:
         if frame.ndim == 3 and str(error).startswith("planes:"):
             raise JobError(
                 f"{name} has no planes; allowed for a volume: a raster of its {' x '.join(map(str, frame.shape))} pixels"
             ) from error
         raise
-    if (len(source.frame.bands), *source.frame.shape) == frame.shape:  # an array whose axes have no names: these are planes
-        source = open_source(path, axes="zyx", planes="all")
     refuse_grid(source.frame, frame, name)
     found = Raster(source, name)
     if np.dtype(source.frame.dtype).kind == "f" and frame.pixels <= SMALL:

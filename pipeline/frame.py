@@ -60,6 +60,10 @@ class Frame:
     """Bands, by index from 0, that share one fact of where they were measured, as red, green and blue of one colour do: nodata in one of
     them is a colour, and such a pixel is missing only where all of them have it. Any other band was measured or not by itself."""
 
+    translation: tuple[float, ...] = ()
+    """Where the centre of the first pixel lies along each axis, in ``unit``, of an image without a transform; empty where it does not
+    say."""
+
     chunks: tuple[int, ...] = field(default=(), compare=False)
     """The blocks in which the image is stored, along each axis of ``shape``; the shape itself where it is not blocked."""
 

@@ -68,14 +68,23 @@ def home(path: str, attributes: Mapping[str, Any], level: str, letters: str) -> 
     names = [axis["name"] for axis in image["axes"]]
     kept = [names.index(letter) for letter in letters]
     dataset = next(each for each in image["datasets"] if each["path"] == level)
-    scale, translation = [1.0] * len(names), [0.0] * len(names)
+    scale, translation = moved(image, dataset, len(names))
+    space = Space(tuple(dict(image["axes"][k]) for k in kept), tuple(scale[k] for k in kept), tuple(translation[k] for k in kept))
+    return Home(path, cast("Version", version), space, len(image["datasets"]))
+
+
+def moved(image: Mapping[str, Any], dataset: Mapping[str, Any], number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale and translation of a level of an image, given as OME-Zarr describes both, along so many axes.
+
+    >>> twice, on = {"type": "scale", "scale": [2.0]}, {"type": "translation", "translation": [5.0]}
+    >>> moved({"coordinateTransformations": [twice]}, {"coordinateTransformations": [twice, on]}, 1)
+    ((4.0,), (10.0,))
+    """
+    scale, translation = [1.0] * number, [0.0] * number
     # Those of a level come first, and then those of all levels.
     for move in (*dataset.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
         scale, translation = _moved(move, scale, translation)
-    space = Space(
-        tuple(dict(image["axes"][k]) for k in kept), tuple(float(scale[k]) for k in kept), tuple(float(translation[k]) for k in kept)
-    )
-    return Home(path, cast("Version", version), space, len(image["datasets"]))
+    return tuple(map(float, scale)), tuple(map(float, translation))
 
 
 def _moved(move: Mapping[str, Any], scale: Sequence[float], translation: Sequence[float]) -> tuple[list[float], list[float]]:

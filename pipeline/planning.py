@@ -28,6 +28,7 @@ from pipeline.scratch import Scratch
 from pipeline.segmenters import Contract, call
 from pipeline.sinks.nested import Nest
 from pipeline.sources import Source, open_source
+from pipeline.sources.facts import told
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
 from pipeline.stages.products import HIDDEN, PUBLISHED
 
@@ -135,6 +136,7 @@ class Plan:
         return {
             "tilewise": __version__,
             "frame": asdict(frame),
+            **({"not_understood": doubts} if (doubts := told(self.source).get("not_understood")) else {}),
             "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.layout[0])}
             | ({} if self.layout[1] is None else {"shard": list(self.layout[1])}),
             "devices": {method.name: method.contract.device for method in run.methods},

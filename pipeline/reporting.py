@@ -217,6 +217,9 @@ def _coordinates(frame: Frame, dims: tuple[str, ...]) -> dict[str, Any]:
     """Coordinates of pixel centres; none along rows and columns of a rotated image."""
     import numpy as np
 
+    if frame.transform is None and frame.translation:
+        spans = zip(dims, frame.shape, frame.translation, frame.pixel_size, strict=True)
+        return {dim: start + size * np.arange(n) for dim, n, start, size in spans}
     a, b, c, d, e, f = frame.transform or (frame.pixel_size[-1], 0.0, 0.0, 0.0, frame.pixel_size[-2], 0.0)
     if b or d:
         return {}

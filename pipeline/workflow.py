@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.record import RECORD
 from pipeline.reporting import Event, Result, Watch, silent
 from pipeline.segmenters import name_of
 from pipeline.sources import unmeasured
+from pipeline.sources.stowed import stowed
 from pipeline.stages import (
     FIRST,
     Run,
@@ -50,6 +51,8 @@ from pipeline.stitching import CERTIFICATES
 
 UNKNOWN = 1 << 62
 """Bytes of memory of workers that are not there yet."""
+READER = ("axes", "planes", "time", "bands", "nodata")
+"""Options of readers that `segment` takes."""
 PATIENCE = 8
 """When this many tiles that could be read have failed and none has succeeded, the segmenter is at fault and not the tiles."""
 
@@ -92,6 +95,7 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         before = None if fresh else resume.begun(job)
         draft = plan(job, workers=engine.workers, memory=engine.memory, begun=before, engine=engine)
         stack.enter_context(resume.opened(draft, fresh=fresh))
+        draft = stack.enter_context(_stowed(draft, engine))
         crew, started = Crew(engine, watch), time.monotonic()
 
         lost = groundwork.unreadable(draft.run, job.on_bad_tile, crew)
@@ -114,6 +118,16 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         return Result(str(draft.folder))
 
 
+@contextlib.contextmanager
+def _stowed(draft: Plan, engine: Engine) -> Iterator[Plan]:
+    """The plan with an image that lies in a file, where it would travel whole to each worker otherwise."""
+    if not getattr(engine, "apart", True):
+        yield draft
+        return
+    with stowed(draft.source, Path(draft.run.scratch.root, "image")) as source:
+        yield replace(draft, run=replace(draft.run, source=source))
+
+
 def finished(job: Job) -> Result | None:
     """The result of this very job, if its output holds it; nothing is started for that. OutputError if it is another's, or nobody's."""
     if remote(job.output.path):
@@ -131,7 +145,8 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     Parameters
     ----------
     image
-        A path, a NumPy or Dask array ((row, column) or (band, row, column)), an xarray DataArray, or a mapping with the reader's options.
+        A path, a NumPy or Dask array, an xarray DataArray, or a mapping with the reader's options. An array has the axes (row, column), or
+        (band, row, column) with up to four bands; of any other ``axes`` says what they are.
     segmenter
         Any callable from a block (band, row, column) to labels (row, column); or a kind's name, or a mapping with its options.
     out
@@ -139,8 +154,8 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     engine
         Where it is computed; a local cluster of processes if not given.
     **parts
-        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``fresh`` and ``watch`` as for `run`; and the keys of a
-        job's ``output``.
+        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``axes``, ``planes``, ``time``, ``bands`` and ``nodata`` of
+        the reader; ``fresh`` and ``watch`` as for `run`; and the keys of a job's ``output``.
 
     Returns
     -------
@@ -152,7 +167,9 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
     named = segmenter.get("kind", "segmenter") if isinstance(segmenter, Mapping) else segmenter
     name = named if isinstance(named, str) else name_of(named).lower()
     steps = parts.pop("steps", [])
-    job = Job(source=image, tiles=tiles, steps=steps, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts})
+    reader = {key: parts.pop(key) for key in READER if key in parts}
+    source = {**(image if isinstance(image, Mapping) else {"path": image}), **reader} if reader else image
+    job = Job(source=source, tiles=tiles, steps=steps, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts})
     return run(job, engine, **how)
 
 

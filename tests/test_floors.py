@@ -66,11 +66,13 @@ ROOMS = {
     "sinks": ("__init__", "chunked cog multiscales nested panoptic picture table vector", "pyramid", "microscopy"),
     "sources": (
         "__init__",
-        "axes beside blocks checksum codestreams facts foreign levels references unmeasured unpacking unread",
-        "kept ome presence stored virtual",
-        "metadata",
-        "pages",
-        "arrays datasets dicom incomplete nifti tiffs zarrs",
+        "axes beside blocks checksum codestreams facts foreign levels packed references unmeasured unpacking unread",
+        "mappings ome presence virtual",
+        "coordinates metadata",
+        "groups pages",
+        "stored",
+        "kept",
+        "arrays datasets dicom incomplete nifti stowed tiffs zarrs",
         "firstpage placing raster_bands",
         "raster",
         "mosaic pictures stac",
@@ -106,8 +108,8 @@ HOMES = {
     "pydantic": "job options schema",
     "pyogrio": "sinks.vector vectors",
     "rasterio": (
-        "ground inspection placement scales sources.datasets sources.mosaic sources.particulars sources.placing sources.raster "
-        "sources.raster_bands sinks.cog sinks.multiscales sinks.panoptic vectors"
+        "ground inspection placement scales sources.datasets sources.mappings sources.mosaic sources.particulars sources.placing "
+        "sources.raster sources.raster_bands sinks.cog sinks.multiscales sinks.panoptic vectors"
     ),
     "rich": "progress",
     "shapely": "companions evaluation outlines sinks.vector vectors",
@@ -125,7 +127,8 @@ HOMES = {
     "pydicom": "sources.dicom",
     "xarray": "sources.arrays reporting",
     "yaml": "console documents training.recipe",
-    "zarr": "places sources.pages sources.particulars sources.stored sources.unpacking sources.zarrs sinks.chunked sinks.pyramid",
+    "zarr": "places sources.groups sources.pages sources.particulars sources.stored sources.unpacking sources.zarrs "
+    "sinks.chunked sinks.pyramid",
 }
 """The modules and packages that may import a heavy library."""
 

@@ -47,7 +47,7 @@ def tiled(
     steps: Sequence[Any] = (),
 ) -> Tiled:
     """Segment (row, column), (band, row, column) or (band, plane, row, column) tile by tile, in any order of the tiles."""
-    source = open_source(image, planes="all" if image.ndim == 4 else None)
+    source = open_source(image, axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim], planes="all" if image.ndim == 4 else None)
     kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
     contracts = [Contract.of(kind) for kind in kinds]
     depth = depth_of(contracts, halo)

@@ -48,6 +48,11 @@ class Engine(Protocol):
         """The bytes that one task may use."""
         ...
 
+    @property
+    def apart(self) -> bool:
+        """Whether tasks run in other processes, to which all that they need is sent."""
+        ...
+
     def offers(self, needs: Needs) -> bool:
         """Whether a worker that is there now offers this: ``{"GPU": 1}``."""
         ...

@@ -34,6 +34,8 @@ REFRESH = 2.0  # seconds for which what is known of the workers holds
 class OnDask(Closing):
     """See :func:`on` and :func:`cluster`."""
 
+    apart = True
+
     def __init__(
         self, client: Any, held: contextlib.ExitStack, *, deadline: float | None, wait: float = 30.0, complete: bool = False
     ) -> None:

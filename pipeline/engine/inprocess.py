@@ -35,6 +35,7 @@ class Local(Closing):
     """See :func:`local`."""
 
     workers = 1
+    apart = False
 
     def __init__(self, resources: Needs) -> None:
         self._resources = resources

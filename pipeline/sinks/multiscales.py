@@ -30,12 +30,12 @@ _CONVENTIONS = (
 
 
 def space_of(frame: Frame) -> Space:
-    """The axes of an image that nothing but its frame tells of; the centre of its first pixel is the origin."""
+    """The axes of an image that nothing but its frame tells of."""
     found = length(frame.unit)
     known = {"unit": found.name} if found and found.name in _UNITS else {}
     names = AXES[-frame.ndim :]
     axes = tuple({"name": name, "type": "space", **({} if k in frame.unlike else known)} for k, name in enumerate(names))
-    return Space(axes, frame.pixel_size, (0.0,) * frame.ndim)
+    return Space(axes, frame.pixel_size, frame.translation or (0.0,) * frame.ndim)
 
 
 def described(space: Space, levels: int, version: Version, legend: Mapping[int, Entry] | None, source: str | None = None) -> dict[str, Any]:

@@ -13,8 +13,11 @@ from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import LETTERS, Layout, guessed, layout, native, together
+from pipeline.sources.axes import Layout, guessed, layout, native, together
 from pipeline.sources.checksum import of_bytes
+from pipeline.sources.coordinates import PLANE, Place, letters, names_of_bands, placed
+from pipeline.sources.mappings import Beside, Coordinate
+from pipeline.sources.packed import UNUSED, Packed
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,38 +52,94 @@ class ArrayImage:
         data = self.array.data if _is_xarray(self.array) else self.array
         if not hasattr(data, "dask") and not isinstance(data, np.ndarray):
             raise JobError(f"an image is a path, a NumPy or Dask array or an xarray DataArray, not {type(self.array).__name__}")
+        if isinstance(getattr(data, "_meta", None), np.ma.MaskedArray):
+            raise JobError("a Dask array of masked arrays; fill what is masked, dask.array.ma.filled(array, value), and say so: nodata")
         return data
+
+    @property
+    def _masked(self) -> bool:
+        """Whether it is one of NumPy's masked arrays, in which anything is masked."""
+        return isinstance(self._data, np.ma.MaskedArray) and self._data.mask is not np.ma.nomask
+
+    @functools.cached_property
+    def _beside(self) -> Beside:
+        """What lies beside a DataArray."""
+        if not _is_xarray(self.array):
+            return {}
+        return {
+            str(name): Coordinate(tuple(map(str, each.dims)), each, each.attrs)
+            for name, each in self.array.coords.items()
+            if each.ndim < 2 or name in PLANE
+        }
+
+    @property
+    def _dims(self) -> tuple[str, ...]:
+        return tuple(map(str, self.array.dims)) if _is_xarray(self.array) else ()
 
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
-        axes = self.axes
-        if axes is None and _is_xarray(self.array):
-            unknown = [dim for dim in self.array.dims if str(dim).lower() not in LETTERS]
-            if unknown:
-                raise JobError(
-                    f"axes: the dimension {unknown[0]!r} is not known; allowed: {', '.join(LETTERS)}, or name the axes: axes: cyx"
-                )
-            axes = "".join(LETTERS[str(dim).lower()] for dim in self.array.dims)
-        axes = axes or guessed(self._data.shape, "the array")
-        return layout(axes, self._data.shape, bands=self.bands, names=_names(self.array), time=self.time, planes=self.planes)
+        axes = self.axes or (letters(self._dims, self._beside) if self._dims else None)
+        axes = axes or guessed(self._data.shape, "the array", bands=self.bands, planes=self.planes)
+        names = names_of_bands(axes, self._dims, self._beside, self.array.attrs) if self._dims else ()
+        return layout(axes, self._data.shape, bands=self.bands, names=names, time=self.time, planes=self.planes)
+
+    @functools.cached_property
+    def _place(self) -> Place:
+        how = self._layout[0]
+        if not self._dims:
+            return Place()
+        return placed(dict(zip(how.axes, self._dims, strict=True)), how.space, self._beside, {**self._mapped, **self.array.attrs})
+
+    @property
+    def _mapped(self) -> dict[str, Any]:
+        """The name of the grid mapping, which xarray moves to where encodings are."""
+        return {key: self.array.encoding[key] for key in ("grid_mapping",) if key in self.array.encoding}
+
+    @functools.cached_property
+    def _packed(self) -> Packed:
+        """What a DataArray's attributes say of its values. How it was, or will be, encoded in a file says nothing of these."""
+        dtype, attributes = np.dtype(checked_numbers(self._data.dtype, "the array")), self.array.attrs if self._dims else {}
+        if self.nodata is not None:
+            return Packed(dtype.name)
+        about = {key: value for key, value in attributes.items() if key in ("_FillValue", "missing_value")}
+        try:
+            return Packed.of(dtype, about, attributes.get("nodata"))
+        except ValueError as error:
+            raise SourceError(f"the array cannot be read: {error}; change it, or give nodata") from error
 
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; JobError where axes or bands do not fit."""
         how, names = self._layout
         chunks = getattr(self._data, "chunksize", self._data.shape)
-        place = _place(self.array) if _is_xarray(self.array) else {}
-        nodata = self.nodata if self.nodata is not None else place.pop("nodata", None)
-        place.pop("nodata", None)
+        place, packed = self._place, self._packed
         return Frame(
             how.shape(self._data.shape),
             names,
-            checked_numbers(self._data.dtype, "the array"),
-            nodata,
-            **place,
+            packed.dtype,
+            self.nodata if self.nodata is not None else packed.nodata,
+            transform=place.transform,
+            crs=place.crs,
+            pixel_size=place.pixel_size,
+            unit=place.unit,
+            unlike=place.unlike,
+            translation=place.translation,
+            masked=self._masked,
             together=together(self.nodata_by, len(names)),
             chunks=how.shape(chunks),
         )
+
+    @property
+    def remarks(self) -> dict[str, Any]:
+        """What should be known of the image besides its frame."""
+        attributes = self.array.attrs if self._dims else {}
+        unused = [f"{key} is not applied: {attributes[key]}" for key in ("scale_factor", "add_offset", *UNUSED) if key in attributes]
+        return {"axes": self._layout[0].axes, "not_understood": [*self._place.remarks, *unused]}
+
+    @property
+    def held(self) -> int:
+        """Bytes that a process holds of it: the whole array, or of a lazy one nothing."""
+        return self.frame.nbytes if isinstance(self._data, np.ndarray) else 0
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column) or (band, plane, row, column); a lazy array is computed here, in this thread."""
@@ -90,65 +149,32 @@ class ArrayImage:
         """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the chunks at hand."""
         return self._read(box, step)
 
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """What of a masked array is not masked: (band, row, column) or (band, plane, row, column)."""
+        return ~np.ascontiguousarray(self._layout[0].take(np.ma.getmask(self._data), box, step))
+
     def fingerprint(self) -> dict[str, Any]:
         """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is computed."""
         data = self._data
         known = {"kind": "array", "shape": list(data.shape), "dtype": str(data.dtype), "axes": self._layout[0].axes}
         if not isinstance(data, np.ndarray):
             return {**known, "name": str(data.name)}
-        return {**known, "crc32": of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)}
+        hidden = {"mask": _crc(np.ma.getmaskarray(data))} if self._masked else {}
+        return {**known, "crc32": _crc(np.ma.getdata(data)), **hidden}
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
         block = self._layout[0].take(self._data, box, step)
         if isinstance(block, np.ndarray):
-            return native(block)
+            return self._packed.one(native(np.ma.getdata(block)))
         try:
-            return native(np.asarray(block.compute(scheduler="synchronous")))
+            return self._packed.one(native(np.asarray(block.compute(scheduler="synchronous"))))
         except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             raise SourceError(f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}") from error
 
 
+def _crc(data: npt.NDArray[Any]) -> int:
+    return of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+
+
 def _is_xarray(array: Any) -> bool:
     return hasattr(array, "dims") and hasattr(array, "coords")
-
-
-def _names(array: Any) -> tuple[str, ...]:
-    """The bands' names where a DataArray has them as coordinates."""
-    if not _is_xarray(array):
-        return ()
-    dim = next((d for d in array.dims if LETTERS.get(str(d).lower()) == "c"), None)
-    return tuple(map(str, array.coords[dim].values.tolist())) if dim in array.coords else ()
-
-
-def _place(array: Any) -> dict[str, Any]:
-    """CRS, transform, unit and nodata of a DataArray, as rioxarray keeps them or from evenly spaced coordinates."""
-    reference = array.coords["spatial_ref"].attrs if "spatial_ref" in array.coords else {}
-    found: dict[str, Any] = {"crs": reference.get("crs_wkt") or reference.get("spatial_ref")}
-    if "GeoTransform" in reference:
-        c, a, b, f, d, e = map(float, str(reference["GeoTransform"]).split())
-        found["transform"] = (a, b, c, d, e, f)
-    elif (transform := _spaced(array)) is not None:
-        found["transform"] = transform
-    if found.get("transform"):
-        a, b, _, d, e, _ = found["transform"]
-        flat = (float(np.hypot(b, e)), float(np.hypot(a, d)))
-        found["pixel_size"] = (1.0, *flat) if "z" in (LETTERS.get(str(d).lower()) for d in array.dims) else flat
-    found["nodata"] = next(
-        (float(where[key]) for where in (array.attrs, array.encoding) for key in ("_FillValue", "nodata") if key in where), None
-    )
-    return found
-
-
-def _spaced(array: Any) -> tuple[float, float, float, float, float, float] | None:
-    """The transform of evenly spaced coordinates of pixel centres; None where there are none, or of one pixel only."""
-    edges = {}
-    for dim in array.dims:
-        letter = LETTERS.get(str(dim).lower())
-        if letter in ("y", "x") and dim in array.coords and array.sizes[dim] > 1:
-            values = np.asarray(array.coords[dim].values, np.float64)
-            step = (values[-1] - values[0]) / (len(values) - 1)
-            if step and np.allclose(np.diff(values), step, rtol=1e-6, atol=0):
-                edges[letter] = (step, values[0] - step / 2)
-    if set(edges) != {"y", "x"}:
-        return None
-    return (edges["x"][0], 0.0, edges["x"][1], 0.0, edges["y"][0], edges["y"][1])

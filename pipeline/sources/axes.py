@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,18 @@ from pipeline.grid import Box
 
 LETTERS = {letter: letter for letter in "tczyx"} | {"time": "t", "band": "c", "channel": "c", "plane": "z", "row": "y", "column": "x"}
 LETTERS |= {"lat": "y", "latitude": "y", "lon": "x", "longitude": "x"}
+LETTERS |= {"bands": "c", "channels": "c", "variable": "c", "wavelength": "c", "planes": "z", "depth": "z", "times": "t"}
+LETTERS |= {"rows": "y", "columns": "x", "northing": "y", "easting": "x", "line": "y", "sample": "x"}
+LETTERS |= {"projection_y_coordinate": "y", "projection_x_coordinate": "x", "grid_latitude": "y", "grid_longitude": "x"}
+LETTERS |= {"rlat": "y", "rlon": "x", "yc": "y", "xc": "x", "south_north": "y", "west_east": "x"}
 """The letter of an axis by the names that it goes by, in lower case."""
 NODATA_BY = ("band", "pixel")
+UNNAMED = re.compile(r"dim_\d+")
+"""What xarray calls an axis that has no name."""
+COLOURS = 4
+"""A first axis of up to so many is taken for bands: red, green, blue and one more."""
 MOST_BANDS = 64
-"""A first axis longer than this is not taken for bands unless the user says so."""
+"""A first axis longer than this is never taken for bands unless it is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +49,17 @@ class Layout:
         chosen = dict(self.fixed)
         return "".join(letter for letter in "zyx" if letter in self.axes and letter not in chosen)
 
+    def index(self, box: Box, step: int = 1) -> tuple[int | slice, ...]:
+        """What of an array is looked at for a box: of bands all from the first to the last of those that are wanted."""
+        spans = dict(zip(self.space, box.slices, strict=True))
+        known: dict[str, int | slice] = {letter: slice(span.start, span.stop, step) for letter, span in spans.items()}
+        known |= {"c": slice(min(self.bands), max(self.bands) + 1), **dict(self.fixed)}
+        return tuple(known[letter] for letter in self.axes)
+
     def take(self, array: Any, box: Box, step: int = 1) -> Any:
         """The box of the bands, every ``step``-th pixel along the space axes; of the array's own kind (lazy stays lazy)."""
-        spans = dict(zip(self.space, box.slices, strict=True))
-        fixed = dict(self.fixed)
-        low, high = min(self.bands), max(self.bands) + 1
-        index: list[Any] = []
-        for letter in self.axes:
-            if letter == "c":
-                index.append(slice(low, high))
-            else:
-                index.append(fixed[letter] if letter in fixed else slice(spans[letter].start, spans[letter].stop, step))
-        block = array[tuple(index)]
+        fixed, low, high = dict(self.fixed), min(self.bands), max(self.bands) + 1
+        block = array[self.index(box, step)]
         left = [letter for letter in self.axes if letter not in fixed]
         wanted = [letter for letter in ("c", *self.space) if letter in left]
         block = block.transpose([left.index(letter) for letter in wanted])
@@ -156,13 +164,35 @@ def together(nodata_by: str | None, number: int, colour: Sequence[int] = ()) -> 
     return tuple(colour) if nodata_by is None else ()
 
 
-def guessed(shape: Sequence[int], what: str) -> str:
-    """The axes of an array that does not name them: (row, column), (band, row, column) or (band, plane, row, column)."""
-    if len(shape) not in (2, 3, 4):
-        raise JobError(f"{what} has {len(shape)} axes, {tuple(shape)}; name them: axes: tczyx, a letter for each")
-    if len(shape) > 2 and shape[0] > MOST_BANDS:
-        raise JobError(f"{what} has the shape {tuple(shape)}, whose first axis is long for bands; name the axes: axes: yxc, or zyx")
-    return {2: "yx", 3: "cyx", 4: "czyx"}[len(shape)]
+def guessed(shape: Sequence[int], what: str, *, bands: object = None, planes: object = None) -> str:
+    """The axes of an array that does not name them, where its shape or an option says what they are; JobError asks where nothing does.
+
+    Two axes are (row, column). Three are (plane, row, column) where ``planes`` are chosen; and (band, row, column) where the first is no
+    longer than COLOURS, or ``bands`` are chosen, and it is the shorter end: a stack, or bands that come last, are never taken for bands.
+    Four are (band, plane, row, column) where ``planes`` are chosen and there is one of the others.
+
+    >>> guessed((3, 200, 220), "it"), guessed((10, 200, 220), "it", planes="all"), guessed((10, 200, 220), "it", bands=[4, 3, 2])
+    ('cyx', 'zyx', 'cyx')
+    """
+    if len(shape) == 2:
+        return "yx"
+    if len(shape) == 3 and planes is not None:
+        return "zyx"
+    if len(shape) == 4 and planes is not None and shape[0] == 1:
+        return "czyx"
+    if len(shape) == 3 and shape[-1] > max(COLOURS, shape[0]) and shape[0] <= (COLOURS if bands is None else MOST_BANDS):
+        return "cyx"
+    if len(shape) < 2:
+        raise JobError(f"{what} has the shape {tuple(shape)}; allowed: at least rows and columns")
+    raise JobError(f"axes: {what} has the shape {tuple(shape)}, which does not say what its axes are; {_ways(shape)}")
+
+
+def _ways(shape: Sequence[int]) -> str:
+    """How the axes of an array of more than two are named."""
+    if len(shape) > 3:
+        return f"name them, a letter of t, c, z, y, x for each: axes: {'czyx' if len(shape) == 4 else 'tczyx'}"
+    ways = ("axes: cyx where the first are bands", "axes: zyx planes", "axes: tyx times", "axes: yxc where bands come last")
+    return f"name them: {', '.join(ways if shape[-1] > COLOURS else (*ways[-1:], *ways[:-1]))}"
 
 
 def native(block: npt.NDArray[Any]) -> npt.NDArray[Any]:

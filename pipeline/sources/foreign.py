@@ -44,6 +44,11 @@ INSTEAD = {
 def refuse(image: Any) -> None:
     """JobError for what is no image here, with what to write instead. What nobody knows is left to the reader of arrays."""
     packages = {kind.__module__.partition(".")[0] for kind in type(image).__mro__}
+    if hasattr(image, "data_vars"):
+        names = [str(name) for name in image.data_vars]
+        raise JobError(
+            f"an xarray Dataset is several images: choose a variable, dataset[{(names or ['name'])[0]!r}]; it has {', '.join(names)}"
+        )
     if isinstance(image, list | tuple):
         _say_list(image)
     if packages & {"pandas", "geopandas", "polars", "pyarrow", "shapely"}:

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import SourceError
 from pipeline.grid import Box
 from pipeline.places import remote
 from pipeline.sources.checksum import stamp
+from pipeline.sources.stored import FAULTS
 
 MOST = 3 << 24
 """Bytes of decoded chunks that a process keeps of an array."""
@@ -45,7 +47,7 @@ class Kept:
         if box.size == 0 or any(s.step not in (None, 1) for s in spans) or cover.size * bytes_of_chunk > 2 * MOST:
             for place in itertools.product(*map(range, cover.start, cover.stop)):
                 self._stamp(place)
-            return np.asarray(self._array[index])
+            return self._read(index, cover)
         block = np.empty(box.shape, self._array.dtype)
         for place, values in self._covering(cover).items():
             where = self._extent(Box(place, tuple(p + 1 for p in place)))
@@ -66,7 +68,7 @@ class Kept:
         if missing:
             hull = Box(tuple(map(min, zip(*missing, strict=True))), tuple(max(axis) + 1 for axis in zip(*missing, strict=True)))
             extent = self._extent(hull)
-            values = np.asarray(self._array[extent.slices])
+            values = self._read(extent.slices, hull)
             for place in missing:
                 where = self._extent(Box(place, tuple(p + 1 for p in place)))
                 found[place] = values[where.within(extent)].copy()
@@ -75,6 +77,36 @@ class Kept:
                 self._chunks[place] = stamps[place], found[place]
                 self._chunks.move_to_end(place)
         return found
+
+    def _read(self, index: tuple[int | slice, ...], cover: Box) -> npt.NDArray[Any]:
+        """Elements of some chunks; SourceError names the file that cannot be read or unpacked, when all the others have ended."""
+        from pipeline.sources.unpacking import settle
+
+        try:
+            return np.asarray(self._array[index])
+        except FAULTS as error:
+            settle(self._array)
+            raise self._blamed(cover, error) from error
+        except Exception:  # of what is not on this machine
+            settle(self._array)
+            raise
+
+    def _blamed(self, cover: Box, error: Exception) -> SourceError:
+        """The error of the first file that cannot be read; of all that were asked for where each can, alone and again."""
+        places = list(itertools.product(*map(range, cover.start, cover.stop)))
+        for place in places:
+            try:
+                self._array[self._extent(Box(place, tuple(p + 1 for p in place))).slices]
+            except FAULTS as found:
+                return SourceError(f"{self._folder}: its chunk {self._file(place)} cannot be read: {type(found).__name__}: {found}")
+        among = f"one of its chunks {self._file(places[0])} to {self._file(places[-1])}"
+        return SourceError(f"{self._folder}: {among} cannot be read: {type(error).__name__}: {error}")
+
+    def _file(self, place: Place) -> str:
+        """What the file is called that a chunk, or its shard, lies in."""
+        shard = self._array.shards or self._array.chunks
+        number = tuple(p * c // s for p, c, s in zip(place, self._array.chunks, shard, strict=True))
+        return str(self._array.metadata.encode_chunk_key(number))
 
     def _extent(self, places: Box) -> Box:
         """Where some chunks lie in the array."""
@@ -86,12 +118,13 @@ class Kept:
         """What changes when the file of a chunk, or the shard it is in, is written anew on this machine; ValueError if it is too large."""
         if remote(self._folder):
             return None
-        shard = self._array.shards or self._array.chunks
-        number = tuple(p * c // s for p, c, s in zip(place, self._array.chunks, shard, strict=True))
-        file = Path(self._folder, self._array.metadata.encode_chunk_key(number))
+        key = self._file(place)
         try:
-            found = stamp(str(file))
+            found = stamp(str(Path(self._folder, key)))
         except FileNotFoundError:
             return None
-        self._room.check(file.name, found[2])  # it would be read whole
+        try:
+            self._room.check(key, found[2])  # it would be read whole
+        except ValueError as error:
+            raise SourceError(f"{self._folder}: its chunk {error}") from error
         return found

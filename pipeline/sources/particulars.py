@@ -74,7 +74,7 @@ def _(source: Item) -> Mapping[str, Any]:
 def _(source: ZarrImage) -> Mapping[str, Any]:
     import zarr
 
-    node: Any = zarr.open(zarr_store(source.path), mode="r", use_consolidated=False)
+    node: Any = zarr.open(zarr_store(source.image), mode="r", use_consolidated=False)
     about: dict[str, Any] = dict(node.attrs)
     if isinstance(node, zarr.Array):
         return {"format": f"Zarr {node.metadata.zarr_format}", **_of_array(node), "levels": None}

@@ -7,6 +7,7 @@ import itertools
 import math
 import operator
 import re
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,41 @@ class Presence:
             return number - sum(map(self._is_chunk, names))
         return sum(self._key(place) not in names for place in itertools.product(*map(range, self.files)))
 
+    def missing_along(self, axis: int) -> list[int]:
+        """How many files are not there, for each place of a file along an axis; nothing where nobody knows."""
+        if self._names is None:
+            return []
+        there = Counter(place[axis] for place in map(self._place, self._names) if place is not None)
+        of_each = math.prod(self.files) // self.files[axis]
+        return [of_each - there[number] for number in range(self.files[axis])]
+
     def _is_chunk(self, name: str) -> bool:
         """Whether this is the name of a chunk, of which there should be one."""
-        place = [int(part) for part in re.split("[/.]", name.removeprefix("c/")) if part.isdecimal()]
-        return len(place) == len(self.shape) and all(map(operator.lt, place, self.files)) and self._key(tuple(place)) == name
+        return self._place(name) is not None
+
+    def _place(self, name: str) -> tuple[int, ...] | None:
+        """The place of the chunk, or shard, that a file of this name is of; None where it is none."""
+        place = tuple(int(part) for part in re.split("[/.]", name.removeprefix("c/")) if part.isdecimal())
+        fits = len(place) == len(self.shape) and all(map(operator.lt, place, self.files)) and self._key(place) == name
+        return place if fits else None
+
+    def absent(self, index: tuple[int | slice, ...]) -> str | None:
+        """The name of a file that is not there, and would be read for this; None where all are."""
+        places = itertools.product(*(axis.tolist() for axis, _ in self._asked(index)))
+        return next((self._key(place) for place in places if not self._there(place)), None)
+
+    def _asked(self, index: tuple[int | slice, ...]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Along each axis, the places of files that are read, and which of them holds each element."""
+        whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
+        asked = [np.arange(n)[i] // size for i, n, size in zip(whole, self.shape, self.file, strict=True)]
+        return [np.unique(each, return_inverse=True) for each in asked]
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[np.bool_]:
         """Bool, of the shape of what the array would give."""
-        whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
-        asked = [np.arange(n)[i] // size for i, n, size in zip(whole, self.shape, self.file, strict=True)]
-        places, where = zip(*(np.unique(each, return_inverse=True) for each in asked), strict=True)
+        places, where = zip(*self._asked(index), strict=True)
         there = np.array([self._there(place) for place in itertools.product(*(axis.tolist() for axis in places))], bool)
         found = there.reshape([len(axis) for axis in places])[np.ix_(*where)]
-        return found[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
+        return np.asarray(found[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)], bool)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  it lives as long as its array does
     def _there(self, place: tuple[int, ...]) -> bool:

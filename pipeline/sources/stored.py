@@ -7,16 +7,23 @@ OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
+from pipeline.homes import moved
 from pipeline.places import asking, joined, zarr_store
+from pipeline.sources import checked_numbers
 from pipeline.sources.axes import LETTERS
+from pipeline.sources.coordinates import Place, letters, names_of_bands, placed
+from pipeline.sources.groups import beside, dims_of, known, only, parent
+from pipeline.sources.mappings import Coordinate
+from pipeline.sources.packed import Packed, unused
 
 LARGEST_CHUNK = 1 << 30
 """Bytes of one chunk, which is decoded whole."""
@@ -37,30 +44,34 @@ class Stored:
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: str
+    packed: Packed
+    """What its numbers stand for."""
     axes: str | None = None
+    dims: tuple[str, ...] = ()
+    """The names of the axes of a single array, as they are stored."""
+    image: str = ""
+    """The group of the OME-Zarr image that it is a level of; of a single array, none."""
     channels: tuple[str, ...] = ()
     scale: tuple[float, ...] = ()
     """The extent of a pixel along each axis."""
+    translation: tuple[float, ...] = ()
+    """Where the centre of the first pixel lies along each, where there is a scale."""
     units: tuple[str | None, ...] = ()
     """Of each axis, where there is a scale."""
     crs: str | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
     policy: str = "nodata"
     """What chunks are that were never written, as far as the array says."""
+    remarks: tuple[str, ...] = ()
+    """What was not understood, or not applied."""
 
 
 def describe(path: str, level: int | str) -> Stored:
     """What lies at a path; SourceError if it cannot be opened, JobError if it has no such level."""
     import zarr
-    from zarr.errors import BaseZarrError
 
-    try:
-        with asking(path, SourceError):
-            return _found(path, zarr.open(zarr_store(path), mode="r"), level)
-    except TilewiseError:
-        raise
-    except (BaseZarrError, *FAULTS) as error:
-        raise SourceError(f"{path} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
+    with _opening(path):
+        return _found(path, zarr.open(zarr_store(path), mode="r", use_consolidated=False), level)
 
 
 def _found(path: str, node: Any, level: int | str) -> Stored:
@@ -69,46 +80,120 @@ def _found(path: str, node: Any, level: int | str) -> Stored:
     if isinstance(node, zarr.Array):
         if level != 0:
             raise JobError(f"level: {level!r}; {path} is a single array, which has no levels; allowed: 0")
-        return _plain(path, node, dict(node.attrs))
+        return _plain(path, node)
     attributes: dict[str, Any] = dict(node.attrs)
-    scales = (attributes.get("ome") or attributes).get("multiscales")
-    if not scales:
-        raise JobError(
-            f"path: {path} is a group and no OME-Zarr image; name an array in it: {', '.join(sorted(node.array_keys())) or 'it has none'}"
-        )
-    return _multiscale(path, node, attributes, scales[0], level)
+    if not (scales := known(attributes).get("multiscales")):
+        name = only(path, node)
+        return _found(joined(path, name), node[name], level)
+    return _multiscale(path, node, attributes, scales, level)
 
 
-def _plain(path: str, array: Any, attributes: Mapping[str, Any]) -> Stored:
+def _plain(path: str, array: Any) -> Stored:
     _refuse(path, array)
-    names = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
-    letters = [LETTERS.get(str(name).lower(), str(name).lower()) for name in cast("list[str]", names or [])]
-    axes = "".join(letters) if len(letters) == array.ndim and all(len(letter) == 1 for letter in letters) else None
-    return Stored(path, array.shape, array.shards or array.chunks, array.dtype.str, axes, policy=_said(attributes), **_place(attributes))
+    attributes, dims = dict(array.attrs), dims_of(array)
+    group = parent(path) if dims else None
+    of_image = group is not None and "multiscales" in known(group.attrs)
+    # In format 2, xarray has no other place for a fill value; elsewhere it is but what a chunk holds that nobody wrote.
+    fill = array.fill_value if "_ARRAY_DIMENSIONS" in attributes and array.metadata.zarr_format == 2 and not of_image else None
+    return Stored(
+        path,
+        array.shape,
+        array.shards or array.chunks,
+        array.dtype.str,
+        _packed(path, array, attributes, fill),
+        dims=dims,
+        policy=_said(attributes),
+        remarks=tuple(unused(attributes)),
+    )
 
 
-def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scale: Mapping[str, Any], level: int | str) -> Stored:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What lies around a single array."""
+
+    axes: str | None
+    """A letter for each axis, if they are given or have names."""
+
+    bands: tuple[str, ...]
+    """What bands are called."""
+
+    beside: Mapping[str, Coordinate]
+    attributes: Mapping[str, Any]
+    remarks: tuple[str, ...]
+
+    def place(self, axes: str, dims: Sequence[str], space: str) -> Place:
+        """Where the array lies, whose axes and their names are given; ``space`` are those that a box has."""
+        names = dict(zip(axes, dims or axes, strict=True))
+        found = placed(names, space, self.beside, self.attributes)
+        return replace(found, remarks=(*self.remarks, *found.remarks))
+
+
+def around(stored: Stored, axes: str | None) -> Around:
+    """Look around an array, whose axes may be given; JobError if one has a name that says nothing."""
+    import zarr
+
+    with _opening(stored.path):
+        array = zarr.open_array(zarr_store(stored.path), mode="r")
+        near, odd = beside(parent(stored.path) if stored.dims else None, array)
+        axes = axes or (letters(stored.dims, near) if stored.dims else None)
+        about = dict(array.attrs)
+        about["transform"] = about.get("spatial:transform") or about.get("transform")
+        return Around(axes, names_of_bands(axes or "", stored.dims, near, about), near, about, odd)
+
+
+@contextlib.contextmanager
+def _opening(path: str) -> Iterator[None]:
+    """Whatever goes wrong within as a SourceError that names the path."""
+    from zarr.errors import BaseZarrError
+
+    try:
+        with asking(path, SourceError):
+            yield
+    except TilewiseError:
+        raise
+    except (BaseZarrError, *FAULTS) as error:
+        raise SourceError(f"{path} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
+
+
+def _packed(path: str, array: Any, attributes: Mapping[str, Any], fill: Any = None) -> Packed:
+    dtype = np.dtype(checked_numbers(array.dtype, path))
+    try:
+        return Packed.of(dtype, attributes, fill)
+    except ValueError as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scales: Sequence[Any], level: int | str) -> Stored:
+    scale = scales[0]
     paths = [dataset["path"] for dataset in scale["datasets"]]
     if level not in paths and not (isinstance(level, int) and not isinstance(level, bool) and 0 <= level < len(paths)):
         raise JobError(f"level: {level!r}; allowed: 0 to {len(paths) - 1}, or a path; {nearest(str(level), paths)}")
     name = level if isinstance(level, str) else paths[level]
     array = group[name]
     _refuse(f"{path}/{name}", array)
-    axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in scale["axes"]]
-    extent = _scale(scale, scale["datasets"][paths.index(name)], len(axes))
-    omero = (attributes.get("ome") or attributes).get("omero") or {}
-    channels = tuple(str(channel.get("label", k + 1)) for k, channel in enumerate(omero.get("channels", [])))
+    said = scale.get("axes") or "tczyx"[-array.ndim :]  # versions before 0.3 have those and no others
+    axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in said]
+    extent, start = moved(scale, scale["datasets"][paths.index(name)], len(axes))
+    channels = tuple(
+        str(channel.get("label", k + 1)) for k, channel in enumerate((known(attributes).get("omero") or {}).get("channels", []))
+    )
+    others = [str(each.get("name", k)) for k, each in enumerate(scales[1:], start=1)]
+    own = dict(array.attrs)
     return Stored(
         joined(path, name),
         array.shape,
         array.shards or array.chunks,
         array.dtype.str,
-        "".join(LETTERS.get(str(axis["name"]), str(axis["name"])) for axis in axes),
-        channels,
-        extent,
-        tuple(axis.get("unit") for axis in axes),
-        policy=_said(attributes, dict(array.attrs)),
-        **_place(dict(array.attrs)),
+        _packed(f"{path}/{name}", array, own),
+        "".join(LETTERS.get(str(axis["name"]).lower(), str(axis["name"])) for axis in axes),
+        image=path,
+        channels=channels,
+        scale=extent,
+        translation=start,
+        units=tuple(axis.get("unit") for axis in axes),
+        policy=_said(attributes, own),
+        remarks=(*unused(own), *((f"further images of {path} that are not read: {', '.join(others)}",) if others else ())),
+        **_place(own),
     )
 
 
@@ -133,22 +218,7 @@ def _refuse(path: str, array: Any) -> None:
         raise SourceError(f"{path} is stored in shards of {number} chunks; allowed: up to {MOST_IN_SHARD}; write it anew")
 
 
-def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], number: int) -> tuple[float, ...]:
-    """The product of the level's scale and the image's."""
-    size = np.ones(number)
-    for part in (*dataset.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
-        if part.get("type") == "scale":
-            size = size * np.array(part["scale"], float)
-    return tuple(size.tolist())
-
-
 def _place(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """CRS and transform, by the conventions proj and spatial or as rioxarray writes them."""
+    """CRS and transform of a level of an image, by the conventions proj and spatial."""
     crs, transform = attributes.get("proj:wkt2"), attributes.get("spatial:transform")
-    if reference := attributes.get("spatial_ref"):
-        reference = reference if isinstance(reference, Mapping) else {}
-        crs = crs or reference.get("crs_wkt")
-        if not transform and "GeoTransform" in reference:
-            c, a, b, f, d, e = map(float, str(reference["GeoTransform"]).split())
-            transform = (a, b, c, d, e, f)
     return {"crs": crs, "transform": tuple(map(float, transform)) if transform else None}

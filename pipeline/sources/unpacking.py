@@ -24,7 +24,7 @@ from numcodecs.abc import Codec as Numcodec
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec, Codec
 from zarr.abc.store import RangeByteRequest
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
-from zarr.storage import ObjectStore, StorePath
+from zarr.storage import LocalStore, ObjectStore, StorePath
 
 ROOM = 8
 """So many times a chunk's bytes may a step become whose size the array does not say: filters may have widened its numbers."""
@@ -34,6 +34,8 @@ BESIDE = 64
 """Bytes that a file may hold for each chunk besides its numbers."""
 DICTIONARY = 1 << 27
 """Bytes that LZMA may take besides; at its strongest it takes half."""
+PATIENCE = 60
+"""Seconds within which reads that were begun end."""
 ZSTD = b"\x28\xb5\x2f\xfd"
 Unpacker = Callable[[Any, "Room", Mapping[str, Any]], Any]
 
@@ -70,6 +72,8 @@ def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
     where = array.store_path
     if isinstance(where.store, ObjectStore):
         where = StorePath(Limited(where.store.store, FileRoom.of(array)), where.path)
+    elif isinstance(where.store, LocalStore):
+        where = StorePath(Files(where.store.root, read_only=True), where.path)
     return zarr.Array(zarr.AsyncArray(changed, where, array.config))
 
 
@@ -96,8 +100,35 @@ class FileRoom:
             raise ValueError(f"{name} has {size} bytes, and a file of this array has at most {self.most}")
 
 
+def settle(array: zarr.Array[Any]) -> None:
+    """Return when nothing is being read of a `bounded` array any more: where one chunk fails, Zarr leaves those that were asked for with it
+    under way, and a process that ends meanwhile complains of each.
+    """
+    loop = getattr(array.store_path.store, "loop", None)
+    if loop is not None:
+        asyncio.run_coroutine_threadsafe(_others(), loop).result()
+
+
+async def _others() -> None:
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=PATIENCE)
+
+
+class Files(LocalStore):
+    """Files of this machine; it knows in which event loop Zarr reads them."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """A file or a part of it; None where there is none."""
+        self.loop = asyncio.get_running_loop()
+        return await super().get(key, prototype, byte_range)
+
+
 class Limited(ObjectStore[Any]):
     """Files at an address, of which none is fetched that is too large: ValueError before its bytes come."""
+
+    loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(self, store: Any, room: FileRoom) -> None:
         super().__init__(store, read_only=True)
@@ -105,6 +136,7 @@ class Limited(ObjectStore[Any]):
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """A file or a part of it; None where there is none."""
+        self.loop = asyncio.get_running_loop()
         if byte_range is not None:
             if isinstance(byte_range, RangeByteRequest):  # which the index of a shard says
                 self.room.check(f"a part of {key}", byte_range.end - byte_range.start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
 from pipeline.places import about, asking, joined, listing, remote, there, zarr_store
-from pipeline.scales import alike
-from pipeline.sources import checked_numbers
+from pipeline.scales import alike, unclear
 from pipeline.sources.axes import Layout, either, guessed, layout, native, together
 from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.coordinates import Place
 from pipeline.sources.kept import Kept
+from pipeline.sources.packed import Packed
 from pipeline.sources.presence import Presence
-from pipeline.sources.stored import FAULTS, Stored, describe
+from pipeline.sources.stored import FAULTS, Stored, around, describe
 
 POLICIES = ("nodata", "fill", "error")
 SAMPLED = 64
@@ -55,7 +56,10 @@ class ZarrImage:
     """A letter of t, c, z, y, x for each axis of the array, where it does not name them: ``yxc``."""
 
     nodata: float | None = None
-    """The value that means "not measured"."""
+    """The stored value that means "not measured"; None: what the array's attributes say. NaN: none."""
+
+    scaled: bool | None = None
+    """Whether values are multiplied by the array's scale_factor and its add_offset added, as xarray does; None: where it has any."""
 
     nodata_by: str | None = None
     """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
@@ -79,44 +83,93 @@ class ZarrImage:
         return _opened(self._stored.path)[1].missing() if self._policy == "nodata" else 0
 
     @property
+    def image(self) -> str:
+        """The group of the OME-Zarr image, or the array, that is read: of a group that holds one alone, that one."""
+        return self._stored.image or self._stored.path
+
+    @property
     def remarks(self) -> dict[str, Any]:
-        """What should be known of the image besides its frame."""
+        """What should be known of the image besides its frame; see `pipeline.sources.facts`."""
+        packed, stored, bands = self._packed, self._stored, len(self._layout[1])
+        space = [(axis, unit) for axis, unit in zip(self._layout[0].axes, stored.units, strict=False) if axis in "zyx"]
+        doubts = unclear([axis for axis, _ in space], [unit for _, unit in space])
+        found = {
+            "image": self.image.removeprefix(self.path).strip("/"),
+            "axes": self._layout[0].axes,
+            "nodata": [packed.nodata] * bands if packed.nodata is not None else [],
+            "scale": [packed.scale] * bands if packed.scaled else [],
+            "offset": [packed.offset] * bands if packed.scaled else [],
+            "missing_chunks": self._missing,
+            "missing_chunks_by_band": self._lost_by_band,
+            "not_understood": [*doubts, *stored.remarks, *self._settled[2].remarks],
+        }
+        return {key: value for key, value in found.items() if value}
+
+    @property
+    def _missing(self) -> str:
+        """How many files of chunks are missing, and what that means; nothing where none is, or nobody knows."""
         number = math.prod(_opened(self._stored.path)[1].files)
         told = f"{self._lost} of {number} were never written, and count as not measured; missing_chunks: fill reads the fill value there"
-        return {"missing_chunks": told} if self._lost > 0 else {}
+        return told if self._lost > 0 else ""
+
+    @property
+    def _lost_by_band(self) -> dict[str, int]:
+        """The same for each of several bands that is read, where any are missing."""
+        how, names = self._layout
+        if self._lost <= 0 or "c" not in how.axes or len(names) == 1:
+            return {}
+        presence, axis = _opened(self._stored.path)[1], how.axes.index("c")
+        missing = presence.missing_along(axis)
+        return {name: missing[band // presence.file[axis]] for name, band in zip(names, how.bands, strict=True)}
 
     @functools.cached_property
     def _stored(self) -> Stored:
         return describe(self.path, self.level)
 
     @functools.cached_property
-    def _layout(self) -> tuple[Layout, tuple[str, ...]]:
+    def _settled(self) -> tuple[Layout, tuple[str, ...], Place]:
+        """What is read, what its bands are called, and where it lies."""
         wanted, stored = either(self.channels, self.bands), self._stored
-        axes = self.axes or stored.axes or guessed(stored.shape, stored.path)
-        return layout(axes, stored.shape, bands=wanted, names=stored.channels, time=self.time, planes=self.planes)
+        near = around(stored, self.axes) if not stored.image else None
+        axes = self.axes or stored.axes or (near.axes if near is not None else None)
+        axes = axes or guessed(stored.shape, stored.path, bands=wanted, planes=self.planes)
+        names = near.bands if near is not None else stored.channels
+        how, bands = layout(axes, stored.shape, bands=wanted, names=names, time=self.time, planes=self.planes)
+        return how, bands, _of_level(stored, how) if near is None else near.place(axes, stored.dims, how.space)
+
+    @property
+    def _layout(self) -> tuple[Layout, tuple[str, ...]]:
+        return self._settled[:2]
+
+    @functools.cached_property
+    def _packed(self) -> Packed:
+        """What stored numbers stand for, the option ``nodata`` before the array's attributes."""
+        packed = self._stored.packed
+        if self.nodata is not None:
+            packed = replace(packed, fills=() if math.isnan(self.nodata) else (self.nodata,))
+        if self.scaled and not packed.scaled:
+            raise JobError(f"scaled: true; {self._stored.path} has neither scale_factor nor add_offset; allowed: none")
+        return packed
+
+    @property
+    def _scaled(self) -> bool:
+        return self._packed.scaled and self.scaled is not False
 
     @functools.cached_property
     def frame(self) -> Frame:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
-        stored, (how, names) = self._stored, self._layout
-        transform = stored.transform if how.space == "yx" else None
-        size: tuple[float, ...] = ()
-        unit, unlike = "pixel", tuple[int, ...]()
-        if stored.scale:
-            kept = [how.axes.index(letter) for letter in how.space]
-            unit, size, unlike = alike([stored.units[k] for k in kept], [stored.scale[k] for k in kept])
-        if transform:
-            size = (float(np.hypot(transform[1], transform[4])), float(np.hypot(transform[0], transform[3])))
+        stored, (how, names, place), packed = self._stored, self._settled, self._packed
         return Frame(
             shape=how.shape(stored.shape),
             bands=names,
-            dtype=checked_numbers(np.dtype(stored.dtype), stored.path),
-            nodata=self.nodata,
-            transform=transform,
-            crs=stored.crs,
-            pixel_size=size,
-            unit=unit,
-            unlike=unlike,
+            dtype="float64" if self._scaled else packed.dtype,
+            nodata=None if self._scaled else packed.nodata if self.nodata is None else self.nodata,
+            transform=place.transform if how.space == "yx" else None,
+            crs=place.crs,
+            pixel_size=place.pixel_size,
+            unit=place.unit,
+            unlike=place.unlike,
+            translation=place.translation,
             chunks=how.shape(stored.chunks),
             masked=self._lost != 0,
             together=together(self.nodata_by, len(names)),
@@ -146,17 +199,19 @@ class ZarrImage:
         if remote(self.path):
             raise JobError(f"{self.path} is on a server, where nothing is written; allowed: an image in a folder")
         how, stored = self._layout[0], self._stored
-        node, level = zarr.open(self.path, mode="r"), Path(stored.path).relative_to(self.path).as_posix()
-        if isinstance(node, zarr.Array) or level == "." or level.split("/")[0] == "labels":
+        if not stored.image or Path(stored.image).parent.name == "labels":
             raise JobError(f"{self.path} has no room for labels; allowed: an OME-Zarr image")
         for letter, at in how.fixed:
             if stored.shape[how.axes.index(letter)] > 1:
                 raise JobError(f"index {at} along the axis {letter} is read of several, and labels of it would show at all of them")
-        return home(self.path, dict(node.attrs), level, how.space)
+        level = Path(stored.path).relative_to(stored.image).as_posix()
+        return home(stored.image, dict(zarr.open_group(stored.image, mode="r", use_consolidated=False).attrs), level, how.space)
 
     def fingerprint(self) -> dict[str, Any]:
         """The array's metadata, how many files it has, and size and checksum (elsewhere, entity tag) of an even sample of them."""
-        choice = {"time": self.time, "planes": self.planes, "axes": self.axes, "missing_chunks": self._policy}
+        choice: dict[str, Any] = {"time": self.time, "planes": self.planes, "axes": self.axes, "missing_chunks": self._policy}
+        if self._packed.scaled or len(self._packed.fills) > 1:
+            choice["packed"] = [self._scaled, self._packed.scale, self._packed.offset, *self._packed.fills]
         if remote(self._stored.path):
             return {"kind": "zarr", **_sampled(self._stored.path), **choice}
         folder = Path(self._stored.path)
@@ -171,15 +226,30 @@ class ZarrImage:
         try:
             with asking(path, SourceError):
                 array, presence = _opened(path)
-                absent = self._policy == "error" and not how.take(presence, box, step).all()
+                absent = presence.absent(how.index(box, step)) if self._policy == "error" else None
                 block = native(np.asarray(how.take(array, box, step)))
         except SourceError:
             raise
         except FAULTS as error:
             raise SourceError(f"{path}: {box} cannot be read: {type(error).__name__}: {error}") from error
-        if absent:
-            raise SourceError(f"{path}: a chunk in {box} was never written; missing_chunks: nodata or fill accepts that")
-        return block
+        if absent is not None:
+            raise SourceError(f"{path}: its chunk {absent} was never written; missing_chunks: nodata or fill accepts that")
+        if not self._scaled:
+            return self._packed.one(block)
+        frame = replace(self.frame, nodata=self._packed.nodata, masked=False)
+        return self._packed.unpacked(block, frame.measured(self._packed.one(block)))
+
+
+def _of_level(stored: Stored, how: Layout) -> Place:
+    """Where a level of an OME-Zarr image lies."""
+    if stored.transform and how.space == "yx":
+        a, b, _, d, e, _ = stored.transform
+        unit = alike(stored.units[-2:], stored.scale[-2:])[0] if stored.scale else "pixel"
+        return Place(stored.transform, stored.crs, (float(np.hypot(b, e)), float(np.hypot(a, d))), unit)
+    kept = [how.axes.index(letter) for letter in how.space]
+    units = [stored.units[k] for k in kept]
+    unit, size, unlike = alike(units, [stored.scale[k] for k in kept])
+    return Place(None, stored.crs, size, unit, unlike, alike(units, [stored.translation[k] for k in kept])[1])
 
 
 def _opened(path: str) -> tuple[Kept, Presence]:

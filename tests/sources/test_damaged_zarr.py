@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +93,27 @@ def test_nonsense_multiscales(tmp_path):
         (path / "zarr.json").write_text(json.dumps(text))
         with pytest.raises(TilewiseError, match=r"a\.zarr|axes: "):
             whole(open_source(path))
+
+
+_READ = """
+import sys
+from pipeline.errors import SourceError
+from pipeline.sources import open_source
+from pipeline.grid import Box
+try:
+    open_source(sys.argv[1]).read(Box((0, 0), (1024, 1024)))
+except SourceError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_reads_end_before_the_error(version, tmp_path):
+    """Where one of many chunks is damaged, those that were asked for with it have been read when the error comes: a process that ends
+    with it says nothing of tasks that were destroyed."""
+    data = np.random.default_rng(0).integers(0, 60000, (1024, 1024)).astype(np.uint16)
+    made = zarr.create_array(tmp_path / "a.zarr", data=data, chunks=(64, 64), zarr_format=version)
+    (tmp_path / "a.zarr" / made.metadata.encode_chunk_key((0, 1))).write_bytes(b"garbage" * 100)
+    done = subprocess.run([sys.executable, "-c", _READ, str(tmp_path / "a.zarr")], capture_output=True, text=True, check=True)
+    assert "its chunk " in done.stdout
+    assert done.stderr == ""

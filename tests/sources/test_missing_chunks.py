@@ -65,7 +65,9 @@ def test_what_was_never_written_is_not_valid(tmp_path_factory, data):
     if there[min(picked) : max(picked) + 1][(slice(None), *box.slices)].all():
         np.testing.assert_array_equal(strict.read(box), image[picked][(slice(None), *box.slices)])
     else:
-        with pytest.raises(SourceError, match=r"image.zarr: a chunk in .* was never written; missing_chunks: nodata or fill accepts that"):
+        with pytest.raises(
+            SourceError, match=r"image.zarr: its chunk [0-9c./]+ was never written; missing_chunks: nodata or fill accepts that"
+        ):
             strict.read(box)
 
 
@@ -118,3 +120,16 @@ def test_info_tells_of_missing_chunks(tmp_path):
     )
     with pytest.raises(JobError, match="missing_chunks: 'zero'; allowed: error, fill, nodata"):
         open_source(tmp_path / "image.zarr", missing_chunks="zero")
+
+
+@pytest.mark.parametrize("how", [{"zarr_format": 2}, {"zarr_format": 3}, {"shards": (1, 64, 64)}, {"chunks": (2, 32, 32)}], ids=str)
+def test_missing_chunks_are_counted_by_band(tmp_path, how):
+    """How many files of each band that is read are missing: of those that hold several bands, of each of these."""
+    image = np.random.default_rng(0).integers(1, 250, (4, 64, 64)).astype(np.uint8)
+    how = {"chunks": (1, 32, 32), **how}
+    absent = [(1, 0, 0)] if "shards" in how or how["chunks"][0] == 2 else [(1, 0, 0), (1, 1, 1), (3, 0, 1)]
+    there = written(tmp_path / "image.zarr", image, how.pop("chunks"), absent, **how)
+    source = open_source(tmp_path / "image.zarr", bands=[4, 2, 1])
+    size = 4096 if "shards" in how else 1024
+    known = {str(band): int((~there[band - 1]).sum()) // size for band in (4, 2, 1)}
+    assert source.remarks["missing_chunks_by_band"] == known
