@@ -16,7 +16,7 @@ from pipeline.frame import Frame
 from pipeline.grid import Box
 from pipeline.homes import Home, home
 from pipeline.places import about, asking, joined, listing, remote, there, zarr_store
-from pipeline.scales import alike
+from pipeline.scales import alike, unclear
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, guessed, layout, native, together
 from pipeline.sources.checksum import of_file, stamp
@@ -83,7 +83,9 @@ class ZarrImage:
         """What should be known of the image besides its frame."""
         number = math.prod(_opened(self._stored.path)[1].files)
         told = f"{self._lost} of {number} were never written, and count as not measured; missing_chunks: fill reads the fill value there"
-        return {"missing_chunks": told} if self._lost > 0 else {}
+        stored, how = self._stored, self._layout[0]
+        doubts = unclear(how.space, [stored.units[how.axes.index(letter)] for letter in how.space]) if stored.units else []
+        return ({"missing_chunks": told} if self._lost > 0 else {}) | ({"not_understood": doubts} if doubts else {})
 
     @functools.cached_property
     def _stored(self) -> Stored:
