@@ -94,7 +94,7 @@ class ZarrImage:
         space = [(axis, unit) for axis, unit in zip(self._layout[0].axes, stored.units, strict=False) if axis in "zyx"]
         doubts = unclear([axis for axis, _ in space], [unit for _, unit in space])
         found = {
-            "image": self.image.removeprefix(self.path).strip("/"),
+            "series": self.image.removeprefix(self.path).strip("/"),
             "axes": self._layout[0].axes,
             "nodata": [packed.nodata] * bands if packed.nodata is not None else [],
             "scale": [packed.scale] * bands if packed.scaled else [],

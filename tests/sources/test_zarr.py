@@ -17,6 +17,7 @@ import pipeline
 from pipeline.errors import JobError, SourceError
 from pipeline.grid import Box
 from pipeline.sources import Source, open_source
+from pipeline.sources.facts import told
 from tests.faults.staging import blobs, write
 
 
@@ -132,6 +133,9 @@ def test_units_that_differ(units, size, unit, tmp_path):
     group.attrs["ome"] = about
     frame = open_source(folder, time=0).frame
     assert (frame.pixel_size, frame.unit) == (pytest.approx(size), unit)
+    doubts = told(open_source(folder, time=0)).get("not_understood", [])
+    assert len(doubts) == (unit != "pixel" and units[0] in (None, "cubits"))
+    assert all(doubt.endswith("no size is taken there") and "along z" in doubt for doubt in doubts)
     assert frame.unlike == ((0,) if unit != "pixel" and units[0] in (None, "cubits") else ())
     assert open_source(folder, time=0, planes=1).frame.unit == (units[-1] or "pixel")
 
