@@ -7,6 +7,7 @@ Where a text can be read as an address in two ways, the one is taken that shows 
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
 DOTS = "…"
@@ -36,6 +37,19 @@ def redacted(text: str) -> str:
         return text
     text = SPACED.sub(rf"\1{DOTS}@", VIRTUAL.sub(rf"\1?{DOTS}", text))
     return TOKEN.sub(lambda found: _shown(found[0]), text)
+
+
+def shown(what: Any) -> Any:
+    """What JSON holds, with its texts redacted; keys stay as they are.
+
+    >>> shown({"seeds": ["s3://bucket/a.tif?sig=secret", 1]})
+    {'seeds': ['s3://bucket/a.tif?…', 1]}
+    """
+    if isinstance(what, dict):
+        return {key: shown(part) for key, part in what.items()}
+    if isinstance(what, (list, tuple)):
+        return type(what)(map(shown, what))
+    return redacted(what) if isinstance(what, str) else what
 
 
 def is_owned(address: str) -> bool:

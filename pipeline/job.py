@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline import documents, layers, legend, plugins
-from pipeline.addresses import redacted
+from pipeline.addresses import redacted, shown
 from pipeline.errors import JobError, like, nearest
 from pipeline.options import elsewhere, kinds_in
 from pipeline.places import lies_in
@@ -235,7 +235,7 @@ class Job(_Part):
             "layers": [layer.plain() for layer in self.layers],
             "stitch": self.stitch.model_dump(),
             "on_bad_tile": self.on_bad_tile,
-            "output": self.output.model_dump(),
+            "output": shown(self.output.model_dump()),
         }
 
 

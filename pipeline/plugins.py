@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import checksums
+from pipeline.addresses import shown
 from pipeline.errors import JobError, like, nearest
 from pipeline.options import SEGMENTERS, STEPS, kinds, placed, taken
 from pipeline.segmenters import Contract, Segmenter
@@ -63,7 +64,7 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
     what: Any = segmenter
     own = type(what).__module__.partition(".")[0] == __name__.partition(".")[0]
     if dataclasses.is_dataclass(what) and not isinstance(what, type):
-        return {"kind": kind_of(what), **_plain(what)} | ({} if own else {"code": checksums.checksums(type(what))})
+        return {"kind": kind_of(what), **shown(_plain(what))} | ({} if own else {"code": checksums.checksums(type(what))})
     name = getattr(segmenter, "__qualname__", type(segmenter).__qualname__)
     return {"kind": f"python:{name}", "code": checksums.checksums(segmenter)}
 

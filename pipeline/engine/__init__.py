@@ -73,7 +73,8 @@ def cluster(
 ) -> Engine:
     """The engine that starts its own worker processes on this machine, each with one thread and its share of the memory.
 
-    They listen on the loopback only, have no dashboard, and end with the engine.
+    They listen on the loopback only, where they talk to nobody but this process (by TLS, with a certificate that is made now and lies in
+    no file), serve no dashboard, and end with the engine.
 
     Parameters
     ----------

@@ -231,3 +231,12 @@ def test_debug_shows_no_secret(tmp_path: Any) -> None:
     assert secret not in done.stdout + done.stderr
     assert "OSError: GET https://localhost/scene.tif?…" in done.stderr
     assert "tilewise: https://localhost/scene.tif?… cannot be reached" in done.stderr
+
+
+def test_a_job_is_written_down_without_secrets() -> None:
+    """Addresses among a segmenter's options and in the output's, too, are recorded without what signs them."""
+    secret = "se,cret';)x"
+    grown = pipeline.RegionGrowing(seeds=f"https://host.example.org/seeds.tif?sig={secret}", tolerance=5)
+    job = pipeline.Job(source=f"https://host.example.org/a.tif?sig={secret}", segmenters={"it": grown}, output={"path": "out"})
+    assert secret not in str(job.plain())
+    assert job.plain()["segmenters"]["it"]["seeds"] == "https://host.example.org/seeds.tif?…"
