@@ -91,8 +91,8 @@ def test_other_drivers(tmp_path):
     with pytest.raises(SourceError, match=r"a\.bil is no image that is read: .*allowed: TIFF, PNG, JPEG, JPEG 2000, Erdas Imagine, VRT"):
         open_source(tmp_path / "a.bil", kind="raster")
     (tmp_path / "b.tif").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    with pytest.raises(SourceError, match=r"b\.tif is no image that is read"):
-        open_source(tmp_path / "b.tif")
+    with pytest.raises(SourceError, match=r"b\.tif is HDF5, which is not read: .*allowed: TIFF, PNG"):
+        open_source(tmp_path / "b.tif", kind="raster")
 
 
 @pytest.mark.parametrize(("ending", "driver"), [("img", "HFA"), ("jp2", "JP2OpenJPEG")])
