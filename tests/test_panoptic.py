@@ -23,6 +23,7 @@ import pipeline
 from pipeline import auditing, fates
 from pipeline.__main__ import app
 from pipeline.errors import JobError, OutputError, SourceError
+from pipeline.frame import Frame
 from pipeline.legend import MOST
 from pipeline.sinks import panoptic
 from pipeline.verifying import verify
@@ -168,6 +169,7 @@ def test_doubt_goes_through_layers(tmp_path):
     def above(block, valid):
         return ndimage.label(block[0] > 100)[0]
 
+    above.reach = 0
     segmenters = {"above": above, "below": pipeline.Threshold(band=2, value=100)}
     layers = [{"things": "above", "classes": 1}, {"things": "below", "classes": 2}]
     result = laid(image, segmenters, layers, tmp_path / "out", 30, tiles={"halo": 2, "max_halo": 2})
@@ -380,7 +382,7 @@ def test_refused_truth(tissue, tmp_path):
 def test_a_wide_picture_is_whole(tmp_path, monkeypatch):
     """A PNG larger than a window is written whole, and a write that fails leaves nothing."""
     monkeypatch.setattr(panoptic, "WINDOW", 512)
-    frame = pipeline.planning.Frame((700, 1100))
+    frame = Frame((700, 1100))
     numbers = np.arange(700 * 1100).reshape(700, 1100)
     with pytest.MonkeyPatch.context():
         panoptic.write_png(str(tmp_path / "p.png"), frame, lambda box: numbers[box.slices])

@@ -107,8 +107,9 @@ def _altered(forward: Callable[[Floats], Floats], hidden: Floats, image: Floats,
 
     seen, followed, lost = through(forward, hidden)
     if followed:
-        return None if lost else np.asarray(np.isnan(seen))
-    altered, rng = np.isnan(seen), np.random.default_rng(1)
+        return None if lost else np.asarray(np.isnan(seen), bool)
+    altered: npt.NDArray[np.bool_] = np.isnan(seen)
+    rng = np.random.default_rng(1)
     for size in SIZES:
         other = np.where(np.isnan(hidden), size * rng.standard_normal(image.shape), image).astype(np.float32)
         if ((forward(other) != known) & ~altered).any():
