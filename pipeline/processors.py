@@ -73,7 +73,7 @@ def note(store: Scratch, number: int) -> None:
     """Leave a note that this process draws what has this number, where there is none like it."""
     facts = own()
     key = f"{FOLDER}/{number}/{name_of(facts)}"
-    if not store.has(key):
+    if not store.sound(key):
         store.save(key, facts)
 
 

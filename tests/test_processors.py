@@ -146,7 +146,8 @@ def begun_elsewhere(folder, kind):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=surroundings(ELSEWHERE), capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
-    return Scratch(str(folder / "out" / ".tilewise")).load("settled/0")[0]["first"]
+    (kept,) = (folder / "out" / ".tilewise").rglob("settled/0.rec")
+    return Scratch(str(kept.parents[1])).load("settled/0")[0]["first"]
 
 
 @pytest.mark.parametrize("kind", ["steady", "not steady"])

@@ -47,7 +47,7 @@ def products(folder: Path) -> dict[str, Any]:
         for key in ("seconds", "path", "scratch", "bytes_allowed", "memory"):
             part.pop(key, None)
     told["routes"] = {name: (route["tiles"], route["pixels"]) for name, route in told["routes"].items()}
-    del told["dearest"], told["run"]  # the name of a run is no other's
+    del told["dearest"], told["processors"], told["run"]  # the name of a run is no other's
     return found | {"run.json": told}
 
 

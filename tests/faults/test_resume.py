@@ -281,7 +281,7 @@ def test_damaged_records_are_made_again(tmp_path):
     [joined] = (begun / "joined").iterdir()
     records = sorted(begun.rglob("*.rec"))
     kinds = {path.relative_to(folder).parts[0] for folder in (begun, joined) for path in folder.rglob("*.rec")}
-    assert kinds == {"fitted", "routes.rec", "tiles", "pixels", "links", "joined", "grouped.rec", "ids", "slabs"}
+    assert kinds == {"fitted", "settled", "processors", "routes.rec", "tiles", "pixels", "links", "joined", "grouped.rec", "ids", "slabs"}
     rng = np.random.default_rng(0)
     for number, path in enumerate(records):
         if number % 5 == 0 or path.parent in (begun, joined, begun / "fitted"):
