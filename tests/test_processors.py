@@ -147,7 +147,7 @@ def begun_elsewhere(folder, kind):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=surroundings(ELSEWHERE), capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
     (kept,) = (folder / "out" / ".tilewise").rglob("settled/0.rec")
-    return Scratch(str(kept.parents[1])).load("settled/0")[0]["first"]
+    return Scratch(str(kept.parents[1]), kept.parents[1].name).load("settled/0")[0]["first"]
 
 
 @pytest.mark.parametrize("kind", ["steady", "not steady"])
