@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -16,7 +20,6 @@ import pipeline
 from pipeline.errors import JobError, SourceError
 from pipeline.sources import open_source
 from tests.sources.files import whole
-from tests.test_places import served
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),  # rioxarray's
@@ -217,13 +220,31 @@ def test_what_gdal_wrote(nodata, tmp_path):
         assert rasterio.CRS.from_wkt(source.frame.crs) == file.crs
 
 
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a web server for a folder."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_datasets_on_a_web_server(version, tmp_path):
     """Where a server lists nothing, gathered metadata say what lies in a Dataset; without these, a variable is named, and has its place."""
     dataset = xr.Dataset({"red": scene("int16", -999, {}), "nir": scene("int16", -999, {}, seed=1)})
     for name, gathered in (("a.zarr", True), ("b.zarr", False)):
         dataset.to_zarr(tmp_path / name, zarr_format=version, consolidated=gathered)
-    with served(tmp_path) as (address, _):
+    with served(tmp_path) as address:
         with pytest.raises(JobError, match=r"a\.zarr is a Dataset of several variables; choose one, path: .*a\.zarr/nir; it has nir, red"):
             open_source(f"{address}/a.zarr")
         with pytest.raises(JobError, match=r"b\.zarr is a Zarr group, and its server does not list what lies in it; name an image in it"):
