@@ -32,6 +32,7 @@ class NearestOfTwo:
 
     sample: ClassVar[int] = 500
     identity: ClassVar[str] = "connected"
+    reach: ClassVar[int] = 0
     cuts: tuple[float, ...] = ()
 
     @property

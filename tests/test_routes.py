@@ -35,6 +35,7 @@ class Telling:
     value: float = 100.0
     flag: str = ""
     identity = "connected"
+    reach = 0
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         if self.log:
@@ -264,6 +265,7 @@ class Net:
     "A threshold that asks for a device."
     device: str = "gpu"
     identity = "connected"
+    reach = 0
 
     def __call__(self, block):
         return block[0] > 110

@@ -96,7 +96,7 @@ class ZarrImage:
         found = {
             "series": self.image.removeprefix(self.path).strip("/"),
             "axes": self._layout[0].axes,
-            "nodata": [packed.nodata] * bands if packed.nodata is not None else [],
+            "nodata": [packed.nodata] * bands if self._scaled and packed.nodata is not None else [],  # NaN stands there
             "scale": [packed.scale] * bands if packed.scaled else [],
             "offset": [packed.offset] * bands if packed.scaled else [],
             "missing_chunks": self._missing,

@@ -43,7 +43,7 @@ class Step(Protocol):
 STEPS = 8
 """Bytes that steps take for each pixel and band."""
 
-ALGORITHMS = 6
+ALGORITHMS = 7
 """Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
 
 KEYED = {"keyed", "class"}

@@ -127,6 +127,7 @@ class Flawed:
     value: float = 100.0
     log: str = ""
     identity = "connected"
+    reach = 0
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         if self.log:

@@ -118,7 +118,7 @@ def test_changed_code_is_another_job(tmp_path, monkeypatch):
         ("block + 0", "block * 1", r"steps\.1: the code of own_segmenter\.smooth changed"),
     ):
         assert OWN.count(old) == 1
-        with pytest.raises(OutputError, match=rf"holds the result of another job \(.*{told}"):
+        with pytest.raises(ResumeError, match=rf"holds the result of another job \(.*{told}"):
             done(OWN.replace(old, new))
         with pytest.raises(ResumeError, match=rf"cannot go on: .*{told}"):
             done(failing.replace(old, new), "begun")
@@ -296,7 +296,7 @@ def test_damaged_records_are_made_again(tmp_path):
 def test_more_objects_than_fit(flawed, tmp_path):
     """Row 23: ids that do not fit the type asked for are refused before anything is published."""
     begun(spotted(), flawed, tmp_path / "out", dtype="uint32")
-    facts = {"objects": 2**32, "classes": 1, "disputes": 0, "widened": 0}
+    facts = {"objects": 2**32, "classes": 1, "disputes": 0, "of": {"widened": 0, "mixed": []}}
     store = Scratch(str(tmp_path / "out" / ".tilewise"))
     begun_by = store.load("begun")[0]
     store.of(begun_by["run"], begun_by["join"]).joined.save("grouped", facts, {"disputed": np.zeros(0, np.int64)})
