@@ -181,7 +181,7 @@ def trial(run: Run, tile: int) -> tuple[float, int]:
         own = replace(run, scratch=Scratch(folder, new_name()))
         segment(own, tile)  # what is imported, compiled and loaded once is not the tile's
         seconds = segment(own, tile)["seconds"]
-        return seconds, sum(path.stat().st_size for path in Path(folder).rglob("*.rec"))
+        return seconds, sum(path.stat().st_size for kind in ("tiles", "pixels") for path in Path(folder).rglob(f"{kind}/**/*.rec"))
 
 
 def _colour(route: int) -> npt.NDArray[np.uint8]:

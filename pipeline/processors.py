@@ -49,7 +49,9 @@ def _own() -> dict[str, Any]:
     from threadpoolctl import threadpool_info
 
     found: Mapping[str, Any] = np.show_config(mode="dicts")
-    blas: Mapping[str, Any] = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
+    # NumPy's own, which every process has loaded: SciPy brings another one, which is there only once it was used.
+    pools = sorted((p for p in threadpool_info() if p["user_api"] == "blas"), key=lambda p: ("numpy" not in p["filepath"], p["filepath"]))
+    blas: Mapping[str, Any] = pools[0] if pools else {}
     features = llvm.get_host_cpu_features()
     return {
         "machine": platform.machine(),

@@ -189,7 +189,7 @@ def test_fitted_to_the_whole_image(tmp_path, ndim, tile):
     image[:, ..., 5:9, 5:20] = np.nan
     method = KMeans(clusters=4, sample=500, texture=("entropy",) if ndim == 2 else (), position=0.1)
     source = pipeline.Job(
-        source={"path": image, "planes": "all"} if ndim == 3 else image,
+        source={"path": image, "axes": "czyx"} if ndim == 3 else image,
         segmenters={"cover": method},
         tiles={"size": tile},
         output={"path": str(tmp_path / "out")},

@@ -433,7 +433,7 @@ def test_a_patch_that_does_not_fit_on_the_device_is_computed_on_the_processor() 
     network = Resident(small, Way("cuda"), fallback=lambda: lambda patches: [right] * len(patches))
     assert [network.detect(np.zeros((3, 2, 2), np.float32)) for _ in range(2)] == [right, right]
     assert asked == ["device"]
-    assert network.told == ["one patch did not fit on cuda; computed on the cpu since"]
+    assert network.told == ["one patch did not fit on cuda; computed on the cpu since, and not called proved"]
 
 
 @pytest.mark.parametrize("where", ["scores", "masks"])

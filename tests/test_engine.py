@@ -322,7 +322,7 @@ def test_poison_is_the_only_one_lost(pool: Engine, caplog: pytest.LogCaptureFixt
 
 def test_deadline(pool: Engine) -> None:
     """An item that takes longer than its deadline is quarantined; the others are not."""
-    with on(address(pool), deadline=1.0) as hurried:
+    with on(address(pool), security=pool._client.security, deadline=1.0) as hurried:
         outcomes = list(hurried.run(endless, 3, range(10)))
     assert sorted(outcome.item for outcome in outcomes) == list(range(10))
     assert [outcome.item for outcome in outcomes if outcome.quarantined] == [3]

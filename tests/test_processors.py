@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import runpy
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def test_what_may_differ_is_not_proved(unlike, tmp_path, method):
         assert "may differ" not in told(mixed)
     else:
         assert set(mixed.objects["certificate"]) == {"agreed"}
-        assert "powers: processors or libraries that may differ" in told(mixed)
+        assert re.search("powers +processors or libraries that may differ", told(mixed))
 
 
 @pytest.mark.heavy

@@ -43,7 +43,7 @@ def elected(labels, kinds, things):
 def ran(image, segmenter, out, tile, *, layers=(), tiles=None, **output):
     """A run in this process."""
     job = pipeline.Job(
-        source=image,
+        source={"path": image, "axes": "cyx"} if isinstance(image, np.ndarray) else image,
         tiles={"size": tile, **(tiles or {})},
         segmenters=segmenter if isinstance(segmenter, dict) else {"scene": segmenter},
         layers=list(layers),

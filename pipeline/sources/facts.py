@@ -35,6 +35,7 @@ FACTS = {
     "sizes": "mapping by axis: the extent of a pixel and its unit, as the file says them",
     "orientation": "text: to where columns, rows and planes of a body's image go: R, L, A, P, S or I",
     "compression": "text: how chunks are compressed; their shape is the frame's",
+    "decoded": "text: that it is decoded whole, and what it then takes of memory",
     "files": "list: other files that belong to it",
     "missing_chunks": "text: what was never written",
     "not_understood": "list of sentences: what the file says that no use is made of, and options that make no difference",

@@ -234,6 +234,7 @@ class Decoded:
     """A segmenter whose image is the channels."""
 
     identity = "object"
+    reach = 0
 
     def __init__(self, decoder):
         self.decoder, self.foreground = decoder, decoder.foreground

@@ -40,7 +40,7 @@ def test_contract_has_defaults():
     assert not Contract.of(stating(windowed=True)).probation
     assert Contract.of(stating(identity="connected", probation=False)).probation
     stated = Contract.of(Threshold(sigma=1.0, min_area=3))
-    assert stated == Contract(identity="connected", reach=4, min_area=3, footprint=stated.footprint)
+    assert stated == Contract(identity="connected", reach=4, min_area=3, portable=True, footprint=stated.footprint)
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def georeferenced(folder):
     [
         pytest.param(georeferenced, {"labels": ["ome-tiff"]}, "place in the world", id="georeferenced"),
         pytest.param(lambda _: np.ones((9, 9), np.uint8), {"labels": ["ome-tiff"], "dtype": "uint64"}, "allowed: uint32", id="64 bits"),
-        pytest.param(lambda _: np.ones((1, 4, 9, 9), np.uint8), {"labels": ["cog"]}, "cog of a volume", id="a volume"),
+        pytest.param(lambda _: {"path": np.ones((4, 9, 9), "uint8"), "axes": "zyx"}, {"labels": ["cog"]}, "cog of a volume", id="a volume"),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, image, output, reason):

@@ -136,7 +136,7 @@ def test_the_one_image_of_a_group_is_taken(path, about, parents, tmp_path):
     np.testing.assert_array_equal(whole(source)[0], SPOTS[::2, ::2])
     assert source.frame.pixel_size == (1.0, 0.5)
     told = particulars.told(source)
-    assert (told["image"], told["level"], told["levels"]) == (path, 1, [[64, 96], [32, 48]])
+    assert (told["series"], told["level"], told["levels"]) == (path, 1, [[64, 96], [32, 48]])
     pipeline.segment(str(folder), pipeline.Threshold(value=5), tmp_path / "out", engine=pipeline.local(), into_source="spots")
     assert open_source(folder / path / "labels" / "spots").frame.pixel_size == (0.5, 0.25)
 
