@@ -166,8 +166,6 @@ def _open(array: Array, *, checked: bool) -> zarr.Array[Any]:
     """
     import zarr
 
-    if not Path(array.path).is_dir():
-        raise OutputError(f"{array.path} is not there: its run has ended, or was started anew")
     with zarr.config.set({"array.write_empty_chunks": not checked}):
         return zarr.open_array(_folder_store()(array.path), mode="r+", zarr_format=array.zarr_format)
 
@@ -178,6 +176,11 @@ def _folder_store() -> type[LocalStore]:
     from zarr.storage import LocalStore
 
     class FolderStore(LocalStore):
+        async def _open(self, **_: Any) -> None:
+            if not self.root.is_dir():
+                raise OutputError(f"{self.root} is not there: its run has ended, or was started anew")
+            await super(LocalStore, self)._open()  # without LocalStore's own, which makes the folder
+
         async def set(self, key: str, value: Any) -> None:
             await asyncio.to_thread(self.set_sync, key, value)
 
