@@ -232,7 +232,8 @@ def old():
 def scene_of_clouds(shared, folder):
     """A scene of Sentinel-2 as the network that the package brings was tried on."""
     with np.load(shared / "satellite" / "ukis_sentinel2.npz") as file:
-        zarr.save_array(folder / "scene.zarr", np.moveaxis(np.rint(file["img"] * 10_000).astype(np.uint16), -1, 0))
+        bands = np.moveaxis(np.rint(file["img"] * 10_000).astype(np.uint16), -1, 0)
+    zarr.create_array(folder / "scene.zarr", data=bands, dimension_names=("c", "y", "x"))
     return folder / "scene.zarr"
 
 

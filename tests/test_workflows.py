@@ -173,7 +173,8 @@ def test_clouds(shared, tmp_path, engine):
     scene = np.load(shared / "satellite" / "ukis_sentinel2.npz")
     truth = np.select([scene["msk"][..., 0] == 4, scene["msk"][..., 0] == 0], [1, 2], 0)  # as the package's own tests read it
     image = tmp_path / "scene.zarr"
-    zarr.save_array(image, np.moveaxis(np.rint(scene["img"] * 10_000).astype(np.uint16), -1, 0))
+    bands = np.moveaxis(np.rint(scene["img"] * 10_000).astype(np.uint16), -1, 0)
+    zarr.create_array(image, data=bands, dimension_names=("c", "y", "x"))
     more = {"source.kind": "zarr", "segmenters.clouds.bands": [1, 2, 3, 4, 5, 6], "output.labels": ["zarr"]}
     outs = [carried_out("clouds", image, tmp_path / str(size), engine, **more, **{"tiles.size": size}) for size in (512, 200)]
     one, many = (np.asarray(pipeline.Result(out).classes) for out in outs)
