@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ def main(path: Path, folder: Path) -> None:
     keys = written(path.stem, folder)
     job = pipeline.from_yaml(path, {**keys, "output.path": str(folder / "out"), "tiles.size": TILE.get(path.stem, 600)})
     crew = Crew(pipeline.local(), silent)
-    run = fit(plan(job, workers=1, memory=8 << 30).run, crew)
+    draft = plan(job, workers=1, memory=8 << 30).run
+    run = fit(replace(draft, scratch=draft.scratch.begin()), crew)
     sheets = [(sheet.run, [sheet.layer.rule]) for sheet in overlay.sheets(run, job.layers)] if job.layers else [(run, job.route)]
     for each, rules in sheets:
         print(*measured(route(each, rules, crew)))

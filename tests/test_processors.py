@@ -302,4 +302,5 @@ def test_workflows_on_processors_that_differ(shared, tmp_path, name):
     for result in results:
         found = verify(result.path, parts=4)
         assert found.wrong == []
-        assert bool(found.strange) == (name in NETWORKS and result is there)
+        assert bool(found.strange) <= (name in NETWORKS)
+        assert found.strange or name not in NETWORKS or result is here  # whose surroundings may be others than this process's

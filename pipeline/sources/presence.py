@@ -77,7 +77,7 @@ class Presence:
     def _asked(self, index: tuple[int | slice, ...]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """Along each axis, the places of files that are read, and which of them holds each element."""
         whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
-        asked = [np.arange(n)[i] // size for i, n, size in zip(whole, self.shape, self.file, strict=True)]
+        asked = [np.arange(*i.indices(n)) // size for i, n, size in zip(whole, self.shape, self.file, strict=True)]
         return [np.unique(each, return_inverse=True) for each in asked]
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[np.bool_]:

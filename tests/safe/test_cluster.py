@@ -54,10 +54,11 @@ def speaks_http(port: int) -> bool:
 @pytest.fixture(scope="module")
 def own() -> Iterator[Own]:
     """A cluster of two workers."""
-    before = set(listening([psutil.Process()]))
+    others = psutil.Process().children(recursive=True)  # of a cluster that other tests share
+    before = set(listening([psutil.Process(), *others]))
     with cluster(2) as engine:
         assert [outcome.value for outcome in engine.run(divmod, 17, [5])] == [(3, 2)]
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        processes = [psutil.Process(), *(one for one in psutil.Process().children(recursive=True) if one not in others)]
         found = Own(engine, processes, [each for each in listening(processes) if each not in before])
         for address in found.addresses:
             (found.pages if speaks_http(address.port) else found.tasks).append(address.port)
