@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
 from pipeline.frame import Frame, Pins, marked
-from pipeline.grid import Box
+from pipeline.grid import Box, Grid
+from pipeline.places import remote
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native, together
 from pipeline.sources.checksum import stamp
@@ -21,8 +23,11 @@ from pipeline.sources.datasets import dataset, files, fingerprint, guarded
 from pipeline.sources.metadata import sized
 from pipeline.sources.placing import pins, place
 from pipeline.sources.raster_bands import alpha, band_names, colour, is_masked, measured_bands
+from pipeline.sources.virtual import is_vrt, resamples
 
 COLOURS = ("red", "green", "blue")
+CELL = 128
+"""Rows and columns of what is read at once of a VRT that resamples: GDAL's own blocks of a VRT."""
 
 
 @dataclass(frozen=True)
@@ -263,10 +268,37 @@ class Raster:
         """What rasterio reads of bands, by index from 0, in a box; None: of those that are asked for."""
         from rasterio.windows import Window
 
+        if self._resampled and shape == box.shape and not _is_cell(box, self._file.shape):
+            return self._by_cells(reader, box, bands)
         (top, left), (height, width) = box.start, box.shape
         with guarded(self.path, f": rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
             numbers = [k + 1 for k in (self._chosen if bands is None else bands)]
             return np.asarray(reader(numbers, window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
+
+    @functools.cached_property
+    def _resampled(self) -> bool:
+        return not remote(self.path) and is_vrt(self.path) and resamples(self.path)
+
+    def _by_cells(self, reader: Any, box: Box, bands: Sequence[int] | None) -> npt.NDArray[Any]:
+        """The same, cell by cell of a lattice that does not depend on the box.
+
+        Which pixel of a source is nearest to one of a VRT may be a tie, and GDAL settles it otherwise in another window.
+        """
+        grid, found = Grid(self._file.shape, (CELL, CELL)), None
+        spans = (range(a // CELL, -(-b // CELL)) for a, b in zip(box.start, box.stop, strict=True))
+        for position in itertools.product(*spans):
+            cell = grid.core(grid.number(position))
+            values = self._called(reader, cell, cell.shape, bands)
+            found = np.empty((len(values), *box.shape), values.dtype) if found is None else found
+            shared = cell & box
+            found[(slice(None), *shared.within(box))] = values[(slice(None), *shared.within(cell))]
+        return np.asarray(found)
+
+
+def _is_cell(box: Box, shape: tuple[int, ...]) -> bool:
+    """Whether a box is a cell of the lattice, cut at the image's edge."""
+    sides = zip(box.start, box.stop, shape, strict=True)
+    return all(a % CELL == 0 and b == min(a + CELL, n) for a, b, n in sides)
 
 
 @functools.lru_cache(maxsize=8)

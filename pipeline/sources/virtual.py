@@ -100,6 +100,14 @@ def _refuse(path: str, element: ET.Element) -> None:
         )
 
 
+def resamples(path: str) -> bool:
+    """Whether a VRT, or one that it refers to, brings a source to other pixels than the source's own."""
+    root = _parsed(path)
+    sources = [element for element in root.iter() if element.tag.endswith("Source")]
+    names = (str(Path(path).parent / (element.text or "").strip()) for element in root.iter("SourceFilename"))
+    return not all(map(_fits, sources)) or any(name.lower().endswith(".vrt") for name in names)
+
+
 def _fits(element: ET.Element) -> bool:
     """Whether a source's pixels are the VRT's, each of them."""
     source, target = (element.find(name) for name in ("SrcRect", "DstRect"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -11,6 +12,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.enums import Resampling
+from rasterio.windows import Window
 
 from pipeline.errors import SourceError
 from pipeline.grid import Box
@@ -195,3 +197,18 @@ def test_a_pixel_is_the_same_in_every_window(how, data, tmp_path_factory):
         start = [data.draw(st.integers(0, 149)) for _ in range(2)]
         box = Box(tuple(start), tuple(data.draw(st.integers(low + 1, 150)) for low in start))
         np.testing.assert_array_equal(source.read(box), known[(slice(None), *box.slices)])
+
+
+def test_a_tie_between_pixels_is_settled_once(tmp_path):
+    """Where a pixel of a VRT lies just between two of its source, GDAL takes another one in another window; here all windows agree."""
+    path = tmp_path / "a.vrt"
+    tiff(tmp_path / "a.tif", PIXELS)
+    rects = f'{RECT.format("SrcRect")}<DstRect xOff="1.2502124733038134" yOff="1.2502124733038134" xSize="24" ySize="24"/>'
+    source = open_source(vrt(path, simple(inside=rects), size=150))
+    known, otherwise = whole(source), 0
+    with rasterio.open(path) as file:
+        for row, column in itertools.product(range(0, 24, 2), repeat=2):
+            box = Box((row, column), (row + 2, column + 2))
+            np.testing.assert_array_equal(source.read(box), known[(slice(None), *box.slices)])
+            otherwise += (file.read(window=Window(column, row, 2, 2)) != known[(slice(None), *box.slices)]).sum()
+    assert otherwise  # or it was no tie
