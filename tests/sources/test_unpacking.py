@@ -119,7 +119,7 @@ def version_3() -> list[list[object]]:
 
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in")
 @pytest.mark.parametrize("shards", [None, (64, 64)])
-@pytest.mark.parametrize("codecs", version_3(), ids=str)
+@pytest.mark.parametrize("codecs", version_3(), ids=lambda codecs: "-".join(type(each).__name__ for each in codecs) or "none")
 def test_what_zarr_reads_in_version_3(tmp_path, codecs, shards):
     """Any chain of codecs, in shards or not, gives what Zarr gives."""
     image = np.random.default_rng(1).integers(0, 9, (50, 70)).astype("<i2")
