@@ -12,35 +12,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Blobs": "pipeline.segmenters.blob",
+    "Blobs": "pipeline.segmenters.blobs",
     "Cellpose": "pipeline.segmenters.adapters",
     "Edges": "pipeline.segmenters.edge",
-    "Felzenszwalb": "pipeline.segmenters.windowed",
+    "Felzenszwalb": "pipeline.segmenters.whole_window",
     "FCN": "pipeline.segmenters.network",
     "GaussianMixture": "pipeline.segmenters.cluster",
-    "Job": "pipeline.job",
+    "Job": "pipeline.jobs.job",
     "InstanSeg": "pipeline.segmenters.adapters",
     "KMeans": "pipeline.segmenters.cluster",
-    "Layer": "pipeline.layers",
+    "Layer": "pipeline.jobs.layers",
     "MaskRCNN": "pipeline.segmenters.detector",
     "MeanShift": "pipeline.segmenters.cluster",
-    "NormalizedCut": "pipeline.segmenters.windowed",
+    "NormalizedCut": "pipeline.segmenters.whole_window",
     "ONNX": "pipeline.segmenters.network",
     "PT2": "pipeline.segmenters.network",
-    "QuasiFlat": "pipeline.segmenters.growing",
-    "RandomWalker": "pipeline.segmenters.windowed",
-    "RegionGraph": "pipeline.segmenters.graph",
-    "RegionGrowing": "pipeline.segmenters.growing",
-    "Result": "pipeline.reporting",
+    "QuasiFlat": "pipeline.segmenters.region_growing",
+    "RandomWalker": "pipeline.segmenters.whole_window",
+    "RegionGraph": "pipeline.segmenters.merged_superpixels",
+    "RegionGrowing": "pipeline.segmenters.region_growing",
+    "Result": "pipeline.execution.result",
     "StarDist": "pipeline.segmenters.adapters",
     "Superpixels": "pipeline.segmenters.superpixel",
     "Threshold": "pipeline.segmenters.threshold",
     "TilewiseError": "pipeline.errors",
     "TorchScript": "pipeline.segmenters.network",
     "UNet": "pipeline.segmenters.network",
-    "Watershed": "pipeline.segmenters.region",
+    "Watershed": "pipeline.segmenters.watershed",
     "cluster": "pipeline.engine",
-    "from_yaml": "pipeline.job",
+    "from_yaml": "pipeline.jobs.job",
     "local": "pipeline.engine",
     "on": "pipeline.engine",
     "run": "pipeline.workflow",
@@ -53,33 +53,33 @@ if TYPE_CHECKING:
     from pipeline.engine import local as local
     from pipeline.engine import on as on
     from pipeline.errors import TilewiseError as TilewiseError
-    from pipeline.job import Job as Job
-    from pipeline.job import from_yaml as from_yaml
-    from pipeline.layers import Layer as Layer
-    from pipeline.reporting import Result as Result
+    from pipeline.execution.result import Result as Result
+    from pipeline.jobs.job import Job as Job
+    from pipeline.jobs.job import from_yaml as from_yaml
+    from pipeline.jobs.layers import Layer as Layer
     from pipeline.segmenters.adapters import Cellpose as Cellpose
     from pipeline.segmenters.adapters import InstanSeg as InstanSeg
     from pipeline.segmenters.adapters import StarDist as StarDist
-    from pipeline.segmenters.blob import Blobs as Blobs
+    from pipeline.segmenters.blobs import Blobs as Blobs
     from pipeline.segmenters.cluster import GaussianMixture as GaussianMixture
     from pipeline.segmenters.cluster import KMeans as KMeans
     from pipeline.segmenters.cluster import MeanShift as MeanShift
     from pipeline.segmenters.detector import MaskRCNN as MaskRCNN
     from pipeline.segmenters.edge import Edges as Edges
-    from pipeline.segmenters.graph import RegionGraph as RegionGraph
-    from pipeline.segmenters.growing import QuasiFlat as QuasiFlat
-    from pipeline.segmenters.growing import RegionGrowing as RegionGrowing
+    from pipeline.segmenters.merged_superpixels import RegionGraph as RegionGraph
     from pipeline.segmenters.network import FCN as FCN
     from pipeline.segmenters.network import ONNX as ONNX
     from pipeline.segmenters.network import PT2 as PT2
     from pipeline.segmenters.network import TorchScript as TorchScript
     from pipeline.segmenters.network import UNet as UNet
-    from pipeline.segmenters.region import Watershed as Watershed
+    from pipeline.segmenters.region_growing import QuasiFlat as QuasiFlat
+    from pipeline.segmenters.region_growing import RegionGrowing as RegionGrowing
     from pipeline.segmenters.superpixel import Superpixels as Superpixels
     from pipeline.segmenters.threshold import Threshold as Threshold
-    from pipeline.segmenters.windowed import Felzenszwalb as Felzenszwalb
-    from pipeline.segmenters.windowed import NormalizedCut as NormalizedCut
-    from pipeline.segmenters.windowed import RandomWalker as RandomWalker
+    from pipeline.segmenters.watershed import Watershed as Watershed
+    from pipeline.segmenters.whole_window import Felzenszwalb as Felzenszwalb
+    from pipeline.segmenters.whole_window import NormalizedCut as NormalizedCut
+    from pipeline.segmenters.whole_window import RandomWalker as RandomWalker
     from pipeline.workflow import run as run
     from pipeline.workflow import segment as segment
 

@@ -1,4 +1,4 @@
-"""The command line: `run`, `segment` and `plan`; the other commands are in `pipeline.commands`."""
+"""The command line: `run`, `segment` and `plan`; the other commands are in `pipeline.cli.commands`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import __version__, commands
-from pipeline.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole, writable
+from pipeline import __version__
+from pipeline.cli import commands
+from pipeline.cli.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole, writable
+from pipeline.config.logs import redact_all
 from pipeline.errors import JobError, TilesError
-from pipeline.logs import redact_all
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
-    from pipeline.job import Job
+    from pipeline.jobs.job import Job
 
 
 @app.command("run")
@@ -35,7 +36,7 @@ def run_job(
     debug: Debug = False,
 ) -> None:
     """Run a job file. The same command again goes on where it was, or says that it is complete."""
-    from pipeline.job import from_yaml
+    from pipeline.jobs.job import from_yaml
 
     with errors(debug=debug):
         what = from_yaml(job, assignments(changes, "--set"))
@@ -69,7 +70,7 @@ def segment(
     debug: Debug = False,
 ) -> None:
     """Segment one image with one method: a job without a file."""
-    from pipeline.job import Job
+    from pipeline.jobs.job import Job
 
     with errors(debug=debug):
         chosen = {"kind": kind, **assignments(options, "--option")}
@@ -96,7 +97,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Say what running a job file would do: tiles, routes, memory, disk, what is done already and what would be refused."""
-    from pipeline.job import from_yaml
+    from pipeline.jobs.job import from_yaml
 
     with errors(debug=debug):
         writable(picture)
@@ -123,7 +124,7 @@ def main() -> None:
 
 
 def _foretell(job: Job, place: Callable[[], Engine], *, sample: int = 0, picture: Path | None = None, as_json: bool) -> None:
-    from pipeline.foresight import foresee
+    from pipeline.execution.dry_run import foresee
 
     with place() as engine:
         found = foresee(job, engine, sample=sample)
@@ -135,7 +136,7 @@ def _foretell(job: Job, place: Callable[[], Engine], *, sample: int = 0, picture
 
 
 def _carry_out(job: Job, place: Callable[[], Engine], *, fresh: bool, quiet: bool, as_json: bool) -> None:
-    from pipeline.progress import watching
+    from pipeline.cli.progress import watching
     from pipeline.workflow import finished, run
 
     result, state = None if fresh else finished(job), "complete already"

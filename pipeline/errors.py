@@ -23,7 +23,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from pipeline.addresses import redacted
+from pipeline.redaction import redacted
 
 
 class TilewiseError(Exception):

@@ -12,24 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import costs, delivery, formats, groundwork, layers, processors, resume
 from pipeline import engine as engines
-from pipeline.crew import Crew
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, SegmenterError, TilesError
-from pipeline.job import Job
-from pipeline.legend import MOST, legend
-from pipeline.places import remote
-from pipeline.planning import Plan, plan
-from pipeline.record import RECORD
-from pipeline.reporting import Event, Result, Watch, silent
+from pipeline.execution import output_layout, prepare, resume, timings, upload
+from pipeline.execution.dispatch import Crew
+from pipeline.execution.planning import Plan, plan
+from pipeline.execution.result import Event, Result, Watch, silent
+from pipeline.image.legend import MOST, legend
+from pipeline.jobs import layers
+from pipeline.jobs.job import Job
 from pipeline.segmenters import name_of
 from pipeline.sources import unmeasured
-from pipeline.sources.stowed import stowed
+from pipeline.sources.spooled import stowed
 from pipeline.stages import (
     FIRST,
     Run,
-    finish,
+    commit,
     fit,
     group,
     lines,
@@ -37,17 +36,20 @@ from pipeline.stages import (
     measure,
     overlay,
     panoptic,
+    processors,
     products,
     publish,
-    reading,
     record_key,
     repair,
     sound,
+    unreadable_tiles,
 )
 from pipeline.stages.group import Grouping
 from pipeline.stages.segment import order
 from pipeline.stages.segment import segment as segment_tile
-from pipeline.stitching import CERTIFICATES
+from pipeline.stages.stitching import CERTIFICATES
+from pipeline.storage.locations import remote
+from pipeline.storage.run_record import RECORD
 
 UNKNOWN = 1 << 62
 """Bytes of memory of workers that are not there yet."""
@@ -88,8 +90,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
     if not fresh and (result := finished(job)):
         return result
     if remote(job.output.path):
-        with delivery.claimed(job, fresh=fresh):
-            return delivery.deliver(run(delivery.made_here(job), engine, fresh=fresh, watch=watch), job, watch)
+        with upload.claimed(job, fresh=fresh):
+            return upload.deliver(run(upload.made_here(job), engine, fresh=fresh, watch=watch), job, watch)
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
         before = None if fresh else resume.begun(job)
@@ -98,10 +100,10 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         draft = stack.enter_context(_stowed(draft, engine))
         crew, started = Crew(engine, watch), time.monotonic()
 
-        lost = groundwork.unreadable(draft.run, job.on_bad_tile, crew)
+        lost = prepare.unreadable(draft.run, job.on_bad_tile, crew)
         draft = resume.begin(draft, sorted(lost))
-        fitted = groundwork.fit(reading.without(draft.run, lost), crew)
-        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(groundwork.route(fitted, draft.job.route, crew), draft, crew)
+        fitted = prepare.fit(unreadable_tiles.without(draft.run, lost), crew)
+        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(prepare.route(fitted, draft.job.route, crew), draft, crew)
         told = _publish(drawn, draft, found, crew)
 
         facts = {
@@ -112,8 +114,8 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         }
         named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
         facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
-        finish.publish_all(
-            draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=finish.missing(drawn, lost)), draft.nest
+        commit.publish_all(
+            draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=commit.missing(drawn, lost)), draft.nest
         )
         return Result(str(draft.folder))
 
@@ -131,7 +133,7 @@ def _stowed(draft: Plan, engine: Engine) -> Iterator[Plan]:
 def finished(job: Job) -> Result | None:
     """The result of this very job, if its output holds it; nothing is started for that. OutputError if it is another's, or nobody's."""
     if remote(job.output.path):
-        return delivery.delivered(job)
+        return upload.delivered(job)
     if not Path(job.output.path).exists():
         return None
     before = resume.begun(job)
@@ -179,7 +181,7 @@ def _lay(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
     sheets = overlay.sheets(run, draft.job.layers)
     for sheet in sheets:
         if (name := sheet.layer.use) not in drawn:  # what draws things and stuff has two layers, and draws once
-            drawn[name] = _draw(groundwork.route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=name))
+            drawn[name] = _draw(prepare.route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=name))
     things = {method.name: method.contract.things for method in run.methods}
     layers.refuse(draft.job.layers, things, {name: found.classes for name, (_, found) in drawn.items()})
     sheets = tuple(replace(sheet, run=drawn[sheet.layer.use][0]) for sheet in sheets)
@@ -220,8 +222,8 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
                 tile, why = next(iter(refused.items()))
                 raise SegmenterError(f"no tile succeeded: {run.grid.name(tile)}: {why}")
     if failed:
-        told = _record(run, draft, crew, missing=finish.missing(run, failed))
-        finish.leave_incomplete(draft.folder, told)
+        told = _record(run, draft, crew, missing=commit.missing(run, failed))
+        commit.leave_incomplete(draft.folder, told)
         named = "; ".join(f"{run.grid.name(tile)}: {failed[tile]}" for tile in sorted(failed)[:3])
         more = f"; and {len(failed) - 3} more, all in {RECORD}" if len(failed) > 3 else ""
         raise TilesError(
@@ -245,7 +247,7 @@ def _group(run: Run, job: Job, crew: Crew) -> Grouping:
         found = group.group(run)
         group.save(run, found)
         crew.watch(Event(crew.named("group"), 1, 1))
-    if (dtype := formats.dtype(job.output)) and found.objects > np.iinfo(dtype).max:
+    if (dtype := output_layout.dtype(job.output)) and found.objects > np.iinfo(dtype).max:
         raise OutputError(f"output.dtype: {found.objects} objects do not fit in {dtype}; allowed: uint64, without ome-tiff")
     if found.classes > MOST:
         raise OutputError(f"there are classes up to {found.classes}; allowed: {MOST}")
@@ -266,15 +268,15 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, An
         for above in publish.levels(pyramid):
             crew.all(f"pyramid {above.level}", publish.reduce, above, range(len(above.blocks)))
     slabs = list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())
-    finish.write_table(run, staging)
+    commit.write_table(run, staging)
     if curves := lines.tiles(run):
         crew.all("trace", lines.trace_tile, work, curves)
-        finish.write_curves(run, staging)
-    finish.write_tiffs(work, wanted.labels, staging)
+        commit.write_curves(run, staging)
+    commit.write_tiffs(work, wanted.labels, staging)
     if "panoptic" in draft.results:
         panoptic.write_panoptic(work, found, staging / products.TABLE, draft.image, staging)
     if wanted.picture:
-        finish.write_picture(work, staging)
+        commit.write_picture(work, staging)
     counts = np.array([slab["certificates"] for slab in slabs]).sum(axis=0)
     lost = unmeasured.added(slab["unmeasured"] for slab in slabs)
     return {
@@ -288,7 +290,7 @@ def _record(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) ->
     drawers = overlay.drawers(run)
     fitted = {name: what for each in drawers for name, what in fit.found(draft.run, each).items()}
     repairs = [told for each in drawers for told in repair.tally(each)]
-    spent = {"routes": costs.routes(run, crew.clock), "dearest": costs.dearest(run, crew.clock)}
+    spent = {"routes": timings.routes(run, crew.clock), "dearest": timings.dearest(run, crew.clock)}
     drawn = ((method.name, each.scratch, number) for each in drawers for number, method in enumerate(each.methods, FIRST))
     return {
         "run": draft.run.scratch.run,

@@ -17,10 +17,10 @@ from scipy import ndimage
 
 import pipeline
 from pipeline import stages
-from pipeline.crew import Crew
-from pipeline.groundwork import fit, route
-from pipeline.planning import plan
-from pipeline.reporting import silent
+from pipeline.execution.dispatch import Crew
+from pipeline.execution.planning import plan
+from pipeline.execution.prepare import fit, route
+from pipeline.execution.result import silent
 from pipeline.stages import overlay
 from pipeline.stages.segment import segment
 

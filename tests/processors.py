@@ -18,7 +18,8 @@ import numpy as np
 from skimage import data as pictures
 
 import pipeline
-from pipeline import colours, features, filters, histograms, routing, steps, thresholds
+from pipeline.imageops import colours, features, filters, histograms, preprocessing, thresholds
+from pipeline.jobs import routing
 
 FOUND = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
 """What NumPy makes use of here beyond what every processor of the family has."""
@@ -75,9 +76,14 @@ def computed() -> dict[str, np.ndarray]:
         found |= {f"{name} {dtype}": colours.channel(block, name) for name in colours.CHANNELS}
         for trait in (*routing.TRAITS, "mean_2", "index_1_2"):
             found[f"trait {trait} {dtype}"] = np.array(routing.trait(trait, block.astype(np.float64), np.broadcast_to(valid, block.shape)))
-        for step in (steps.Smooth(1.3), steps.Denoise(1), steps.Background(20), steps.Background(20, method="gaussian")):
+        for step in (
+            preprocessing.Smooth(1.3),
+            preprocessing.Denoise(1),
+            preprocessing.Background(20),
+            preprocessing.Background(20, method="gaussian"),
+        ):
             found[f"{step} {dtype}"] = step(block, valid)
-        found[f"index {dtype}"] = steps.Index((1, 2))(block, valid)
+        found[f"index {dtype}"] = preprocessing.Index((1, 2))(block, valid)
         found[f"weights {dtype}"] = features.Feature(weights=(0.3, 0.6, 0.1)).feature(block, valid)
     return found
 

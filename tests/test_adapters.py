@@ -89,7 +89,7 @@ def test_objects_of_windows_become_objects_of_the_image(kind: Any, packages: Non
 
 
 def _histogram(image: np.ndarray[Any, Any]) -> Any:
-    from pipeline.histograms import histogram
+    from pipeline.imageops.histograms import histogram
 
     return histogram(image, np.ones(image.shape, bool))
 

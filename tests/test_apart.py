@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import evidence
+from pipeline.imageops import evidence
 from pipeline.stages import group
 from tests.tiling import in_raster_order, tiled
 

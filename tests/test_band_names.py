@@ -13,14 +13,14 @@ import zarr
 from scipy import ndimage
 
 import pipeline
-from pipeline import plugins
-from pipeline.bands import numbered, unlike
-from pipeline.binding import bound
 from pipeline.errors import JobError
-from pipeline.features import Feature
-from pipeline.frame import Frame
-from pipeline.planning import plan
-from pipeline.verifying import verify
+from pipeline.evaluation.verify import verify
+from pipeline.execution.planning import plan
+from pipeline.image.bands import numbered, unlike
+from pipeline.image.frame import Frame
+from pipeline.imageops.features import Feature
+from pipeline.jobs import plugins
+from pipeline.jobs.binding import bound
 from tests.faults.staging import tiles_by_route
 
 NAMES = ("red", "near infrared", "DAPI_2")

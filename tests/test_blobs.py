@@ -14,9 +14,9 @@ from skimage.measure import regionprops
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.evaluation import Contingency, instances
+from pipeline.evaluation.metrics import Contingency, instances
 from pipeline.segmenters import fitted_to
-from pipeline.segmenters.blob import FINE, Blobs, _cover
+from pipeline.segmenters.blobs import FINE, Blobs, _cover
 from tests.test_exactness import CASES, images, tilings
 from tests.tiling import in_raster_order, tiled
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import JobError, SegmenterError
-from pipeline.histograms import Histogram
+from pipeline.imageops.histograms import Histogram
 from pipeline.networks.card import Card, read
 from tests.networks import bundle, facts, random_network, scene
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from pipeline import __version__
 from pipeline.__main__ import app
-from pipeline.engine import processes
+from pipeline.engine import own_cluster
 from tests.faults.staging import blobs, write
 from tests.test_engine import Daemons
 
@@ -186,7 +186,7 @@ def test_mistakes(mistake, image, tmp_path, monkeypatch):
     (tmp_path / "broken.yaml").write_text("a: [1,")
     before = sorted(path.name for path in tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(processes, "CONNECT", 0.5)
+    monkeypatch.setattr(own_cluster, "CONNECT", 0.5)
     arguments, message = MISTAKES[mistake]
     where = () if {"--scheduler", "--workers"} & set(arguments) else ("--workers", "0")
     done = CliRunner().invoke(app, [*(word.format(image=image) for word in arguments), *where])

@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from skimage.data import coins
 
 from pipeline.__main__ import app
-from pipeline.engine import processes
+from pipeline.engine import own_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -241,9 +241,9 @@ def test_pins_fit_the_project():
 def test_dask_is_set_as_for_workers_of_our_own():
     """`dask.yaml` says what tilewise's own clusters are given."""
     settings = yaml.safe_load((DEPLOY / "dask.yaml").read_text())["distributed"]
-    assert settings["worker"]["memory"] == processes.NO_SPILLING
-    assert {name: str(value) for name, value in settings["nanny"]["pre-spawn-environ"].items()} == processes.ALLOCATION
-    assert dask.utils.parse_timedelta(settings["scheduler"].pop("worker-ttl")) == processes.SILENCE
+    assert settings["worker"]["memory"] == own_cluster.NO_SPILLING
+    assert {name: str(value) for name, value in settings["nanny"]["pre-spawn-environ"].items()} == own_cluster.ALLOCATION
+    assert dask.utils.parse_timedelta(settings["scheduler"].pop("worker-ttl")) == own_cluster.SILENCE
     assert settings["scheduler"] == {"allowed-failures": 0, "worker-saturation": 1.0}
 
 

@@ -24,13 +24,13 @@ from skimage.draw import disk
 
 import pipeline
 from pipeline.errors import JobError, SegmenterError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.networks import architectures
 from pipeline.networks.card import Card
 from pipeline.networks.lattice import Lattice
-from pipeline.networks.resident import Detections, Resident, Way, loaded
+from pipeline.networks.loaded import Detections, Resident, Way, loaded
 from pipeline.segmenters import Keyed
-from pipeline.segmenters.detections import Found, settled, targets
+from pipeline.segmenters.decoders.detections import Found, settled, targets
 from pipeline.segmenters.detector import MaskRCNN
 from pipeline.stages.measure import gather
 from tests.tiling import Tiled, in_raster_order, tiled

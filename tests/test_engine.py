@@ -22,9 +22,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import readiness
-from pipeline.engine import Engine, Outcome, batches, cluster, errands, local, on, processes
+from pipeline.engine import Engine, Outcome, batches, cluster, local, on, own_cluster, worker_plugin
 from pipeline.errors import ClusterError, SegmenterError
+from pipeline.execution import worker_preload
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 LOST = "its worker died"
@@ -206,7 +206,7 @@ def test_tasks_wait_for_what_is_being_loaded() -> None:
     """The first task of a new worker begins when the thread that imports what it needs has ended: half a package is no package."""
     with cluster(2) as engine:
         for outcome in engine.run(lambda *_: [thread.name for thread in threading.enumerate()], None, range(8)):
-            assert readiness.NAME not in outcome.value
+            assert worker_preload.NAME not in outcome.value
             assert outcome.value
 
 
@@ -331,7 +331,7 @@ def test_deadline(pool: Engine) -> None:
 @pytest.mark.heavy
 def test_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker process that stops answering is restarted, and its items are done by others; closing does not wait for it."""
-    monkeypatch.setattr(processes, "SILENCE", 5.0)
+    monkeypatch.setattr(own_cluster, "SILENCE", 5.0)
     with cluster(2) as own:
         run = own.run(whereabouts, 0.05, range(100))
         first = next(run)
@@ -463,7 +463,7 @@ def test_no_worker(lone_scheduler: str) -> None:
 
 def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address at which nothing listens is an error after a while."""
-    monkeypatch.setattr(processes, "CONNECT", 0.5)
+    monkeypatch.setattr(own_cluster, "CONNECT", 0.5)
     with pytest.raises(ClusterError, match=r"no scheduler answers at tcp://127\.0\.0\.1:"):
         on(free_address())
 
@@ -498,7 +498,7 @@ def test_scheduler_gone(daemons: Daemons, monkeypatch: pytest.MonkeyPatch) -> No
         with on(daemons.address) as mine, monkeypatch.context() as hurry:
             run = mine.run(whereabouts, 0.05, range(100_000))
             next(run)
-            hurry.setattr(errands, "ANSWER", 1.0)
+            hurry.setattr(worker_plugin, "ANSWER", 1.0)
             daemons.scheduler.send_signal(how)
             began = time.monotonic()
             with pytest.raises(ClusterError, match="scheduler cannot be reached"):

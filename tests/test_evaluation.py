@@ -9,6 +9,7 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
+import sklearn.metrics
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,14 +17,13 @@ from PIL import Image
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from skimage.metrics import adapted_rand_error, variation_of_information
-from sklearn import metrics
 from typer.testing import CliRunner
 
 import pipeline
-from pipeline import auditing, evaluation, fates
 from pipeline.__main__ import app
 from pipeline.errors import JobError, SourceError
-from pipeline.evaluation import Contingency
+from pipeline.evaluation import against_truth, error_map, metrics
+from pipeline.evaluation.metrics import Contingency
 from tests.ground.test_runs import counted, packed
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -49,7 +49,7 @@ def test_measures_are_other_libraries(both, cut):
     for field in ("ours", "truth", "count"):
         np.testing.assert_array_equal(getattr(counts, field), getattr(whole, field))
     small = np.unique(ours, return_inverse=True)[1].reshape(ours.shape) + (ours.min() > 0)
-    found = evaluation.instances(counts)
+    found = metrics.instances(counts)
     split, merge = variation_of_information(truth, small)
     assert (found["vi_split"], found["vi_merge"]) == pytest.approx((split, merge), abs=1e-9)
     inside = truth > 0
@@ -58,16 +58,20 @@ def test_measures_are_other_libraries(both, cut):
         names = ("adapted_rand_error", "adapted_rand_precision", "adapted_rand_recall")
         if np.isfinite(error):
             assert tuple(found[name] for name in names) == pytest.approx((error, precision, recall))
-    classes = evaluation.semantic(counts)
+    classes = metrics.semantic(counts)
     names = np.unique([*np.unique(ours), *np.unique(truth)])
-    assert classes["accuracy"] == pytest.approx(metrics.accuracy_score(truth.ravel(), ours.ravel()))
+    assert classes["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth.ravel(), ours.ravel()))
     each = classes["classes"].values()
-    for key, score in (("iou", metrics.jaccard_score), ("dice", metrics.f1_score), ("precision", metrics.precision_score)):
+    for key, score in (
+        ("iou", sklearn.metrics.jaccard_score),
+        ("dice", sklearn.metrics.f1_score),
+        ("precision", sklearn.metrics.precision_score),
+    ):
         theirs = score(truth.ravel(), ours.ravel(), labels=names, average=None, zero_division=0)
         np.testing.assert_allclose([one[key] for one in each], theirs)
     table = [[classes["confusion"][int(t)][int(o)] for o in names] for t in names]
     if len(names) > 1:  # of one class scikit-learn warns
-        np.testing.assert_array_equal(table, metrics.confusion_matrix(truth.ravel(), ours.ravel(), labels=names))
+        np.testing.assert_array_equal(table, sklearn.metrics.confusion_matrix(truth.ravel(), ours.ravel(), labels=names))
 
 
 @settings(max_examples=100, deadline=None)
@@ -79,8 +83,8 @@ def test_matches_are_the_most_that_there_can_be(both):
     iou = np.array([[((ours == i) & (truth == j)).sum() / ((ours == i) | (truth == j)).sum() for j in b] for i in a]).reshape(
         len(a), len(b)
     )
-    found = evaluation.instances(Contingency.of(ours, truth))
-    for least in evaluation.THRESHOLDS:
+    found = metrics.instances(Contingency.of(ours, truth))
+    for least in metrics.THRESHOLDS:
         hits = int((iou >= least)[linear_sum_assignment(iou >= least, maximize=True)].sum())
         at = found["at"][least]
         assert (at["matches"], at["missed"], at["invented"]) == (hits, len(b) - hits, len(a) - hits)
@@ -96,7 +100,7 @@ def test_splits_and_merges():
     truth[2:8, 2:12], truth[2:8, 15:20], truth[2:8, 20:25], truth[2:8, 30:36] = 1, 2, 3, 4
     ours = np.zeros((10, 40), int)
     ours[2:8, 2:7], ours[2:8, 7:12], ours[2:8, 15:25], ours[2:8, 30:36] = 1, 2, 3, 4
-    found = evaluation.instances(Contingency.of(ours, truth))
+    found = metrics.instances(Contingency.of(ours, truth))
     assert (found["splits"], found["merges"], found["at"][0.95]["matches"]) == (1, 1, 1)
 
 
@@ -130,7 +134,7 @@ def test_panoptic_quality_is_the_definition(both, seed):
     rng = np.random.default_rng(seed)
     kinds_ours = {int(k): int(rng.integers(1, 4)) for k in np.unique(ours[ours > 0])}
     kinds_truth = {int(k): int(rng.integers(0, 4)) for k in np.unique(truth[truth > 0])}
-    found = evaluation.panoptic(Contingency.of(ours, truth), kinds_ours, kinds_truth, void=0)
+    found = metrics.panoptic(Contingency.of(ours, truth), kinds_ours, kinds_truth, void=0)
     expected = plain_panoptic(ours, truth, kinds_ours, kinds_truth, 0)
     for kind, (quality, hits, missed, false) in expected.items():
         each = found["classes"][kind]
@@ -159,14 +163,14 @@ def scene(tmp_path_factory):
 @pytest.fixture
 def in_parts(monkeypatch):
     """Comparisons made in many small parts."""
-    monkeypatch.setitem(auditing.EXTENT, 2, 64)
+    monkeypatch.setitem(against_truth.EXTENT, 2, 64)
 
 
 def test_files_in_parts(scene, in_parts):
     """Rasters compared in parts give the measures of the whole, and boundaries those of a distance transform."""
     folder, ours, truth = scene
-    found = auditing.evaluate(folder / "ours.tif", folder / "truth.tif", tolerance=2)
-    whole = evaluation.instances(Contingency.of(ours, truth))
+    found = against_truth.evaluate(folder / "ours.tif", folder / "truth.tif", tolerance=2)
+    whole = metrics.instances(Contingency.of(ours, truth))
     assert {k: found.measures[k] for k in whole} == whole
     assert found.measures["at"][0.5]["matches"] == 3
     cross = ndimage.generate_binary_structure(2, 1)
@@ -204,9 +208,9 @@ def test_every_form_of_truth(scene, in_parts, tmp_path):
     )
     size = "<size><width>420</width><height>300</height></size>"
     (tmp_path / "truth.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    expected = auditing.evaluate(folder / "ours.tif", folder / "truth.tif").measures["at"][0.5]
+    expected = against_truth.evaluate(folder / "ours.tif", folder / "truth.tif").measures["at"][0.5]
     for name in ("truth.zarr", "truth.gpkg", "truth.json", "truth.csv", "truth.xml"):
-        assert auditing.evaluate(folder / "ours.tif", str(tmp_path / name)).measures["at"][0.5] == expected
+        assert against_truth.evaluate(folder / "ours.tif", str(tmp_path / name)).measures["at"][0.5] == expected
 
 
 def coco(path, outlines, shape, crowds=()):
@@ -232,13 +236,13 @@ def test_run_length_masks(scene, in_parts, tmp_path, pack):
     folder, _, truth = scene
     masks = [truth == number for number in np.unique(truth[truth > 0])]
     drawn = [(boxed(mask), {"size": list(mask.shape), "counts": pack(counted(mask))}) for mask in masks]
-    expected = auditing.evaluate(folder / "ours.tif", folder / "truth.tif").measures
-    assert auditing.evaluate(folder / "ours.tif", coco(tmp_path / "masks.json", drawn, truth.shape)).measures == expected
+    expected = against_truth.evaluate(folder / "ours.tif", folder / "truth.tif").measures
+    assert against_truth.evaluate(folder / "ours.tif", coco(tmp_path / "masks.json", drawn, truth.shape)).measures == expected
     square = np.zeros(truth.shape, bool)
     square[270:290, 10:50] = True
     both = [(boxed(square), [[10, 270, 50, 270, 50, 290, 10, 290]]), *drawn]
-    more = auditing.evaluate(folder / "ours.tif", np.where(square, 99, truth)).measures
-    assert auditing.evaluate(folder / "ours.tif", coco(tmp_path / "both.json", both, truth.shape)).measures == more
+    more = against_truth.evaluate(folder / "ours.tif", np.where(square, 99, truth)).measures
+    assert against_truth.evaluate(folder / "ours.tif", coco(tmp_path / "both.json", both, truth.shape)).measures == more
 
 
 def test_nothing_is_asked_of_crowds(scene, in_parts, tmp_path):
@@ -250,15 +254,15 @@ def test_nothing_is_asked_of_crowds(scene, in_parts, tmp_path):
     crowd[10:90, 20:80] = True  # over an object
     assert set(np.unique(ours[crowd & (truth == 0)])) != {0}
     drawn = [(boxed(mask), {"size": list(mask.shape), "counts": counted(mask)}) for mask in [*masks, crowd]]
-    found = auditing.evaluate(folder / "ours.tif", coco(tmp_path / "crowd.json", drawn, truth.shape, crowds=[len(drawn)])).measures
+    found = against_truth.evaluate(folder / "ours.tif", coco(tmp_path / "crowd.json", drawn, truth.shape, crowds=[len(drawn)])).measures
     asked = np.where(crowd & (truth == 0), 77, truth)
-    plain = auditing.evaluate(folder / "ours.tif", asked, ignore=[77]).measures
+    plain = against_truth.evaluate(folder / "ours.tif", asked, ignore=[77]).measures
     assert found == plain
     assert found["at"][0.5]["invented"] == 0
     boxes = [(box, None) for box, _ in drawn[:-1]]
     corner = ((200, 0, 300, 250), None)
     without, with_crowd = (
-        auditing.evaluate(folder / "ours.tif", coco(tmp_path / f"{len(some)}.json", some, truth.shape, crowds=[len(drawn)])).measures
+        against_truth.evaluate(folder / "ours.tif", coco(tmp_path / f"{len(some)}.json", some, truth.shape, crowds=[len(drawn)])).measures
         for some in (boxes, [*boxes, corner])
     )
     assert (without["at"][0.5]["invented"], with_crowd["at"][0.5]["invented"]) == (1, 0)
@@ -276,7 +280,7 @@ def test_masks_that_do_not_fit(tmp_path):
         ({"size": [6, 8]}, "holds no drawings that can be read: KeyError: 'counts'"),
     ):
         with pytest.raises(SourceError, match=message):
-            auditing.evaluate(tmp_path / "ours.zarr", coco(tmp_path / "bad.json", [((0, 0, 2, 2), mask)], (6, 8)))
+            against_truth.evaluate(tmp_path / "ours.zarr", coco(tmp_path / "bad.json", [((0, 0, 2, 2), mask)], (6, 8)))
 
 
 def test_a_result_of_a_run(scene, tmp_path):
@@ -286,9 +290,9 @@ def test_a_result_of_a_run(scene, tmp_path):
     image[:40] = np.nan
     with pipeline.local() as engine:
         pipeline.segment(image, pipeline.Threshold(value=100), tmp_path / "out", engine=engine, results=["instance", "semantic"], tile=128)
-    found = auditing.evaluate(tmp_path / "out", folder / "truth.tif")
+    found = against_truth.evaluate(tmp_path / "out", folder / "truth.tif")
     assert found.measures["objects"] == 4
-    classes = auditing.evaluate(tmp_path / "out", (truth > 0).astype(np.uint8), kind="semantic")
+    classes = against_truth.evaluate(tmp_path / "out", (truth > 0).astype(np.uint8), kind="semantic")
     assert classes.measures["accuracy"] == 1
     assert sum(one["pixels"] for one in classes.measures["classes"].values()) == 260 * 420
 
@@ -303,10 +307,10 @@ def test_the_command(scene, tmp_path, in_parts):
     assert "f1                            0.7500" in done.stdout
     assert json.loads(report.read_text())["f1"] == 0.75
     picture = np.asarray(Image.open(drawing))
-    shade = np.array(fates.SHADES, np.uint8)
-    np.testing.assert_array_equal(picture[50, 60], shade[fates.MATCHED])
-    np.testing.assert_array_equal(picture[250, 100], shade[fates.INVENTED])
-    np.testing.assert_array_equal(picture[250, 380], shade[fates.MISSED])
+    shade = np.array(error_map.SHADES, np.uint8)
+    np.testing.assert_array_equal(picture[50, 60], shade[error_map.MATCHED])
+    np.testing.assert_array_equal(picture[250, 100], shade[error_map.INVENTED])
+    np.testing.assert_array_equal(picture[250, 380], shade[error_map.MISSED])
     np.testing.assert_array_equal(picture[0, 0], shade[0])
     assert ((picture != shade[0]).any(axis=2) <= ((ours > 0) | (truth > 0))).all()
     done = CliRunner().invoke(app, ["evaluate", *where, "--kind", "classes"])
@@ -344,7 +348,7 @@ def test_refusals(scene, tmp_path):
         (str(tmp_path / "none.json"), SourceError, "there is no truth at"),
     ):
         with pytest.raises(error, match=message):
-            auditing.evaluate(ours, known)
+            against_truth.evaluate(ours, known)
     zarr.save_array(tmp_path / "floats.zarr", truth + 0.5)
     with pytest.raises(SourceError, match=r"floats\.zarr holds 0\.5; allowed: whole numbers, as floats too"):
-        auditing.evaluate(tmp_path / "floats.zarr", truth)
+        against_truth.evaluate(tmp_path / "floats.zarr", truth)

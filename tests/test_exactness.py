@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from pipeline.imageops.preprocessing import Background, Denoise, Smooth, Stretch
 from pipeline.segmenters import call
-from pipeline.segmenters.region import Watershed
 from pipeline.segmenters.threshold import Threshold
+from pipeline.segmenters.watershed import Watershed
 from pipeline.stages import EMPTY, FIRST, SKIPPED
-from pipeline.steps import Background, Denoise, Smooth, Stretch
 from tests.tiling import in_raster_order, tiled
 
 CASES = settings(max_examples=60, deadline=None)
@@ -351,7 +351,7 @@ def test_tables_do_not_depend_on_the_tiling(tile, tmp_path):
     """Areas, boxes, anchors and sums are the same for any tiling, to the last bit, for floats too."""
     rng = np.random.default_rng(3)
     image = np.stack([ndimage.gaussian_filter(rng.random((40, 41)), 2), rng.normal(size=(40, 41)) * 1e6]).astype(np.float32)
-    from pipeline.measurement import means
+    from pipeline.imageops.region_sums import means
     from pipeline.stages.measure import gather
 
     def table(size, name):

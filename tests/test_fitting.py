@@ -12,8 +12,8 @@ from scipy import ndimage
 
 import pipeline
 from pipeline.errors import SegmenterError
+from pipeline.imageops.preprocessing import Smooth, Stretch
 from pipeline.segmenters import fitted_to
-from pipeline.steps import Smooth, Stretch
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import ResumeError, TilesError
-from pipeline.foresight import foresee
-from pipeline.job import Job
+from pipeline.execution.dry_run import foresee
+from pipeline.jobs.job import Job
 from pipeline.sources import open_source
 
 

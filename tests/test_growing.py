@@ -21,10 +21,10 @@ from scipy.sparse.csgraph import connected_components
 from skimage.segmentation import flood
 
 import pipeline
-from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError
+from pipeline.imageops.components import pieces
 from pipeline.segmenters import fitted_to
-from pipeline.segmenters.growing import QuasiFlat, RegionGrowing
+from pipeline.segmenters.region_growing import QuasiFlat, RegionGrowing
 from tests.test_exactness import CASES, images, tilings
 from tests.tiling import in_raster_order, tiled
 

@@ -17,9 +17,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.inspection import inspected, shown
 from pipeline.sources import open_source
 from pipeline.sources.facts import FACTS
+from pipeline.sources.inspection import inspected, shown
 from pipeline.sources.particulars import told
 from tests.sources.files import tiff
 from tests.sources.test_options import IMAGES, PIXELS

@@ -10,7 +10,7 @@ import yaml
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.job import Job, from_yaml
+from pipeline.jobs.job import Job, from_yaml
 
 GOOD = """
 source: {kind: geotiff, path: scene.tif, bands: [4, 3, 2]}

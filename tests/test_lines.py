@@ -17,10 +17,10 @@ from scipy import ndimage
 from skimage import data as pictures
 
 import pipeline
-from pipeline.contours import Chains, concatenate, join, trace
 from pipeline.errors import JobError
-from pipeline.frame import Frame
-from pipeline.grid import Grid
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Grid
+from pipeline.imageops.curves import Chains, concatenate, join, trace
 from pipeline.segmenters.edge import Edges
 from pipeline.sinks import vector
 from tests.faults.staging import write

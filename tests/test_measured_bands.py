@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import JobError
-from pipeline.grid import Box
+from pipeline.evaluation.verify import verify
+from pipeline.image.grid import Box
 from pipeline.sources import open_source, where_measured
-from pipeline.verifying import verify
 from tests.faults.staging import blobs
 from tests.networks import bundle
 from tests.sources.files import tiff

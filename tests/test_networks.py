@@ -18,9 +18,9 @@ import pipeline
 from pipeline.engine import Engine
 from pipeline.errors import SegmenterError
 from pipeline.networks import architectures
-from pipeline.networks.probe import probe
-from pipeline.networks.resident import Resident, Way, loaded
-from pipeline.networks.windows import Patches
+from pipeline.networks.loaded import Resident, Way, loaded
+from pipeline.networks.patches import Patches
+from pipeline.networks.receptive_field import probe
 from tests.networks import bundle, scene
 from tests.tiling import tiled
 

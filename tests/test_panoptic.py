@@ -20,13 +20,13 @@ from skimage import data as pictures
 from typer.testing import CliRunner
 
 import pipeline
-from pipeline import auditing, fates
 from pipeline.__main__ import app
 from pipeline.errors import JobError, OutputError, SourceError
-from pipeline.frame import Frame
-from pipeline.legend import MOST
+from pipeline.evaluation import against_truth, error_map
+from pipeline.evaluation.verify import verify
+from pipeline.image.frame import Frame
+from pipeline.image.legend import MOST
 from pipeline.sinks import panoptic
-from pipeline.verifying import verify
 from tests.faults.staging import Flawed, Stopped, Stopper, raises, tiles_by_route
 from tests.tiling import in_raster_order
 
@@ -298,7 +298,7 @@ def test_quality_is_that_of_torchmetrics(tissue, tmp_path, monkeypatch):
     """Panoptic quality of a result, in parts, is torchmetrics' on the whole image, for things and stuff and by class."""
     torch = pytest.importorskip("torch")
     quality = pytest.importorskip("torchmetrics.detection").PanopticQuality
-    monkeypatch.setitem(auditing.EXTENT, 2, 70)
+    monkeypatch.setitem(against_truth.EXTENT, 2, 70)
     labels, classes = tissue[0].labels.values.astype(np.int64), tissue[0].classes.values.astype(np.int64)
     rng = np.random.default_rng(0)
     moved = np.roll(labels, (1, 2), (0, 1))
@@ -312,7 +312,7 @@ def test_quality_is_that_of_torchmetrics(tissue, tmp_path, monkeypatch):
     numbers[void] = 0
     known = {int(n): int(kinds[numbers == n][0]) for n in np.unique(numbers[numbers > 0])}
     truth = as_coco(tmp_path, numbers, known, things={9})
-    found = auditing.evaluate(tissue[0].path, truth, kind="panoptic").measures
+    found = against_truth.evaluate(tissue[0].path, truth, kind="panoptic").measures
 
     metric = quality(things={9}, stuffs={1, 2, 3, 0}, allow_unknown_preds_category=True, return_per_class=True)
     ours = torch.tensor(np.stack([classes, labels], axis=-1)[None])
@@ -332,14 +332,14 @@ def test_a_result_against_itself_and_another(tissue, tmp_path):
     """Against its own files, or the same result in other tiles, everything matches; the command prints measures and draws a picture."""
     tiled, whole = tissue
     for truth in (Path(tiled.path, "panoptic.json"), whole.path):
-        found = auditing.evaluate(tiled.path, truth, kind="panoptic").measures
+        found = against_truth.evaluate(tiled.path, truth, kind="panoptic").measures
         assert (found["pq"], found["sq"], found["rq"], found["boundary_f1"]) == (1, 1, 1, 1)
     drawing = tmp_path / "fates.png"
     command = ["evaluate", tiled.path, str(Path(whole.path, "panoptic.json")), "--kind", "panoptic", "--picture", str(drawing)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "pq_things" in done.output
-    assert (np.asarray(Image.open(drawing)) == fates.SHADES[fates.MATCHED]).all(axis=-1).mean() > 0.99
+    assert (np.asarray(Image.open(drawing)) == error_map.SHADES[error_map.MATCHED]).all(axis=-1).mean() > 0.99
 
 
 @quiet
@@ -351,9 +351,9 @@ def test_crowds_and_ignored_classes_ask_nothing(tmp_path):
     result = laid(image, {"spots": pipeline.Threshold(value=100)}, [{"things": "spots", "classes": 4}], tmp_path / "out", 32)
     labels = result.labels.values.astype(np.int64)
     truth = as_coco(tmp_path, labels, {1: 4, 2: 4, 3: 6}, things={4, 6}, crowds={2})
-    one = auditing.evaluate(result.path, truth, kind="panoptic").measures["classes"][4]
+    one = against_truth.evaluate(result.path, truth, kind="panoptic").measures["classes"][4]
     assert (one["matches"], one["missed"], one["invented"]) == (1, 0, 1)
-    one = auditing.evaluate(result.path, truth, kind="panoptic", ignore=[6]).measures["classes"][4]
+    one = against_truth.evaluate(result.path, truth, kind="panoptic", ignore=[6]).measures["classes"][4]
     assert (one["matches"], one["missed"], one["invented"]) == (1, 0, 0)
 
 
@@ -362,21 +362,21 @@ def test_refused_truth(tissue, tmp_path):
     """Truth of another shape, without its PNG, of another image, or no such JSON is refused, and so is a result without classes."""
     path = as_coco(tmp_path, np.ones((9, 9), int), {1: 1}, things={1})
     with pytest.raises(JobError, match="truth of 9 x 9 pixels; allowed: 300 x 400"):
-        auditing.evaluate(tissue[0].path, path, kind="panoptic")
+        against_truth.evaluate(tissue[0].path, path, kind="panoptic")
     as_coco(tmp_path, np.full((300, 400), 8), {1: 1}, things={1})
     with pytest.raises(SourceError, match="segment 8 of the panoptic PNG is not in the JSON"):
-        auditing.evaluate(tissue[0].path, path, kind="panoptic")
+        against_truth.evaluate(tissue[0].path, path, kind="panoptic")
     with pytest.raises(SourceError, match="describes 1 images"):
-        auditing.evaluate(tissue[0].path, path, kind="panoptic", image="other.png")
+        against_truth.evaluate(tissue[0].path, path, kind="panoptic", image="other.png")
     (tmp_path / "truth.png").unlink()
     with pytest.raises(SourceError, match=r"there is no truth\.png beside"):
-        auditing.evaluate(tissue[0].path, path, kind="panoptic")
+        against_truth.evaluate(tissue[0].path, path, kind="panoptic")
     path.write_text("{}")
     with pytest.raises(SourceError, match="is no panoptic JSON of COCO's: KeyError"):
-        auditing.evaluate(tissue[0].path, path, kind="panoptic")
+        against_truth.evaluate(tissue[0].path, path, kind="panoptic")
     plain = alone(TISSUE, NUCLEI, tmp_path / "plain")
     with pytest.raises(SourceError, match=r"holds no classes\.zarr; allowed: the folder of a result of layers"):
-        auditing.evaluate(plain.path, tissue[0].path, kind="panoptic")
+        against_truth.evaluate(plain.path, tissue[0].path, kind="panoptic")
 
 
 def test_a_wide_picture_is_whole(tmp_path, monkeypatch):

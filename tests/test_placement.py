@@ -21,13 +21,13 @@ from rasterio.features import rasterize
 from typer.testing import CliRunner
 
 import pipeline
-from pipeline import auditing
 from pipeline.__main__ import app
-from pipeline.companions import open_companion
+from pipeline.annotations.placement import FAR
+from pipeline.annotations.rasters_and_shapes import open_companion
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame
-from pipeline.grid import Box
-from pipeline.placement import FAR
+from pipeline.evaluation import against_truth
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
 
 SHAPE = (60, 80)
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -274,7 +274,7 @@ def test_floats_that_are_whole_are_labels(tmp_path):
     path = raster(tmp_path / "floats.tif", whole)
     np.testing.assert_array_equal(read(path, frame()), labels)
     for ours, truth in ((path, raster(tmp_path / "whole.tif", labels)), (raster(tmp_path / "ours.tif", labels), path)):
-        assert auditing.evaluate(ours, truth).measures["at"][0.5]["f1"] == 1
+        assert against_truth.evaluate(ours, truth).measures["at"][0.5]["f1"] == 1
     for odd in (0.5, 2.0**60):
         whole[3, 3] = odd
         with pytest.raises(SourceError, match=r"odd\.tif holds .*; allowed: whole numbers, as floats too"):
@@ -304,7 +304,7 @@ def test_the_same_grid_whatever_its_units(off, size, east, angle):
     """A grid is the image's where it is off by less than a hundredth of a pixel, in degrees as in metres, however turned."""
     place = rasterio.Affine.translation(east, 0) @ rasterio.Affine.rotation(angle) @ rasterio.Affine.scale(size, -size)
     image, other = frame(place, None), frame(place @ rasterio.Affine.translation(off, 0), None)
-    from pipeline.placement import refuse_grid
+    from pipeline.annotations.placement import refuse_grid
 
     lost = 1e-15 * abs(east) / size * 4  # what floats do not hold of it
     if abs(off) < FAR - lost:
@@ -328,7 +328,7 @@ def test_everywhere_that_takes_them(tmp_path):
     assert results[0].record["objects"] == 3
     truth = geojson(tmp_path / "truth.geojson", moved(drawn(), PLACE, "EPSG:3857"), **named("EPSG:3857"))
     ours = raster(tmp_path / "ours.tif", expected(drawn()))
-    assert auditing.evaluate(ours, str(truth)).measures["at"][0.9]["f1"] == 1
+    assert against_truth.evaluate(ours, str(truth)).measures["at"][0.9]["f1"] == 1
     unsaid = geojson(tmp_path / "unsaid.geojson", moved(drawn(), PLACE, None))
     refused = CliRunner().invoke(app, ["evaluate", ours, str(unsaid)])
     assert refused.exit_code == 2

@@ -29,13 +29,14 @@ from typer.testing import CliRunner
 from zarr.codecs import GzipCodec
 
 import pipeline
-from pipeline import delivery, places
 from pipeline.__main__ import app
-from pipeline.addresses import redacted
 from pipeline.errors import JobError, OutputError, ResumeError, SourceError, TilesError
-from pipeline.grid import Box
-from pipeline.reporting import Result
-from pipeline.sources import datasets, open_source, where_measured
+from pipeline.execution import upload
+from pipeline.execution.result import Result
+from pipeline.image.grid import Box
+from pipeline.redaction import redacted
+from pipeline.sources import gdal, open_source, where_measured
+from pipeline.storage import locations
 from tests.faults.staging import blobs, products
 
 SECRET = "s3cr3tvalue"
@@ -95,12 +96,12 @@ def endpoint(monkeypatch) -> Iterator[Callable[[str], None]]:
             monkeypatch.setenv(f"AWS_{name}", value)
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.05")
-        for name, value in places.settings().items():  # what rasterio opens in a test, as the user's own program would
+        for name, value in locations.settings().items():  # what rasterio opens in a test, as the user's own program would
             monkeypatch.setenv(name, value)
-        places.store.cache_clear()
+        locations.store.cache_clear()
 
     yield at
-    places.store.cache_clear()
+    locations.store.cache_clear()
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -183,10 +184,10 @@ def test_a_run_from_s3_to_s3(images, s3, endpoint, tmp_path, name):
     same(ours, known)
     assert ours.files() == known.files()
     assert not list((tmp_path / "scratch").iterdir())
-    with rasterio.open(places.gdal(f"{out}/labels.tif")) as file:
+    with rasterio.open(locations.gdal(f"{out}/labels.tif")) as file:
         np.testing.assert_array_equal(file.read(1), known.labels)
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-    assert set(places.listing(out)) == set(products(tmp_path / "known"))
+    assert set(locations.listing(out)) == set(products(tmp_path / "known"))
     again = pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch")))
     same(again, known)
     with pytest.raises(ResumeError, match="holds the result of another job"):
@@ -265,7 +266,7 @@ def test_servers_that_stay_overloaded_are_given_up(images, endpoint, s3, tmp_pat
         source = {"path": f"{address}/image.zarr", "missing_chunks": "fill"}
         with pytest.raises(TilesError, match=r"4 of 16 tiles failed.*: tile \(0, 0\): http://127.*/image.zarr cannot be reached: .*503"):
             pipeline.run(job(source, tmp_path / "out"), pipeline.local())
-        assert server.asked["image.zarr/c/0/0"] == 4 * 2 * places.TRIES
+        assert server.asked["image.zarr/c/0/0"] == 4 * 2 * locations.TRIES
 
 
 @pytest.mark.parametrize("name", ["scene.tif"])
@@ -371,7 +372,7 @@ def test_what_a_store_loses_is_found(images, s3, endpoint, tmp_path, torn):
         asked = job(str(images / "scene.tif"), out, scratch=str(tmp_path / "scratch"))
         with pytest.raises(OutputError, match=r"does not hold objects\.parquet as it was sent"):
             pipeline.run(asked, pipeline.local())
-        assert places.read(out, "run.json") is None
+        assert locations.read(out, "run.json") is None
         losing[0] = False
         known = pipeline.run(job(str(images / "scene.tif"), tmp_path / "known"), pipeline.local())
         same(pipeline.run(asked, pipeline.local()), known)
@@ -383,34 +384,34 @@ def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, mon
     out, source = "s3://data/claimed", str(images / "scene.tif")
     mine, other = (job(source, out, scratch=str(tmp_path / name)) for name in ("mine", "other"))
     known = pipeline.run(job(source, tmp_path / "known"), pipeline.local())
-    sent = delivery.deliver
+    sent = upload.deliver
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(delivery, "deliver", killed)
+    monkeypatch.setattr(upload, "deliver", killed)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(mine, pipeline.local())
-    monkeypatch.setattr(delivery, "deliver", sent)
+    monkeypatch.setattr(upload, "deliver", sent)
     with pytest.raises(OutputError, match=r"s3://data/claimed is claimed by a run with another folder for scratch"):
         pipeline.run(other, pipeline.local())
     same(pipeline.run(other, pipeline.local(), fresh=True), known)
-    places.remove(out, "run.json")
-    delivery._claim(other, fresh=False)
-    made = pipeline.run(delivery.made_here(mine), pipeline.local())
+    locations.remove(out, "run.json")
+    upload._claim(other, fresh=False)
+    made = pipeline.run(upload.made_here(mine), pipeline.local())
     with pytest.raises(OutputError, match=r"was claimed by another run meanwhile; nothing of this one is complete there"):
-        delivery.deliver(made, mine, lambda _: None)
-    assert places.read(out, "run.json") is None
+        upload.deliver(made, mine, lambda _: None)
+    assert locations.read(out, "run.json") is None
     with pytest.raises(OutputError, match=r"s3://data/claimed holds labels.zarr/.*, which no run has left there; .*replace it \(--fresh\)"):
         pipeline.run(other, pipeline.local())
     same(pipeline.run(other, pipeline.local(), fresh=True), known)
-    assert places.read(out, delivery.CLAIM) is None
+    assert locations.read(out, upload.CLAIM) is None
     with pytest.raises(SourceError, match="there is no image"):
         pipeline.run(job(str(tmp_path / "nowhere.tif"), out, scratch=str(tmp_path / "third")), pipeline.local(), fresh=True)
-    assert not (tmp_path / "third" / delivery.MARK).exists()
+    assert not (tmp_path / "third" / upload.MARK).exists()
     made = set(products(tmp_path / "known"))
     aside = {name.replace(top := name.partition("/")[0], f"{top}.before-1", 1) for name in made - {"run.json"}}
-    assert set(places.listing(out)) == made | aside
+    assert set(locations.listing(out)) == made | aside
 
 
 def test_an_address_holds_the_products_of_one_run(images, s3, endpoint, tmp_path):
@@ -419,12 +420,12 @@ def test_an_address_holds_the_products_of_one_run(images, s3, endpoint, tmp_path
     out, source = "s3://data/replaced", str(images / "scene.tif")
     asked, other = (job(source, out, scratch=str(tmp_path / "scratch"), labels=labels) for labels in (["zarr", "cog"], ["zarr"]))
     pipeline.run(asked, pipeline.local())
-    places.write(out, "notes.txt", b"mine")
+    locations.write(out, "notes.txt", b"mine")
     pipeline.run(other, pipeline.local(), fresh=True)
     made = set(products(Path(pipeline.run(job(source, tmp_path / "known", labels=["zarr"]), pipeline.local()).path)))
-    assert set(places.listing(out)) == made | {"notes.txt"}
-    places.write(out, "labels.tif", b"mine")
-    places.write(out, "run.json", b'{"complete": tr')
+    assert set(locations.listing(out)) == made | {"notes.txt"}
+    locations.write(out, "labels.tif", b"mine")
+    locations.write(out, "run.json", b'{"complete": tr')
     for words in (["verify", out], ["evaluate", out, f"{out}/labels.zarr"]):
         told = CliRunner().invoke(app, words)
         assert told.exit_code == 2, told.output
@@ -432,10 +433,10 @@ def test_an_address_holds_the_products_of_one_run(images, s3, endpoint, tmp_path
     with pytest.raises(OutputError, match=r"s3://data/replaced/run\.json is damaged"):
         pipeline.run(other, pipeline.local())
     pipeline.run(other, pipeline.local(), fresh=True)
-    assert places.read(out, "labels.tif.before-1") == b"mine"
-    assert made | {"notes.txt"} < set(places.listing(out))
-    assert not places.there(out, "labels.tif")
-    places.remove(out, "objects.parquet")
+    assert locations.read(out, "labels.tif.before-1") == b"mine"
+    assert made | {"notes.txt"} < set(locations.listing(out))
+    assert not locations.there(out, "labels.tif")
+    locations.remove(out, "objects.parquet")
     with pytest.raises(ResumeError, match=r"but no objects\.parquet any more; make it again \(--fresh\)"):
         pipeline.run(other, pipeline.local())
 
@@ -447,20 +448,20 @@ def test_a_run_from_gs_to_gs(images, s3, tmp_path, monkeypatch, name):
     known = pipeline.run(job(str(images / name), tmp_path / "known"), pipeline.local())
     with Forgetful(s3, lambda _path: False, google=True).running() as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        for variable, value in places._endpoint().items():
+        for variable, value in locations._endpoint().items():
             monkeypatch.setenv(variable, value)
-        places.store.cache_clear()
+        locations.store.cache_clear()
         out = f"gs://data/out-gs/{name}"
         ours = pipeline.run(job(f"gs://data/{name}", out, scratch=str(tmp_path / "scratch")), pipeline.local())
         same(ours, known)
-        assert set(places.listing(out)) == set(products(tmp_path / "known"))
-        with rasterio.open(places.gdal(f"{out}/labels.tif")) as file:
+        assert set(locations.listing(out)) == set(products(tmp_path / "known"))
+        with rasterio.open(locations.gdal(f"{out}/labels.tif")) as file:
             np.testing.assert_array_equal(file.read(1), known.labels)
         with pytest.raises(ResumeError, match="holds the result of another job"):
             pipeline.run(job(f"gs://data/{name}", out, scratch=str(tmp_path / "scratch"), chunk=16))
         with pytest.raises(SourceError, match=r"gs://data/nothing\.tif cannot be opened: HTTP response code: 404"):
             open_source("gs://data/nothing.tif").fingerprint()
-    places.store.cache_clear()
+    locations.store.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -500,9 +501,9 @@ def test_the_library_is_asked_for_by_name(monkeypatch, name):
     """Without the extra an address is refused with what installs it."""
     for module in ("obstore", "obstore.store", "obstore.exceptions"):
         monkeypatch.setitem(sys.modules, module, None)
-    places.store.cache_clear()
+    locations.store.cache_clear()
     with pytest.raises(JobError, match=r"s3://.* takes obstore; install it with: pip install 'tilewise\[remote\]'"):
-        places.about(f"s3://data/{name}")
+        locations.about(f"s3://data/{name}")
     if name == "image.zarr":
         with pytest.raises(JobError, match="takes obstore"):
             open_source(f"s3://data/{name}")
@@ -515,7 +516,7 @@ def test_what_is_not_there(s3, endpoint):
         with pytest.raises(SourceError, match=f"s3://data/{name}"):
             open_source(f"s3://data/{name}")
     with pytest.raises(SourceError, match=r"there is no image at s3://data/nothing\.tif"):
-        places.about("s3://data/nothing.tif")
+        locations.about("s3://data/nothing.tif")
 
 
 @pytest.fixture(scope="module")
@@ -590,11 +591,11 @@ def _at_s3(request, monkeypatch, folder: Path) -> str:
     server = request.getfixturevalue("s3")
     for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", SECRET), ("DEFAULT_REGION", "us-east-1"), ("ENDPOINT_URL", server)):
         monkeypatch.setenv(f"AWS_{name}", value)
-    places.store.cache_clear()
+    locations.store.cache_clear()
     place = f"s3://data/{folder.name}"
     for path in folder.iterdir():
-        places.store(place).put(path.name, path)
-    request.addfinalizer(places.store.cache_clear)
+        locations.store(place).put(path.name, path)
+    request.addfinalizer(locations.store.cache_clear)
     return place
 
 
@@ -604,10 +605,10 @@ def test_what_the_user_says_of_servers_wins(monkeypatch, tmp_path):
     monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "7")
     with served(tmp_path / "images") as (address, _):
         source = open_source(f"{address}/scene.tif")
-        with rasterio.Env(GDAL_HTTP_MAX_RETRY="9"), datasets.settings(source.path):
+        with rasterio.Env(GDAL_HTTP_MAX_RETRY="9"), gdal.settings(source.path):
             assert rasterio.env.getenv()["GDAL_HTTP_MAX_RETRY"] == "9"
             assert "GDAL_HTTP_TIMEOUT" not in rasterio.env.getenv()
-            assert rasterio.env.getenv()["GDAL_HTTP_CONNECTTIMEOUT"] == str(places.PATIENCE)
+            assert rasterio.env.getenv()["GDAL_HTTP_CONNECTTIMEOUT"] == str(locations.PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from scipy import ndimage
 from skimage import data as pictures
 
 import pipeline
-from pipeline import plugins
 from pipeline.errors import SegmenterError, TilesError
+from pipeline.imageops.preprocessing import Smooth
+from pipeline.jobs import plugins
 from pipeline.segmenters import Contract, Keyed, call, classes, fitted_to, keyed, support
-from pipeline.steps import Smooth
 from tests.tiling import in_raster_order, tiled
 
 KINDS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))["KINDS"]

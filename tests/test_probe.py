@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.networks.probe import probe
+from pipeline.networks.receptive_field import probe
 
 
 def conv(size: int, bands: int = 1) -> nn.Conv2d:

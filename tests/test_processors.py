@@ -19,9 +19,10 @@ import zarr
 from distributed import Client, Scheduler, SpecCluster
 
 import pipeline
-from pipeline import engine, processors
-from pipeline.scratch import Scratch
-from pipeline.verifying import verify
+from pipeline import engine
+from pipeline.evaluation.verify import verify
+from pipeline.stages import processors
+from pipeline.storage.records import Scratch
 from tests.networks import bundle
 from tests.processors import ELSEWHERE, FOUND, OLD, Powers, Steady, computed, computed_under, surroundings, tissue, unsteady
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
-from pipeline import plugins
 from pipeline.__main__ import app
+from pipeline.jobs import plugins
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 

@@ -11,7 +11,7 @@ import zarr
 from scipy import ndimage
 
 import pipeline
-from pipeline.histograms import histogram
+from pipeline.imageops.histograms import histogram
 from pipeline.sources import open_source
 from tests.tiling import in_raster_order
 

@@ -10,7 +10,7 @@ from skimage import data as pictures
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.stages import supports
+from pipeline.stages import objects_in_windows
 from tests.faults.staging import Stopped, Stopper
 
 COINS = pictures.coins()
@@ -38,7 +38,7 @@ def unrepaired(tmp_path_factory):
 def calls(monkeypatch):
     """The tiles that are segmented, in turn."""
     seen: list[int] = []
-    drawn = supports.objects
+    drawn = objects_in_windows.objects
 
     def counted(run, tile, block, valid):
         seen.append(tile)

@@ -16,10 +16,10 @@ from PIL import Image
 from scipy import ndimage
 
 import pipeline
-from pipeline import costs
 from pipeline.engine import Engine, Outcome, cluster
 from pipeline.errors import ClusterError, JobError
-from pipeline.planning import plan
+from pipeline.execution import timings
+from pipeline.execution.planning import plan
 from tests.faults.staging import blobs, tiles_by_route
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,19 +153,19 @@ def test_dearest_route(tmp_path):
     """What the dearest route would take everywhere is its seconds for a pixel, times the pixels of all tiles that are not empty."""
     run = plan(pipeline.Job(**parts(scene(), Telling(), Telling(), tmp_path / "out")), workers=1, memory=10**9).run
     run.routes[:] = np.arange(35) % 4
-    clock = costs.Clock()
-    assert costs.dearest(run, clock) is None
+    clock = timings.Clock()
+    assert timings.dearest(run, clock) is None
     size = np.array([run.grid.core(tile).size for tile in range(35)])
     for tile in (2, 6, 34):  # the network's; the last one is smaller, and was drawn twice
         for _ in range(1 + (tile == 34)):
             clock.add(run, Outcome(tile, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 2.5, "told": []}))
     clock.add(run, Outcome(3, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 0.1, "told": []}))
     clock.add(run, Outcome(7, error="it failed"))
-    found = costs.routes(run, clock)
+    found = timings.routes(run, clock)
     assert found["net"] == {"tiles": 9, "pixels": size[2::4].sum(), "seconds": 10.0, "timed": 3}
     assert found["plain"] == {"tiles": 8, "pixels": size[3::4].sum(), "seconds": 0.1, "timed": 1}
     everywhere = 10 / size[[2, 6, 34]].sum() * (size.sum() - size[::4].sum())
-    assert costs.dearest(run, clock) == {"route": "net", "seconds": pytest.approx(everywhere, abs=1e-3)}
+    assert timings.dearest(run, clock) == {"route": "net", "seconds": pytest.approx(everywhere, abs=1e-3)}
 
 
 def test_a_resumed_run_tells_what_it_timed(tmp_path):
@@ -187,7 +187,7 @@ def test_a_resumed_run_tells_what_it_timed(tmp_path):
 def test_one_route_needs_no_lines(tmp_path):
     """Where all tiles take one route, nothing is said of it."""
     result = pipeline.segment(blobs(), Telling(), tmp_path / "out", engine=pipeline.local())
-    assert costs.lines(result.record) == []
+    assert timings.lines(result.record) == []
 
 
 # Devices

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import JobError, SegmenterError
-from pipeline.legend import CLASS
-from pipeline.networks.resident import Resident
-from pipeline.segmenters.decoding import Panoptic
+from pipeline.image.legend import CLASS
+from pipeline.networks.loaded import Resident
+from pipeline.segmenters.decoders.affinities import Panoptic
 from pipeline.training import recipe
 from tests.networks import bundle, facts, scene
 from tests.test_networks import whole

@@ -13,9 +13,9 @@ import rasterio
 import yaml
 from typer.testing import CliRunner
 
-from pipeline import plugins
 from pipeline.__main__ import app
-from pipeline.schema import described, schema
+from pipeline.jobs import plugins
+from pipeline.jobs.schema import described, schema
 
 JOBS = sorted(path for path in (Path(__file__).resolve().parents[1] / "workflows").glob("*.yaml") if not path.stem.endswith("_train"))
 JOB = {

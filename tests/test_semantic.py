@@ -15,7 +15,7 @@ from scipy import ndimage
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.legend import entry
+from pipeline.image.legend import entry
 from tests.tiling import in_raster_order, tiled
 
 LEGEND = {1: "meadow", 2: {"name": "wood & <hedge>", "colour": "#104020"}}

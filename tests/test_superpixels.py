@@ -21,12 +21,12 @@ from skimage.segmentation import slic
 from sklearn.metrics import adjusted_rand_score
 
 import pipeline
-from pipeline import graphs
 from pipeline.errors import JobError
-from pipeline.frame import Frame
-from pipeline.graphs import Graph
+from pipeline.image.frame import Frame
+from pipeline.imageops import region_graphs
+from pipeline.imageops.region_graphs import Graph
 from pipeline.segmenters import fitted_to
-from pipeline.segmenters.graph import FINE, RegionGraph
+from pipeline.segmenters.merged_superpixels import FINE, RegionGraph
 from pipeline.segmenters.superpixel import Superpixels
 from pipeline.stages import FIRST, SKIPPED
 from tests.test_exactness import tilings
@@ -178,7 +178,7 @@ def test_threshold_cut_is_scikit_images():
     keys = in_order(Superpixels(spacing=16, iterations=2)(image))
     theirs, ours = as_graph(keys, image)
     expected = rags.cut_threshold(keys, theirs, 25, in_place=False)
-    found = np.concatenate([[0], graphs.below(ours, 25) + 1])[keys]
+    found = np.concatenate([[0], region_graphs.below(ours, 25) + 1])[keys]
     np.testing.assert_array_equal(in_raster_order(found), in_raster_order(expected + 1))
 
 
@@ -191,7 +191,7 @@ def test_hierarchical_merging_is_the_plain_algorithm():
         pairs = np.array(sorted((min(e), max(e)) for e in net.edges), np.int64).reshape(-1, 2)
         area = rng.integers(1, 9, number)
         sums = rng.integers(0, 1000, (number, 2)) * area[:, None]
-        found = graphs.hierarchical(Graph(area, sums, pairs), 300.0)
+        found = region_graphs.hierarchical(Graph(area, sums, pairs), 300.0)
         sets = {k: {k} for k in range(number)}
         while True:
             mean = {k: sums[list(s)].sum(axis=0) / area[list(s)].sum() for k, s in sets.items()}
@@ -215,7 +215,7 @@ def test_felzenszwalb_is_the_plain_algorithm():
         pairs = np.array(sorted((min(e), max(e)) for e in net.edges), np.int64).reshape(-1, 2)
         area, sums = rng.integers(1, 9, number), rng.integers(0, 1000, (number, 1))
         graph = Graph(area, sums, pairs)
-        found = graphs.felzenszwalb(graph, 200.0)
+        found = region_graphs.felzenszwalb(graph, 200.0)
         sets, within = [{k} for k in range(number)], [0.0] * number
         for weight, a, b in sorted(zip(graph.distances().tolist(), *pairs.T.tolist(), strict=True)):
             i, j = (next(n for n, s in enumerate(sets) if m in s) for m in (a, b))

@@ -8,7 +8,7 @@ from skimage import color, filters
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.planning import plan
+from pipeline.execution.planning import plan
 from pipeline.segmenters.threshold import Threshold
 from pipeline.stages.tissue import LOW, SIGMA, tissue
 

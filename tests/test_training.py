@@ -16,15 +16,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import pipeline
-from pipeline import auditing, evaluation
 from pipeline.__main__ import app
 from pipeline.errors import JobError, ResumeError
-from pipeline.grid import Box
-from pipeline.job import from_yaml
-from pipeline.legend import CLASS
+from pipeline.evaluation import against_truth, metrics
+from pipeline.image.grid import Box
+from pipeline.image.legend import CLASS
+from pipeline.jobs.job import from_yaml
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
-from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Panoptic, Semantic
+from pipeline.segmenters.decoders.affinities import Affinities, Boundary, Flows, Panoptic, Semantic
 from pipeline.segmenters.network import UNet
 from pipeline.sources import open_source
 from pipeline.training import loop, recipe, samples
@@ -287,7 +287,7 @@ def test_shading_makes_objects_dimmer_each_by_itself():
 
 def test_percentiles_are_those_of_a_run(folder, tmp_path):
     """The values that become 0 and 1 are the image's percentiles as a run finds them, for whole numbers and for floats."""
-    from pipeline.histograms import histogram
+    from pipeline.imageops.histograms import histogram
 
     for name, dtype in (("3.tif", np.uint8), ("floats.tif", np.float32)):
         image = blobs(3)[0].astype(dtype) * dtype(1)
@@ -448,11 +448,11 @@ def test_shipped_bundle_on_real_nuclei(shipped):
     for pair in held:
         block = pair.image.read(Box.whole(pair.shape))
         truth = pair.kept[1]
-        found = evaluation.objects(evaluation.overlaps(evaluation.Contingency.of(network(block), truth)))
+        found = metrics.objects(metrics.overlaps(metrics.Contingency.of(network(block), truth)))
         ours.append((found["at"][0.5]["matches"], found["objects"] + found["truth"]))
         labels = rivals(block)
         labels = np.where((np.bincount(labels.ravel()) >= rivals.min_area)[labels], labels, 0)
-        other = evaluation.objects(evaluation.overlaps(evaluation.Contingency.of(labels, truth)))
+        other = metrics.objects(metrics.overlaps(metrics.Contingency.of(labels, truth)))
         theirs.append((other["at"][0.5]["matches"], other["objects"] + other["truth"]))
     f1, rival = (2 * sum(hit for hit, _ in each) / sum(all_ for _, all_ in each) for each in (ours, theirs))
     assert f1 > 0.85
@@ -490,5 +490,5 @@ def test_things_and_stuff_are_learned_together(tmp_path):
     assert metrics["pq"] > 0.5, metrics
     out = tmp_path / "result"
     pipeline.segment(tmp_path / "3.tif", {"kind": "unet", "weights": str(bundle), "device": "cpu"}, out, engine=pipeline.local(), tile=48)
-    found = auditing.evaluate(out, str(tmp_path / "3_truth.json"), kind="panoptic").measures
+    found = against_truth.evaluate(out, str(tmp_path / "3_truth.json"), kind="panoptic").measures
     assert found["pq"] == pytest.approx(metrics["pq"], abs=0.02)

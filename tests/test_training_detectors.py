@@ -14,9 +14,9 @@ from skimage.draw import ellipse
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.networks import card as cards
-from pipeline.segmenters.detections import ByKey
+from pipeline.segmenters.decoders.detections import ByKey
 from pipeline.training import loop, recipe, samples
 from pipeline.training.augmentation import Augment
 from pipeline.training.losses import SLIVER, detection

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import OutputError
-from pipeline.verifying import verify
+from pipeline.evaluation.verify import verify
 from tests.networks import bundle
 from tests.networks import scene as random_scene
 

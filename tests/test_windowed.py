@@ -12,10 +12,10 @@ from skimage import data as pictures
 from skimage import segmentation
 from sklearn.metrics import adjusted_rand_score
 
-from pipeline.components import pieces
 from pipeline.errors import JobError
+from pipeline.imageops.components import pieces
 from pipeline.segmenters import fitted_to
-from pipeline.segmenters.windowed import Felzenszwalb, NormalizedCut, RandomWalker
+from pipeline.segmenters.whole_window import Felzenszwalb, NormalizedCut, RandomWalker
 from tests.tiling import in_raster_order, tiled
 
 METHODS = [Felzenszwalb(), RandomWalker(sigma=1), NormalizedCut(spacing=4, iterations=0)]

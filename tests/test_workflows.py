@@ -14,8 +14,8 @@ from rio_cogeo.cogeo import cog_validate
 from scipy import ndimage
 
 import pipeline
-from pipeline.auditing import evaluate
-from pipeline.planning import plan
+from pipeline.evaluation.against_truth import evaluate
+from pipeline.execution.planning import plan
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 JOBS = sorted(path for path in WORKFLOWS.glob("*.yaml") if not path.stem.endswith("_train"))

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.grid import Grid
-from pipeline.scratch import Scratch
+from pipeline.image.grid import Grid
 from pipeline.segmenters import Contract, Segmenter
 from pipeline.sources import open_source
 from pipeline.stages import FIRST, Method, Run, depth_of, pixels_key, table_key
@@ -19,7 +18,8 @@ from pipeline.stages.group import group
 from pipeline.stages.link import link
 from pipeline.stages.measure import gather
 from pipeline.stages.segment import segment
-from pipeline.stitching import CERTIFICATES
+from pipeline.stages.stitching import CERTIFICATES
+from pipeline.storage.records import Scratch
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.contract import Engine, Needs, Outcome
-from pipeline.engine.distribution import OnDask
-from pipeline.engine.inprocess import Local, root_cause
-from pipeline.engine.processes import connect, offered, patience, quiet, same_environment, start, stop_workers
+from pipeline.engine.dask_engine import OnDask
+from pipeline.engine.in_process import Local, root_cause
+from pipeline.engine.own_cluster import connect, offered, patience, quiet, same_environment, start, stop_workers
 from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import logs
+from pipeline.config import logs
 from pipeline.engine.contract import Needs, Outcome
 
 ALOFT = 3  # batches in flight for each task that can run at once: one runs, two wait for it

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import documents
+from pipeline.config import yaml_files
 from pipeline.errors import JobError, nearest
-from pipeline.histograms import Histogram
+from pipeline.imageops.histograms import Histogram
 
 CARD = "card.yaml"
 SAFE = ".safetensors"
@@ -247,7 +247,7 @@ def _read(path: str, _stamp: tuple[int, int, int]) -> Bundle:
 
 def parse(text: str, where: str) -> Card:
     """A card from YAML; JobError, naming ``where`` it stands and the key, if it is none."""
-    found = documents.parse(text, where) if len(text) <= LONGEST else None
+    found = yaml_files.parse(text, where) if len(text) <= LONGEST else None
     if not isinstance(found, Mapping):
         raise JobError(f"{where}: this is no card; allowed: a mapping of keys such as name, kind, bands and classes")
     names = [field.name for field in dataclasses.fields(Card)]

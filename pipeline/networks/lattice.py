@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,12 +54,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.components import pieces
 from pipeline.errors import SegmenterError, TilewiseError
-from pipeline.grid import Box
-from pipeline.histograms import FLOAT_BINS, histogram
-from pipeline.legend import MOST
-from pipeline.sampling import Sample, collect, merge, pick
+from pipeline.image.grid import Box
+from pipeline.image.legend import MOST
+from pipeline.imageops.components import pieces
+from pipeline.imageops.histograms import FLOAT_BINS, histogram
+from pipeline.imageops.sampling import Sample, collect, merge, pick
 from pipeline.segmenters.contract import (
     Classes,
     Contract,

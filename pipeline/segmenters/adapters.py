@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bands import indices
 from pipeline.errors import JobError
-from pipeline.histograms import Histogram
+from pipeline.image.bands import indices
+from pipeline.imageops.histograms import Histogram
 from pipeline.networks import archives
 from pipeline.networks.architectures import UNSAFE
 from pipeline.segmenters import Identity, fitted_to

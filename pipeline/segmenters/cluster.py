@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.errors import JobError, SegmenterError
 from pipeline.segmenters import Footprint
-from pipeline.segmenters.pixels import Features, Flags, Floats, Pixels, rounded
+from pipeline.segmenters.pixel_features import Features, Flags, Floats, Pixels, rounded
 
 MOST = 254
 LEAST_BANDWIDTH = 0.01

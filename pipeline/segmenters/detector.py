@@ -1,6 +1,6 @@
 """Detectors: networks that find objects one by one, each with a box, a class, a score and a mask.
 
-The network is run on patches of one size that lie on a lattice over the image; `pipeline.segmenters.detections` says what counts of what it
+The network is run on patches of one size that lie on a lattice over the image; `decoders.detections` says what counts of what it
 finds there. It is not what the network would find if it were shown the whole image at once, so nothing is called proved; tiles agree, and
 always do.
 """
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
-from pipeline.frame import Frame
+from pipeline.image.frame import Frame
 from pipeline.networks.lattice import Lattice
-from pipeline.networks.windows import Patches
+from pipeline.networks.patches import Patches
 from pipeline.segmenters import Identity, Origin, fitted_to
-from pipeline.segmenters.detections import AXIS, RANK, ByKey, Choice, lattice
-from pipeline.segmenters.predictor import Network
+from pipeline.segmenters.decoders.detections import AXIS, RANK, ByKey, Choice, lattice
+from pipeline.segmenters.network_base import Network
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, nearest
-from pipeline.features import Feature
-from pipeline.filters import derivatives, usable
-from pipeline.histograms import FINDERS, Histogram, threshold
+from pipeline.imageops.features import Feature
+from pipeline.imageops.filters import derivatives, usable
+from pipeline.imageops.histograms import FINDERS, Histogram, threshold
 from pipeline.segmenters import Classes, Footprint, Identity, label
 
 Pixels = npt.NDArray[Any]

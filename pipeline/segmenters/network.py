@@ -1,11 +1,11 @@
-"""The kinds of networks: what builds or brings them. All else is `pipeline.segmenters.predictor`'s."""
+"""The kinds of networks: what builds or brings them. All else is `pipeline.segmenters.network_base`'s."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.segmenters.predictor import Network
+from pipeline.segmenters.network_base import Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

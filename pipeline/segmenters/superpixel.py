@@ -15,11 +15,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.components import pieces
 from pipeline.errors import JobError
-from pipeline.frame import Frame
+from pipeline.image.frame import Frame
+from pipeline.imageops.components import pieces
 from pipeline.segmenters import Footprint, Identity, Origin, fitted_to
-from pipeline.segmenters.pixels import Contrast
+from pipeline.segmenters.pixel_features import Contrast
 
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]

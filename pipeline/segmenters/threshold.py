@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
-from pipeline.features import Feature
-from pipeline.histograms import Histogram
+from pipeline.imageops.features import Feature
+from pipeline.imageops.histograms import Histogram
+from pipeline.imageops.thresholds import Foreground
 from pipeline.segmenters import Classes, Footprint, Identity, label
-from pipeline.thresholds import Foreground
 
 _FOUND = ("value", "levels", "method", "classes", "weak", "spread")
 
@@ -39,7 +39,7 @@ class Threshold(Feature):
 
     References
     ----------
-    For the methods that find a threshold in a histogram see `pipeline.histograms`. J. Sauvola, M. Pietikäinen (2000), "Adaptive document
+    For the methods that find a threshold in a histogram see `histograms`. J. Sauvola, M. Pietikäinen (2000), "Adaptive document
     image binarization", Pattern Recognition 33(2), 225-236. W. Niblack (1986), "An introduction to digital image processing", 115-116.
     """
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError, ScratchError
-from pipeline.files import commit
-from pipeline.grid import Box, Grid
+from pipeline.image.grid import Box, Grid
+from pipeline.storage.atomic_files import commit
 
 if TYPE_CHECKING:
     import zarr

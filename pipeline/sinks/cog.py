@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, OutputError
-from pipeline.frame import Frame, Pins
-from pipeline.grid import Box, Grid
-from pipeline.legend import Entry
+from pipeline.image.frame import Frame, Pins
+from pipeline.image.grid import Box, Grid
+from pipeline.image.legend import Entry
 
 DTYPES = ("uint8", "uint16", "uint32", "uint64")
 TILE = 512

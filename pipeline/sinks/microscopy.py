@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError
-from pipeline.frame import Frame
-from pipeline.grid import Grid
-from pipeline.scales import Scale, scale
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Grid
+from pipeline.image.pixel_area import Scale, scale
 from pipeline.sinks.cog import CLASSIC, Palette
 from pipeline.sinks.pyramid import Pyramid
 

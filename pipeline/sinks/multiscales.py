@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pipeline.frame import Frame
-from pipeline.homes import Space, Version
-from pipeline.legend import Entry
-from pipeline.units import length
+from pipeline.image.frame import Frame
+from pipeline.image.legend import Entry
+from pipeline.image.units import length
+from pipeline.storage.ome_image import Space, Version
 
 FORMATS: dict[Version, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 """Zarr's format by the version of OME-Zarr."""

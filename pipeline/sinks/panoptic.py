@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError
-from pipeline.frame import Frame
-from pipeline.grid import Box, Grid
-from pipeline.legend import Entry
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box, Grid
+from pipeline.image.legend import Entry
 
 MOST = (1 << 24) - 1
 """The highest number that a colour can be; 0 is no segment."""

@@ -23,12 +23,12 @@ from typing import Any
 import numpy.typing as npt
 
 from pipeline.errors import JobError
-from pipeline.frame import Frame
-from pipeline.grid import Box, Grid
-from pipeline.homes import Home, Version
-from pipeline.legend import Entry
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box, Grid
+from pipeline.image.legend import Entry
 from pipeline.sinks.chunked import Array
 from pipeline.sinks.multiscales import AXES, FORMATS, described, space_of, spatial
+from pipeline.storage.ome_image import Home, Version
 
 DTYPES = ("uint8", "uint16", "uint32", "uint64")
 LONGEST = 512

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError, ScratchError
-from pipeline.frame import Frame
-from pipeline.scales import plane_column, scale, size_column, vary
+from pipeline.image.frame import Frame
+from pipeline.image.pixel_area import plane_column, scale, size_column, vary
 
 if TYPE_CHECKING:
     import pyarrow as pa

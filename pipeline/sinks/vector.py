@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError
-from pipeline.frame import Frame
-from pipeline.scales import scale, step_lengths
+from pipeline.image.frame import Frame
+from pipeline.image.pixel_area import scale, step_lengths
 
 Integers = npt.NDArray[np.int64]
 BATCH = 50_000

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.options import taken
 from pipeline.errors import JobError, SourceError, nearest
-from pipeline.frame import Frame
-from pipeline.grid import Box
-from pipeline.options import taken
-from pipeline.places import checked, remote
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
+from pipeline.storage.locations import checked, remote
 
 KINDS = {
     "geotiff": "pipeline.sources.raster:Raster",
@@ -119,7 +119,7 @@ def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> So
     if twice := next((key for key in ("path", "array") if key in options), None):
         raise JobError(f"{twice}: given beside the image; allowed: one of them")
     if not isinstance(image, (str, os.PathLike)):
-        import_module("pipeline.sources.foreign").refuse(image)
+        import_module("pipeline.sources.foreign_objects").refuse(image)
         return _made("pipeline.sources.arrays:ArrayImage", "array", {"array": image, **options})
     path = _there(image)
     kind = kind or _guessed(path)
@@ -170,7 +170,7 @@ def _guessed(where: str) -> str:
             what = _unread(where) or f"{path.name} does not tell what it is; name its kind"
             raise JobError(f"kind: {what}; allowed at an address: {', '.join(ELSEWHERE)}")
         if kind == "geotiff":
-            import_module("pipeline.sources.firstpage").check_remote(where)
+            import_module("pipeline.sources.first_page").check_remote(where)
         return kind
     if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
         return "zarr"
@@ -186,13 +186,13 @@ def _guessed(where: str) -> str:
             raise JobError(f"kind: {unread}; {nearest('', KINDS)}")
         raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
     kind = ENDINGS[ending]
-    found: str = import_module("pipeline.sources.firstpage").kind_of(str(path), kind) if kind in ("geotiff", "tiff") else kind
+    found: str = import_module("pipeline.sources.first_page").kind_of(str(path), kind) if kind in ("geotiff", "tiff") else kind
     return found
 
 
 def _unread(where: str) -> str | None:
     """What is not read here, and what reads it; None where that cannot be told."""
-    what = import_module("pipeline.sources.unread").told(where)
+    what = import_module("pipeline.sources.unsupported").told(where)
     return None if what is None else f"{where if remote(where) else Path(where)} is {what}"
 
 

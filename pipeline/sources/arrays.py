@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame
-from pipeline.grid import Box
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, guessed, layout, native, together
-from pipeline.sources.checksum import of_bytes
+from pipeline.sources.cf_packing import UNUSED, Packed
 from pipeline.sources.coordinates import PLANE, Place, letters, names_of_bands, placed
-from pipeline.sources.mappings import Beside, Coordinate
-from pipeline.sources.packed import UNUSED, Packed
+from pipeline.sources.fingerprints import of_bytes
+from pipeline.sources.grid_mappings import Beside, Coordinate
 
 
 @dataclass(frozen=True, eq=False)

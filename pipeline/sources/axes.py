@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 
 LETTERS = {letter: letter for letter in "tczyx"} | {"time": "t", "band": "c", "channel": "c", "plane": "z", "row": "y", "column": "x"}
 LETTERS |= {"lat": "y", "latitude": "y", "lon": "x", "longitude": "x"}

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
-from pipeline.scales import alike
+from pipeline.image.pixel_area import alike
 from pipeline.sources.axes import LETTERS, UNNAMED
-from pipeline.sources.mappings import EAST, NORTH, Beside, Coordinate, Transform, reference, unit_of
+from pipeline.sources.grid_mappings import EAST, NORTH, Beside, Coordinate, Transform, reference, unit_of
 
 EVEN = 0.01
 """So many pixels may a coordinate lie beside its place."""

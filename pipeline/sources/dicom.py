@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
-from pipeline.frame import Frame
-from pipeline.grid import Box
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native, together
-from pipeline.sources.checksum import of_file, stamp
-from pipeline.sources.levels import around, coarsest
+from pipeline.sources.fingerprints import of_file, stamp
+from pipeline.sources.overviews import around, coarsest
 
 LARGEST_BLOCK = 1 << 30
 """Values of one tile, which is decoded whole."""

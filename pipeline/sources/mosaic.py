@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame
-from pipeline.grid import Box
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
 from pipeline.sources import where_measured
 from pipeline.sources.axes import native
 from pipeline.sources.raster import Raster

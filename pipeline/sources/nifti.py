@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError, TilewiseError
-from pipeline.frame import Frame
-from pipeline.grid import Box
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, layout, native, together
-from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.fingerprints import of_file, stamp
 
 AXES = "xyztc"
 """NIfTI's order: columns (i), rows (j), planes (k), times, and values of a voxel."""

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import TilewiseError
-from pipeline.places import remote, zarr_store
 from pipeline.sources import facts
 from pipeline.sources.arrays import ArrayImage
-from pipeline.sources.datasets import dataset
+from pipeline.sources.gdal import dataset
 from pipeline.sources.mosaic import Mosaic
 from pipeline.sources.pictures import Picture
 from pipeline.sources.raster import Raster
 from pipeline.sources.stac import Item
 from pipeline.sources.zarrs import ZarrImage
+from pipeline.storage.locations import remote, zarr_store
 
 SHOWN = 8
 """Files of a mosaic, or levels and images of a group, that are told one by one."""

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.frame import Frame, Pins
-from pipeline.grid import Box
+from pipeline.image.frame import Frame, Pins
+from pipeline.image.grid import Box
 from pipeline.sources import every
 from pipeline.sources.axes import native
-from pipeline.sources.checksum import stamp
-from pipeline.sources.datasets import dataset
+from pipeline.sources.fingerprints import stamp
+from pipeline.sources.gdal import dataset
 from pipeline.sources.raster import Raster
 
 LARGEST = 1 << 30

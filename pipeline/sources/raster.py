@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame, Pins, marked
-from pipeline.grid import Box, Grid
-from pipeline.places import remote
+from pipeline.image.frame import Frame, Pins, marked
+from pipeline.image.grid import Box, Grid
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native, together
-from pipeline.sources.checksum import stamp
-from pipeline.sources.datasets import dataset, files, fingerprint, guarded
-from pipeline.sources.metadata import sized
-from pipeline.sources.placing import pins, place
+from pipeline.sources.fingerprints import stamp
+from pipeline.sources.gdal import dataset, files, fingerprint, guarded
+from pipeline.sources.georeferencing import pins, place
 from pipeline.sources.raster_bands import alpha, band_names, colour, is_masked, measured_bands
-from pipeline.sources.virtual import is_vrt, resamples
+from pipeline.sources.tiff_metadata import sized
+from pipeline.sources.vrt import is_vrt, resamples
+from pipeline.storage.locations import remote
 
 COLOURS = ("red", "green", "blue")
 CELL = 128

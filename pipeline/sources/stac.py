@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError
-from pipeline.frame import Frame, Pins, marked
-from pipeline.grid import Box
+from pipeline.image.frame import Frame, Pins, marked
+from pipeline.image.grid import Box
 from pipeline.sources import where_measured
 from pipeline.sources.axes import choose_bands, together
-from pipeline.sources.checksum import of_file
+from pipeline.sources.fingerprints import of_file
+from pipeline.sources.linked_files import followed, of_uri
 from pipeline.sources.raster import Raster
-from pipeline.sources.references import followed, of_uri
 
 LARGEST = 16 << 20
 """Bytes of an item."""

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
-from pipeline.frame import Frame
-from pipeline.grid import Box
-from pipeline.scales import unclear
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
+from pipeline.image.pixel_area import unclear
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, layout, named, native, together
-from pipeline.sources.checksum import of_file
-from pipeline.sources.levels import around, coarsest
-from pipeline.sources.pages import FAULTS, About, Opened, describe, opened
+from pipeline.sources.fingerprints import of_file
+from pipeline.sources.overviews import around, coarsest
+from pipeline.sources.tiff_pages import FAULTS, About, Opened, describe, opened
 
 COLOURS = ("red", "green", "blue")
 POLICIES = ("nodata", "fill", "error")

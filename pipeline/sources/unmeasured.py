@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.frame import Frame
-from pipeline.grid import Box, Grid
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box, Grid
 from pipeline.sources import Masked, Source, where_measured
 
 Counts = dict[str, list[int]]

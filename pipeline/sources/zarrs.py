@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError, nearest
-from pipeline.frame import Frame
-from pipeline.grid import Box
-from pipeline.homes import Home, home
-from pipeline.places import about, asking, joined, listing, remote, there, zarr_store
-from pipeline.scales import alike, unclear
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
+from pipeline.image.pixel_area import alike, unclear
 from pipeline.sources.axes import Layout, either, guessed, layout, native, together
-from pipeline.sources.checksum import of_file, stamp
+from pipeline.sources.cf_packing import Packed
+from pipeline.sources.chunk_cache import Kept
 from pipeline.sources.coordinates import Place
-from pipeline.sources.kept import Kept
-from pipeline.sources.packed import Packed
-from pipeline.sources.presence import Presence
-from pipeline.sources.stored import FAULTS, Stored, around, describe
+from pipeline.sources.fingerprints import of_file, stamp
+from pipeline.sources.written_chunks import Presence
+from pipeline.sources.zarr_metadata import FAULTS, Stored, around, describe
+from pipeline.storage.locations import about, asking, joined, listing, remote, there, zarr_store
+from pipeline.storage.ome_image import Home, home
 
 POLICIES = ("nodata", "fill", "error")
 SAMPLED = 64
@@ -261,7 +261,7 @@ def _opened(path: str) -> tuple[Kept, Presence]:
 def _array(path: str, _stamps: object) -> tuple[Kept, Presence]:
     import zarr
 
-    from pipeline.sources.unpacking import bounded
+    from pipeline.sources.bounded_codecs import bounded
 
     array = bounded(zarr.open_array(zarr_store(path), mode="r"))
     return Kept(array, path), Presence(array, path)

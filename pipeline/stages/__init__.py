@@ -14,25 +14,25 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.devices import GPU
 from pipeline.engine import Needs
 from pipeline.errors import SourceError
-from pipeline.exact import Exact
-from pipeline.grid import Box, Grid
-from pipeline.measurement import Sums
-from pipeline.processors import differ, notes
-from pipeline.scratch import Arrays, Scratch
+from pipeline.execution.devices import GPU
+from pipeline.image.grid import Box, Grid
+from pipeline.imageops.region_sums import Sums
+from pipeline.numerics.exact_sums import Exact
 from pipeline.segmenters import Contract, Segmenter, call, measured_after, stepped, valid_for
 from pipeline.sources import Source, where_measured
-from pipeline.sources.incomplete import Incomplete
-from pipeline.stitching import AGREED
+from pipeline.sources.without_boxes import Incomplete
+from pipeline.stages.processors import differ, notes
+from pipeline.stages.stitching import AGREED
+from pipeline.storage.records import Arrays, Scratch
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
 """In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
 
 
 class Step(Protocol):
-    """Something that makes another image from the image; see `pipeline.steps`."""
+    """Something that makes another image from the image; see `pipeline.imageops.preprocessing`."""
 
     reach: int
 
@@ -151,7 +151,7 @@ class Run:
         return self.max_halo << self.widened(tile)
 
     def mixed(self) -> dict[int, tuple[str, ...]]:
-        """The routes that processors drew which may differ in what they draw, and their notes; see `pipeline.processors`."""
+        """The routes that processors drew which may differ in what they draw, and their notes; see `pipeline.stages.processors`."""
         drawn = {route: (notes(self.scratch, route), self.steady(method)) for route, method in enumerate(self.methods, FIRST)}
         return {route: names for route, (names, steady) in drawn.items() if differ(names, portable=steady)}
 

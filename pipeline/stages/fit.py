@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SegmenterError
-from pipeline.features import measured
-from pipeline.grid import Box
-from pipeline.histograms import Bins
-from pipeline.sampling import Sample, pick, picked
+from pipeline.image.grid import Box
+from pipeline.imageops.features import measured
+from pipeline.imageops.histograms import Bins
+from pipeline.imageops.sampling import Sample, pick, picked
 from pipeline.segmenters import call, float_bins, reads, sample_size, valid_for
 from pipeline.stages import Run
 

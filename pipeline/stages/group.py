@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evidence import Evidence, join, join_by_evidence
-from pipeline.measurement import concatenate, empty
+from pipeline.imageops.evidence import Evidence, join, join_by_evidence
+from pipeline.imageops.region_sums import concatenate, empty
 from pipeline.stages import FIRST, Run, link, load_sums, record_key
-from pipeline.stages.naming import Members, name, numbered
+from pipeline.stages.object_ids import Members, name, numbered
 from pipeline.stages.overlay import sheets_of
-from pipeline.stages.regions import merged
-from pipeline.stitching import DISPUTED, Integers, Nodes, holes, settle
+from pipeline.stages.region_merging import merged
+from pipeline.stages.stitching import DISPUTED, Integers, Nodes, holes, settle
 
 _KEY = "grouped"
 

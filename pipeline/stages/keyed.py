@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.segmenters import classes, keyed
 from pipeline.stages import Run
-from pipeline.stages.drawn import Drawn, Flags
+from pipeline.stages.tile_labels import Drawn, Flags
 
 SMALL = 2
 """Bytes of keys that are looked up in a table."""

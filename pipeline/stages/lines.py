@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contours import SHUT, Chains, concatenate, join, trace
-from pipeline.grid import Box
+from pipeline.image.grid import Box
+from pipeline.imageops.curves import SHUT, Chains, concatenate, join, trace
 from pipeline.sinks.vector import Lines
 from pipeline.stages import FIRST, Run
 from pipeline.stages.publish import Publication

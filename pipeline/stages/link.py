@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.scratch import Arrays
 from pipeline.stages import FIRST, KEYED, Run, pixels_key, record_key
-from pipeline.stitching import PROVED, Seam, View, compare, compare_keys
+from pipeline.stages.stitching import PROVED, Seam, View, compare, compare_keys
+from pipeline.storage.records import Arrays
 
 
 def link_key(tile: int) -> str:

@@ -9,15 +9,15 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.measurement import Sums, concatenate, grounds, means
-from pipeline.scales import EXPONENT, pixel_extent, plane_column, plane_extent, size_column
+from pipeline.image.pixel_area import EXPONENT, pixel_extent, plane_column, plane_extent, size_column
+from pipeline.imageops.region_sums import Sums, concatenate, grounds, means
 from pipeline.sinks.table import names, write_part
 from pipeline.sources.unmeasured import Counts, added
 from pipeline.stages import EMPTY, FIRST, Run, load_sums, record_key, table_key
-from pipeline.stages.naming import slab_key
+from pipeline.stages.object_ids import slab_key
 from pipeline.stages.overlay import LAYER, sheets_of
 from pipeline.stages.route import lost
-from pipeline.stitching import CERTIFICATES, Integers
+from pipeline.stages.stitching import CERTIFICATES, Integers
 
 
 def part_path(run: Run, slab: int) -> Path:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.layers import Layer
+from pipeline.jobs.layers import Layer
 from pipeline.segmenters import Contract
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Method, Run, depth_of, pixels_key, record_key, table_key
-from pipeline.stages.drawn import Drawn, Flags, Labels
-from pipeline.stitching import DISPUTED, PROVED, Integers
+from pipeline.stages.stitching import DISPUTED, PROVED, Integers
+from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
 LAYER = 1 << 48
 """A thing's key is this times the number of its layer, from 1, plus its id there; keys below are classes of stuff."""

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sinks.panoptic import MOST, write_json, write_png
 from pipeline.sinks.table import rows
 from pipeline.stages import Run, load_sums
 from pipeline.stages.group import Grouping
-from pipeline.stages.naming import STUFF_KEY
+from pipeline.stages.object_ids import STUFF_KEY
 from pipeline.stages.publish import Publication
-from pipeline.stitching import CERTIFICATES
+from pipeline.stages.stitching import CERTIFICATES
 
 SEGMENTS, SEGMENTS_INFO = "panoptic.png", "panoptic.json"
 _COLUMNS = ("id", "class", "area", "column_min", "row_min", "column_max", "row_max", "certificate")

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputError
-from pipeline.files import commit, discard
-from pipeline.record import RECORD, parsed, read_record
 from pipeline.stages.panoptic import SEGMENTS, SEGMENTS_INFO
 from pipeline.stages.publish import CLASSES, LABELS
+from pipeline.storage.atomic_files import commit, discard
+from pipeline.storage.run_record import RECORD, parsed, read_record
 
 COG, CLASSES_COG = "labels.tif", "classes.tif"
 OME_TIFF, CLASSES_OME_TIFF = "labels.ome.tif", "classes.ome.tif"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.components import looked_up
-from pipeline.grid import Box
-from pipeline.job import Output
-from pipeline.legend import legend
+from pipeline.image.grid import Box
+from pipeline.image.legend import legend
+from pipeline.imageops.components import looked_up
+from pipeline.jobs.job import Output
 from pipeline.sinks.chunked import Mask
-from pipeline.sinks.nested import MARK, Nest
+from pipeline.sinks.labels_group import MARK, Nest
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.stages import EMPTY, FIRST, Run, pixels_key, table_key
 from pipeline.stages.overlay import STUFF

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.routing import GLANCE, SKIP, Rule, choose
-from pipeline.scratch import Arrays
+from pipeline.jobs.routing import GLANCE, SKIP, Rule, choose
 from pipeline.sources import where_measured
 from pipeline.sources.unmeasured import Counts, added, unmeasured
 from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
 from pipeline.stages.tissue import Tissue, tissue, wanted
+from pipeline.storage.records import Arrays
 
 KEY = "routes"
 

@@ -12,21 +12,21 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.measurement import Sums, measure
-from pipeline.processors import note
-from pipeline.scales import pixel_areas, vary
-from pipeline.scratch import Arrays
+from pipeline.image.pixel_area import pixel_areas, vary
+from pipeline.imageops.region_sums import Sums, measure
 from pipeline.segmenters import on_probation
 from pipeline.sources.unmeasured import Counts, unmeasured
 from pipeline.stages import FIRST, Run, pixels_key, record_key, save_sums
-from pipeline.stages.connected import connected
-from pipeline.stages.drawn import Drawn, Flags, Labels
+from pipeline.stages.connected_pixels import connected
 from pipeline.stages.keyed import by_class, by_key
+from pipeline.stages.objects_in_windows import objects
 from pipeline.stages.overlay import layered
-from pipeline.stages.regions import survey
-from pipeline.stages.supports import objects
+from pipeline.stages.processors import note
+from pipeline.stages.region_merging import survey
+from pipeline.stages.stitching import AGREED, DISPUTED, PROVED
 from pipeline.stages.terrain import ground
-from pipeline.stitching import AGREED, DISPUTED, PROVED
+from pipeline.stages.tile_labels import Drawn, Flags, Labels
+from pipeline.storage.records import Arrays
 
 DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
     "connected": connected, "object": objects, "keyed": by_key, "class": by_class, "layered": layered,

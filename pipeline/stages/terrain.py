@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-from pipeline.frame import Frame
-from pipeline.ground import Ground, ground_of, is_true
-from pipeline.scratch import Scratch
+from pipeline.image.frame import Frame
+from pipeline.image.ground import Ground, ground_of, is_true
 from pipeline.stages import Run
+from pipeline.storage.records import Scratch
 
 KEY = "ground"
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.filters import smooth
-from pipeline.grid import Box
-from pipeline.histograms import histogram, threshold
-from pipeline.routing import Rule
+from pipeline.image.grid import Box
+from pipeline.imageops.filters import smooth
+from pipeline.imageops.histograms import histogram, threshold
+from pipeline.jobs.routing import Rule
 from pipeline.sources import where_measured
 from pipeline.stages import Run
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import evaluation
-from pipeline.evaluation import Contingency
-from pipeline.legend import CLASS
-from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
-from pipeline.segmenters.detections import ByKey
-from pipeline.segments import VOID, kinds_of
+from pipeline.annotations.panoptic import VOID, kinds_of
+from pipeline.evaluation import metrics
+from pipeline.evaluation.metrics import Contingency
+from pipeline.image.legend import CLASS
+from pipeline.segmenters.decoders.affinities import Decoder, Panoptic, Semantic
+from pipeline.segmenters.decoders.detections import ByKey
 from pipeline.training.objectives import Draw
 from pipeline.training.samples import Floats, Labels, Pair
 
@@ -72,11 +72,11 @@ def score(measures: dict[str, Any]) -> float:
 
 def _measures(counts: Sequence[Contingency], decoder: Decoder | ByKey) -> dict[str, Any]:
     every = Contingency.added(counts)
-    overlap = evaluation.overlaps(every)
+    overlap = metrics.overlaps(every)
     if isinstance(decoder, Panoptic):
-        found = evaluation.panoptic(every, kinds_of(overlap.ours), kinds_of(overlap.truth), void=VOID, things=frozenset(decoder.things))
+        found = metrics.panoptic(every, kinds_of(overlap.ours), kinds_of(overlap.truth), void=VOID, things=frozenset(decoder.things))
     else:
-        found = evaluation.semantic(every) if isinstance(decoder, Semantic) else evaluation.objects(overlap)
+        found = metrics.semantic(every) if isinstance(decoder, Semantic) else metrics.objects(overlap)
     every_name = (
         ("pq", "sq", "rq") if isinstance(decoder, Panoptic) else ("f1", "precision", "recall", "ap", "objects", "truth", "iou", "accuracy")
     )

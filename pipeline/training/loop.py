@@ -21,12 +21,12 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import JobError, OutputError, ResumeError
+from pipeline.execution.result import Event, Watch, silent
 from pipeline.networks import architectures
 from pipeline.networks import card as cards
-from pipeline.networks.probe import Sight
-from pipeline.networks.resident import available, threads
-from pipeline.reporting import Event, Watch, silent
-from pipeline.segmenters.decoding import Panoptic, Semantic
+from pipeline.networks.loaded import available, threads
+from pipeline.networks.receptive_field import Sight
+from pipeline.segmenters.decoders.affinities import Panoptic, Semantic
 from pipeline.training import pictures
 from pipeline.training.appraisal import Shown, appraise, score
 from pipeline.training.objectives import objective

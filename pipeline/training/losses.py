@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.segmenters.decoding import Boundary, Decoder, Flows, Panoptic, Semantic
-from pipeline.segmenters.detections import targets as boxes
+from pipeline.segmenters.decoders.affinities import Boundary, Decoder, Flows, Panoptic, Semantic
+from pipeline.segmenters.decoders.detections import targets as boxes
 
 if TYPE_CHECKING:
     import torch

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError
 from pipeline.networks.card import Card
+from pipeline.networks.loaded import detections
+from pipeline.networks.patches import cut
 from pipeline.networks.precision import autocast
-from pipeline.networks.probe import Sight, probe
-from pipeline.networks.resident import detections
-from pipeline.networks.windows import cut
-from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
-from pipeline.segmenters.detections import ByKey, Choice, lattice
+from pipeline.networks.receptive_field import Sight, probe
+from pipeline.segmenters.decoders.affinities import Decoder, Panoptic, Semantic
+from pipeline.segmenters.decoders.detections import ByKey, Choice, lattice
 from pipeline.training.losses import detection, loss
 
 if TYPE_CHECKING:

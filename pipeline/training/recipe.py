@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
-from pipeline import documents
+from pipeline.config import yaml_files
 from pipeline.errors import JobError, nearest
 from pipeline.networks import card as cards
 from pipeline.networks.architectures import channels
 from pipeline.networks.card import Card
-from pipeline.networks.resident import PRECISIONS
-from pipeline.segmenters.decoding import Decoder, Panoptic, decoder_of
-from pipeline.segmenters.detections import ByKey
+from pipeline.networks.loaded import PRECISIONS
+from pipeline.segmenters.decoders.affinities import Decoder, Panoptic, decoder_of
+from pipeline.segmenters.decoders.detections import ByKey
 from pipeline.training.augmentation import Augment
 
 TRAINABLE = ("unet", "fcn", "maskrcnn")
@@ -178,12 +178,12 @@ def from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     JobError
         If the file is missing, is no YAML, or a key is unknown or does not hold; the message names it.
     """
-    parts = documents.read(path, "the card")
+    parts = yaml_files.read(path, "the card")
     if not isinstance(parts, dict):
         raise JobError(f"{path}: this is no card; allowed: a mapping of keys such as name, kind, bands, classes and train")
     if "segmenters" in parts:
         raise JobError(f"{path}: this is no card but a job file, which is run by: tilewise run {path}")
-    documents.change(parts, changes or {})
+    yaml_files.change(parts, changes or {})
     return read(parts, path.absolute().parent, str(path))
 
 
@@ -202,9 +202,9 @@ def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     if isinstance(options.get("held_out"), str):
         options["held_out"] = (options["held_out"],)
-    options["augment"] = documents.made(Augment, given.get("augment") or {}, f"{where}: train.augment")
+    options["augment"] = yaml_files.made(Augment, given.get("augment") or {}, f"{where}: train.augment")
     options["data"] = _entries(given.get("data"), f"{where}: train.data")
-    train = documents.made(Train, options, f"{where}: train")
+    train = yaml_files.made(Train, options, f"{where}: train")
     if train.bands is not None:
         card.refuse_number(train.bands)
     recipe = Recipe(card, train, folder / Path(train.folder).expanduser())

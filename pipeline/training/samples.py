@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import auditing, segments
-from pipeline.annotations import Drawings
-from pipeline.companions import Companion
+from pipeline.annotations import panoptic
+from pipeline.annotations.files import Drawings
+from pipeline.annotations.outlines import layers
+from pipeline.annotations.panoptic import VOID
+from pipeline.annotations.rasters_and_shapes import Companion
 from pipeline.errors import JobError, TilewiseError, nearest
-from pipeline.frame import Frame
-from pipeline.grid import Box, Grid
-from pipeline.histograms import Bins
-from pipeline.legend import CLASS
+from pipeline.evaluation import against_truth
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box, Grid
+from pipeline.image.legend import CLASS
+from pipeline.imageops.histograms import Bins
 from pipeline.networks.card import Card
-from pipeline.outlines import layers
-from pipeline.segmenters.decoding import Decoder, Panoptic, Semantic
-from pipeline.segmenters.detections import ByKey
-from pipeline.segments import VOID
+from pipeline.segmenters.decoders.affinities import Decoder, Panoptic, Semantic
+from pipeline.segmenters.decoders.detections import ByKey
 from pipeline.sources import Source, open_source, where_measured
 from pipeline.training.augmentation import Augment, Place, varied
 from pipeline.training.recipe import Recipe
@@ -70,8 +71,8 @@ class Pair:
 
     @property
     def coded(self) -> bool:
-        """Whether numbers of the truth are those of things and stuff, as `pipeline.segments` has them."""
-        return isinstance(self.truth, segments.Pair | segments.Coco)
+        """Whether numbers of the truth are those of things and stuff, as `pipeline.annotations.panoptic` has them."""
+        return isinstance(self.truth, panoptic.Pair | panoptic.Coco)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +92,7 @@ class Pair:
             box = Box(*(tuple(a + o for a, o in zip(side, self.part.start, strict=True)) for side in (box.start, box.stop)))
         block = self.image.read(box)
         valid = np.asarray(where_measured(self.image, box, block).all(axis=0))
-        labels, known = auditing.numbers(self.truth, box)
+        labels, known = against_truth.numbers(self.truth, box)
         if self.kinds:
             labels = np.where(labels > 0, labels * len(self.card.classes) + np.array((0, *self.kinds))[labels] - 1, labels)
         labels = np.where(labels >= VOID * CLASS, -1, labels)
@@ -170,10 +171,10 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
     missing = entry.get("missing")
     numbers = () if missing is None else tuple(missing) if isinstance(missing, list) else (int(missing),)
     if isinstance(recipe.decoder, Panoptic):
-        both = segments.open_truth(str(truth), source.frame, ignore=numbers)
+        both = panoptic.open_truth(str(truth), source.frame, ignore=numbers)
         return Pair(image.name, source, both, card, scale=_percentiles(source, card))
-    drawings = auditing.drawings(named, source.frame, image.name) if card.kind == "maskrcnn" else None
-    known, kinds = _drawn(card, drawings, truth.name) if drawings else (auditing.known_truth(named, source.frame, image.name), ())
+    drawings = against_truth.drawings(named, source.frame, image.name) if card.kind == "maskrcnn" else None
+    known, kinds = _drawn(card, drawings, truth.name) if drawings else (against_truth.known_truth(named, source.frame, image.name), ())
     if isinstance(known, Drawings):
         raise JobError(f"{truth.name} holds boxes; allowed: labels, polygons or masks, which say which pixels are of an object")
     return Pair(image.name, source, known, card, numbers, _percentiles(source, card), kinds)
@@ -219,7 +220,7 @@ def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] 
 
 def _values(source: Source, frame: Frame, band: int) -> Any:
     """The measured values of a band, part after part."""
-    for box in auditing.parts_of(frame):
+    for box in against_truth.parts_of(frame):
         block = source.read(box)
         values = block[band][where_measured(source, box, block)[band]]
         if values.size:

@@ -17,9 +17,9 @@ import numpy as np
 import yaml
 
 import pipeline
-from pipeline import evaluation
-from pipeline.evaluation import Contingency
-from pipeline.grid import Box
+from pipeline.evaluation import metrics
+from pipeline.evaluation.metrics import Contingency
+from pipeline.image.grid import Box
 from pipeline.sinks.picture import outlined, to_png
 from pipeline.training import recipe, samples
 
@@ -35,9 +35,9 @@ def measures(labels: Any, truth: Any, what: str) -> dict[str, Any]:
     """F1 and the like of objects, the IoU of each class."""
     count = Contingency.of(labels, truth, truth >= 0)
     if what == "objects":
-        found = evaluation.objects(evaluation.overlaps(count))
+        found = metrics.objects(metrics.overlaps(count))
         return {name: round(found[name], 3) for name in ("f1", "precision", "recall", "ap", "objects", "truth")}
-    found = evaluation.semantic(count)
+    found = metrics.semantic(count)
     return {"accuracy": round(found["accuracy"], 3), "iou": {k: round(one["iou"], 3) for k, one in found["classes"].items()}}
 
 

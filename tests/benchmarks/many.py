@@ -31,7 +31,7 @@ class Virtual:
     @property
     def frame(self) -> Any:
         """What the image is."""
-        from pipeline.frame import Frame
+        from pipeline.image.frame import Frame
 
         rows = math.isqrt(self.tiles)
         return Frame((EXTENT * rows, EXTENT * -(-self.tiles // rows)), nodata=0)

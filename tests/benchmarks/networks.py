@@ -27,8 +27,8 @@ import zarr
 from PIL import Image
 
 import pipeline
-from pipeline.auditing import evaluate
-from pipeline.networks.resident import loaded
+from pipeline.evaluation.against_truth import evaluate
+from pipeline.networks.loaded import loaded
 
 WORKERS, CORE = 2, 1024
 SPARSE = {"kind": "threshold", "method": None, "value": 40, "sigma": 1.0, "min_area": 30}
@@ -129,7 +129,7 @@ def _held(_: None, __: int) -> tuple[int, int]:
 
 
 def _histogram(image: np.ndarray[Any, Any]) -> Any:
-    from pipeline.histograms import histogram
+    from pipeline.imageops.histograms import histogram
 
     return histogram(image, np.ones(image.shape, bool))
 

@@ -143,7 +143,7 @@ def with_skimage(path: Path, out: Path, threshold: int) -> Callable[[], None]:
 
 def alone(path: Path, _out: Path, threshold: int) -> Callable[[], None]:
     """Our segmenter by itself on the windows of tiles, without what joins them: it bounds what tiling may cost."""
-    from pipeline.grid import Grid
+    from pipeline.image.grid import Grid
 
     image, watershed = zarr.open_array(path), segmenter("watershed", threshold)
     grid = Grid(image.shape, (TILE, TILE))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import OutputError
-from pipeline.reporting import Result
+from pipeline.execution.result import Result
 from tests.faults.staging import blobs, products, run, write
 
 LEFT: dict[str, bytes] = {

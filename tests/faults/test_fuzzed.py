@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from zarr.codecs import Crc32cCodec, GzipCodec, ZstdCodec
 
 from pipeline.errors import SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source
 from tests.faults.staging import blobs
 

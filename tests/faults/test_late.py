@@ -15,9 +15,9 @@ import pytest
 
 import pipeline
 from pipeline.errors import OutputError, ScratchError
-from pipeline.grid import Box
-from pipeline.scratch import Scratch
+from pipeline.image.grid import Box
 from pipeline.sinks.chunked import Array
+from pipeline.storage.records import Scratch
 from tests.faults.staging import blobs, contents, run, write
 
 WORKER = """
@@ -87,7 +87,7 @@ class Sleeper:
 def aborted(stage: str, item: int, tmp_path: Path) -> Sleeper:
     """A run that ends early, of which a worker still holds a task, frozen; the run itself is not complete."""
 
-    def ends(event: pipeline.reporting.Event) -> None:
+    def ends(event: pipeline.execution.result.Event) -> None:
         if event.stage == stage and event.done == event.total:
             raise KeyboardInterrupt
 
@@ -111,7 +111,7 @@ def test_a_late_task_of_an_aborted_run(stage, item, when, tmp_path):
     sleeper = aborted(stage, item, tmp_path)
     said: list[str] = []
 
-    def wakes(event: pipeline.reporting.Event) -> None:
+    def wakes(event: pipeline.execution.result.Event) -> None:
         if when == "while" and not said and event.stage == stage and event.done == event.total:
             said.append(sleeper.wakes())
 
@@ -138,7 +138,7 @@ def test_a_late_task_of_another_joining(stage, tmp_path):
             source=str(tmp_path / "image.tif"), tiles=tiles, segmenters={"it": watershed}, stitch={"iou": iou}, output=output
         )
 
-    def ends(event: pipeline.reporting.Event) -> None:
+    def ends(event: pipeline.execution.result.Event) -> None:
         if event.stage == stage and event.done == event.total:
             raise KeyboardInterrupt
 
@@ -146,7 +146,7 @@ def test_a_late_task_of_another_joining(stage, tmp_path):
         pipeline.run(job(1.0), Keeping(stage, 1, tmp_path), watch=ends)
     sleeper, said = Sleeper(tmp_path), []
 
-    def wakes(event: pipeline.reporting.Event) -> None:
+    def wakes(event: pipeline.execution.result.Event) -> None:
         if not said and event.stage == stage and event.done == event.total:
             said.append(sleeper.wakes())
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import OutputError, ResumeError, SegmenterError, TilesError
-from pipeline.job import Job
+from pipeline.jobs.job import Job
 from tests.faults.staging import Flawed, blobs, products, raises, record, run, spotted, write
 from tests.faults.test_death import Camera
 
@@ -199,8 +199,8 @@ def test_a_product_that_is_gone_is_missed(tmp_path):
 
 def test_all_is_on_the_disk_before_the_record_says_so(tmp_path, monkeypatch):
     """The system is asked to keep what was staged, the names in the folder, and the record, in this order; the record's name at the end."""
-    from pipeline import files
-    from pipeline.stages import finish
+    from pipeline.stages import commit
+    from pipeline.storage import atomic_files
 
     told: list[str] = []
 
@@ -211,10 +211,10 @@ def test_all_is_on_the_disk_before_the_record_says_so(tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(finish, "keep", noted("keep", files.keep))
-    monkeypatch.setattr(finish, "keep_names", noted("names", files.keep_names))
-    monkeypatch.setattr(files.os, "fsync", noted("fsync", files.os.fsync))
-    monkeypatch.setattr(files.os, "replace", noted("move", files.os.replace))
+    monkeypatch.setattr(commit, "keep", noted("keep", atomic_files.keep))
+    monkeypatch.setattr(commit, "keep_names", noted("names", atomic_files.keep_names))
+    monkeypatch.setattr(atomic_files.os, "fsync", noted("fsync", atomic_files.os.fsync))
+    monkeypatch.setattr(atomic_files.os, "replace", noted("move", atomic_files.os.replace))
     run(blobs(32), pipeline.Threshold(value=100), tmp_path / "out")
     end = told[next(k for k, what in enumerate(told) if what.startswith("keep staging-")) :]
     moves = [what for what in end if what.startswith(("keep", "move", "names"))]

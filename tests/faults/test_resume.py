@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import pipeline
-from pipeline import planning
 from pipeline.errors import OutputError, ResumeError, SegmenterError, TilesError
-from pipeline.job import Job
-from pipeline.scratch import Scratch
+from pipeline.execution import planning
+from pipeline.jobs.job import Job
+from pipeline.storage.records import Scratch
 from tests.faults.staging import Flawed, blobs, contents, is_published, once, products, raises, record, run, spotted, tiles_by_route, write
 
 

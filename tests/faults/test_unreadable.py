@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import SegmenterError, SourceError, TilesError
-from pipeline.grid import Box, Grid
+from pipeline.image.grid import Box, Grid
 from pipeline.segmenters.edge import Edges
-from pipeline.segmenters.region import Watershed
 from pipeline.segmenters.superpixel import Superpixels
 from pipeline.segmenters.threshold import Threshold
+from pipeline.segmenters.watershed import Watershed
 from pipeline.sources import open_source, where_measured
-from pipeline.sources.incomplete import Incomplete
+from pipeline.sources.without_boxes import Incomplete
 from tests.faults.staging import blobs, products
 
 SIDE, TILE = 128, 32

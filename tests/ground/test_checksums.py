@@ -15,8 +15,8 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from pipeline import plugins
-from pipeline.checksums import checksums, value
+from pipeline.jobs import plugins
+from pipeline.jobs.code_checksums import checksums, value
 from pipeline.segmenters.threshold import Threshold
 
 MINE = '''
@@ -218,7 +218,7 @@ def test_state_is_no_code(module):
 def test_the_same_in_every_process(tmp_path):
     """Checksums are the same in processes with other seeds of hashes, of code that is a script or typed, and after pickling."""
     (tmp_path / "trees.py").write_text(MINE)
-    begin = "import json, sys, pickle\nfrom pipeline.checksums import checksums\n"
+    begin = "import json, sys, pickle\nfrom pipeline.jobs.code_checksums import checksums\n"
     ask = begin + "{}\nwhat = {}\n{}\nprint(json.dumps([checksums(one) for one in what]))"
     what = f"[{', '.join(WHAT.values())}]"
     imported = ask.format("from trees import *", what, "what[0], what[7] = pickle.loads(pickle.dumps((what[0], what[7])))")
@@ -279,7 +279,7 @@ def test_libraries_count_by_their_version(monkeypatch):
     """Of an installed library's function, its name and the library's version count; this package's kinds have no code to tell."""
     from skimage.segmentation import felzenszwalb
 
-    from pipeline import bytecode
+    from pipeline.jobs import bytecode
 
     def mine(block):
         return felzenszwalb(block[0])

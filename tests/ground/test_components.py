@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from pipeline.components import pieces
+from pipeline.imageops.components import pieces
 
 SHAPES = st.one_of(
     hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=14), hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=6)

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, sparse, special
 
-from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError
-from pipeline.evaluation import Contingency, matched, overlaps
+from pipeline.evaluation.metrics import Contingency, matched, overlaps
+from pipeline.imageops.components import pieces
 from pipeline.segmenters import takes_part
-from pipeline.segmenters.channels import softmax
-from pipeline.segmenters.decoding import Affinities, Boundary, Flows, Semantic
-from pipeline.segmenters.streams import heat
+from pipeline.segmenters.decoders.affinities import Affinities, Boundary, Flows, Semantic
+from pipeline.segmenters.decoders.channels import softmax
+from pipeline.segmenters.decoders.flow_loops import heat
 from tests.tiling import in_raster_order, tiled
 
 OBJECTS = (Boundary(), Flows(), Affinities())

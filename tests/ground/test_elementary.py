@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.elementary import bell, cosine, logarithm, root, sine
+from pipeline.numerics.elementary import bell, cosine, logarithm, root, sine
 
 positive = st.floats(1e-300, 1e300)
 

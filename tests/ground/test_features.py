@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage import color
 
-from pipeline.colours import CHANNELS, channel
-from pipeline.elementary import bell
 from pipeline.errors import JobError
-from pipeline.features import Feature
-from pipeline.filters import local_mean, local_mean_and_deviation, smooth
-from pipeline.grid import Grid
+from pipeline.image.grid import Grid
+from pipeline.imageops.colours import CHANNELS, channel
+from pipeline.imageops.features import Feature
+from pipeline.imageops.filters import local_mean, local_mean_and_deviation, smooth
+from pipeline.numerics.elementary import bell
 
 TYPES = [np.uint8, np.int16, np.uint32, np.float32, np.float64]
 

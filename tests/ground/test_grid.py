@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.grid import Box, Grid
+from pipeline.image.grid import Box, Grid
 
 
 @st.composite

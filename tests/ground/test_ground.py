@@ -18,10 +18,10 @@ from rasterio.crs import CRS
 from scipy import ndimage
 
 import pipeline
-from pipeline import ground as grounds
-from pipeline.frame import Frame
-from pipeline.ground import ground_of, is_true
-from pipeline.scales import EXPONENT, pixel_areas, pixel_extent, plane_column, plane_extent, size_column, step_lengths, vary
+from pipeline.image import ground as grounds
+from pipeline.image.frame import Frame
+from pipeline.image.ground import ground_of, is_true
+from pipeline.image.pixel_area import EXPONENT, pixel_areas, pixel_extent, plane_column, plane_extent, size_column, step_lengths, vary
 from tests.test_lines import Curves
 
 EDGE = 20037508.342789244

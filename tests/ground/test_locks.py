@@ -13,7 +13,7 @@ import pytest
 
 import pipeline
 from pipeline.errors import OutputError
-from pipeline.locks import locked
+from pipeline.storage.locks import locked
 from tests.faults.staging import blobs, contents, run, write
 
 
@@ -71,7 +71,7 @@ assert library.prctl(22, 2, ctypes.byref(Program(4, steps)), 0, 0) == 0, os.stre
 """The kernel answers `flock` with an error in this process, as it does for a file system that has no locks: a filter of system calls."""
 HOLDS = f"""{WITHOUT}
 from pathlib import Path
-from pipeline.locks import locked
+from pipeline.storage.locks import locked
 with locked(Path(sys.argv[2], "lock"), "the output"):
     print("held", flush=True)
     sys.stdin.readline()

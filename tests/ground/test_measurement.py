@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from pipeline.grid import Box, Grid
-from pipeline.measurement import Sums, concatenate, empty, means, measure
-from pipeline.stitching import number_anchors
+from pipeline.image.grid import Box, Grid
+from pipeline.imageops.region_sums import Sums, concatenate, empty, means, measure
+from pipeline.stages.stitching import number_anchors
 
 TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.float32, np.float64]
 

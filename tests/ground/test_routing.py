@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import JobError
-from pipeline.routing import SKIP, Range, Rule, choose, trait
+from pipeline.jobs.routing import SKIP, Range, Rule, choose, trait
 
 BLOCK = np.random.default_rng(0).normal(100, 20, (2, 30, 40))
 VALID = np.random.default_rng(1).random((30, 40)) > 0.3

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.grid import Box
-from pipeline.runs import runs
+from pipeline.annotations.rle import runs
+from pipeline.image.grid import Box
 
 
 def counted(mask):

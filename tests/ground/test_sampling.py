@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.grid import Box, Grid
-from pipeline.sampling import Sample, collect, merge, pick, rank
+from pipeline.image.grid import Box, Grid
+from pipeline.imageops.sampling import Sample, collect, merge, pick, rank
 
 
 def drawn(shape, seed, bands=2):

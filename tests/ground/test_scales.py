@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from scipy import ndimage
 
 import pipeline
-from pipeline.frame import Frame
-from pipeline.scales import EXPONENT, LIMBS, pixel_areas, pixel_extent, scale, size_column, step_lengths, vary
+from pipeline.image.frame import Frame
+from pipeline.image.pixel_area import EXPONENT, LIMBS, pixel_areas, pixel_extent, scale, size_column, step_lengths, vary
 from tests.test_lines import Curves
 
 WGS84 = CRS.from_epsg(4326).to_wkt()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import ScratchError
-from pipeline.scratch import Scratch, differences
+from pipeline.storage.records import Scratch, differences
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)
 ARRAYS = st.sampled_from(["u1", "i4", "i8", "f8", "?"]).flatmap(lambda dtype: hnp.arrays(dtype, SHAPES))

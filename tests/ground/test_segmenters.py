@@ -12,11 +12,11 @@ from scipy import ndimage
 from scipy.stats import rankdata
 from skimage import segmentation
 
-from pipeline.components import pieces
 from pipeline.errors import JobError, SegmenterError
+from pipeline.imageops.components import pieces
 from pipeline.segmenters import Contract, Keyed, classes, draw, keyed, support
-from pipeline.segmenters.region import Watershed
 from pipeline.segmenters.threshold import Threshold
+from pipeline.segmenters.watershed import Watershed
 from tests.tiling import in_raster_order, tiled
 
 BLOCK, VALID = np.arange(12, dtype=np.uint8).reshape(1, 3, 4), np.ones((3, 4), bool)

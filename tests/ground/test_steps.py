@@ -10,10 +10,10 @@ from scipy import ndimage
 from skimage import exposure, morphology
 
 from pipeline.errors import JobError, SegmenterError
-from pipeline.grid import Grid
-from pipeline.histograms import histogram
+from pipeline.image.grid import Grid
+from pipeline.imageops.histograms import histogram
+from pipeline.imageops.preprocessing import Background, Denoise, Index, Smooth, Stretch
 from pipeline.segmenters import call, fitted_to
-from pipeline.steps import Background, Denoise, Index, Smooth, Stretch
 
 
 def picture(seed=0, shape=(2, 40, 50), dtype=np.uint8):

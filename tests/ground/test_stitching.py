@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.evidence import Evidence, join, join_by_evidence
-from pipeline.stitching import AGREED, DISPUTED, Nodes, View, compare, holes, number_anchors, settle
+from pipeline.imageops.evidence import Evidence, join, join_by_evidence
+from pipeline.stages.stitching import AGREED, DISPUTED, Nodes, View, compare, holes, number_anchors, settle
 
 NOTHING = np.zeros((0, 2), np.int64)
 LABELS = hnp.arrays(np.int32, (4, 6), elements=st.integers(0, 3))

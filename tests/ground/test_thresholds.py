@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from skimage import exposure, filters
 
 from pipeline.errors import JobError, SegmenterError
-from pipeline.histograms import FINDERS, Bins, Histogram, histogram, levels, threshold
-from pipeline.thresholds import Foreground
+from pipeline.imageops.histograms import FINDERS, Bins, Histogram, histogram, levels, threshold
+from pipeline.imageops.thresholds import Foreground
 
 ALL = np.ones((1, 1), bool)
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy import constants
 
 import pipeline
-from pipeline.frame import Frame
-from pipeline.scales import alike, in_unit, pixel_extent, scale, size_column, unclear
+from pipeline.image.frame import Frame
+from pipeline.image.pixel_area import alike, in_unit, pixel_extent, scale, size_column, unclear
+from pipeline.image.units import COMMON, length
 from pipeline.sinks.multiscales import space_of
-from pipeline.units import COMMON, length
 
 NAMES = {
     "angstrom": ("Å", "\u212b", "angstrom", "angstroms", "Angstrom", "ANGSTROM", "ångström"),
@@ -153,8 +153,7 @@ def test_networks_compare_lengths_and_not_numbers():
 
 def test_the_library_is_loaded_for_rare_units_only():
     """Pint is loaded where a unit must be looked up, and not for those that images mostly have."""
-    code = (
-        "import sys; from pipeline.units import length; [length(u) for u in ('µm', 'micrometer', 'nm', 'mm', 'pixel', 'unknown', 'degree')]"
-    )
+    units = ("µm", "micrometer", "nm", "mm", "pixel", "unknown", "degree")
+    code = f"import sys; from pipeline.image.units import length; [length(u) for u in {units}]"
     code += "; assert 'pint' not in sys.modules; length('inch'); assert 'pint' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

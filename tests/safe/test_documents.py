@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import pipeline
-from pipeline import documents
 from pipeline.__main__ import app
-from pipeline.annotations import read_drawings
+from pipeline.annotations.files import read_drawings
+from pipeline.annotations.panoptic import open_truth
+from pipeline.config import yaml_files
 from pipeline.errors import JobError, SourceError
 from pipeline.networks.card import parse, read
-from pipeline.segments import open_truth
 from pipeline.sources import open_source
 from tests.networks import bundle, facts
 
@@ -56,7 +56,7 @@ def test_anchors_do_not_grow_without_bound(what: str) -> None:
     """Aliases that stand for far more than is written are refused at once: in a job file, a card and an option of the command line."""
     began = time.monotonic()
     with pytest.raises(JobError, match=r"the file becomes longer than \d+ characters by its anchors; allowed: fewer aliases"):
-        documents.parse(GROWING[what], "the file")
+        yaml_files.parse(GROWING[what], "the file")
     with pytest.raises(JobError, match="by its anchors"):
         parse(GROWING[what], "card.yaml")
     assert time.monotonic() - began < 5
@@ -76,24 +76,24 @@ def test_anchors_are_refused_from_the_command_line(tmp_path: Path) -> None:
 def test_an_anchor_that_holds_itself_is_refused(text: str) -> None:
     """A document without end is none."""
     with pytest.raises(JobError, match=r"an anchor in line 1 holds itself"):
-        documents.parse(text, "the file")
+        yaml_files.parse(text, "the file")
 
 
 @pytest.mark.parametrize("text", ["1:" + "1:" * 50_000 + "1", "1" * 100_000, "1." + "1" * 100_000])
 def test_numbers_without_end_are_refused(text: str) -> None:
     """A number of a hundred thousand digits, which would take minutes to read, is refused."""
     with pytest.raises(JobError, match=r"a number of \d+ characters in line 1; allowed: 4096"):
-        documents.parse(f"a: {text}", "the file")
+        yaml_files.parse(f"a: {text}", "the file")
 
 
 def test_a_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than a bounded number of characters is read, of a device that never ends too."""
-    monkeypatch.setattr(documents, "LONGEST", 1000)
+    monkeypatch.setattr(yaml_files, "LONGEST", 1000)
     for path in (Path("/dev/zero"), tmp_path / "long.yaml"):
         if path.is_relative_to(tmp_path):
             path.write_text("a: 1\n" * 1000)
         with pytest.raises(JobError, match="is longer than 1000 characters"):
-            documents.read(path, "the job file")
+            yaml_files.read(path, "the job file")
 
 
 @given(
@@ -104,7 +104,7 @@ def test_a_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_has_no_anchors_is_read_as_it_was_written(value: Any) -> None:
     """Whatever PyYAML writes, with and without anchors that share a part, is read as PyYAML reads it."""
     for text in (yaml.safe_dump(value), yaml.safe_dump({"a": value, "b": [value, value]})):
-        assert documents.parse(text, "the file") == yaml.safe_load(text)
+        assert yaml_files.parse(text, "the file") == yaml.safe_load(text)
 
 
 def test_json_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,12 +116,12 @@ def test_json_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             read_drawings(path)
         with pytest.raises(SourceError, match=r"truth\.json is no"):
             open_truth(str(path), None, None)  # type: ignore[arg-type]
-    for module in (documents, sys.modules[read_drawings.__module__]):
+    for module in (yaml_files, sys.modules[read_drawings.__module__]):
         monkeypatch.setattr(module, "LARGEST", 5)
     with pytest.raises(SourceError, match=r"truth\.json has \d+ bytes; allowed for drawings: 5"):
         read_drawings(path)
     with pytest.raises(SourceError, match=r"truth\.json has more than 5 bytes"):
-        documents.read_json(path, "the truth")
+        yaml_files.read_json(path, "the truth")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])

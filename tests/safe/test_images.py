@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source
 
 PICKLE = {"id": "pickle", "protocol": 5}

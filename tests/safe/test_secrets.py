@@ -14,10 +14,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline import logs
-from pipeline.addresses import redacted
+from pipeline.config import logs
 from pipeline.errors import JobError, SourceError
-from pipeline.places import checked
+from pipeline.redaction import redacted
+from pipeline.storage.locations import checked
 
 SPACES = " \t\r\n\f\v"
 SECRETS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters=SPACES), min_size=8, max_size=30)
@@ -186,7 +186,7 @@ SCRIPT = """
     "begin",
     [
         "from pipeline import logs; logs.redact_all(); logs.redact_all()",
-        "from pipeline.engine.processes import dask_setup; dask_setup(None)",
+        "from pipeline.engine.own_cluster import dask_setup; dask_setup(None)",
     ],
 )
 def test_nothing_shows_of_other_libraries(begin: str) -> None:
@@ -216,7 +216,7 @@ def test_debug_shows_no_secret(tmp_path: Any) -> None:
             raise OSError(f"GET {address}")
         places.about = about
         sys.argv = ["tilewise", "info", "https://localhost/scene.tif?sig=" + sys.argv[1], "--debug"]
-        import pipeline.sources.datasets as datasets
+        import pipeline.sources.gdal as datasets
         from pipeline.errors import SourceError
         def reached(address, level):
             try:

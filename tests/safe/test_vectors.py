@@ -23,10 +23,10 @@ import shapely
 from pyproj import CRS
 
 import pipeline
-from pipeline import geojson, vectors
-from pipeline.auditing import evaluate
-from pipeline.companions import VECTORS
+from pipeline.annotations import geojson, vector_files
+from pipeline.annotations.rasters_and_shapes import VECTORS
 from pipeline.errors import JobError, SourceError
+from pipeline.evaluation.against_truth import evaluate
 
 POINTS = shapely.points([(3.5, 4.5), (10.5, 12.5), (20.5, 8.5)])
 NUMBERS = np.array([2, 1, 1], np.int32)
@@ -91,11 +91,11 @@ def test_each_form_is_read_as_ogr_reads_it(suffix: str, tmp_path: Path) -> None:
     """GeoPackage, Shapefile, FlatGeobuf and GeoJSON: shapes, attributes and CRS are those of OGR."""
     path = written(tmp_path / f"seeds{suffix}", FORMS[suffix])
     meta, _, wkb, (cover,) = pyogrio.raw.read(path, columns=["cover"])
-    found = vectors.read(str(path), None, ["cover"])
+    found = vector_files.read(str(path), None, ["cover"])
     assert shapely.equals(shapely.from_wkb(found.wkb), shapely.from_wkb(wkb)).all()
     np.testing.assert_array_equal(found.columns["cover"], cover)
     assert found.crs == meta["crs"]
-    assert vectors.read(str(path), "seeds").columns == {}
+    assert vector_files.read(str(path), "seeds").columns == {}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".geoparquet"])
@@ -103,18 +103,18 @@ def test_geoparquet_is_read(suffix: str, tmp_path: Path) -> None:
     """Shapes, attributes and the CRS of GeoParquet, which not every GDAL reads: as PROJJSON, by default, or none."""
     path = tmp_path / f"seeds{suffix}"
     parquet(path, CRS.from_epsg(32633).to_json_dict())
-    found = vectors.read(str(path), None, ["cover"])
+    found = vector_files.read(str(path), None, ["cover"])
     assert shapely.equals(shapely.from_wkb(found.wkb), POINTS).all()
     np.testing.assert_array_equal(found.columns["cover"], NUMBERS)
     assert CRS.from_user_input(found.crs) == CRS.from_epsg(32633)
     parquet(path)
-    assert vectors.read(str(path)).crs is None
+    assert vector_files.read(str(path)).crs is None
     parquet(path, CRS.from_user_input("OGC:CRS84").to_json_dict())
-    assert vectors.read(str(path)).crs == "EPSG:4326"
+    assert vector_files.read(str(path)).crs == "EPSG:4326"
     for crs in ("/etc/hostname", "http://127.0.0.1:9/crs"):
         parquet(path, crs)
         with pytest.raises(SourceError, match=r"its CRS is .*; allowed: PROJJSON"):
-            vectors.read(str(path))
+            vector_files.read(str(path))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_geoparquet_is_read(suffix: str, tmp_path: Path) -> None:
 def test_geojson_in_all_its_forms(text: str, tmp_path: Path) -> None:
     """A collection, a feature, a geometry, lists and lines of features give the points that they hold."""
     (tmp_path / "seeds.geojson").write_text(text, "utf-8")
-    shapes = shapely.from_wkb(vectors.read(str(tmp_path / "seeds.geojson")).wkb)
+    shapes = shapely.from_wkb(vector_files.read(str(tmp_path / "seeds.geojson")).wkb)
     assert len(shapes) == text.count('"coordinates"')
     assert shapely.equals(shapes, shapely.points(3.5, 4.5)).all()
 
@@ -146,7 +146,7 @@ def test_geojson_names_its_crs(tmp_path: Path) -> None:
     path = tmp_path / "seeds.geojson"
     for name in ("urn:ogc:def:crs:EPSG::32633", "EPSG:32633", "urn:ogc:def:crs:OGC:1.3:CRS84", None):
         path.write_text(json.dumps(collection(**({"crs": {"type": "name", "properties": {"name": name}}} if name else {}))))
-        assert vectors.read(str(path)).crs == pyogrio.read_info(path)["crs"]
+        assert vector_files.read(str(path)).crs == pyogrio.read_info(path)["crs"]
 
 
 def vrt(secret: Path) -> str:
@@ -187,10 +187,10 @@ def test_a_file_that_refers_to_another_is_refused(form: str, suffix: str, tmp_pa
     path = tmp_path / f"seeds{suffix}"
     path.write_text(POLYGLOTS[form](secret), "utf-8")
     if form == "VRT in GeoJSON":  # it is that, and empty
-        assert len(vectors.read(str(path)).wkb) == 0
+        assert len(vector_files.read(str(path)).wkb) == 0
         return
     with pytest.raises(SourceError, match=r"is no vector file that is read: it begins with|is no GeoJSON"):
-        vectors.read(str(path))
+        vector_files.read(str(path))
 
 
 def test_what_is_refused_would_have_been_read(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_no_address_is_asked_for_a_crs(kind: str, address: str, tmp_path: Path) 
     for where in (f"{address}/crs", "/etc/hostname", "PROJ:+proj=longlat"):
         path.write_text(json.dumps(collection(crs={"type": kind, "properties": {"href": where, "url": where, "name": where}})))
         with pytest.raises(SourceError, match=r"is no GeoJSON that can be read: .*its CRS is .*allowed: a name"):
-            vectors.read(str(path))
+            vector_files.read(str(path))
     path.write_text(json.dumps(collection(links=[{"rel": "next", "href": f"{address}/next"}])))
-    assert len(vectors.read(str(path)).wkb) == 1
+    assert len(vector_files.read(str(path)).wkb) == 1
     assert Asked.seen == []
 
 
@@ -236,7 +236,7 @@ def test_json_that_is_no_geojson(text: str, message: str, tmp_path: Path) -> Non
     """What is damaged, of another form, or nested without end is refused in one line."""
     (tmp_path / "seeds.json").write_text(text, "utf-8", errors="surrogateescape")
     with pytest.raises(SourceError, match=message):
-        vectors.read(str(tmp_path / "seeds.json"))
+        vector_files.read(str(tmp_path / "seeds.json"))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_geopackage_holds_tables(statement: str, tmp_path: Path) -> None:
         file.execute(statement)
         file.commit()
     with pytest.raises(SourceError, match=r"'more.*' is computed when it is read; allowed: tables"):
-        vectors.read(str(path))
+        vector_files.read(str(path))
 
 
 def test_a_database_is_no_geopackage(tmp_path: Path) -> None:
@@ -264,11 +264,11 @@ def test_a_database_is_no_geopackage(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "a.gpkg")) as file:
         file.execute("CREATE TABLE a (b)")
     with pytest.raises(SourceError, match="is a database of SQLite, and no GeoPackage"):
-        vectors.read(str(tmp_path / "a.gpkg"))
+        vector_files.read(str(tmp_path / "a.gpkg"))
     whole = written(tmp_path / "b.gpkg", "GPKG").read_bytes()
     (tmp_path / "b.gpkg").write_bytes(whole[:5000])
     with pytest.raises(SourceError, match=r"b\.gpkg"):
-        vectors.read(str(tmp_path / "b.gpkg"))
+        vector_files.read(str(tmp_path / "b.gpkg"))
 
 
 def test_layers_are_named(tmp_path: Path) -> None:
@@ -276,12 +276,12 @@ def test_layers_are_named(tmp_path: Path) -> None:
     path = written(tmp_path / "seeds.gpkg", "GPKG")
     pyogrio.raw.write(path, shapely.to_wkb(POINTS[:1]), [], [], geometry_type="Point", crs="EPSG:32633", layer="other", append=True)
     with pytest.raises(JobError, match=r"has 2 layers with shapes; name one; allowed: other, seeds"):
-        vectors.read(str(path))
-    assert len(vectors.read(str(path), "other").wkb) == 1
+        vector_files.read(str(path))
+    assert len(vector_files.read(str(path), "other").wkb) == 1
     with pytest.raises(JobError, match=r"has no layer 'sed'; allowed: other, seeds; did you mean 'seeds'"):
-        vectors.read(str(path), "sed")
+        vector_files.read(str(path), "sed")
     with pytest.raises(JobError, match=r"has no attribute 'cove'; allowed: cover; did you mean 'cover'"):
-        vectors.read(str(path), "seeds", ["cove"])
+        vector_files.read(str(path), "seeds", ["cove"])
 
 
 def test_the_files_of_a_shapefile_lie_in_one_folder(tmp_path: Path) -> None:
@@ -290,15 +290,15 @@ def test_the_files_of_a_shapefile_lie_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     path = written(tmp_path / "a" / "seeds.shp", "ESRI Shapefile")
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    assert len(vectors.read(str(tmp_path / "link" / "seeds.shp")).wkb) == 3
+    assert len(vector_files.read(str(tmp_path / "link" / "seeds.shp")).wkb) == 3
     shutil.move(path.with_suffix(".dbf"), tmp_path / "b" / "other.dbf")
     path.with_suffix(".dbf").symlink_to(tmp_path / "b" / "other.dbf")
     with pytest.raises(SourceError, match=r"seeds\.dbf beside it leads to .*other\.dbf; allowed: the files of one folder"):
-        vectors.read(str(path))
+        vector_files.read(str(path))
     path.with_suffix(".dbf").unlink()
     path.with_suffix(".shx").unlink()
     with pytest.raises(SourceError, match=r"there is no seeds\.shx beside it"):
-        vectors.read(str(path))
+        vector_files.read(str(path))
 
 
 def test_a_shapefile_holds_each_shape_once(tmp_path: Path) -> None:
@@ -307,10 +307,10 @@ def test_a_shapefile_holds_each_shape_once(tmp_path: Path) -> None:
     index = path.with_suffix(".shx").read_bytes()
     path.with_suffix(".shx").write_bytes(index[:100] + index[100:108] * 1000)
     with pytest.raises(SourceError, match=r"its index seeds\.shx names shapes that lie on one another"):
-        vectors.read(str(path))
+        vector_files.read(str(path))
     path.with_suffix(".shx").write_bytes(index[:100] + struct.pack(">ii", 50, 1 << 30))
     with pytest.raises(SourceError, match="lie on one another"):
-        vectors.read(str(path))
+        vector_files.read(str(path))
 
 
 @pytest.mark.parametrize("suffix", [*FORMS, ".parquet"])
@@ -321,20 +321,20 @@ def test_bounds(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         parquet(path)
     else:
         written(path, FORMS[suffix])
-    assert len(vectors.read(str(path)).wkb) == 3
-    monkeypatch.setattr(vectors, "MOST_VERTICES", 2)
+    assert len(vector_files.read(str(path)).wkb) == 3
+    monkeypatch.setattr(vector_files, "MOST_VERTICES", 2)
     with pytest.raises(SourceError, match="holds 3 vertices; allowed: 2"):
-        vectors.read(str(path))
-    monkeypatch.setattr(vectors, "MOST", 2)
+        vector_files.read(str(path))
+    monkeypatch.setattr(vector_files, "MOST", 2)
     with pytest.raises(SourceError, match="holds 3 features"):
-        vectors.read(str(path))
-    for module in (vectors, geojson):
+        vector_files.read(str(path))
+    for module in (vector_files, geojson):
         monkeypatch.setattr(module, "LARGEST", 10)
         with pytest.raises(SourceError, match=r"has \d+ bytes; allowed for (a vector file|GeoJSON): 10"):
-            vectors.read(str(path))
+            vector_files.read(str(path))
         if not suffix.endswith("json"):
             return
-        monkeypatch.setattr(vectors, "LARGEST", 1 << 20)
+        monkeypatch.setattr(vector_files, "LARGEST", 1 << 20)
 
 
 def test_geoparquet_is_no_larger_than_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,12 +344,12 @@ def test_geoparquet_is_no_larger_than_it_unpacks(tmp_path: Path, monkeypatch: py
     table = pa.table({"geometry": [line] * 1000}).replace_schema_metadata({"geo": json.dumps(about)})
     pq.write_table(table, tmp_path / "lines.parquet")
     assert (tmp_path / "lines.parquet").stat().st_size < 100_000
-    monkeypatch.setattr(vectors, "LARGEST", 1 << 20)
+    monkeypatch.setattr(vector_files, "LARGEST", 1 << 20)
     with pytest.raises(SourceError, match=r"holds shapes of 16\d+ bytes; allowed: 1048576"):
-        vectors.read(str(tmp_path / "lines.parquet"))
+        vector_files.read(str(tmp_path / "lines.parquet"))
     pq.write_table(pa.table({"a": [1]}), tmp_path / "table.parquet")
     with pytest.raises(SourceError, match="is a table without shapes"):
-        vectors.read(str(tmp_path / "table.parquet"))
+        vector_files.read(str(tmp_path / "table.parquet"))
 
 
 def test_seeds_and_truth_come_in_by_this_door(tmp_path: Path) -> None:

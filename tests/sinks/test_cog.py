@@ -13,8 +13,8 @@ from rio_cogeo import cog_validate
 from scipy import ndimage
 
 from pipeline.errors import JobError, OutputError, ScratchError
-from pipeline.frame import Frame
-from pipeline.grid import Box
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
 from pipeline.sinks import cog
 from pipeline.sinks.cog import write_cog
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_an_error(tmp_path, limit, reason):
         import resource
         import numpy as np
         from pipeline.errors import OutputError
-        from pipeline.frame import Frame
+        from pipeline.image.frame import Frame
         from pipeline.sinks.cog import write_cog
 
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

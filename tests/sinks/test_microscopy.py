@@ -15,8 +15,8 @@ import tifffile
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.frame import Frame
-from pipeline.legend import entry
+from pipeline.image.frame import Frame
+from pipeline.image.legend import entry
 from pipeline.sinks import microscopy
 from pipeline.sinks.cog import Palette
 from pipeline.sinks.microscopy import write_ome_tiff
@@ -170,7 +170,7 @@ def test_no_codecs_need_be_installed(tmp_path):
     script = f"""
         import sys
         sys.modules["imagecodecs"] = None
-        from pipeline.frame import Frame
+        from pipeline.image.frame import Frame
         from pipeline.sinks.microscopy import write_ome_tiff
         from pipeline.sinks.pyramid import Pyramid
         write_ome_tiff({str(tmp_path / "p.ome.tif")!r}, Pyramid({str(tmp_path / "labels.zarr")!r}, Frame((600, 700)), (512, 512), "uint32"))
@@ -186,7 +186,7 @@ def test_a_full_disk_is_an_error(tmp_path):
     script = f"""
         import resource
         from pipeline.errors import OutputError
-        from pipeline.frame import Frame
+        from pipeline.image.frame import Frame
         from pipeline.sinks.microscopy import write_ome_tiff
         from pipeline.sinks.pyramid import Pyramid
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

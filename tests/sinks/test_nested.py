@@ -18,11 +18,11 @@ from scipy import ndimage
 
 import pipeline
 from pipeline.errors import JobError, ResumeError, SourceError
-from pipeline.foresight import foresee
-from pipeline.homes import Home, Space
-from pipeline.job import Job
-from pipeline.sinks.nested import Nest
+from pipeline.execution.dry_run import foresee
+from pipeline.jobs.job import Job
+from pipeline.sinks.labels_group import Nest
 from pipeline.sources.zarrs import ZarrImage
+from pipeline.storage.ome_image import Home, Space
 from pipeline.workflow import finished
 from tests.faults.test_death import Camera
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pipeline.errors import JobError, OutputError, ScratchError
-from pipeline.frame import Frame
-from pipeline.grid import Box, Grid
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box, Grid
 from pipeline.sinks.chunked import Mask
 from pipeline.sinks.pyramid import ACROSS, LONGEST, Pyramid
 

@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from scipy import ndimage
 
 import pipeline
-from pipeline.job import Job
+from pipeline.jobs.job import Job
 from tests.sinks.test_nested import blobs, microscope, segmented
 
 SHAPE = (1100, 1300)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import pipeline
-from pipeline import formats
 from pipeline.errors import JobError, OutputError, ScratchError
-from pipeline.frame import Frame
-from pipeline.grid import Box, Grid
-from pipeline.job import Job, Output
-from pipeline.planning import plan
+from pipeline.execution import output_layout
+from pipeline.execution.planning import plan
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box, Grid
+from pipeline.jobs.job import Job, Output
 from pipeline.sinks.chunked import Array
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.sources import open_source
@@ -172,10 +172,10 @@ def test_the_plan_accepts_just_the_grids_with_one_owner_each(data):
     alone = all(len(tiles) == 1 for each in owner for tiles in each.values())
     nested = not sharded or all(s % c == 0 for s, c in zip(shard, chunk, strict=True))
     if alone and nested:
-        assert formats.layout(output, tile, shape) == (chunk, shard if sharded else None)
+        assert output_layout.layout(output, tile, shape) == (chunk, shard if sharded else None)
     else:
         with pytest.raises(JobError, match="allowed: "):
-            formats.layout(output, tile, shape)
+            output_layout.layout(output, tile, shape)
 
 
 @settings(max_examples=60)
@@ -186,11 +186,11 @@ def test_what_is_left_to_auto_always_goes_together(data):
     shape, tile, unit = (tuple(data.draw(st.integers(1, 5000)) for _ in range(ndim)) for _ in range(3))
     tile = tuple(map(min, tile, shape))
     for output in (Output(path="x"), Output(path="x", shard="auto")):
-        chunk, shard = formats.layout(output, tile, shape)
+        chunk, shard = output_layout.layout(output, tile, shape)
         assert all(size >= n or size % c == 0 for size, c, n in zip(tile, chunk, shape, strict=True))
         assert shard is None or all(s % c == 0 and s >= size for s, c, size in zip(shard, chunk, tile, strict=True))
     for output in (Output(path="x", chunk=list(unit)), Output(path="x", shard=list(unit))):
-        formats.layout(output, formats.whole(output, tile, shape), shape)
+        output_layout.layout(output, output_layout.whole(output, tile, shape), shape)
 
 
 def blobs():

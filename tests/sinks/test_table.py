@@ -14,8 +14,8 @@ from rasterio.crs import CRS
 from rasterio.transform import xy
 
 from pipeline.errors import OutputError, ScratchError
-from pipeline.frame import Frame
-from pipeline.scales import size_column
+from pipeline.image.frame import Frame
+from pipeline.image.pixel_area import size_column
 from pipeline.sinks.table import join_parts, names, schema, write_part
 
 UTM = CRS.from_epsg(32633).to_wkt()

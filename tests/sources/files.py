@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import Source
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -20, 5e6)}
@@ -47,7 +47,7 @@ def declared(path: Path, tags: dict[int, int | tuple[int, ...]]) -> Path:
 _READ = """
 import json, resource, sys
 from pipeline.errors import SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source
 
 paths, (start, stop), more = map(json.loads, sys.argv[1:])

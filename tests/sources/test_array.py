@@ -15,7 +15,7 @@ from scipy import ndimage
 
 import pipeline
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import Source, open_source, where_measured
 from tests.faults.staging import blobs, write
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source
-from pipeline.sources.codestreams import extent
+from pipeline.sources.bounded_pictures import extent
 from tests.sources.files import declared, under_a_limit, whole
 
 imagecodecs = pytest.importorskip("imagecodecs", reason="needs imagecodecs: the extra `slides`")

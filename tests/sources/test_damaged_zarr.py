@@ -99,7 +99,7 @@ _READ = """
 import sys
 from pipeline.errors import SourceError
 from pipeline.sources import open_source
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 try:
     open_source(sys.argv[1]).read(Box((0, 0), (1024, 1024)))
 except SourceError as error:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import JobError, SourceError, TilewiseError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source, where_measured
 from tests.sources.files import whole
 from tests.sources.test_limits import mutations

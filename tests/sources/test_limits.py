@@ -59,7 +59,7 @@ def test_lying_tiff(name, tmp_path):
     code = (
         "import resource, sys; from pipeline.errors import SourceError; from pipeline.sources import open_source\n"
         "import rasterio; resource.setrlimit(resource.RLIMIT_AS, (MOST, MOST))\n"
-        "from pipeline.grid import Box\n"
+        "from pipeline.image.grid import Box\n"
         "try:\n    source = open_source(sys.argv[1]); source.read(Box.whole(source.frame.shape))\n"
         "except SourceError as error:\n    print(error)\n"
     ).replace("MOST", str(address_space() + (1 << 30)))

@@ -10,7 +10,7 @@ from rasterio.enums import ColorInterp, Resampling
 
 from pipeline import local, segment
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import Source, open_source, where_measured
 from tests.sources.files import one_for_all, tiff, whole
 

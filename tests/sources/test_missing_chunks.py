@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.segmenters.threshold import Threshold
 from pipeline.sources import open_source, where_measured
 from tests.faults.staging import blobs

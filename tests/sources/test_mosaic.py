@@ -16,7 +16,7 @@ from rasterio.merge import merge
 
 from pipeline import local, segment
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import Source, open_source, where_measured
 from tests.sources.files import PLACE, tiff, whole
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import JobError, SourceError, TilewiseError
-from pipeline.grid import Box
-from pipeline.scales import size_column
+from pipeline.image.grid import Box
+from pipeline.image.pixel_area import size_column
 from pipeline.sources import open_source
 from tests.sources.files import whole
 from tests.sources.test_limits import mutations

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp, Resampling
 
 import pipeline
-from pipeline.frame import marked
-from pipeline.grid import Box
+from pipeline.image.frame import marked
+from pipeline.image.grid import Box
 from pipeline.sources import open_source, where_measured
 from tests.sources.files import tiff, whole
 

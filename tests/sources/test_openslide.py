@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source
 
 pytest.importorskip("imagecodecs", reason="needs imagecodecs: the extra `slides`")

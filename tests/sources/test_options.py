@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.__main__ import app
+from pipeline.config.options import typed
 from pipeline.errors import JobError, SourceError
-from pipeline.options import typed
-from pipeline.planning import plan
+from pipeline.execution.planning import plan
 from pipeline.sources import KINDS, open_source
 from tests.sources.files import PLACE, tiff, whole
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source
 from tests.sources.files import tiff, whole
 

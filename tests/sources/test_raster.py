@@ -17,9 +17,9 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source, where_measured
-from pipeline.sources.checksum import of_file
+from pipeline.sources.fingerprints import of_file
 from tests.sources.files import PLACE, one_for_all, tiff, whole
 
 TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source, where_measured
 from tests.sources.files import tiff, whole
 

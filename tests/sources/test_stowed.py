@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.errors import OutputError, SourceError
-from pipeline.grid import Box
-from pipeline.sources import open_source, stowed
-from pipeline.sources.incomplete import Incomplete
+from pipeline.image.grid import Box
+from pipeline.sources import open_source, spooled
+from pipeline.sources.without_boxes import Incomplete
 from tests.faults.staging import blobs
 
 
@@ -34,9 +34,9 @@ def test_a_copy_is_the_image(data, tmp_path_factory):
     box = Box(start, tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, source.frame.shape, strict=True)))
     step, folder = data.draw(st.integers(1, 4)), tmp_path_factory.mktemp("run") / "image"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stowed, "AT_ONCE", data.draw(st.sampled_from([1, 300, 1 << 20])))
-        patch.setattr(stowed, "LEAST", -1)
-        with stowed.stowed(source, folder) as made:
+        patch.setattr(spooled, "AT_ONCE", data.draw(st.sampled_from([1, 300, 1 << 20])))
+        patch.setattr(spooled, "LEAST", -1)
+        with spooled.stowed(source, folder) as made:
             copy = pickle.loads(pickle.dumps(made))
             assert len(pickle.dumps(copy)) < 3000
             assert (copy.frame, copy.fingerprint()) == (source.frame, source.fingerprint())
@@ -55,7 +55,7 @@ def test_small_and_lazy_images_travel_as_they_are(tmp_path):
     import dask.array as da
 
     for source in (open_source(blobs(64)), open_source(da.zeros((4096, 4096), dtype=np.uint8))):
-        with stowed.stowed(source, tmp_path / "image") as same:
+        with spooled.stowed(source, tmp_path / "image") as same:
             assert same is source
     assert list(tmp_path.iterdir()) == []
 
@@ -64,7 +64,7 @@ def test_a_copy_that_is_not_there(tmp_path):
     """A worker that does not reach the copy, or finds another file there, ends its tile with an error that says so; where no copy can be
     written, the run does not begin."""
     source = open_source(np.arange(2 << 20, dtype=np.uint8).reshape(1024, -1))
-    with stowed.stowed(source, tmp_path / "image") as copy:
+    with spooled.stowed(source, tmp_path / "image") as copy:
         [file] = (tmp_path / "image").iterdir()
         np.save(file, np.zeros((1, 8, 8)))
         with pytest.raises(SourceError, match=r"holds float64 of \(1, 8, 8\), and not the image, uint8 of \(1, 1024, 2048\)"):
@@ -77,7 +77,7 @@ def test_a_copy_that_is_not_there(tmp_path):
             copy.glance(Box((0, 0), (8, 8)), 2)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"make room for a copy of the image, 2 MiB, or choose another folder: output.scratch"):
-        stowed.stowed(source, tmp_path / "file" / "image").__enter__()
+        spooled.stowed(source, tmp_path / "file" / "image").__enter__()
 
 
 def test_workers_read_the_copy(tmp_path):

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from pipeline import local, segment
 from pipeline.__main__ import app
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import every, open_source, where_measured
 from pipeline.sources.facts import FACTS, told
-from pipeline.sources.metadata import resolution
 from pipeline.sources.raster import Raster
+from pipeline.sources.tiff_metadata import resolution
 from pipeline.sources.tiffs import TiffImage
 from tests.sources.files import tiff, whole
 

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from pipeline import local, segment
 from pipeline.errors import JobError, SourceError, TilewiseError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import Source, open_source, where_measured
 from tests.sources.files import declared, under_a_limit, whole
 from tests.sources.test_limits import LIES, mutations
@@ -286,7 +286,7 @@ def test_a_damaged_block_is_all_that_is_said(tmp_path):
     data = bytearray(path.read_bytes())
     data[where : where + 8] = b"\xff" * 8
     path.write_bytes(data)
-    code = "import sys; from pipeline.sources import open_source; from pipeline.grid import Box; source = open_source(sys.argv[1])"
+    code = "import sys; from pipeline.sources import open_source; from pipeline.image.grid import Box; source = open_source(sys.argv[1])"
     code += "; source.read(Box((0, 0), (512, 512)))"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert "SourceError" in done.stderr

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 from pipeline.errors import SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source
-from pipeline.sources.unpacking import UNPACKERS, Room, bounded
+from pipeline.sources.bounded_codecs import UNPACKERS, Room, bounded
 from tests.sources.files import under_a_limit, whole
 
 PACKERS = {

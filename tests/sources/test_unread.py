@@ -19,7 +19,7 @@ from rasterio.shutil import copy
 
 from pipeline.errors import JobError, SourceError
 from pipeline.sources import open_source
-from pipeline.sources.unread import KINDS, NAMES
+from pipeline.sources.unsupported import KINDS, NAMES
 from tests.sources.files import tiff, whole
 
 PIXELS = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)

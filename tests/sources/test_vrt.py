@@ -15,9 +15,9 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from pipeline.errors import SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import open_source, where_measured
-from pipeline.sources.virtual import DEEPEST, ELEMENTS, NEAREST, UNREAD
+from pipeline.sources.vrt import DEEPEST, ELEMENTS, NEAREST, UNREAD
 from tests.sources.files import tiff, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

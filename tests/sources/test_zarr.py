@@ -15,7 +15,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.errors import JobError, SourceError
-from pipeline.grid import Box
+from pipeline.image.grid import Box
 from pipeline.sources import Source, open_source
 from pipeline.sources.facts import told
 from tests.faults.staging import blobs, write

@@ -1,0 +1,1 @@
+"""Files that people write, options, messages about them, and logs."""

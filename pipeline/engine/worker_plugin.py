@@ -1,0 +1,116 @@
+"""What travels to the workers once: the function and its context, as a worker plugin, which those that join or restart get too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.engine.batches import AIM, Done
+from pipeline.engine.contract import Outcome, T
+from pipeline.engine.in_process import attempt, root_cause
+from pipeline.errors import ClusterError
+
+ANSWER = 30.0  # seconds within which the scheduler answers
+LOADING: list[threading.Thread] = []
+"""Threads of this process that import what tasks need. A task waits for them: Python lets two threads that import a package from two ends
+go on with half of it, rather than wait for each other for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What travels to each worker once."""
+
+    function: Callable[[Any, int], Any]
+    context: Any
+    deadline: float | None
+
+    def attempt(self, item: int) -> Outcome[Any]:
+        """Call the function for one item, in a process that ends if it takes too long: nothing gentler stops a thread."""
+        if self.deadline is None:
+            return attempt(self.function, self.context, item)
+        watch = threading.Timer(self.deadline, os._exit, (os.EX_TEMPFAIL,))
+        watch.daemon = True
+        watch.start()
+        try:
+            return attempt(self.function, self.context, item)
+        finally:
+            watch.cancel()
+
+
+@contextlib.contextmanager
+def lent(client: Any, errand: Errand) -> Iterator[str]:
+    """Give the errand to all workers, those to come included, for as long as this lasts; they know it by the name yielded."""
+    from distributed import WorkerPlugin
+
+    token = f"tilewise-{uuid.uuid4().hex}"
+    plugin = WorkerPlugin()
+    vars(plugin)["errand"] = errand  # a class of our own would have to be defined where distributed is already imported
+    try:
+        _hand_out(client, plugin, token)
+        yield token
+    finally:
+        # The scheduler may be what failed, and its workers forget with it; a recall has unregistered the errand already; a worker
+        # that could not load the errand does not have it. But a scheduler that kept it would give it to each worker that comes.
+        with contextlib.suppress(ClusterError, LookupError, ValueError):
+            ask(client, lambda: client.unregister_worker_plugin(token))
+
+
+def _hand_out(client: Any, plugin: Any, token: str) -> None:
+    """Register a plugin, again where a worker dies of something else meanwhile: that one gets it when it comes back.
+
+    The scheduler would try for 30 s to reach a worker that it does not yet know to be dead.
+    """
+    for within in (ANSWER / 6, ANSWER / 3, ANSWER):
+        try:
+            ask(client, lambda: client.register_plugin(plugin, name=token), within)
+        except ClusterError:
+            if within == ANSWER or client.status != "running":
+                raise
+        except Exception as error:  # pickling runs anybody's code, here and on the workers
+            hint = "what is not part of tilewise must be installed there too"
+            raise ClusterError(f"the function or its context cannot be sent to the workers ({root_cause(error)}); {hint}") from error
+        else:
+            return
+
+
+def perform(token: str, items: Sequence[int]) -> Done:
+    """Run a batch: the task that Dask sees."""
+    from distributed import get_worker
+
+    for thread in LOADING:
+        thread.join()
+    plugins = get_worker().plugins
+    errand, outcomes, began = vars(plugins[token])["errand"], [], time.monotonic()
+    for item in items:
+        outcomes.append(errand.attempt(item))
+        if token not in plugins or time.monotonic() - began > 2 * AIM:
+            break
+    return Done(outcomes, time.monotonic() - began)
+
+
+def ask(client: Any, question: Callable[[], Awaitable[T]], within: float | None = None) -> T:
+    """What the scheduler answers within a bounded time, whatever became of it."""
+
+    async def ask() -> T:
+        return await question()
+
+    try:
+        if client.status == "running":
+            answer: T = client.sync(ask, callback_timeout=within or ANSWER)
+            return answer
+    except (OSError, TimeoutError) as error:
+        raise gone(f"{type(error).__name__}: {error}") from error
+    raise gone(f"the connection is {client.status}")
+
+
+def gone(why: str) -> ClusterError:
+    """The error that a run ends with when its scheduler does not answer."""
+    return ClusterError(
+        f"the scheduler cannot be reached any more ({why}); what is recorded stays: start the cluster again, and give the same command"
+    )

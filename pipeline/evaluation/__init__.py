@@ -1,0 +1,1 @@
+"""A result against the truth, against another result, and against itself."""

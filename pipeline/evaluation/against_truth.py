@@ -1,0 +1,260 @@
+"""How good a result is: compared with truth, tile by tile, so that a pair of gigapixel images needs no more memory than a tile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.annotations.files import Drawings, is_coco, read_drawings
+from pipeline.annotations.outlines import CROWD, layers
+from pipeline.annotations.panoptic import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
+from pipeline.annotations.rasters_and_shapes import Companion, Raster, open_companion
+from pipeline.errors import JobError, SourceError
+from pipeline.evaluation import metrics
+from pipeline.evaluation.metrics import Contingency, Overlap
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box, Grid
+from pipeline.image.legend import CLASS
+from pipeline.sources import open_source
+from pipeline.storage.locations import joined, remote, there
+from pipeline.storage.run_record import RECORD, read_at, read_record
+
+Kind = Literal["instance", "semantic", "panoptic"]
+EXTENT = {2: 2048, 3: 128}
+"""The extent in pixels of what is compared at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a result compares with truth."""
+
+    kind: Kind
+    measures: dict[str, Any]
+    """See `pipeline.evaluation.metrics`."""
+
+    counts: Contingency | None
+    """None where truth is boxes."""
+
+    overlap: Overlap
+
+
+def evaluate(
+    labels: str | os.PathLike[str],
+    truth: Any,
+    *,
+    kind: Kind = "instance",
+    tolerance: int = 2,
+    image: str | None = None,
+    ignore: Sequence[int] = (),
+) -> Evaluation:
+    """Compare labels with truth.
+
+    Parameters
+    ----------
+    labels
+        The folder of a result, a raster or a Zarr array of labels or classes; an address of one, too.
+    truth
+        A raster or Zarr of the same grid, or its address; a vector file in the same CRS (each shape an object), COCO JSON (polygons,
+        run-length masks or boxes; of crowds nothing is asked: their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin,
+        xmax, ymax). A mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's panoptic JSON with its
+        PNG, or the folder of another result.
+    kind
+        ``instance``: numbers are objects. ``semantic``: numbers are classes. ``panoptic``: both, of a result of layers.
+    tolerance
+        How far apart in pixels borders may be and still be the same, for the boundary F1.
+    image
+        Which image of a COCO file is meant.
+    ignore
+        Numbers of the truth (of panoptic truth, classes) where nothing is asked, besides those that are no data.
+
+    Raises
+    ------
+    JobError
+        If truth has another shape, grid or CRS.
+    SourceError
+        If something cannot be read.
+    """
+    if kind not in ("instance", "semantic", "panoptic"):
+        raise JobError(f"kind: {kind!r}; allowed: 'instance', 'semantic' or 'panoptic'")
+    ours, known = opened(labels, truth, kind, image, ignore)
+    if isinstance(known, Drawings):
+        overlap = _matched_boxes(_boxes(ours), known)
+        return Evaluation(kind, metrics.objects(overlap), None, overlap)
+    counts, borders = _counted(ours, known, tolerance, ignore)
+    overlap = metrics.overlaps(counts)
+    if kind == "panoptic":
+        kinds, things = (kinds_of(names) for names in (overlap.ours, overlap.truth)), known.things if isinstance(known, Coco) else None
+        measures, overlap = metrics.panoptic(counts, *kinds, void=VOID, things=things), _of_one_class(overlap)
+    else:
+        measures = metrics.instances(counts) if kind == "instance" else metrics.semantic(counts)
+    measures |= metrics.boundary((int(borders[0]), int(borders[2])), (int(borders[1]), int(borders[3])))
+    return Evaluation(kind, measures, counts, overlap)
+
+
+def lines(found: Evaluation) -> list[str]:
+    """The measures as a table of text."""
+    plain = {name: value for name, value in found.measures.items() if not isinstance(value, dict)}
+    text = [f"{name:24}{value:12.4f}" if isinstance(value, float) else f"{name:24}{value:12,}" for name, value in plain.items()]
+    for title, table in (("IoU", found.measures.get("at", {})), ("class", found.measures.get("classes", {}))):
+        if table:
+            columns = list(next(iter(table.values())))
+            text += ["", f"{title:>8}" + "".join(f"{name:>12}" for name in columns)]
+            text += [
+                f"{key:>8}" + "".join(f"{v:12.4f}" if isinstance(v, float) else f"{v:12,}" for v in row.values())
+                for key, row in table.items()
+            ]
+    return text
+
+
+def _of_one_class(overlap: Overlap) -> Overlap:
+    """Without the pairs of segments that are not of one class."""
+    alike = overlap.ours[overlap.pairs[:, 0]] // CLASS == overlap.truth[overlap.pairs[:, 1]] // CLASS
+    return replace(overlap, pairs=overlap.pairs[alike], iou=overlap.iou[alike], shared=overlap.shared[alike])
+
+
+def opened(
+    labels: str | os.PathLike[str], truth: Any, kind: Kind, image: str | None, ignore: Sequence[int] = ()
+) -> tuple[Raster | Pair, Companion | Drawings]:
+    """What is compared, and with what."""
+    path = os.fspath(labels)
+    _refuse_damaged(path)
+    if kind == "panoptic":
+        pair = open_pair(path)
+        return pair, open_truth(os.fspath(truth), pair.source.frame, image, tuple(ignore))
+    ours = _ours(path, kind)
+    return ours, known_truth(truth, ours.source.frame, image)
+
+
+def _refuse_damaged(path: str) -> None:
+    """OutputError where a folder says that it is a result's, and its record cannot be read."""
+    if remote(path):
+        read_at(path)
+    else:
+        read_record(Path(path))
+
+
+def _ours(path: str, kind: Kind) -> Raster:
+    """The labels, or classes, of a result's folder or of a file."""
+    name = "labels.zarr" if kind == "instance" else "classes.zarr"
+    if there(path, RECORD):
+        if not there(path, name):
+            raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
+        path = joined(path, name)
+    source = open_classes(path) if path.rstrip("/").endswith("classes.zarr") else open_source(path)
+    return Raster(source, path)
+
+
+def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
+    """Truth as `evaluate` takes it, for an image: numbers of pixels, or boxes."""
+    found = drawings(truth, frame, image)
+    if found is None:
+        return open_companion(truth, frame)
+    return found if found.outlines is None else layers(found.outlines, found.crowd)
+
+
+def drawings(truth: Any, frame: Frame, image: str | None) -> Drawings | None:
+    """What people drew on an image, where that is what truth is; None: it is a raster or a vector file. SourceError where there is none."""
+    path = Path(truth) if isinstance(truth, (str, os.PathLike)) and not remote(truth) else None
+    if path is not None and not path.exists():
+        raise SourceError(f"there is no truth at {path}")
+    if path is None or path.suffix.lower() not in (".json", ".xml", ".csv") or (path.suffix.lower() == ".json" and not is_coco(path)):
+        return None
+    found = read_drawings(path, image)
+    if found.shape is not None and found.shape != frame.shape[-2:]:
+        raise JobError(f"truth of {found.shape[0]} x {found.shape[1]} pixels; allowed: {frame.shape[-2]} x {frame.shape[-1]}")
+    return found
+
+
+def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:
+    """How far our boxes overlap with those drawn, without those of ours that lie mostly in a crowd."""
+    crowd = np.array(known.crowd or (False,) * len(known.boxes), bool)
+    within = metrics.boxes(ours, known.boxes[crowd])
+    mostly = within.shared > metrics.MOSTLY * within.area[0][within.pairs[:, 0]]
+    kept = np.setdiff1d(np.arange(len(ours)), within.pairs[mostly, 0])
+    return replace(metrics.boxes(ours[kept], known.boxes[~crowd]), ours=kept + 1)
+
+
+def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The numbers in a box, and where they are known."""
+    if not isinstance(what, Raster):
+        found = what.read(box)
+        return np.where(found == CROWD, 0, found), found != CROWD
+    return what.numbers(box)
+
+
+def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:
+    """A plane, of volumes the middle one, part after part, in parts of whole steps."""
+    grid = Grid(frame.shape[-2:], (EXTENT[2] // step * step,) * 2)
+    for k in range(len(grid)):
+        core, middle = grid.core(k), frame.shape[0] // 2
+        yield core if frame.ndim == 2 else Box((middle, *core.start), (middle + 1, *core.stop))
+
+
+def _counted(ours: Raster | Pair, truth: Companion, tolerance: int, ignore: Sequence[int]) -> tuple[Contingency, npt.NDArray[np.int64]]:
+    """The counts of all pixels, and of border pixels: ours that have one of the truth's beside them, ours, the reverse."""
+    frame = ours.source.frame
+    grid, parts, borders = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim), [], np.zeros(4, np.int64)
+    for k in range(len(grid)):
+        core, window = grid.core(k), grid.window(k, tolerance + 1)
+        (a, known_a), (b, known_b) = numbers(ours, window), numbers(truth, window)
+        inside, valid = core.within(window), known_a & known_b & ~np.isin(b, ignore)
+        parts.append(Contingency.of(a[inside], b[inside], valid[inside]))
+        edges = [_border(np.where(valid, each, 0)) for each in (a, b)]
+        for side in (0, 1):
+            mine = edges[side][inside]
+            borders[2 * side] += (mine & _near(edges[1 - side], tolerance)[inside]).sum()
+            borders[2 * side + 1] += mine.sum()
+        parts = [Contingency.added(parts)] if len(parts) > 64 else parts
+    return Contingency.added(parts), borders
+
+
+def _border(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Pixels of an object beside one that is none of it."""
+    found = np.zeros(labels.shape, bool)
+    for axis in range(labels.ndim):
+        moved = np.moveaxis(labels, axis, 0)
+        differ, mine = moved[1:] != moved[:-1], np.moveaxis(found, axis, 0)
+        mine[1:] |= differ
+        mine[:-1] |= differ
+    return found & (labels > 0)
+
+
+def _near(mask: npt.NDArray[np.bool_], tolerance: int) -> npt.NDArray[np.bool_]:
+    from scipy import ndimage
+
+    if not mask.any():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(~mask) <= tolerance)
+
+
+def _boxes(ours: Raster | Pair) -> npt.NDArray[np.float64]:
+    """(n, 4) the bounding box of each label, by ascending label."""
+    frame = ours.source.frame
+    if frame.ndim != 2:
+        raise JobError("truth of boxes for a volume; allowed: a raster")
+    names, rows = [], []
+    for box in parts_of(frame):
+        labels = numbers(ours, box)[0]
+        present, where = np.unique(labels, return_inverse=True)
+        names.append(present)
+        rows.append(_extents(where.reshape(labels.shape), len(present), box))
+    every, place = np.unique(np.concatenate(names), return_inverse=True)
+    found = np.tile([np.inf, np.inf, -np.inf, -np.inf], (len(every), 1))
+    extents = np.concatenate(rows)
+    np.minimum.at(found, place, np.where([True, True, False, False], extents, np.inf))
+    np.maximum.at(found, place, np.where([False, False, True, True], extents, -np.inf))
+    return found[every > 0]
+
+
+def _extents(where: npt.NDArray[np.intp], number: int, box: Box) -> npt.NDArray[np.float64]:
+    from scipy import ndimage
+
+    slices = ndimage.find_objects(where + 1, number)
+    (r, c) = box.start
+    return np.array([[s[0].start + r, s[1].start + c, s[0].stop + r, s[1].stop + c] for s in slices], np.float64)

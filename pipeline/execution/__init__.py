@@ -1,0 +1,1 @@
+"""A whole run: planning, preparation, dispatch, resuming, upload, and what is told of it."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays or numbers out. Nothing here knows of jobs, files or tiles."""

@@ -1,0 +1,159 @@
+"""Graphs of regions: which regions to merge. Pure functions over arrays; no pixels, no tiles.
+
+All sums are integers, so that those of tiles add up to those of the image exactly, and what is decided by them does not depend on the
+tiling. Ties are broken by the numbers of the regions.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.imageops.components import root_of
+from pipeline.imageops.evidence import join
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Regions, and which of them touch."""
+
+    area: Integers
+    """(n,) pixels."""
+
+    sums: Integers
+    """(n, feature) the sums of their pixels' features."""
+
+    pairs: Integers
+    """(m, 2) regions that touch, the lower number first, each pair once, in ascending order."""
+
+    def means(self) -> npt.NDArray[np.float64]:
+        """(n, feature) the mean features of regions."""
+        return np.asarray(self.sums / np.maximum(self.area, 1)[:, None], np.float64)
+
+    def distances(self) -> npt.NDArray[np.float64]:
+        """(m,) how far apart the mean features of two regions are."""
+        means = self.means()
+        return np.asarray(np.sqrt(((means[self.pairs[:, 0]] - means[self.pairs[:, 1]]) ** 2).sum(axis=1)))
+
+
+def below(graph: Graph, threshold: float) -> Integers:
+    """Join all regions that touch and whose mean features are less than ``threshold`` apart: (n,) the number of each one's set."""
+    return join(len(graph.area), graph.pairs[graph.distances() < threshold])
+
+
+def felzenszwalb(graph: Graph, scale: float) -> Integers:
+    """Join regions where the difference between two sets is no greater than within them: (n,) the number of each one's set.
+
+    References
+    ----------
+    P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image segmentation", Int. J. Computer Vision 59(2), 167-181. Sizes
+    are in pixels.
+    """
+    weight = graph.distances()
+    order = np.lexsort((graph.pairs[:, 1], graph.pairs[:, 0], weight))
+    return _numbered(_felzenszwalb(graph.pairs[order], weight[order], graph.area, float(scale)))
+
+
+def hierarchical(graph: Graph, threshold: float) -> Integers:
+    """Join the two regions whose mean features are nearest, again and again with the mean of what was joined, until all that touch are at
+    least ``threshold`` apart: (n,) the number of each one's set.
+    """
+    return _numbered(_hierarchical(graph.pairs, graph.area, graph.sums, float(threshold)))
+
+
+def _numbered(root: Integers) -> Integers:
+    return np.unique(root, return_inverse=True)[1].astype(np.int64)
+
+
+@numba.njit(cache=True, nogil=True)
+def _felzenszwalb(pairs, weight, area, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    number = len(area)
+    root, size, within = np.arange(number), area.copy(), np.zeros(number)
+    for k in range(len(pairs)):
+        a, b = root_of(root, pairs[k, 0]), root_of(root, pairs[k, 1])
+        if a != b and weight[k] <= within[a] + scale / size[a] and weight[k] <= within[b] + scale / size[b]:
+            a, b = min(a, b), max(a, b)
+            root[b], size[a], within[a] = a, size[a] + size[b], weight[k]
+    for k in range(number):
+        root[k] = root_of(root, k)
+    return root
+
+
+@numba.njit(cache=True, nogil=True)
+def _apart(area, sums, a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    total = 0.0
+    for f in range(sums.shape[1]):
+        step = sums[a, f] / area[a] - sums[b, f] / area[b]
+        total += step * step
+    return np.sqrt(total)
+
+
+@numba.njit(cache=True, nogil=True)
+def _hierarchical(pairs, area, sums, threshold):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A heap of edges; what is taken from it counts only if neither end has changed since. Each set keeps a chain of its edges."""
+    number, many = len(area), len(pairs)
+    area, sums, root, changes = area.copy(), sums.copy(), np.arange(number), np.zeros(number, np.int64)
+    first, last = np.full(number, -1), np.full(number, -1)
+    after = np.full(2 * many, -1)  # half edges: 2k at the lower end of pair k, 2k + 1 at the higher
+    heap = [(0.0, 0, 0, 0, 0) for _ in range(0)]
+    for k in range(many):
+        for side in range(2):
+            _append(first, last, after, pairs[k, side], 2 * k + side, 2 * k + side)
+        heap.append((_apart(area, sums, pairs[k, 0], pairs[k, 1]), pairs[k, 0], pairs[k, 1], 0, 0))
+    heapq.heapify(heap)
+    while heap:
+        weight, a, b, then_a, then_b = heapq.heappop(heap)
+        if weight >= threshold:
+            break
+        if root[a] != a or root[b] != b or changes[a] != then_a or changes[b] != then_b:
+            continue
+        root[b] = a
+        area[a] += area[b]
+        sums[a] += sums[b]
+        changes[a] += 1
+        if first[b] >= 0:
+            _append(first, last, after, a, first[b], last[b])
+        _renew(heap, a, first, last, after, pairs, root, changes, area, sums)
+    for k in range(number):
+        root[k] = root_of(root, k)
+    return root
+
+
+@numba.njit(cache=True, nogil=True)
+def _append(first, last, after, a, begin, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Hang a chain of half edges on that of a set."""
+    if first[a] < 0:
+        first[a] = begin
+    else:
+        after[last[a]] = begin
+    last[a] = end
+    after[end] = -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _renew(heap, a, first, last, after, pairs, root, changes, area, sums):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Weigh the edges of a set anew, each neighbour once; drop those that lead to itself or to one that was met before."""
+    met = {a}
+    before, half = -1, first[a]
+    while half >= 0:
+        following = after[half]
+        other = root_of(root, pairs[half // 2, 1 - half % 2])
+        if other in met:
+            if before < 0:
+                first[a] = following
+            else:
+                after[before] = following
+            if following < 0:
+                last[a] = before
+        else:
+            met.add(other)
+            low, high = min(a, other), max(a, other)
+            heapq.heappush(heap, (_apart(area, sums, low, high), low, high, changes[low], changes[high]))
+            before = half
+        half = following

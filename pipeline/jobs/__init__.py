@@ -1,0 +1,1 @@
+"""What was asked for: the job, its segmenters, routes and layers, and plug-ins."""

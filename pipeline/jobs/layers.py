@@ -1,0 +1,143 @@
+"""Layers of a panoptic result: things, which are counted, over stuff, which is not; the first that has something at a pixel has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.errors import JobError, nearest
+from pipeline.image.legend import MOST
+from pipeline.jobs.routing import Range, Rule, conditions, plain_conditions
+
+KEYS = ("things", "stuff", "classes", "when")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one segmenter draws, as a part of the whole. Exactly one of ``things`` and ``stuff`` is given.
+
+    >>> Layer(things="trees", classes=5).final(1), Layer(stuff="cover", classes={2: 0}).final(2)
+    (5, 0)
+    """
+
+    things: str | None = None
+    """A segmenter's name: each of its objects is one thing."""
+
+    stuff: str | None = None
+    """A segmenter's name: all its pixels of one class are one segment, which has no id."""
+
+    classes: int | Mapping[int, int] | None = None
+    """The class of all of it in the result; or by class of the segmenter's the class in the result, where they differ: 0 leaves these
+    pixels to the layers below."""
+
+    when: Mapping[str, Range] = field(default_factory=dict)
+    """The traits of the tiles that the segmenter is asked for, as in a rule of `pipeline.jobs.routing`; all tiles where there are none."""
+
+    def __post_init__(self) -> None:
+        if (self.things is None) == (self.stuff is None):
+            raise JobError(f"things: {self.things!r}, stuff: {self.stuff!r}; allowed: one of them, a segmenter's name")
+        mapped = isinstance(self.classes, Mapping)
+        numbers = dict(self.classes) if isinstance(self.classes, Mapping) else {1: 1 if self.classes is None else self.classes}
+        if not all(_class(own, least=1) and _class(final, least=0 if mapped else 1) for own, final in numbers.items()):
+            raise JobError(f"classes: {self.classes!r}; allowed: a class from 1 to {MOST}, or {{class: class in the result}}, 0 for none")
+        self.rule  # noqa: B018  refuses unknown traits
+
+    @property
+    def use(self) -> str:
+        """The segmenter's name."""
+        return self.things or self.stuff or ""
+
+    @property
+    def role(self) -> Literal["things", "stuff"]:
+        """Whether its objects are counted."""
+        return "things" if self.things is not None else "stuff"
+
+    @property
+    def rule(self) -> Rule:
+        """Which tiles the segmenter is asked for."""
+        return Rule(self.use, self.when)
+
+    def final(self, own: int) -> int:
+        """A class of the segmenter's as the result has it; 0: it is left to the layers below."""
+        if isinstance(self.classes, Mapping):
+            return self.classes.get(own, own)
+        return own if self.classes is None or own == 0 else self.classes
+
+    def plain(self) -> dict[str, Any]:
+        """As a job says it."""
+        classes = dict(self.classes) if isinstance(self.classes, Mapping) else self.classes
+        known: dict[str, Any] = {self.role: self.use, "classes": classes, "when": plain_conditions(self.when)}
+        return {key: value for key, value in known.items() if value not in (None, {})}
+
+
+def layer(given: Any, where: str, names: Sequence[str]) -> Layer:
+    """A layer as a job describes it; JobError names ``where``, the value and what is allowed."""
+    if isinstance(given, Mapping):
+        if unknown := next((key for key in given if key not in KEYS), None):
+            raise JobError(f"{where}.{unknown}: there is no such key; {nearest(str(unknown), KEYS)}")
+        parts = {**given, "when": conditions(given.get("when"), f"{where}.when")}
+        try:
+            given = Layer(**parts)
+        except JobError as error:
+            raise JobError(f"{where}.{error}") from error
+    if not isinstance(given, Layer):
+        raise JobError(f"{where}: {given!r}; allowed: a layer such as {{things: {names[0]}}} or {{stuff: {names[0]}}}")
+    if given.use not in names:
+        raise JobError(f"{where}.{given.role}: {given.use!r}; {nearest(given.use, names)}")
+    return given
+
+
+def refuse(layers: Sequence[Layer], things: Mapping[str, Sequence[int] | None], highest: Mapping[str, int] | None = None) -> None:
+    """JobError where a segmenter is in no layer or in too many, or a class is that of things and of stuff.
+
+    Parameters
+    ----------
+    layers
+        From the uppermost down.
+    things
+        By segmenter, which of its classes are things, where it draws both things and stuff; such a one may be in a layer of each.
+    highest
+        By segmenter its highest class, once that is known; before that, only classes that are named are compared.
+    """
+    for name in things:
+        _refuse_places(name, [each for each in layers if each.use == name], both=things[name] is not None)
+    roles: dict[int, Layer] = {}
+    for each in layers:
+        for number in _finals(each, _owns(each, things[each.use], (highest or {}).get(each.use, 0))) - {0}:
+            if roles.setdefault(number, each).role != each.role:
+                other = roles[number].use
+                raise JobError(
+                    f"layers: class {number} is that of things and of stuff ({other}, {each.use}); "
+                    "give one of them other classes in the result: classes: {1: 7}"
+                )
+
+
+def _refuse_places(name: str, mine: Sequence[Layer], *, both: bool) -> None:
+    """JobError if a segmenter cannot be in the layers that it is in."""
+    if not mine:
+        raise JobError(f"layers: {name} is in none; allowed: each segmenter in one layer")
+    if len(mine) > 1 and not (both and sorted(each.role for each in mine) == ["stuff", "things"]):
+        some = "one that draws both, in one of things and one of stuff" if both else "each segmenter in one"
+        raise JobError(f"layers: {name} is in two layers; allowed: {some}")
+    if any(each.when != mine[0].when for each in mine):
+        raise JobError(f"layers: {name} draws things and stuff at once, of the same tiles; allowed: the same `when` in both layers")
+
+
+def _owns(each: Layer, things: Sequence[int] | None, highest: int) -> set[int]:
+    """The segmenter's own classes that a layer shows, as far as they are known."""
+    if things is None:
+        return set(range(1, highest + 1))
+    return set(things) if each.role == "things" else set(range(1, highest + 1)) - set(things)
+
+
+def _finals(each: Layer, owns: set[int]) -> set[int]:
+    """The classes that a layer may have in the result."""
+    if isinstance(each.classes, int):
+        return {each.classes}
+    named = set(each.classes.values()) if each.classes else set()
+    return named | {each.final(own) for own in owns}
+
+
+def _class(number: object, least: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and least <= number <= MOST

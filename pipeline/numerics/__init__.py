@@ -1,0 +1,1 @@
+"""Arithmetic with one result: the same bits on every processor and in every order."""

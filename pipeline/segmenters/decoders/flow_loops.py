@@ -1,0 +1,158 @@
+"""Pixels that move along a field, heat that spreads in an object, pixels joined one by one: the loops behind the decoders of networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.imageops.components import root_of
+
+FINE = 1024
+"""Steps to a pixel. Places are whole numbers of them: a sum of floats would be rounded in another way in another window."""
+
+
+def ends(flow: npt.NDArray[Any], support: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
+    """Where pixels come to that follow a flow within their piece of a support.
+
+    Parameters
+    ----------
+    flow
+        (2, row, column): how far to go along rows and along columns, in pixels; longer ones count as one pixel, what is not finite as none.
+    support
+        (row, column), bool. A step leads at most to a neighbour, hence never to another piece.
+    steps
+        How many steps to take at most. One that would leave the support is not taken, and is the last.
+
+    Returns
+    -------
+    numpy.ndarray
+        (row, column): the flat index of the pixel in which each ends; -1 outside the support.
+    """
+    known = np.where(support & np.isfinite(flow).all(axis=0), flow, 0).astype(np.float64)
+    length = np.maximum(np.sqrt(known[0] ** 2 + known[1] ** 2), 1)
+    end = np.full(support.shape, -1, np.int64)
+    _follow(np.rint(known / length * FINE).astype(np.int32), support, steps, end)
+    return end
+
+
+@numba.njit(cache=True, nogil=True)
+def _follow(flow, support, steps, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    rows, columns = support.shape
+    for r in range(rows):
+        for c in range(columns):
+            if not support[r, c]:
+                continue
+            y, x = r * FINE, c * FINE
+            before_y, before_x = y, x
+            for _ in range(steps):
+                down, right = _between(flow[0], y, x), _between(flow[1], y, x)
+                row, column = (y + down + FINE // 2) // FINE, (x + right + FINE // 2) // FINE
+                if not (0 <= row < rows and 0 <= column < columns and support[row, column]):
+                    break
+                if (down == 0 and right == 0) or (y + down == before_y and x + right == before_x):  # it stands, or goes to and fro
+                    break
+                before_y, before_x = y, x
+                y, x = y + down, x + right
+            end[r, c] = (y + FINE // 2) // FINE * columns + (x + FINE // 2) // FINE
+
+
+@numba.njit(cache=True, nogil=True)
+def _between(values, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The value at a place between four pixels, which weigh the more the nearer they are; rounded to whole numbers."""
+    rows, columns = values.shape
+    top, left = y // FINE, x // FINE
+    v, h = y - top * FINE, x - left * FINE
+    bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+    top, left = max(top, 0), max(left, 0)
+    upper = np.int64(values[top, left]) * (FINE - h) + np.int64(values[top, right]) * h
+    lower = np.int64(values[bottom, left]) * (FINE - h) + np.int64(values[bottom, right]) * h
+    return (upper * (FINE - v) + lower * v + FINE * FINE // 2) // (FINE * FINE)
+
+
+def heat(mask: npt.NDArray[np.bool_], source: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """What heat one pixel of an object spreads in it when all around is cold: (row, column), 0 outside.
+
+    A unit is added at the source, then each pixel takes the mean of its 3 x 3 surroundings, twice as often as the object's box has rows and
+    columns, and until all of it is warm.
+
+    References
+    ----------
+    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods 18, 100-106: Methods, "auxiliary
+    vector flow representation".
+    """
+    now = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2))
+    inside = np.argwhere(mask) + 1
+    _diffuse(now, inside, source[0] + 1, source[1] + 1, 2 * sum(mask.shape))
+    return now[1:-1, 1:-1].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _diffuse(now, inside, row, column, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    new = np.empty(len(inside))
+    for step in range(max(least, len(inside))):
+        now[row, column] += 1
+        for k in range(len(inside)):
+            r, c = inside[k]
+            new[k] = (
+                now[r - 1, c - 1] + now[r - 1, c] + now[r - 1, c + 1]
+                + now[r, c - 1] + now[r, c] + now[r, c + 1]
+                + now[r + 1, c - 1] + now[r + 1, c] + now[r + 1, c + 1]
+            ) / 9  # fmt: skip
+        for k in range(len(inside)):
+            now[inside[k, 0], inside[k, 1]] = new[k]
+        if step >= least - 1 and new.min() > 0:
+            break
+
+
+def joined_by(support: npt.NDArray[np.bool_], bonds: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """The sets of pixels of a support that bonds join: 1 to n in raster order of their first pixels, 0 outside.
+
+    ``bonds`` are (axis, row, column) or (axis, plane, row, column): whether a pixel and the next one along that axis belong together.
+    """
+    flat = np.zeros(bonds.shape, bool)
+    for axis in range(support.ndim):
+        near, far = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
+        flat[axis][near] = bonds[axis][near] & support[near] & support[far]
+    strides = np.array([int(np.prod(support.shape[axis + 1 :])) for axis in range(support.ndim)])
+    labels = np.zeros(support.shape, np.int32)
+    _join(np.ascontiguousarray(support).reshape(-1), flat.reshape(support.ndim, -1), strides, labels.reshape(-1))
+    return labels
+
+
+@numba.njit(cache=True, nogil=True)
+def _join(support, bonds, strides, labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    root = np.arange(len(support))
+    for i in range(len(support)):
+        for axis in range(len(strides)):
+            if bonds[axis, i]:
+                a, b = root_of(root, i), root_of(root, i + strides[axis])
+                root[max(a, b)] = min(a, b)
+    number = 0
+    for i in range(len(support)):
+        if support[i]:
+            if root[i] == i:
+                number += 1
+                labels[i] = number
+            else:
+                labels[i] = labels[root_of(root, i)]  # it comes before
+
+
+def in_raster_order(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+    """The same labels, numbered 1 to n by their first pixels; none is below 0."""
+    new = np.zeros(labels.shape, np.int32)
+    _renumber(np.ascontiguousarray(labels).reshape(-1), np.zeros(int(labels.max(initial=0)) + 1, np.int32), new.reshape(-1))
+    return new
+
+
+@numba.njit(cache=True, nogil=True)
+def _renumber(labels, names, new):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    number = 0
+    for i in range(len(labels)):
+        if labels[i] > 0:
+            if names[labels[i]] == 0:
+                number += 1
+                names[labels[i]] = number
+            new[i] = names[labels[i]]

@@ -1,0 +1,113 @@
+"""The decoder to classes: each pixel by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError, SegmenterError
+from pipeline.segmenters import Identity, label
+from pipeline.segmenters.decoders.channels import (
+    Channels,
+    Flags,
+    Labels,
+    Targets,
+    check_probability,
+    check_whole,
+    checked,
+    logit,
+    softmax,
+    truth,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Semantic:
+    """The class of each pixel, by itself: land cover, tissue, water or not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Semantic().classify(np.array([[[2.0, 0.0, 0.0]], [[1.0, 3.0, 0.0]], [[0.0, 0.0, 5.0]]]), np.ones((1, 3), bool))
+    array([[0, 1, 2]], dtype=uint8)
+
+    References
+    ----------
+    J. Long, E. Shelhamer, T. Darrell (2015), "Fully convolutional networks for semantic segmentation", CVPR, 3431-3440.
+    """
+
+    threshold: float | None = None
+    """Of a network of one channel: a pixel is of class 1 where its probability is above this; None: 0.5."""
+
+    thresholds: tuple[float, ...] | None = None
+    """Of several channels, by channel: one is taken only where its probability reaches this, the most probable one of those that do; where
+    none does, it is background. The channel of the background is one of them. None: the most probable channel is taken."""
+
+    background: int | None = 0
+    """Of several channels, the one of the background, from 0, which becomes class 0; the others are numbered from 1 in their order. None:
+    each channel is a class. Of one channel it says nothing."""
+
+    channels: ClassVar[int | None] = None
+    identity: ClassVar[Identity] = "connected"
+    reach: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            check_probability("threshold", self.threshold)
+        for number, threshold in enumerate(self.thresholds or ()):
+            if not 0 <= threshold <= 1:
+                raise JobError(f"thresholds[{number}]: {threshold!r}; allowed: a probability, from 0 to 1")
+        if self.thresholds is not None and len(self.thresholds) < 2:
+            raise JobError(f"thresholds: {self.thresholds!r}; allowed: one for each of two channels or more; for one channel, threshold")
+        if self.threshold is not None and self.thresholds is not None:
+            raise JobError("threshold: it is for one channel, and thresholds for several; allowed: one of the two")
+        check_whole("background", self.background or 0, 0, "a channel's number, from 0, or none")
+
+    def classify(self, channels: Channels, valid: Flags) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The class of each pixel, of the shape of ``valid``: unsigned, as small as they fit; 0 for background and where a logit is NaN.
+
+        SegmenterError where the channels are not as many as the options say.
+        """
+        logits = checked(self, channels, valid)
+        number = len(logits)
+        if number == 1:
+            self._refuse(self.thresholds is not None, number)
+            return np.asarray((logits[0] > logit(0.5 if self.threshold is None else self.threshold)) & valid, np.uint8)
+        self._refuse(self.threshold is not None or len(self.thresholds or logits) != number or (self.background or 0) >= number, number)
+        best, known = logits.argmax(axis=0), ~np.isnan(logits.max(axis=0)) & valid
+        if self.thresholds is not None:
+            most = np.full(valid.shape, -1.0)
+            for channel, (probable, threshold) in enumerate(zip(softmax(logits), self.thresholds, strict=True)):
+                better = (probable >= threshold) & (probable > most)
+                best[better], most[better] = channel, probable[better]
+            known &= most >= 0
+        return np.where(known, self._kinds(number)[best], 0)
+
+    def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
+        """The connected pieces of classes of one block as if it were the whole image: int32, in raster order."""
+        return label(self, channels, valid)
+
+    def targets(self, labels: Labels) -> Targets:
+        """(1, row, column): the number of the channel that should be greatest, or, of one channel, the probability.
+
+        Labels are classes here.
+        """
+        labels = truth(labels)
+        ground = -1 if self.background is None else self.background
+        channel = np.where(labels == 0, ground, labels - (labels <= ground) - (ground < 0))
+        return np.where((labels < 0) | (channel < 0), np.nan, channel).astype(np.float32)[None]
+
+    def _kinds(self, number: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """By channel, its class."""
+        kinds = np.arange(1, number + 1)
+        if self.background is not None:
+            kinds[self.background :] -= 1
+            kinds[self.background] = 0
+        return kinds.astype(np.min_scalar_type(number))
+
+    def _refuse(self, wrong: bool, number: int) -> None:
+        if wrong:
+            raise SegmenterError(f"the network gives {number} channels, which do not go with {self}; one threshold is for one channel")

@@ -1,0 +1,200 @@
+"""Decoders that part objects which touch along the valleys of a relief: of a distance and a boundary, or of where flows end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import JobError
+from pipeline.imageops.components import pieces
+from pipeline.imageops.markers import levelled, summits, without_ties
+from pipeline.segmenters import Identity
+from pipeline.segmenters.decoders.channels import (
+    Channels,
+    Flags,
+    Floats,
+    Labels,
+    Targets,
+    above,
+    check_probability,
+    check_whole,
+    checked,
+    truth,
+    with_gaps,
+)
+from pipeline.segmenters.decoders.flow_loops import ends, heat, in_raster_order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boundary:
+    """Objects around the summits of a distance, less where two of them touch: nuclei, cells, grains, buildings, fields.
+
+    The channels are the logits of the foreground and of the boundary, and the distance to the object's edge: 1 in its middle, towards 0 at
+    its rim. The foreground is flooded from the summits of the distance less the boundary.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> truth = np.array([[1, 1, 1, 2, 2, 2, 0]])
+    >>> ideal = Boundary().targets(truth)
+    >>> ideal[:2] = 12 * ideal[:2] - 6
+    >>> Boundary()(ideal, truth >= 0)
+    array([[1, 1, 1, 2, 2, 2, 0]], dtype=int32)
+
+    References
+    ----------
+    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et al.
+    (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
+    448-459.
+    """
+
+    threshold: float = 0.5
+    """Foreground is where its probability is above this."""
+
+    boundary: float = 1.0
+    """How much the boundary's probability counts beside the distance."""
+
+    min_distance: int = 2
+    """Summits of one piece of foreground are further apart than this, in pixels; of two that are not, the higher one stays."""
+
+    min_depth: float = 0.3
+    """A summit rises at least this far above the pass to a higher one; the distance within an object goes from 0 to 1."""
+
+    channels: ClassVar[int | None] = 3
+    identity: ClassVar[Identity] = "object"
+    reach: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check_probability("threshold", self.threshold)
+        for name in ("boundary", "min_depth"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise JobError(f"{name}: {getattr(self, name)!r}; allowed: 0 or more")
+        check_whole("min_distance", self.min_distance, 1, "a whole number of pixels, from 1")
+
+    def foreground(self, channels: Channels, valid: Flags) -> Flags:
+        """The support, of the shape of ``valid``."""
+        return above(checked(self, channels, valid)[0], self.threshold, valid)
+
+    def __call__(self, channels: Channels, valid: Flags, part: Flags | None = None) -> npt.NDArray[np.int32]:
+        """The objects, where asked for only those of a part of the support; SegmenterError where there are not three channels."""
+        from scipy.special import expit
+
+        support = self.foreground(channels, valid)
+        support = support if part is None else support & part
+        height = np.nan_to_num(channels[2].astype(np.float64) - self.boundary * expit(channels[1].astype(np.float64)))
+        return _basins(np.where(support, height, -np.inf), support, self.min_depth, self.min_distance)
+
+    def targets(self, labels: Labels) -> Targets:
+        """(3, row, column): 1 in objects; 1 at pixels beside another object, by sides or corners; and the distance.
+
+        The distance is that to the nearest pixel outside the object, divided by the object's greatest: 1 in its middle. What lies beyond
+        the image is not known, and is no edge.
+        """
+        from scipy import ndimage
+
+        labels = truth(labels)
+        objects = pieces(np.maximum(labels, 0))[0]
+        highest = ndimage.maximum_filter(objects, size=3, mode="nearest")
+        lowest = ndimage.minimum_filter(np.where(objects > 0, objects, objects.max(initial=0) + 1), size=3, mode="nearest")
+        distance = np.zeros(labels.shape)
+        for box, mask in _each(objects):
+            far = ndimage.distance_transform_edt(mask) if not mask.all() else np.ones(mask.shape)
+            distance[box] += np.where(mask, far / far.max(), 0)
+        return with_gaps(labels, objects > 0, (objects > 0) & ((highest != objects) | (lowest != objects)), distance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flows:
+    """Objects as what flows to one middle: cells of any form, in two dimensions.
+
+    The channels are the logit of the foreground and the flow along rows and along columns, of about unit length, which points along the
+    object to its middle. Each pixel of the foreground follows it, within its piece; pixels that end near each other are one object.
+
+    References
+    ----------
+    C. Stringer, T. Wang, M. Michaelos, M. Pachitariu (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods
+    18, 100-106. Here ends are gathered by a watershed on how many there are, so that no pixel of the foreground is left over.
+    """
+
+    threshold: float = 0.5
+    """Foreground is where its probability is above this."""
+
+    steps: int = 200
+    """How often a pixel moves at most, a pixel's length at a time: more than the way from an object's edge to its middle."""
+
+    min_distance: int = 3
+    """The middles of two objects of one piece of foreground are further apart than this, in pixels."""
+
+    min_depth: float = 4.0
+    """So many more pixels end around a middle, in 3 x 3 pixels, than on the way to the middle of a greater object; with fewer it is no
+    middle of its own."""
+
+    channels: ClassVar[int | None] = 3
+    identity: ClassVar[Identity] = "object"
+    reach: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check_probability("threshold", self.threshold)
+        check_whole("steps", self.steps, 1, "a whole number, from 1")
+        check_whole("min_distance", self.min_distance, 1, "a whole number of pixels, from 1")
+        if not 0 <= self.min_depth < math.inf:
+            raise JobError(f"min_depth: {self.min_depth!r}; allowed: 0 or more")
+
+    def foreground(self, channels: Channels, valid: Flags) -> Flags:
+        """The support, of the shape of ``valid``."""
+        return above(checked(self, channels, valid, dimensions=2)[0], self.threshold, valid)
+
+    def __call__(self, channels: Channels, valid: Flags, part: Flags | None = None) -> npt.NDArray[np.int32]:
+        """The objects, of a part of the support if asked for; SegmenterError for other than three channels, or for volumes."""
+        from scipy import ndimage
+
+        support = self.foreground(channels, valid)
+        support = support if part is None else support & part
+        end = ends(channels[1:], support, self.steps)
+        many = np.bincount(end[support], minlength=support.size).reshape(support.shape)
+        near = ndimage.correlate(many, np.ones((3, 3), np.int64), mode="constant")
+        basins = _basins(np.where(support, near, -np.inf), support, self.min_depth, self.min_distance)
+        return in_raster_order(np.where(support, basins.reshape(-1)[end], 0))
+
+    def targets(self, labels: Labels) -> Targets:
+        """(3, row, column): 1 in objects; and the direction to the middle, of unit length, 0 outside objects.
+
+        Heat spreads in each object from the pixel of it that is nearest to its median place; the flow goes up its slope.
+        """
+        labels = truth(labels, 2)
+        objects = pieces(np.maximum(labels, 0))[0]
+        flow = np.zeros((2, *labels.shape))
+        for box, mask in _each(objects):
+            places = np.argwhere(mask)
+            middle = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()]
+            warmth = np.log1p(np.pad(heat(mask, (int(middle[0]), int(middle[1]))), 1))
+            slope = np.stack([warmth[2:, 1:-1] - warmth[:-2, 1:-1], warmth[1:-1, 2:] - warmth[1:-1, :-2]])
+            steepness = np.hypot(*slope)
+            flow[:, *box] += np.where(mask & (steepness > 0), slope / np.where(steepness > 0, steepness, 1), 0)
+        return with_gaps(labels, objects > 0, *flow)
+
+
+def _basins(height: Floats, support: Flags, depth: float, min_distance: int) -> npt.NDArray[np.int32]:
+    """The support flooded from the summits of a height, which is finite in it: 1 to n in raster order of their first pixels."""
+    from skimage.segmentation import watershed
+
+    piece = pieces(support)[0]
+    level = levelled(height, support, depth)
+    tops = summits(level, support, piece, min_distance)
+    markers = np.zeros(support.shape, np.int32)
+    markers.reshape(-1)[tops] = np.arange(1, len(tops) + 1)
+    return in_raster_order(watershed(without_ties(-level, tops, piece), markers, mask=support, connectivity=support.ndim))
+
+
+def _each(objects: npt.NDArray[np.int32]) -> Iterator[tuple[tuple[slice, ...], Flags]]:
+    """The box of each object, with a pixel more around it where the image has one, and the object's pixels in it."""
+    from scipy import ndimage
+
+    for number, found in enumerate(ndimage.find_objects(objects), 1):
+        box = tuple(slice(max(span.start - 1, 0), span.stop + 1) for span in found)
+        yield box, objects[box] == number

@@ -1,0 +1,101 @@
+"""Which reader a TIFF goes to: told by its first page and by its place, not by what the file is called."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+from pipeline.errors import JobError, SourceError
+from pipeline.sources.gdal import dataset, guarded, is_paged
+from pipeline.sources.tiff_pages import FAULTS, INSTALL, decodable
+
+KINDS = (
+    *("ome", "imagej", "svs", "scn", "ndpi", "bif", "qpi", "philips", "avs", "indica", "lsm", "stk", "fluoview", "micromanager"),
+    *("mmstack", "ndtiff", "metaseries", "scanimage", "fei", "sem", "sis", "nih", "eer", "tvips", "mdgel", "andor", "vista", "volumetric"),
+)
+"""tifffile's names of what microscopes and scanners write, of which GDAL would read the first page, and not what it says."""
+PLACES = (33550, 33922, 34264, 34735)
+"""TIFF's tags that place an image in the world: scale, tie points, transformation, keys."""
+UNITS = (4, 5)
+"""Resolutions for millimetre and micrometre, which GDAL does not know."""
+COUNTS = (r'\bSizeZ="(\d{1,9})"', r'\bSizeC="(\d{1,9})"', r'\bSizeT="(\d{1,9})"', r"^images=(\d{1,9})")
+"""How OME-XML and ImageJ say in a description how many planes there are: the product of those that are found."""
+
+
+class _Told(NamedTuple):
+    placed: bool
+    """Whether its tags place the image."""
+    microscopic: bool
+    """Whether it is one of `KINDS`."""
+    hidden: bool
+    """Whether it has more than GDAL sees in one page."""
+    decodable: bool
+    """Whether what tifffile needs to decode it is installed."""
+
+
+def kind_of(path: str, otherwise: str) -> str:
+    """The kind of source that reads a TIFF: ``geotiff`` through GDAL, ``tiff`` through tifffile.
+
+    Parameters
+    ----------
+    path
+        A file of this machine.
+    otherwise
+        The kind that its name tells, of a file that is placed by nothing, and damaged or of one plain page.
+    """
+    told = _told(path)
+    if told is None:
+        return otherwise
+    placed = told.placed
+    try:
+        with guarded(path, " cannot be opened"):
+            file = dataset(path)
+            placed = placed or file.crs is not None or not file.transform.is_identity or bool(file.gcps[0])
+            paged = is_paged(path)
+    except SourceError as error:
+        if "missing codec" not in str(error):
+            return otherwise
+        if placed:
+            raise SourceError(f"{error}; kind: tiff reads its pixels, without their place in the world: {INSTALL}") from error
+        return "tiff"
+    if placed or (otherwise == "geotiff" and not (told.decodable or told.hidden or paged)):
+        return "geotiff"
+    return "tiff" if told.microscopic or told.hidden or paged else otherwise
+
+
+def check_remote(address: str) -> None:
+    """JobError where a TIFF at an address is one of those of which GDAL would read a part, and say nothing."""
+    with guarded(address, " cannot be opened"):
+        file = dataset(address)
+        text = file.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+        placed = file.crs is not None or not file.transform.is_identity
+        if not placed and (is_paged(address) or _planes(text) > file.count):
+            raise JobError(
+                f"{address} is a stack, or another TIFF of several pages; those are read of this machine only; "
+                "copy it, or read its first page as it is: kind: geotiff"
+            )
+
+
+def _told(path: str) -> _Told | None:
+    """What the first page says; None where it is damaged."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages.first
+            placed = any(tag in page.tags for tag in PLACES)
+            microscopic = any(getattr(file, f"is_{kind}", False) for kind in KINDS)
+            shape = file.shaped_metadata[0].get("shape", ()) if page.is_shaped and file.shaped_metadata else ()
+            hidden = math.prod(shape) > math.prod(page.shape) or page.resolutionunit in UNITS
+            hidden = hidden or (microscopic and _planes(page.description) > page.samplesperpixel)
+            return _Told(placed, microscopic, hidden, decodable(page))
+
+    except (*FAULTS, tifffile.TiffFileError):
+        return None
+
+
+def _planes(text: str) -> int:
+    """How many planes a description says that there are; 1 where it says nothing."""
+    found = (re.search(count, text, re.MULTILINE) for count in COUNTS)
+    return math.prod(int(each[1]) for each in found if each)

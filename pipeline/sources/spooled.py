@@ -1,0 +1,144 @@
+"""An image that is in memory, or in one piece that each process would unpack for itself, as a file that all workers read box by box.
+
+It is written once, into the run's scratch store, which every worker reaches; what travels to workers is the file's name. The file is opened
+for each read, so that a worker holds no more of it than the box, and whoever removes it waits for nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import OutputError, SourceError
+from pipeline.image.frame import Frame
+from pipeline.image.grid import Box
+from pipeline.sources import Masked, Source
+
+LEAST = 1 << 20
+"""Bytes of an image that travels to workers as it is."""
+AT_ONCE = 1 << 26
+"""Bytes that are copied at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An array in a file of NumPy's."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def part(self, box: Box, step: int) -> npt.NDArray[Any]:
+        """Every ``step``-th element of a box of all axes but the first; SourceError where the file is not there, or another."""
+        try:
+            there = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                f"the image, which was written to {self.path}, cannot be read: {error}; every worker has to reach the folder of the run"
+            ) from error
+        if (there.shape, there.dtype.name) != (self.shape, self.dtype):
+            raise SourceError(f"{self.path} holds {there.dtype} of {there.shape}, and not the image, {self.dtype} of {self.shape}")
+        return np.array(there[(slice(None), *(slice(a, b, step) for a, b in zip(box.start, box.stop, strict=True)))])
+
+
+@dataclass(frozen=True)
+class StowedImage:
+    """An image in a file of the run's own."""
+
+    frame: Frame
+    """What the image is."""
+
+    pixels: Stored
+    """(band, row, column) or (band, plane, row, column)."""
+
+    known: Stored | None
+    """Where it was measured besides what its values say: bool of the same axes, of one band where all share it; None: everywhere."""
+
+    facts: dict[str, Any]
+    """The fingerprint of the image that it is a copy of."""
+
+    masked_by: str = "mask"
+    """What the mask stands for."""
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """The pixels in a box."""
+        return self.pixels.part(box, 1)
+
+    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
+        """Every ``step``-th pixel."""
+        return self.pixels.part(box, step)
+
+    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
+        """Where each band of a box was measured besides what its values say."""
+        return np.ones((1, *(-(-n // step) for n in box.shape)), bool) if self.known is None else self.known.part(box, step)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the image."""
+        return dict(self.facts)
+
+
+@contextlib.contextmanager
+def stowed(source: Source, folder: Path) -> Iterator[Source]:
+    """An image as workers are to read it: itself, or where each of them would hold it whole, a copy in a folder for as long as this lasts.
+
+    ``source.held``, if there is one, says how many bytes a process holds of it.
+
+    Raises
+    ------
+    OutputError
+        If the copy cannot be written.
+    """
+    if getattr(source, "held", 0) <= LEAST:
+        yield source
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that died here
+    try:
+        yield _copied(source, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copied(source: Source, folder: Path) -> StowedImage:
+    frame = source.frame
+    try:
+        folder.mkdir(parents=True)
+        pixels = _written(folder, (len(frame.bands), *frame.shape), frame.dtype, source.read)
+        known = None
+        if frame.masked and isinstance(source, Masked):
+            bands = len(source.mask(Box((0,) * frame.ndim, (1,) * frame.ndim)))
+            known = _written(folder, (bands, *frame.shape), "bool", source.mask)
+    except OSError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}; make room for a copy of the image, {frame.nbytes >> 20} MiB, "
+            "or choose another folder: output.scratch"
+        ) from error
+    return StowedImage(replace(frame, chunks=frame.shape), pixels, known, source.fingerprint(), getattr(source, "masked_by", "mask"))
+
+
+def _written(folder: Path, shape: tuple[int, ...], dtype: str, read: Any) -> Stored:
+    """A file of what is read in slabs along the first axis of space."""
+    path = folder / f"{uuid.uuid4().hex}.npy"
+    line = math.prod(shape[2:]) * np.dtype(dtype).itemsize
+    thick = max(1, AT_ONCE // (line * shape[0]))
+    with path.open("xb") as file:
+        about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, about)
+        begin = file.tell()
+        for first in range(0, shape[1], thick):
+            last = min(first + thick, shape[1])
+            block = read(Box((first, *(0 for _ in shape[2:])), (last, *shape[2:])))
+            for band, values in enumerate(block):
+                file.seek(begin + (band * shape[1] + first) * line)
+                file.write(np.ascontiguousarray(values, dtype).data)
+    return Stored(str(path), shape, dtype)

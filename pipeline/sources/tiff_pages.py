@@ -1,0 +1,292 @@
+"""TIFFs as tifffile opens them: once per process, what they say of each level of each image, and which of their tiles have been written."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+from pipeline.errors import JobError, SourceError, TilewiseError
+from pipeline.sources.bounded_pictures import PLAIN, bounded
+from pipeline.sources.fingerprints import stamp
+from pipeline.sources.ome_xml import settled
+from pipeline.sources.tiff_blocks import Merged, Written, merged, written
+from pipeline.sources.tiff_metadata import Said, said
+
+MOST_BANDS = 4096
+LARGEST_BLOCK = 1 << 30
+"""Bytes of one block (a tile, or a page that is stored in one piece), which is decoded whole."""
+LEAST_PER_BLOCK = 4
+"""Bytes that each block takes in the file, whatever it holds: those of its offset."""
+UNCOMPRESSED = 1
+"""TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes without a bound."""
+PATIENCE = 10.0
+"""Seconds for which reads are waited for that have no use any more."""
+ALPHA = (1, 2)
+"""TIFF's numbers of extra samples that are alpha: associated with the colours, or not."""
+COLOURS = {0: ("grey",), 1: ("grey",), 2: ("red", "green", "blue"), 3: ("palette",), 6: ("red", "green", "blue")}
+"""By TIFF's number of a photometric interpretation, what samples are. (Luma and chroma are decoded to colours.)"""
+INSTALL = "pip install 'tilewise[slides]'"
+FAULTS = (
+    *(ET.ParseError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, struct.error),
+    *(RuntimeError, OSError, MemoryError),
+)
+"""What tifffile, imagecodecs and zarr raise of damaged files: nearly anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a file says of one level of one image."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+    axes: str
+    levels: tuple[tuple[int, ...], ...]
+    """The shapes of all."""
+    said: Said = field(default_factory=Said)
+    microns: Mapping[str, float] = field(default_factory=dict)
+    """The extent of a pixel of this level along each axis of which it is known."""
+    nodata: float | None = None
+    """As GDAL's tag gives it."""
+    samples: tuple[str, ...] = ()
+    """What each band is: red, green, blue, grey, palette, alpha, undefined."""
+    missing: tuple[int, int] = (0, 0)
+    """How many blocks were never written, of how many."""
+    others: tuple[str, ...] = ()
+    """Files that it refers to."""
+    unclear: tuple[str, ...] = ()
+    """What it says that is not understood."""
+    guessed: bool = False
+    """Whether nothing says what its pages are."""
+    kind: str = ""
+    compression: str = ""
+    pages: int = 1
+    images: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+class Opened:
+    """A file that is open in this process, for all its threads: tifffile locks what they share."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            import tifffile
+            from tifffile import zarr as _  # noqa: F401  absent in versions before zarr 3
+        except ImportError as error:
+            raise JobError(f"kind: tiff needs tifffile of 2025.6 or later: {INSTALL}") from error
+        self.others: tuple[str, ...] = ()
+        with _heard(Path(path).name) as self.told:
+            self.file = tifffile.TiffFile(path)
+            if given := self.file.ome_metadata:
+                text, self.others = settled(given, path)
+                if text != given:
+                    self.file.close()
+                    self.file = tifffile.TiffFile(path, omexml=text)
+            self.series = self.file.series
+        self.stamps = _stamps(self.others)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._arrays: dict[tuple[int, int], Any] = {}
+        self._written: dict[tuple[int, int], Written] = {}
+
+    def array(self, series: int, level: int) -> Any:
+        """A level as a Zarr array whose chunks are decoded as they are read."""
+        import zarr
+
+        if (series, level) not in self._arrays:
+            page = self.series[series].levels[level].keyframe
+            if int(page.compression) not in PLAIN:
+                across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+                vars(page)["decode"] = bounded(page.decode, *across)
+            store = self.series[series].aszarr(level=level, maxworkers=1)
+            vars(store)["get"] = self._heard(store.get)
+            array = zarr.open_array(store, mode="r")
+            self._arrays[series, level] = merged(array, self.series[series].axes)
+        return self._arrays[series, level]
+
+    def _heard(self, get: Callable[..., Any]) -> Callable[..., Any]:
+        """What reads a block, and remembers in which event loop Zarr does so."""
+
+        async def heard(*args: Any, **more: Any) -> Any:
+            self._loop = asyncio.get_running_loop()
+            return await get(*args, **more)
+
+        return heard
+
+    def settle(self) -> None:
+        """Return when nothing is being read any more: where a block fails, Zarr leaves those that were asked for with it under way, and a
+        process that ends meanwhile complains of each.
+        """
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_others(), self._loop).result()
+
+    def blocks(self, series: int, level: int) -> Written:
+        """Which blocks of a level have been written."""
+        if (series, level) not in self._written:
+            array = self.array(series, level)
+            stored = array.array if isinstance(array, Merged) else array
+            self._written[series, level] = written(self.series[series].levels[level], stored.shape, stored.chunks)
+        return self._written[series, level]
+
+    def presence(self, series: int, level: int) -> Any:
+        """Where a level has been written, indexed as its array."""
+        return merged(self.blocks(series, level), self.series[series].axes)
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+
+
+async def _others() -> None:
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=PATIENCE)
+
+
+def opened(path: str) -> Opened:
+    """A file, which is to be held while it is read: what is dropped is closed."""
+    file = _open(path, stamp(path))
+    if file.stamps != _stamps(file.others):
+        _open.cache_clear()
+        file = _open(path, stamp(path))
+    return file
+
+
+def describe(path: str, series: int, level: int) -> About:
+    """What a file says of a level of an image; SourceError where it is damaged, JobError where it has no such image or level."""
+    try:
+        return _described(opened(path), path, series, level)
+    except TilewiseError:
+        raise
+    except FAULTS as error:
+        raise SourceError(f"{path} cannot be opened as TIFF: {type(error).__name__}: {error}") from error
+
+
+def _stamps(paths: Sequence[str]) -> tuple[object, ...]:
+    return tuple(stamp(path) if Path(path).exists() else None for path in paths)
+
+
+@functools.lru_cache(maxsize=8)
+def _open(path: str, _stamp: object) -> Opened:
+    return Opened(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _described(file: Opened, path: str, series: int, level: int) -> About:
+    image = _chosen(file.series, series, f"series: {series}; {path} has images")
+    one = _chosen(image.levels, level, f"level: {level}; image {series} of {path} has levels")
+    page = one.keyframe
+    _refuse_page(path, page)
+    array = file.array(series, level)
+    _refuse(path, array, one)
+    blocks = file.blocks(series, level).blocks
+    axes, facts = letters(image.axes), said(file.file, series)
+    shapes = tuple(map(_shape, image.levels))
+    ratio = {letter: a / b for letter, a, b in zip(axes, shapes[0], shapes[level], strict=True)}
+    return About(
+        shape=array.shape,
+        chunks=array.chunks,
+        dtype=np.dtype(one.dtype).str,
+        axes=axes,
+        levels=shapes,
+        said=facts,
+        microns={letter: size * ratio.get(letter, 1.0) for letter, size in facts.microns.items()},
+        nodata=float(page.nodata) if "GDAL_NODATA" in page.tags else None,
+        samples=_samples(page, array.shape[axes.index("c")] if "c" in axes else 1),
+        missing=(int(blocks.size - np.count_nonzero(blocks)), blocks.size),
+        others=file.others,
+        unclear=tuple(file.told),
+        guessed="z" in axes and "z" not in image.axes.lower(),
+        kind=image.kind,
+        compression=getattr(page.compression, "name", str(page.compression)).lower(),
+        pages=len(file.file.pages),
+        images=tuple((each.name or str(k), _shape(each)) for k, each in enumerate(file.series)),
+    )
+
+
+def _chosen(given: Sequence[Any], number: int, what: str) -> Any:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(given):
+        raise JobError(f"{what} 0 to {len(given) - 1}")
+    return given[number]
+
+
+def _refuse_page(path: str, page: Any) -> None:
+    """Refuse what cannot be decoded here."""
+    if page.samplesperpixel > MOST_BANDS:
+        raise SourceError(f"{path} declares {page.samplesperpixel} bands; allowed: up to {MOST_BANDS}")
+    if not decodable(page):
+        kind = getattr(page.compression, "name", page.compression)
+        raise JobError(f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}")
+
+
+def decodable(page: Any) -> bool:
+    """Whether what decodes a page is installed: tifffile asks for it only once it decodes."""
+    if int(page.compression) == UNCOMPRESSED:
+        return True
+    try:
+        import imagecodecs as _  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _refuse(path: str, array: Any, series: Any) -> None:
+    """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
+    size, block = " x ".join(map(str, array.shape)), math.prod(array.chunks) * array.dtype.itemsize
+    if block > LARGEST_BLOCK:
+        raise SourceError(f"{path} declares {size} pixels in blocks of {block / 2**30:.3g} GiB; allowed: up to {LARGEST_BLOCK >> 30} GiB")
+    number = math.prod(-(-n // m) for n, m in zip(array.shape, array.chunks, strict=True))
+    stored = Path(path).stat().st_size
+    if series.keyframe.is_tiled and number * LEAST_PER_BLOCK > stored:
+        raise SourceError(f"{path} declares {size} pixels in {number} blocks, more than a file of {stored} bytes can hold")
+    if (series.dataoffset or 0) > 0 and series.dataoffset + series.nbytes > Path(series.keyframe.parent.filehandle.path).stat().st_size:
+        raise SourceError(f"{path} declares {size} pixels in one piece, more than a file of {stored} bytes can hold")
+
+
+def letters(axes: str) -> str:
+    """Axes as `layout` knows them: samples are channels, and pages of which nothing is said are planes."""
+    found = axes.lower()
+    found = found.replace("s", "") if "c" in found else found.replace("s", "c")
+    if "z" not in found:
+        found = found.replace("q", "z", 1) if "q" in found else found.replace("i", "z", 1)
+    return found
+
+
+def _shape(series: Any) -> tuple[int, ...]:
+    """The shape of a series as it is read."""
+    return tuple(merged(series, series.axes).shape)
+
+
+def _samples(page: Any, bands: int) -> tuple[str, ...]:
+    """What each band of an image is, by its photometric interpretation and extra samples; again and again where channels have several."""
+    many, extra = page.samplesperpixel, [int(each) for each in page.extrasamples]
+    known = [*COLOURS.get(int(page.photometric), ())][: many - len(extra)]
+    each = known + ["undefined"] * (many - len(extra) - len(known)) + ["alpha" if kind in ALPHA else "undefined" for kind in extra]
+    return tuple(each * (bands // many)) if bands % many == 0 else ("grey",) * bands
+
+
+@contextmanager
+def _heard(name: str) -> Iterator[list[str]]:
+    """What tifffile logs of a file while it is opened."""
+    told: list[str] = []
+    handler = logging.Handler()
+
+    def emit(record: logging.LogRecord) -> None:
+        if name in (message := record.getMessage()):
+            told.append(message.partition("> ")[2] or message)
+
+    handler.emit = emit  # type: ignore[method-assign]
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
