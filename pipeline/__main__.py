@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import __version__
 from pipeline.cli import commands
 from pipeline.cli.console import AsJson, Debug, Fresh, Gpus, Quiet, Reader, Scheduler, Workers, app, assignments, errors, whole, writable
 from pipeline.config.logs import redact_all
 from pipeline.errors import JobError, TilesError
+from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine

@@ -2,7 +2,7 @@
 
 A segmenter names the options that hold such things in its attribute ``companions``. Before a run, what the job gives there (a list, a path)
 is opened here against the image, and what does not fit it is refused; the segmenter then holds something that `read`s a box of it. A
-segmenter itself knows nothing of files. (A room that DESIGN does not name: sources and segmenters are on one floor.)
+segmenter itself knows nothing of files.
 
 Shapes are drawn pixel by pixel: a pixel belongs to a polygon that holds its middle. A scan-line renderer may decide in another way in
 another window.
@@ -25,7 +25,6 @@ from pipeline.annotations.seeds import Points
 from pipeline.errors import JobError, SourceError, nearest
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
-from pipeline.segmenters import Segmenter
 from pipeline.sources import Source, open_source, where_measured
 
 VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet")
@@ -113,30 +112,6 @@ class Shapes:
         import hashlib
 
         return hashlib.sha256(b"".join(self.wkb) + repr(self.numbers).encode()).hexdigest()
-
-
-def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
-    """The segmenter with what it is given opened, suited to the image; JobError names ``where`` and what does not fit."""
-    what: Any = segmenter
-    for name in getattr(segmenter, "companions", ()):
-        given = getattr(what, name)
-        if given is not None and not isinstance(given, Companion):
-            try:
-                what = replace(what, **{name: open_companion(given, frame)})
-            except (JobError, SourceError) as error:
-                raise JobError(f"{where}.{name}: {error}") from error
-    if hasattr(what, "suited"):
-        try:
-            what = what.suited(frame)
-        except JobError as error:
-            raise JobError(f"{where}: {error}") from error
-    return what  # type: ignore[no-any-return]
-
-
-def fingerprints(segmenter: Segmenter) -> dict[str, Any]:
-    """By option, what tells apart what the segmenter was given."""
-    held = {name: getattr(segmenter, name) for name in getattr(segmenter, "companions", ())}
-    return {name: companion.fingerprint() for name, companion in held.items() if isinstance(companion, Companion)}
 
 
 def open_companion(given: Any, frame: Frame) -> Companion:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError
 from pipeline.image.grid import Box
-from pipeline.segmenters import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +58,20 @@ class Points:
         return [list(self.places), list(self.numbers)]
 
 
-def given_in(what: Any, shape: tuple[int, ...], origin: Origin = None) -> npt.NDArray[np.int64]:
+def given_in(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None = None) -> npt.NDArray[np.int64]:
     """The seed numbers of a block's pixels, 0 for none: points, or what `rasters_and_shapes` opened."""
     given, box = _opened(what, shape, origin)
     found: npt.NDArray[np.int64] = given.read(box)
     return found
 
 
-def any_given_in(what: Any, shape: tuple[int, ...], origin: Origin = None) -> bool:
+def any_given_in(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None = None) -> bool:
     """Whether a segmenter was given anything for the pixels of a block."""
     given, box = _opened(what, shape, origin)
     return bool(given.any_in(box) if isinstance(given, Points) else given.read(box).any())
 
 
-def _opened(what: Any, shape: tuple[int, ...], origin: Origin) -> tuple[Any, Box]:
+def _opened(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None) -> tuple[Any, Box]:
     """What was given, as something that can be read, and the box of the image that a block is of."""
     start = origin or (0,) * len(shape)
     box = Box(start, tuple(a + n for a, n in zip(start, shape, strict=True)))

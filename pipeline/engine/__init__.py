@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine.contract import Engine, Needs, Outcome
+from pipeline.engine.contract import GPU, Engine, Needs, Outcome
 from pipeline.engine.dask_engine import OnDask
 from pipeline.engine.in_process import Local, root_cause
 from pipeline.engine.own_cluster import connect, offered, patience, quiet, same_environment, start, stop_workers
@@ -25,7 +25,7 @@ from pipeline.errors import ClusterError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Engine", "Needs", "Outcome", "cluster", "local", "on"]
+__all__ = ["GPU", "Engine", "Needs", "Outcome", "cluster", "local", "on"]
 
 
 def local(resources: Needs | None = None) -> Engine:

@@ -11,6 +11,9 @@ C = TypeVar("C")
 T = TypeVar("T")
 Needs = Mapping[str, float]
 
+GPU: Needs = {"GPU": 1}
+"""What one tile of a segmenter on a GPU takes of the worker that computes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):

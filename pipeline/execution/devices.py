@@ -1,4 +1,4 @@
-"""On which device each segmenter runs, settled before anything is done. (A room that DESIGN does not name.)
+"""On which device each segmenter runs, settled before anything is done.
 
 A run stays on the devices that it began with: what a network draws on them may differ in the last places, and a result of which a part was
 drawn on either would be what neither draws.
@@ -10,12 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.engine import Engine, Needs
+from pipeline.engine import GPU, Engine
 from pipeline.errors import ClusterError
 from pipeline.segmenters import Contract, Segmenter
-
-GPU: Needs = {"GPU": 1}
-"""What a tile takes of the worker that segments it on a GPU."""
 
 
 def settled(

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import __version__
-from pipeline.annotations.rasters_and_shapes import accompanied, fingerprints
 from pipeline.config.options import placed, refuse_misplaced
 from pipeline.engine import Engine
 from pipeline.errors import JobError
 from pipeline.execution import output_layout, tile_size
 from pipeline.execution.devices import chosen, settled
+from pipeline.execution.inputs import accompanied, fingerprints
 from pipeline.image.grid import Grid
 from pipeline.jobs.binding import bound
 from pipeline.jobs.job import Job
@@ -32,6 +31,7 @@ from pipeline.stages import ALGORITHMS, FIRST, Method, Run, depth_of
 from pipeline.stages.products import HIDDEN, PUBLISHED
 from pipeline.storage.locations import joined, lies_in
 from pipeline.storage.records import Scratch
+from pipeline.version import __version__
 
 HALO = {2: 64, 3: 16}
 STAGING = "staging-"

@@ -6,6 +6,7 @@ stages takes 0.4 s, numba's own start 0.4 s more, Zarr and Arrow 0.2 s; meanwhil
 
 from __future__ import annotations
 
+import pkgutil
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -32,9 +33,10 @@ def load() -> None:
     """Import the stages and what they use, and let numba start."""
     import numpy as np
 
-    import pipeline.workflow  # noqa: F401  all stages
+    import pipeline.stages
     from pipeline.imageops.components import pieces
 
-    for name in LIBRARIES:
+    stages = (f"pipeline.stages.{module.name}" for module in pkgutil.iter_modules(pipeline.stages.__path__))
+    for name in (*stages, *LIBRARIES):
         import_module(name)
     pieces(np.ones((1, 1), bool))

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engine import Needs
+from pipeline.engine import GPU, Needs
 from pipeline.errors import SourceError
-from pipeline.execution.devices import GPU
 from pipeline.image.grid import Box, Grid
 from pipeline.imageops.region_sums import Sums
 from pipeline.numerics.exact_sums import Exact

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import __version__
 from pipeline.errors import JobError, OutputError, ResumeError
 from pipeline.execution.result import Event, Watch, silent
 from pipeline.networks import architectures
@@ -32,6 +31,7 @@ from pipeline.training.appraisal import Shown, appraise, score
 from pipeline.training.objectives import objective
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Pair, batch, gathered
+from pipeline.version import __version__
 
 if TYPE_CHECKING:
     import torch
