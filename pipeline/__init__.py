@@ -1,7 +1,8 @@
 """Tilewise: segment images too large to hold, with the same labels however they are tiled.
 
 >>> import pipeline
->>> result = pipeline.segment("scene.tif", pipeline.Threshold(method="otsu"), "out/scene")  # doctest: +SKIP
+>>> otsu = pipeline.Threshold(method="otsu")
+>>> result = pipeline.segment("scene.tif", otsu, "out/scene")  # doctest: +SKIP
 >>> result.labels, result.objects, result.record  # doctest: +SKIP
 """
 
@@ -85,11 +86,15 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home when it is first used: importing everything takes seconds."""
+    """Import a public name from its home when it is first used: importing everything
+    takes seconds.
+    """
     from importlib import import_module
 
     if name not in _HOMES:
-        raise AttributeError(f"module 'pipeline' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+        raise AttributeError(
+            f"module 'pipeline' has no attribute {name!r}; it has {', '.join(_HOMES)}"
+        )
     return getattr(import_module(_HOMES[name]), name)
 
 

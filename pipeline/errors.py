@@ -7,14 +7,14 @@
     ├── SourceError       (OSError)      2   an image cannot be opened or read as asked
     ├── SegmenterError    (ValueError)   2   a segmenter raised, or returned what no labels can be
     ├── OutputError       (OSError)      2   the output exists, is in use, or cannot be written
-    ├── ClusterError      (RuntimeError) 2   no worker can do what the job asks, or the scheduler is gone
+    ├── ClusterError      (RuntimeError) 2   no worker can do what the job asks, or no scheduler
     ├── ScratchError      (OSError)      2   what lies in the scratch store is damaged
-    ├── TilesError        (RuntimeError) 1   some tiles have no result; the others have, and need not be done again
+    ├── TilesError        (RuntimeError) 1   some tiles failed; the others are kept
     ├── ResumeError       (RuntimeError) 3   a run was begun with another job, source or version
     └── Interrupted       (RuntimeError) 130 stopped by the user; the same command goes on
 
-Each message names the subject, the value got, the values allowed and what to do. They carry nothing but the message, so that they
-pickle between processes. All others but `addresses` lie above this
+Each message names the subject, the value got, the values allowed and what to do. They carry nothing
+but the message, so that they pickle between processes. All others but `addresses` lie above this
 module (DESIGN names it beside ``frame`` and ``grid``, which raise it).
 """
 
@@ -27,7 +27,9 @@ from pipeline.redaction import redacted
 
 
 class TilewiseError(Exception):
-    """The root: anything that Tilewise refuses or reports, with the exit code of a command that ends with it."""
+    """The root: anything that Tilewise refuses or reports, with the exit code of a command that
+    ends with it.
+    """
 
     exit_code = 2
 
@@ -78,7 +80,8 @@ class Interrupted(TilewiseError, RuntimeError):
 
 
 def nearest(word: object, allowed: Iterable[str]) -> str:
-    """The words allowed, and the one most like ``word``: the tail of an error about a misspelt name.
+    """The words allowed, and the one most like ``word``: the tail of an error about a misspelt
+    name.
 
     >>> nearest("treshold", ["watershed", "threshold"])
     "allowed: threshold, watershed; did you mean 'threshold'?"

@@ -1,7 +1,9 @@
-"""Addresses in texts, shown without what signs them and without whose they are. This module lies below all others.
+"""Addresses in texts, shown without what signs them and without whose they are. This module lies
+below all others.
 
-Whole tokens are taken apart: what ends a query or a password is a space and nothing else, since a secret may hold any other character.
-Where a text can be read as an address in two ways, the one is taken that shows less; where in none, nothing of it is shown.
+Whole tokens are taken apart: what ends a query or a password is a space and nothing else, since a
+secret may hold any other character. Where a text can be read as an address in two ways, the one is
+taken that shows less; where in none, nothing of it is shown.
 """
 
 from __future__ import annotations
@@ -16,19 +18,25 @@ TOKEN = re.compile(r"[a-z][a-z0-9+.\-]*(?:://|%3a%2f%2f)[^ \t\r\n\f\v]*", re.IGN
 MARK = re.compile(r"://|%3a%2f%2f", re.IGNORECASE)
 VIRTUAL = re.compile(r"(/vsi\w+)\?[^ \t\r\n\f\v]*", re.IGNORECASE)
 """What GDAL calls a file with options, which hold addresses and keys."""
-SPACED = re.compile(r"""([a-z][a-z0-9+.\-]*://)[^\s/?#@:]*:(?!\d*(?:[/?#\s'"),;]|$))[^\s@]*[ \t][^\r\n]*@""", re.IGNORECASE)
+SPACED = re.compile(
+    r"""([a-z][a-z0-9+.\-]*://)[^\s/?#@:]*:(?!\d*(?:[/?#\s'"),;]|$))[^\s@]*[ \t][^\r\n]*@""",
+    re.IGNORECASE,
+)
 """A name and a password that holds spaces: its begin would be no port."""
 OWN = r"(?:[a-z0-9._\-]+|\[[0-9a-f:.]+\])"
 UNOWNED = re.compile(rf"{OWN}(?::\d+(?=[/'\"]))?(?![a-z0-9._\-:])[^@?#]*(?=[?#]|$)", re.IGNORECASE)
 """A host and a path, from the begin; a port has a path."""
-DOTTED = re.compile(r"[a-z0-9][a-z0-9\-]*(?:\.[a-z0-9][a-z0-9\-]*)+(?=/)[^?#]*(?=[?#]|$)", re.IGNORECASE)
+DOTTED = re.compile(
+    r"[a-z0-9][a-z0-9\-]*(?:\.[a-z0-9][a-z0-9\-]*)+(?=/)[^?#]*(?=[?#]|$)", re.IGNORECASE
+)
 """A host that is certainly one, and a path, in which there may be an @."""
 OWNED = re.compile(rf"@({OWN}(?::\d+)?(?![a-z0-9._\-])[^@?#]*)(?=[?#]|$)", re.IGNORECASE)
 """A host and a path after somebody's name."""
 
 
 def redacted(text: str) -> str:
-    """A text without what signs an address, or names its user: neither ever reaches a message, a log or a record.
+    """A text without what signs an address, or names its user: neither ever reaches a message, a
+    log or a record.
 
     >>> redacted("https://me:se/cret@host/scene.tif?sig=a,'b' cannot be read")
     'https://…@host/scene.tif?… cannot be read'
@@ -72,7 +80,9 @@ def _shown(token: str) -> str:
 
 
 def _place(rest: str) -> tuple[str, int, int] | None:
-    """What stands for a user, and where host and path begin and end; None where this cannot be told."""
+    """What stands for a user, and where host and path begin and end; None where this cannot be
+    told.
+    """
     if "@" not in rest:
         return "", 0, len(re.split("[?#]", rest, maxsplit=1)[0])
     try:
@@ -92,6 +102,8 @@ def _place(rest: str) -> tuple[str, int, int] | None:
 
 def _decoded(rest: str) -> str:
     """What follows the scheme of an address that is written within another."""
-    user, sign, kept = re.split("[?#]|%3f|%23", rest, maxsplit=1, flags=re.IGNORECASE)[0].rpartition("%40")
+    user, sign, kept = re.split("[?#]|%3f|%23", rest, maxsplit=1, flags=re.IGNORECASE)[
+        0
+    ].rpartition("%40")
     more = len(user) + len(sign) + len(kept) < len(rest)
     return f"{DOTS + sign if sign else ''}{kept}{f'?{DOTS}' if more else ''}"

@@ -1,4 +1,6 @@
-"""The whole run: read `run` from top to bottom. Each step leaves its result in the scratch store, and is skipped where that lies there."""
+"""The whole run: read `run` from top to bottom. Each step leaves its result in the scratch store,
+and is skipped where that lies there.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +58,14 @@ UNKNOWN = 1 << 62
 READER = ("axes", "planes", "time", "bands", "nodata")
 """Options of readers that `segment` takes."""
 PATIENCE = 8
-"""When this many tiles that could be read have failed and none has succeeded, the segmenter is at fault and not the tiles."""
+"""When this many tiles that could be read have failed and none has succeeded, the segmenter is at
+fault and not the tiles.
+"""
 
 
-def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: Watch = silent) -> Result:
+def run(
+    job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: Watch = silent
+) -> Result:
     """Segment an image, tile by tile, into one set of labels.
 
     Parameters
@@ -69,19 +75,22 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
     engine
         Where it is computed; a local cluster of processes if not given.
     fresh
-        Start anew, whatever lies in the output: a finished result is replaced when the new one is complete.
+        Start anew, whatever lies in the output: a finished result is replaced when the new one is
+        complete.
     watch
         Called with an `Event` whenever there is progress.
 
     Returns
     -------
     Result
-        The labels, the table of objects and the record. Where the output holds the result of this very job, it is that.
+        The labels, the table of objects and the record. Where the output holds the result of this
+        very job, it is that.
 
     Raises
     ------
     TilesError
-        Some tiles failed. Nothing is published but ``run.json``, which lists them; the same call tries them again.
+        Some tiles failed. Nothing is published but ``run.json``, which lists them; the same call
+        tries them again.
     ResumeError
         The output holds a run of another job, or the image has changed.
     TilewiseError
@@ -91,7 +100,9 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         return result
     if remote(job.output.path):
         with upload.claimed(job, fresh=fresh):
-            return upload.deliver(run(upload.made_here(job), engine, fresh=fresh, watch=watch), job, watch)
+            return upload.deliver(
+                run(upload.made_here(job), engine, fresh=fresh, watch=watch), job, watch
+            )
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
         before = None if fresh else resume.begun(job)
@@ -103,7 +114,11 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
         lost = prepare.unreadable(draft.run, job.on_bad_tile, crew)
         draft = resume.begin(draft, sorted(lost))
         fitted = prepare.fit(unreadable_tiles.without(draft.run, lost), crew)
-        drawn, found = _lay(fitted, draft, crew) if job.layers else _draw(prepare.route(fitted, draft.job.route, crew), draft, crew)
+        drawn, found = (
+            _lay(fitted, draft, crew)
+            if job.layers
+            else _draw(prepare.route(fitted, draft.job.route, crew), draft, crew)
+        )
         told = _publish(drawn, draft, found, crew)
 
         facts = {
@@ -112,17 +127,27 @@ def run(job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: W
             **told,
             "seconds": round(time.monotonic() - started, 3),
         }
-        named = legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
-        facts |= {"results": draft.results, "legend": {number: entry.plain() for number, entry in named.items()}}
+        named = (
+            legend(found.classes, draft.job.output.legend) if "semantic" in draft.results else {}
+        )
+        facts |= {
+            "results": draft.results,
+            "legend": {number: entry.plain() for number, entry in named.items()},
+        }
         commit.publish_all(
-            draft.folder, draft.staging, facts | _record(drawn, draft, crew, missing=commit.missing(drawn, lost)), draft.nest
+            draft.folder,
+            draft.staging,
+            facts | _record(drawn, draft, crew, missing=commit.missing(drawn, lost)),
+            draft.nest,
         )
         return Result(str(draft.folder))
 
 
 @contextlib.contextmanager
 def _stowed(draft: Plan, engine: Engine) -> Iterator[Plan]:
-    """The plan with an image that lies in a file, where it would travel whole to each worker otherwise."""
+    """The plan with an image that lies in a file, where it would travel whole to each worker
+    otherwise.
+    """
     if not getattr(engine, "apart", True):
         yield draft
         return
@@ -131,7 +156,9 @@ def _stowed(draft: Plan, engine: Engine) -> Iterator[Plan]:
 
 
 def finished(job: Job) -> Result | None:
-    """The result of this very job, if its output holds it; nothing is started for that. OutputError if it is another's, or nobody's."""
+    """The result of this very job, if its output holds it; nothing is started for that. OutputError
+    if it is another's, or nobody's.
+    """
     if remote(job.output.path):
         return upload.delivered(job)
     if not Path(job.output.path).exists():
@@ -141,23 +168,33 @@ def finished(job: Job) -> Result | None:
     return Result(str(draft.folder)) if resume.finished(draft) else None
 
 
-def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: Engine | None = None, **parts: Any) -> Result:
+def segment(
+    image: Any,
+    segmenter: Any,
+    out: str | os.PathLike[str],
+    *,
+    engine: Engine | None = None,
+    **parts: Any,
+) -> Result:
     """Segment an image with one segmenter: `run` for a job that needs no file.
 
     Parameters
     ----------
     image
-        A path, a NumPy or Dask array, an xarray DataArray, or a mapping with the reader's options. An array has the axes (row, column), or
-        (band, row, column) with up to four bands; of any other ``axes`` says what they are.
+        A path, a NumPy or Dask array, an xarray DataArray, or a mapping with the reader's options.
+        An array has the axes (row, column), or (band, row, column) with up to four bands; of any
+        other ``axes`` says what they are.
     segmenter
-        Any callable from a block (band, row, column) to labels (row, column); or a kind's name, or a mapping with its options.
+        Any callable from a block (band, row, column) to labels (row, column); or a kind's name, or
+        a mapping with its options.
     out
         The folder for the result.
     engine
         Where it is computed; a local cluster of processes if not given.
     **parts
-        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``axes``, ``planes``, ``time``, ``bands`` and ``nodata`` of
-        the reader; ``fresh`` and ``watch`` as for `run`; and the keys of a job's ``output``.
+        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``axes``, ``planes``,
+        ``time``, ``bands`` and ``nodata`` of the reader; ``fresh`` and ``watch`` as for `run`; and
+        the keys of a job's ``output``.
 
     Returns
     -------
@@ -165,13 +202,27 @@ def segment(image: Any, segmenter: Any, out: str | os.PathLike[str], *, engine: 
         The labels, the table of objects and the record.
     """
     how = {key: parts.pop(key) for key in ("fresh", "watch") if key in parts}
-    tiles = {key: parts.pop(name) for name, key in (("tile", "size"), ("halo", "halo"), ("max_halo", "max_halo")) if name in parts}
+    tiles = {
+        key: parts.pop(name)
+        for name, key in (("tile", "size"), ("halo", "halo"), ("max_halo", "max_halo"))
+        if name in parts
+    }
     named = segmenter.get("kind", "segmenter") if isinstance(segmenter, Mapping) else segmenter
     name = named if isinstance(named, str) else name_of(named).lower()
     steps = parts.pop("steps", [])
     reader = {key: parts.pop(key) for key in READER if key in parts}
-    source = {**(image if isinstance(image, Mapping) else {"path": image}), **reader} if reader else image
-    job = Job(source=source, tiles=tiles, steps=steps, segmenters={name: segmenter}, output={"path": os.fspath(out), **parts})
+    source = (
+        {**(image if isinstance(image, Mapping) else {"path": image}), **reader}
+        if reader
+        else image
+    )
+    job = Job(
+        source=source,
+        tiles=tiles,
+        steps=steps,
+        segmenters={name: segmenter},
+        output={"path": os.fspath(out), **parts},
+    )
     return run(job, engine, **how)
 
 
@@ -180,16 +231,24 @@ def _lay(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
     drawn: dict[str, tuple[Run, Grouping]] = {}
     sheets = overlay.sheets(run, draft.job.layers)
     for sheet in sheets:
-        if (name := sheet.layer.use) not in drawn:  # what draws things and stuff has two layers, and draws once
-            drawn[name] = _draw(prepare.route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=name))
+        if (
+            name := sheet.layer.use
+        ) not in drawn:  # what draws things and stuff has two layers, and draws once
+            drawn[name] = _draw(
+                prepare.route(sheet.run, [sheet.layer.rule], crew), draft, replace(crew, layer=name)
+            )
     things = {method.name: method.contract.things for method in run.methods}
-    layers.refuse(draft.job.layers, things, {name: found.classes for name, (_, found) in drawn.items()})
+    layers.refuse(
+        draft.job.layers, things, {name: found.classes for name, (_, found) in drawn.items()}
+    )
     sheets = tuple(replace(sheet, run=drawn[sheet.layer.use][0]) for sheet in sheets)
     return _draw(overlay.laid_over(run, sheets), draft, replace(crew, layer="layers"))
 
 
 def _draw(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
-    """Segment all tiles, compare them and join what they hold; where that ends in disputes, again in larger windows, as the job says."""
+    """Segment all tiles, compare them and join what they hold; where that ends in disputes, again
+    in larger windows, as the job says.
+    """
     while True:
         run = repair.widened(run)
         _segment(run, draft, crew)
@@ -211,14 +270,20 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
     event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
     todo = [tile for tile in tiles if tile not in kept]
     reserved = {name for tile in todo for name in run.needs(tile)}
-    for outcome in crew.engine.run(segment_tile, run, todo, needs=run.needs, reserved=reserved, label=stage):
+    for outcome in crew.engine.run(
+        segment_tile, run, todo, needs=run.needs, reserved=reserved, label=stage
+    ):
         crew.clock.add(run, outcome)
         event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
         crew.watch(event)
         if outcome.error is not None:
             failed[outcome.item] = outcome.error
             refused |= {} if outcome.unread else {outcome.item: outcome.error}
-            if refused and len(failed) == event.done and (len(refused) >= PATIENCE or event.done == len(tiles)):
+            if (
+                refused
+                and len(failed) == event.done
+                and (len(refused) >= PATIENCE or event.done == len(tiles))
+            ):
                 tile, why = next(iter(refused.items()))
                 raise SegmenterError(f"no tile succeeded: {run.grid.name(tile)}: {why}")
     if failed:
@@ -227,7 +292,8 @@ def _segment(run: Run, draft: Plan, crew: Crew) -> None:
         named = "; ".join(f"{run.grid.name(tile)}: {failed[tile]}" for tile in sorted(failed)[:3])
         more = f"; and {len(failed) - 3} more, all in {RECORD}" if len(failed) > 3 else ""
         raise TilesError(
-            f"{len(failed)} of {len(tiles)} tiles failed, so nothing is published: {named}{more}. The same command tries them again"
+            f"{len(failed)} of {len(tiles)} tiles failed, so nothing is published: "
+            f"{named}{more}. The same command tries them again"
             f"{products.kept(draft.folder)}."
         )
 
@@ -248,18 +314,31 @@ def _group(run: Run, job: Job, crew: Crew) -> Grouping:
         group.save(run, found)
         crew.watch(Event(crew.named("group"), 1, 1))
     if (dtype := output_layout.dtype(job.output)) and found.objects > np.iinfo(dtype).max:
-        raise OutputError(f"output.dtype: {found.objects} objects do not fit in {dtype}; allowed: uint64, without ome-tiff")
+        raise OutputError(
+            f"output.dtype: {found.objects} objects do not fit in {dtype}; allowed: uint64, "
+            f"without ome-tiff"
+        )
     if found.classes > MOST:
         raise OutputError(f"there are classes up to {found.classes}; allowed: {MOST}")
     return found
 
 
 def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, Any]:
-    """Stage labels, classes, their pyramids, the table and what else is wanted; the objects' certificates, and what was not measured."""
+    """Stage labels, classes, their pyramids, the table and what else is wanted; the objects'
+    certificates, and what was not measured.
+    """
     wanted, staging = draft.job.output, draft.staging
     if "panoptic" in draft.results:
         panoptic.refuse(found)
-    work = publish.places(run, wanted, draft.results, draft.layout, staging, (found.objects, found.classes), nest=draft.nest)
+    work = publish.places(
+        run,
+        wanted,
+        draft.results,
+        draft.layout,
+        staging,
+        (found.objects, found.classes),
+        nest=draft.nest,
+    )
     for place in (work.labels, work.classes, work.nested, work.mask):
         if place:
             place.create()
@@ -281,7 +360,9 @@ def _publish(run: Run, draft: Plan, found: Grouping, crew: Crew) -> dict[str, An
     lost = unmeasured.added(slab["unmeasured"] for slab in slabs)
     return {
         "certificates": dict(zip(CERTIFICATES, counts.tolist(), strict=True)),
-        "unmeasured": unmeasured.told(run.source.frame, lost, sum(slab["pixels"] for slab in slabs)),
+        "unmeasured": unmeasured.told(
+            run.source.frame, lost, sum(slab["pixels"] for slab in slabs)
+        ),
     }
 
 
@@ -291,7 +372,11 @@ def _record(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) ->
     fitted = {name: what for each in drawers for name, what in fit.found(draft.run, each).items()}
     repairs = [told for each in drawers for told in repair.tally(each)]
     spent = {"routes": timings.routes(run, crew.clock), "dearest": timings.dearest(run, crew.clock)}
-    drawn = ((method.name, each.scratch, number) for each in drawers for number, method in enumerate(each.methods, FIRST))
+    drawn = (
+        (method.name, each.scratch, number)
+        for each in drawers
+        for number, method in enumerate(each.methods, FIRST)
+    )
     return {
         "run": draft.run.scratch.run,
         "processors": processors.told(drawn),

@@ -12,7 +12,8 @@ from hypothesis import settings
 import pipeline
 from pipeline.engine import Engine
 
-# The same examples at every run. TILEWISE_EXPLORE=N draws new ones, N times as many, and prints how a failure is had again.
+# The same examples at every run. TILEWISE_EXPLORE=N draws new ones, N times as many, and prints how
+# a failure is had again.
 EXPLORE = int(os.environ.get("TILEWISE_EXPLORE") or 0)
 settings.register_profile("usual", deadline=None, derandomize=True)
 settings.register_profile("exploring", deadline=None, derandomize=False, print_blob=True)
@@ -20,19 +21,41 @@ settings.load_profile("exploring" if EXPLORE else "usual")
 
 
 LONGEST = (
-    *("test_training_detectors", "test_death", "test_training", "test_late", "test_workflows", "test_real", "test_verifying"),
+    *(
+        "test_training_detectors",
+        "test_death",
+        "test_training",
+        "test_late",
+        "test_workflows",
+        "test_real",
+        "test_verifying",
+    ),
     *("test_places", "test_panoptic", "test_exactness"),
 )
-"""The files that take longest, which come first: of two processes none is left with one of them when the other has nothing to do."""
+"""The files that take longest, which come first: of two processes none is left with one of them
+when the other has nothing to do.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest. Where new examples are drawn, draw more, also where a test says how many."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    functions = {item.obj for item in items if EXPLORE > 1 and getattr(getattr(item, "obj", None), "is_hypothesis_test", False)}
+    """Begin with what takes longest. Where new examples are drawn, draw more, also where a test
+    says how many.
+    """
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+        )
+    )
+    functions = {
+        item.obj
+        for item in items
+        if EXPLORE > 1 and getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    }
     for function in functions:
         usual = function._hypothesis_internal_use_settings
-        function._hypothesis_internal_use_settings = settings(usual, max_examples=EXPLORE * usual.max_examples)
+        function._hypothesis_internal_use_settings = settings(
+            usual, max_examples=EXPLORE * usual.max_examples
+        )
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -40,13 +63,18 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     if not EXPLORE:
         return None
     seed = config.getoption("--hypothesis-seed") or "SEED"
-    return f"new examples, {EXPLORE} times as many; the same again: TILEWISE_EXPLORE={EXPLORE} pytest --hypothesis-seed={seed} TEST"
+    return (
+        f"new examples, {EXPLORE} times as many; the same again: TILEWISE_EXPLORE={EXPLORE} "
+        f"pytest --hypothesis-seed={seed} TEST"
+    )
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images, which are not part of the project."""
-    folder = Path(os.environ.get("TILEWISE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    folder = Path(
+        os.environ.get("TILEWISE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+    )
     if not folder.is_dir():
         pytest.skip(f"needs real images in {folder} (or in the folder that TILEWISE_DATA names)")
     return folder
@@ -54,6 +82,8 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """Two worker processes, which all tests share that do not kill them: to start them takes seconds."""
+    """Two worker processes, which all tests share that do not kill them: to start them takes
+    seconds.
+    """
     with pipeline.cluster(2) as started:
         yield started

@@ -24,8 +24,19 @@ def scene(rows: int, columns: int, bands: int = 3) -> np.ndarray[Any, np.dtype[n
 
 def facts(kind: str = "unet", **more: Any) -> dict[str, Any]:
     """What a card says of such a network."""
-    known = {"name": "random", "kind": kind, "bands": ["red", "green", "blue"], "classes": ["a", "b"], "architecture": SMALL}
-    known |= {"value_scaling": {"type": "z-score", "mean": 120, "stddev": 50}, "stride": 8, "reach": 51, "window": 128}
+    known = {
+        "name": "random",
+        "kind": kind,
+        "bands": ["red", "green", "blue"],
+        "classes": ["a", "b"],
+        "architecture": SMALL,
+    }
+    known |= {
+        "value_scaling": {"type": "z-score", "mean": 120, "stddev": 50},
+        "stride": 8,
+        "reach": 51,
+        "window": 128,
+    }
     return {**known, **more}
 
 

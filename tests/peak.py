@@ -1,5 +1,6 @@
-"""What segmenting one tile by a job file takes of memory, against what the plan says: printed as two numbers. A process of its own, so that
-nothing else is counted: ``python -m tests.peak JOB.yaml FOLDER``.
+"""What segmenting one tile by a job file takes of memory, against what the plan says: printed as
+two numbers. A process of its own, so that nothing else is counted: ``python -m tests.peak JOB.yaml
+FOLDER``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,12 @@ def discs(shape: tuple[int, ...]) -> np.ndarray:
     number = points.size // (5 * radius ** len(shape))
     points[tuple(rng.integers(0, n, number) for n in shape)] = 1
     near = np.linalg.norm(np.indices((2 * radius + 1,) * len(shape)) - radius, axis=0) < radius
-    return np.clip(ndimage.gaussian_filter(ndimage.grey_dilation(points, footprint=near), 1.5) * 0.8 + rng.random(shape) * 0.05, 0, 1)
+    return np.clip(
+        ndimage.gaussian_filter(ndimage.grey_dilation(points, footprint=near), 1.5) * 0.8
+        + rng.random(shape) * 0.05,
+        0,
+        1,
+    )
 
 
 def written(name: str, folder: Path) -> dict[str, object]:
@@ -48,8 +54,17 @@ def written(name: str, folder: Path) -> dict[str, object]:
         zarr.save_array(folder / "stack.zarr", (discs((60, 160, 160)) * 255).astype(np.uint8)[None])
         return {"source.path": str(folder / "stack.zarr")}
     number = BANDS.get(name, 3)
-    image = np.stack([(discs((900, 900)) * (200 - 5 * band)).astype(np.uint8) for band in range(number)])
-    how = {"driver": "GTiff", "count": number, "height": 900, "width": 900, "dtype": "uint8", "tiled": True}
+    image = np.stack(
+        [(discs((900, 900)) * (200 - 5 * band)).astype(np.uint8) for band in range(number)]
+    )
+    how = {
+        "driver": "GTiff",
+        "count": number,
+        "height": 900,
+        "width": 900,
+        "dtype": "uint8",
+        "tiled": True,
+    }
     with rasterio.open(folder / "image.tif", "w", **how, blockxsize=256, blockysize=256) as file:
         file.write(image)
     bands = {} if name == "clouds" else {"source.bands": list(range(1, number + 1))}
@@ -58,12 +73,16 @@ def written(name: str, folder: Path) -> dict[str, object]:
 
 def status(key: str) -> int:
     """Bytes, from the kernel."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+    )
     return int(line.split()[1]) * 1024
 
 
 def measured(run: stages.Run) -> tuple[int, int]:
-    """The bytes that a tile takes at most beyond what was there before, and those that the plan says of the largest window it reads."""
+    """The bytes that a tile takes at most beyond what was there before, and those that the plan
+    says of the largest window it reads.
+    """
     tile = int(np.flatnonzero(run.routes >= stages.FIRST)[0])
     largest = 0
 
@@ -86,11 +105,17 @@ def measured(run: stages.Run) -> tuple[int, int]:
 def main(path: Path, folder: Path) -> None:
     """Print both numbers for each segmenter."""
     keys = written(path.stem, folder)
-    job = pipeline.from_yaml(path, {**keys, "output.path": str(folder / "out"), "tiles.size": TILE.get(path.stem, 600)})
+    job = pipeline.from_yaml(
+        path, {**keys, "output.path": str(folder / "out"), "tiles.size": TILE.get(path.stem, 600)}
+    )
     crew = Crew(pipeline.local(), silent)
     draft = plan(job, workers=1, memory=8 << 30).run
     run = fit(replace(draft, scratch=draft.scratch.begin()), crew)
-    sheets = [(sheet.run, [sheet.layer.rule]) for sheet in overlay.sheets(run, job.layers)] if job.layers else [(run, job.route)]
+    sheets = (
+        [(sheet.run, [sheet.layer.rule]) for sheet in overlay.sheets(run, job.layers)]
+        if job.layers
+        else [(run, job.route)]
+    )
     for each, rules in sheets:
         print(*measured(route(each, rules, crew)))
 

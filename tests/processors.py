@@ -1,4 +1,5 @@
-"""Processors that differ, on one machine: variables under which libraries compute as on another one, and what is computed under them.
+"""Processors that differ, on one machine: variables under which libraries compute as on another
+one, and what is computed under them.
 
 usage: python -m tests.processors FILE.npz
        python -m tests.processors JOB.yaml CHANGES.json
@@ -37,20 +38,29 @@ OLD = {**ELSEWHERE, "NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
 
 
 def surroundings(changes: dict[str, str]) -> dict[str, str]:
-    """This process's environment with changes, in which NumPy has all that the machine offers but for these."""
+    """This process's environment with changes, in which NumPy has all that the machine offers but
+    for these.
+    """
     return {**{name: value for name, value in os.environ.items() if name not in OLD}, **changes}
 
 
 def computed_under(changes: dict[str, str], file: Path) -> dict[str, np.ndarray]:
     """What another process computes in other surroundings."""
     root = Path(__file__).resolve().parents[1]
-    subprocess.run([sys.executable, "-m", "tests.processors", str(file)], cwd=root, env=surroundings(changes), check=True)
+    subprocess.run(
+        [sys.executable, "-m", "tests.processors", str(file)],
+        cwd=root,
+        env=surroundings(changes),
+        check=True,
+    )
     with np.load(file) as found:
         return dict(found)
 
 
 def computed() -> dict[str, np.ndarray]:
-    """By name, all that is made of pixels before labels are drawn, and what libraries make where processors differ."""
+    """By name, all that is made of pixels before labels are drawn, and what libraries make where
+    processors differ.
+    """
     rng = np.random.default_rng(0)
     grey, valid = rng.random((70, 80)) * 255, rng.random((70, 80)) > 0.02
     found = {f"library {name}": getattr(np, name)(grey + 1) for name in ("exp", "log10", "cbrt")}
@@ -61,21 +71,32 @@ def computed() -> dict[str, np.ndarray]:
     solid = grey[:64].reshape(8, 16, 40)
     found["smooth volume"] = filters.smooth(solid, valid[:64].reshape(solid.shape), 1.3)
     found["moments"] = np.stack(filters.local_mean_and_deviation(grey, valid, 9))
-    found["median"], found["opening"] = filters.local_median(grey, valid, 2), filters.opening(grey, valid, 3)
+    found["median"], found["opening"] = (
+        filters.local_median(grey, valid, 2),
+        filters.opening(grey, valid, 3),
+    )
     found["slopes"] = filters.derivatives(grey, valid, scharr=True)
     found["entropy"] = filters.local_entropy(grey, valid, 9, [50, 100, 180])
     found |= {f"gabor {wave}": filters.local_gabor(grey, valid, wave) for wave in (4.0, 8.0, 11.3)}
     for method in thresholds.LOCAL:
-        made = thresholds.Foreground(method=method, window=15, spread=99.0 if method == "sauvola" else None)
+        made = thresholds.Foreground(
+            method=method, window=15, spread=99.0 if method == "sauvola" else None
+        )
         found[f"local {method}"] = np.asarray(made._local(grey, valid))
     seen = histograms.histogram(np.where(grey > 120, grey + 300 + 30 * (grey % 1), grey), valid)
-    found |= {f"threshold {name}": np.array(histograms.threshold(seen, name)) for name in histograms.FINDERS if name != "minimum"}
+    found |= {
+        f"threshold {name}": np.array(histograms.threshold(seen, name))
+        for name in histograms.FINDERS
+        if name != "minimum"
+    }
     for dtype in ("uint8", "uint16", "int32", "float32", "float64"):
         top = 1 if dtype.startswith("f") else np.iinfo(dtype).max
         block = (rng.random((3, 70, 80)) * top).astype(dtype)
         found |= {f"{name} {dtype}": colours.channel(block, name) for name in colours.CHANNELS}
         for trait in (*routing.TRAITS, "mean_2", "index_1_2"):
-            found[f"trait {trait} {dtype}"] = np.array(routing.trait(trait, block.astype(np.float64), np.broadcast_to(valid, block.shape)))
+            found[f"trait {trait} {dtype}"] = np.array(
+                routing.trait(trait, block.astype(np.float64), np.broadcast_to(valid, block.shape))
+            )
         for step in (
             preprocessing.Smooth(1.3),
             preprocessing.Denoise(1),
@@ -89,7 +110,9 @@ def computed() -> dict[str, np.ndarray]:
 
 
 def tissue(size=(160, 210)):
-    return np.moveaxis(pictures.immunohistochemistry()[100 : 100 + size[0], 60 : 60 + size[1]], -1, 0).copy()
+    return np.moveaxis(
+        pictures.immunohistochemistry()[100 : 100 + size[0], 60 : 60 + size[1]], -1, 0
+    ).copy()
 
 
 @dataclass(frozen=True)
@@ -147,7 +170,11 @@ class Later:
 
     def fit(self, histogram):
         """The middle, and who found it."""
-        return Later(self.folder, self.kind, 90_000 + float(os.getpid() % 7) + histogram.percentile(50) / 1000)
+        return Later(
+            self.folder,
+            self.kind,
+            90_000 + float(os.getpid() % 7) + histogram.percentile(50) / 1000,
+        )
 
     def __call__(self, block, origin):
         """Where the power is high."""

@@ -1,7 +1,8 @@
-"""Cellpose, StarDist and InstanSeg through stand-ins of their interface: labels of windows, joined by evidence, never called proved.
+"""Cellpose, StarDist and InstanSeg through stand-ins of their interface: labels of windows, joined
+by evidence, never called proved.
 
-The packages themselves want models from a hub; what is tested is that they are called as their documentation says, once loaded per process,
-with values that do not depend on the window.
+The packages themselves want models from a hub; what is tested is that they are called as their
+documentation says, once loaded per process, with values that do not depend on the window.
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ class CellposeModel:
     def __init__(self, *, gpu: bool, pretrained_model: str) -> None:
         LOADED.append(pretrained_model)
 
-    def eval(self, x: Any, *, channel_axis: int, normalize: bool, diameter: Any, flow_threshold: float, cellprob_threshold: float) -> Any:
+    def eval(
+        self,
+        x: Any,
+        *,
+        channel_axis: int,
+        normalize: bool,
+        diameter: Any,
+        flow_threshold: float,
+        cellprob_threshold: float,
+    ) -> Any:
         assert (channel_axis, normalize, x.shape[-1]) == (-1, False, 3)
         return drawn(x[..., 0]), None, None
 
@@ -51,14 +61,26 @@ class InstanSeg:
     def __init__(self, model_type: str, *, device: Any, verbosity: int) -> None:
         LOADED.append(model_type)
 
-    def eval_small_image(self, image: Any, *, pixel_size: float, normalise: bool, return_image_tensor: bool, target: str) -> Any:
+    def eval_small_image(
+        self,
+        image: Any,
+        *,
+        pixel_size: float,
+        normalise: bool,
+        return_image_tensor: bool,
+        target: str,
+    ) -> Any:
         assert (pixel_size, normalise, return_image_tensor) == (0.5, False, False)
         return torch.from_numpy(drawn(image[0].numpy())[None, None])
 
 
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, what in (("cellpose.models", CellposeModel), ("stardist.models", StarDist2D), ("instanseg", InstanSeg)):
+    for name, what in (
+        ("cellpose.models", CellposeModel),
+        ("stardist.models", StarDist2D),
+        ("instanseg", InstanSeg),
+    ):
         module = ModuleType(name)
         setattr(module, what.__name__, what)
         monkeypatch.setitem(sys.modules, name, module)
@@ -71,8 +93,12 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", [pipeline.Cellpose, pipeline.StarDist, pipeline.InstanSeg])
-def test_objects_of_windows_become_objects_of_the_image(kind: Any, packages: None, tmp_path: Path) -> None:
-    """An image whose halves differ in brightness: objects over seams are one, values are those of the whole image, nothing is proved."""
+def test_objects_of_windows_become_objects_of_the_image(
+    kind: Any, packages: None, tmp_path: Path
+) -> None:
+    """An image whose halves differ in brightness: objects over seams are one, values are those of
+    the whole image, nothing is proved.
+    """
     rows, columns = np.mgrid[:160, :200]
     image = 20 + 200 * ((rows % 40 < 20) & (columns % 50 < 25)).astype(np.uint8)
     image[:, 100:] //= 2
@@ -95,11 +121,20 @@ def _histogram(image: np.ndarray[Any, Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "command"), [(pipeline.Cellpose, "cellpose"), (pipeline.StarDist, "stardist"), (pipeline.InstanSeg, "instanseg")]
+    ("kind", "command"),
+    [
+        (pipeline.Cellpose, "cellpose"),
+        (pipeline.StarDist, "stardist"),
+        (pipeline.InstanSeg, "instanseg"),
+    ],
 )
-def test_an_absent_package_is_named_with_what_installs_it(kind: Any, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_package_is_named_with_what_installs_it(
+    kind: Any, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the package, the message says how to get it."""
     monkeypatch.setitem(sys.modules, command, None)
     adapters._resident.cache_clear()
-    with pytest.raises(JobError, match=f"is not installed .*install it with: pip install {command}"):
+    with pytest.raises(
+        JobError, match=f"is not installed .*install it with: pip install {command}"
+    ):
         kind()(np.zeros((1, 8, 8)))

@@ -1,4 +1,6 @@
-"""What any window saw apart is never made one by evidence: windows that draw arbitrary things, against all that they drew."""
+"""What any window saw apart is never made one by evidence: windows that draw arbitrary things,
+against all that they drew.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.tiling import in_raster_order, tiled
 
 
 class Moody:
-    """Draws patches of the image joined, dropped and nibbled at in a way that depends on the window alone, and keeps what it drew."""
+    """Draws patches of the image joined, dropped and nibbled at in a way that depends on the window
+    alone, and keeps what it drew.
+    """
 
     windowed = True
 
@@ -48,7 +52,9 @@ def patches(size, rng):
 
 
 def sights(found, drawn):
-    """By window and label that it drew: the objects of the parts which are, pixel for pixel, what it drew, wherever it sees the part."""
+    """By window and label that it drew: the objects of the parts which are, pixel for pixel, what
+    it drew, wherever it sees the part.
+    """
     grid, seen = found.run.grid, defaultdict(set)
     tiles = range(len(grid))
     outer = {tile: grid.window(tile, found.run.depth) for tile in tiles}
@@ -73,7 +79,12 @@ def fused(found, drawn):
     by_window = defaultdict(list)
     for (window, _), names in sights(found, drawn).items():
         by_window[window].append(names)
-    return {name for each in by_window.values() for one, other in itertools.combinations(each, 2) for name in one & other}
+    return {
+        name
+        for each in by_window.values()
+        for one, other in itertools.combinations(each, 2)
+        for name in one & other
+    }
 
 
 def drawn_in_tiles(seed, joined, dropped, nibbled, iou):
@@ -85,18 +96,25 @@ def drawn_in_tiles(seed, joined, dropped, nibbled, iou):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 0.4]), st.sampled_from([0.0, 0.1]), st.sampled_from([0.0, 0.02]),
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.1, 0.4]),
+    st.sampled_from([0.0, 0.1]),
+    st.sampled_from([0.0, 0.02]),
     st.sampled_from([0.3, 0.5, 1.0]),
-)  # fmt: skip
+)
 def test_what_a_window_saw_apart_is_not_one(seed, joined, dropped, nibbled, iou):
-    """No object has two parts that a window drew, pixel for pixel, as two labels, though it may own neither."""
+    """No object has two parts that a window drew, pixel for pixel, as two labels, though it may own
+    neither.
+    """
     found, drawn = drawn_in_tiles(seed, joined, dropped, nibbled, iou)
     assert not fused(found, drawn)
     assert "proved" not in found.certificates
 
 
 def test_the_oracle_sees_what_labels_of_one_tile_do_not():
-    """Where only labels of parts that a tile owns count, some of these are fused: the test above can fail."""
+    """Where only labels of parts that a tile owns count, some of these are fused: the test above
+    can fail.
+    """
 
     def blind(groups, tile, found, least):
         nothing = evidence.Evidence(found.alike, found.iou, np.zeros((0, 2), np.int64), np.zeros(0))
@@ -107,7 +125,9 @@ def test_the_oracle_sees_what_labels_of_one_tile_do_not():
 
 
 def test_windows_that_agree_are_joined():
-    """Where every window draws the same patches, each is one object over any number of tiles, and agreed."""
+    """Where every window draws the same patches, each is one object over any number of tiles, and
+    agreed.
+    """
     for seed in range(5):
         image = patches(18, np.random.default_rng(seed))
         found, _ = drawn_in_tiles(seed, 0.0, 0.0, 0.0, 0.5)

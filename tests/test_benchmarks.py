@@ -1,4 +1,6 @@
-"""The benchmarks run, and all sides of them find the same objects; nothing here looks at a clock."""
+"""The benchmarks run, and all sides of them find the same objects; nothing here looks at
+a clock.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,21 @@ def whole(monkeypatch):
 
 @pytest.mark.heavy
 def test_table():
-    """One command prints a row for each side that is installed, and one for each number of tiles."""
-    command = [sys.executable, str(BENCHMARKS / "whole.py"), "1024", "--runs", "1", "--sides", "ours", "scipy", "--tiles", "9"]
+    """One command prints a row for each side that is installed, and one for each number
+    of tiles.
+    """
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "whole.py"),
+        "1024",
+        "--runs",
+        "1",
+        "--sides",
+        "ours",
+        "scipy",
+        "--tiles",
+        "9",
+    ]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
     assert [row for row in rows if row in ("ours", "scipy", "9")] == ["ours", "scipy", "9"]
@@ -44,7 +59,9 @@ def test_sides_agree(whole, tmp_path):
         whole.PEERS["label"][name][1](path, out, threshold)()
         store = zarr.open(out / "labels.zarr", mode="r")
         labels = np.asarray(store[:] if isinstance(store, zarr.Array) else store["labels"][:])
-        assert len(np.unique(np.stack([labels, expected]).reshape(2, -1), axis=1).T) == number + 1, name
+        assert (
+            len(np.unique(np.stack([labels, expected]).reshape(2, -1), axis=1).T) == number + 1
+        ), name
 
 
 def test_objects_of_each_period(whole):

@@ -24,9 +24,14 @@ from tests.tiling import in_raster_order, tiled
 @CASES
 @given(st.data())
 def test_tiled_equals_whole_image(data):
-    """With room to read as far as it needs, tiled blobs are the untiled ones, every object proved; also with missing pixels."""
+    """With room to read as far as it needs, tiled blobs are the untiled ones, every object proved;
+    also with missing pixels.
+    """
     image = data.draw(images(dims=(2,))).astype(np.float32)
-    image[np.random.default_rng(data.draw(st.integers(0, 99))).random(image.shape) < data.draw(st.sampled_from([0, 0.05]))] = np.nan
+    image[
+        np.random.default_rng(data.draw(st.integers(0, 99))).random(image.shape)
+        < data.draw(st.sampled_from([0, 0.05]))
+    ] = np.nan
     valid = np.isfinite(image)
     tile, order = data.draw(tilings(image.shape))
     method = Blobs(
@@ -40,13 +45,19 @@ def test_tiled_equals_whole_image(data):
         roundness=data.draw(st.sampled_from([0.3, 0.8])),
     )
     with tempfile.TemporaryDirectory() as folder:
-        found = tiled(image[None], method, tile, Path(folder), halo=data.draw(st.integers(1, 6)), order=order)
-    np.testing.assert_array_equal(found.labels, in_raster_order(method(np.nan_to_num(image)[None], valid)))
+        found = tiled(
+            image[None], method, tile, Path(folder), halo=data.draw(st.integers(1, 6)), order=order
+        )
+    np.testing.assert_array_equal(
+        found.labels, in_raster_order(method(np.nan_to_num(image)[None], valid))
+    )
     assert set(found.certificates) <= {"proved"}
 
 
 def scene():
-    """Discs of many sizes and brightnesses, some that touch, on a ground that brightens to the right."""
+    """Discs of many sizes and brightnesses, some that touch, on a ground that brightens to the
+    right.
+    """
     rng = np.random.default_rng(2)
     rows, columns = np.indices((220, 300))
     image, truth = np.tile(np.linspace(10, 60, 300), (220, 1)), np.zeros((220, 300), int)
@@ -73,17 +84,23 @@ def test_dim_and_bright_are_found():
 
 @pytest.mark.parametrize("tile", [50, 96])
 def test_fitted_to_the_whole_image(tmp_path, tile):
-    """From file to file, with what is fitted, blobs are those of the whole image, also where its left half is dark."""
+    """From file to file, with what is fitted, blobs are those of the whole image, also where its
+    left half is dark.
+    """
     image, _ = scene()
     image[:, :150] *= 0.4
     with pipeline.local() as engine:
         result = pipeline.segment(image, Blobs(local=5), tmp_path / "out", engine=engine, tile=tile)
-    np.testing.assert_array_equal(result.labels.values, in_raster_order(Blobs(local=5)(image[None])))
+    np.testing.assert_array_equal(
+        result.labels.values, in_raster_order(Blobs(local=5)(image[None]))
+    )
     assert set(result.objects["certificate"]) == {"proved"}
 
 
 def test_ellipses_are_filled():
-    """What a node covers is its area, less what its ellipse has more; moments are scikit-image's."""
+    """What a node covers is its area, less what its ellipse has more; moments are
+    scikit-image's.
+    """
     rows, columns = np.indices((40, 60))
     for shape in (
         ((rows - 20) / 9) ** 2 + ((columns - 30) / 17) ** 2 <= 1,
@@ -98,7 +115,9 @@ def test_ellipses_are_filled():
 
 
 def test_little_to_find():
-    """A constant image has no blob, nor has one without valid pixels; what is not valid belongs to none."""
+    """A constant image has no blob, nor has one without valid pixels; what is not valid belongs to
+    none.
+    """
     assert not Blobs()(np.full((1, 30, 30), 7, np.uint8)).any()
     image, _ = scene()
     valid = np.ones(image.shape, bool)
@@ -112,7 +131,10 @@ def test_little_to_find():
     ("options", "message"),
     [
         ({"threshold": "multiotsu"}, "threshold: 'multiotsu'; allowed: a value, or otsu"),
-        ({"min_size": 50, "max_size": 40}, "min_size and max_size: 50 and 40; allowed: 1 to 100000, ascending"),
+        (
+            {"min_size": 50, "max_size": 40},
+            "min_size and max_size: 50 and 40; allowed: 1 to 100000, ascending",
+        ),
         ({"share": 2}, "share: 2; allowed: 0 to 1"),
         ({"height": -1}, "height: -1; allowed: 0 to 1"),
         ({"local": 300}, "local: 300; allowed: 0 to 250 pixels"),

@@ -35,7 +35,9 @@ def scene(seed=0, shape=(70, 90), dtype=np.uint16):
     relief = ndimage.gaussian_filter(rng.random(shape), 6)
     cover = np.digitize(relief, np.quantile(relief, [0.35, 0.7]))
     colours = np.array([[100, 400, 150], [600, 300, 250], [250, 900, 800]])
-    return np.moveaxis(colours[cover] + rng.normal(0, 15, (*shape, 3)), -1, 0).clip(0).astype(dtype), cover
+    return np.moveaxis(colours[cover] + rng.normal(0, 15, (*shape, 3)), -1, 0).clip(0).astype(
+        dtype
+    ), cover
 
 
 def everywhere(image):
@@ -60,7 +62,9 @@ def kinds_of(method, image, valid=None, origin=(0, 0)):
     ids=["kmeans", "gmm"],
 )
 def test_classes_are_scikit_learns(method, theirs):
-    """With every pixel in the sample, classes are those that scikit-learn finds in features divided by their spread."""
+    """With every pixel in the sample, classes are those that scikit-learn finds in features divided
+    by their spread.
+    """
     image, cover = scene()
     rows = image.reshape(3, -1).T.astype(float)
     expected = theirs.fit_predict(rows / rows.std(axis=0))
@@ -70,11 +74,15 @@ def test_classes_are_scikit_learns(method, theirs):
 
 
 def test_mean_shift_is_scikit_learns():
-    """So are the classes of mean shift, whose bandwidth comes from the sample where none is given."""
+    """So are the classes of mean shift, whose bandwidth comes from the sample where none
+    is given.
+    """
     image, _ = scene(shape=(30, 40))
     rows = image.reshape(3, -1).T.astype(float)
     rows /= rows.std(axis=0)
-    expected = TheirMeanShift(bandwidth=estimate_bandwidth(rows, quantile=0.1, random_state=0), bin_seeding=True).fit_predict(rows)
+    expected = TheirMeanShift(
+        bandwidth=estimate_bandwidth(rows, quantile=0.1, random_state=0), bin_seeding=True
+    ).fit_predict(rows)
     assert adjusted_rand_score(expected, kinds_of(MeanShift(sample=5000), image).ravel()) > 0.999
 
 
@@ -88,7 +96,9 @@ def test_number_of_classes_found(kind):
 
 @pytest.mark.parametrize("method", KINDS, ids=lambda m: type(m).__name__)
 def test_classes_are_in_order(method):
-    """Classes are numbered by the first feature of their centres, in every image that shows the same."""
+    """Classes are numbered by the first feature of their centres, in every image that shows the
+    same.
+    """
     for seed in range(4):
         image, cover = scene(seed)
         found = kinds_of(method, image)
@@ -99,7 +109,9 @@ def test_classes_are_in_order(method):
 
 @pytest.mark.parametrize("method", KINDS, ids=lambda m: type(m).__name__)
 def test_little_to_cluster(method):
-    """A constant image has one class, one of two values no more than two; what is not valid has none; nothing valid is an error."""
+    """A constant image has one class, one of two values no more than two; what is not valid has
+    none; nothing valid is an error.
+    """
     flat = np.full((2, 9, 9), 7, np.uint8)
     assert set(np.unique(kinds_of(method, flat))) == {1}
     two = np.stack([np.where(np.arange(9) < 5, 3, 250)] * 9)[None].astype(np.uint8)
@@ -119,7 +131,15 @@ def test_features_are_other_libraries():
     ok = everywhere(image)
     grey = image.mean(axis=0)
     limits = tuple(np.arange(16, 256, 16).tolist())
-    method = KMeans(bands=(2,), indices=((1, 3),), channels=("a",), texture=("entropy", "deviation"), window=5, position=2.0, greys=limits)
+    method = KMeans(
+        bands=(2,),
+        indices=((1, 3),),
+        channels=("a",),
+        texture=("entropy", "deviation"),
+        window=5,
+        position=2.0,
+        greys=limits,
+    )
     found = method.features(image, ok, (10, 20))
     np.testing.assert_array_equal(found[0], image[1])
     a, b = image[0].astype(float), image[2].astype(float)
@@ -133,13 +153,17 @@ def test_features_are_other_libraries():
 
 
 def test_gabor_answers_to_its_wavelength():
-    """Stripes of a wavelength, whatever their direction, stand out to the filter of that wavelength alone."""
+    """Stripes of a wavelength, whatever their direction, stand out to the filter of that wavelength
+    alone.
+    """
     y, x = np.mgrid[:64, :64]
     ok = np.ones((64, 64), bool)
     for angle in (0, np.pi / 4, np.pi / 2):
         stripes = 100 + 50 * np.cos(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / 8)
         strength = [
-            KMeans(bands=(), texture=("gabor",), wavelength=w).features(stripes[None], ok, (0, 0))[0, 20:44, 20:44].mean()
+            KMeans(bands=(), texture=("gabor",), wavelength=w)
+            .features(stripes[None], ok, (0, 0))[0, 20:44, 20:44]
+            .mean()
             for w in (4, 8, 20)
         ]
         assert strength[1] > 2 * max(strength[0], strength[2])
@@ -160,22 +184,42 @@ def methods(draw):
             ]
         )
     )
-    kind = draw(st.sampled_from([lambda **o: KMeans(clusters=3, **o), lambda **o: GaussianMixture(clusters=2, **o), MeanShift]))
-    return kind(**features, min_area=draw(st.sampled_from([0, 4])), connectivity=draw(st.sampled_from([4, 8])))
+    kind = draw(
+        st.sampled_from(
+            [
+                lambda **o: KMeans(clusters=3, **o),
+                lambda **o: GaussianMixture(clusters=2, **o),
+                MeanShift,
+            ]
+        )
+    )
+    return kind(
+        **features,
+        min_area=draw(st.sampled_from([0, 4])),
+        connectivity=draw(st.sampled_from([4, 8])),
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_tiled_equals_whole_image(data):
-    """Tiled, objects are the connected pieces of the whole image's classes, whatever the features."""
+    """Tiled, objects are the connected pieces of the whole image's classes, whatever the
+    features.
+    """
     shape = data.draw(st.tuples(st.integers(1, 22), st.integers(2, 22)))
-    image, _ = scene(data.draw(st.integers(0, 99)), shape, data.draw(st.sampled_from([np.uint8, np.uint16, np.float32])))
+    image, _ = scene(
+        data.draw(st.integers(0, 99)),
+        shape,
+        data.draw(st.sampled_from([np.uint8, np.uint16, np.float32])),
+    )
     method = data.draw(methods())
     tile, order = data.draw(tilings(shape))
     method = fitted(method, image)
     with tempfile.TemporaryDirectory() as folder:
         found = tiled(image, method, tile, Path(folder), order=order)
-    expected = whole_image(method.classify(image, everywhere(image), (0, 0)), method.connectivity, method.min_area)
+    expected = whole_image(
+        method.classify(image, everywhere(image), (0, 0)), method.connectivity, method.min_area
+    )
     np.testing.assert_array_equal(found.labels, expected)
     assert found.certificates == ["proved"] * int(expected.max())
 
@@ -183,7 +227,9 @@ def test_tiled_equals_whole_image(data):
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("tile", [24, 500])
 def test_fitted_to_the_whole_image(tmp_path, ndim, tile):
-    """A run's classes are those of the whole image, fitted once: also where its left half is dark, with nodata, in volumes."""
+    """A run's classes are those of the whole image, fitted once: also where its left half is dark,
+    with nodata, in volumes.
+    """
     image, _ = scene(3, (60, 80) if ndim == 2 else (9, 40, 50), np.float32)
     image[..., : image.shape[-1] // 2] *= 0.3
     image[:, ..., 5:9, 5:20] = np.nan
@@ -208,7 +254,10 @@ def test_fitted_to_the_whole_image(tmp_path, ndim, tile):
     [
         ({"clusters": 0}, "clusters: 0; allowed: 1 to 254, or 'auto'"),
         ({"clusters": 300}, "clusters: 300; allowed"),
-        ({"clusters": 5, "sample": 4}, "sample: 4; allowed: 5 to 1000000 pixels, no fewer than clusters"),
+        (
+            {"clusters": 5, "sample": 4},
+            "sample: 4; allowed: 5 to 1000000 pixels, no fewer than clusters",
+        ),
         ({"bands": (0,)}, "band"),
         ({"bands": ()}, "bands: none, and nothing else"),
         ({"texture": ("entropi",)}, "texture: 'entropi'; .*entropy"),
@@ -229,8 +278,14 @@ def test_refusals(options, message):
 def test_bands_that_are_not_there(tmp_path):
     """Bands and channels that the image lacks are refused before anything is read."""
     image, _ = scene()
-    for options, message in (({"bands": (4,)}, "4"), ({"channels": ("hue",)}, "hue|three bands|colour")):
-        with pytest.raises(JobError, match=f"segmenters.kmeans.*{message}"), pipeline.local() as engine:
+    for options, message in (
+        ({"bands": (4,)}, "4"),
+        ({"channels": ("hue",)}, "hue|three bands|colour"),
+    ):
+        with (
+            pytest.raises(JobError, match=f"segmenters.kmeans.*{message}"),
+            pipeline.local() as engine,
+        ):
             pipeline.segment(image[:2], KMeans(**options), tmp_path / "out", engine=engine)
     with pytest.raises(JobError, match="bandwidth: 0; allowed: more than 0"):
         MeanShift(bandwidth=0)

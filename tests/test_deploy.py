@@ -1,4 +1,6 @@
-"""What `deploy/` holds: manifests that Kubernetes and Dask's operator accept, commands that parse, and scripts that run."""
+"""What `deploy/` holds: manifests that Kubernetes and Dask's operator accept, commands that parse,
+and scripts that run.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 README = (DEPLOY / "README.md").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-MANIFESTS = [one for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for one in yaml.safe_load_all(path.read_text())]
+MANIFESTS = [
+    one
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for one in yaml.safe_load_all(path.read_text())
+]
 NATIVE = [one for one in MANIFESTS if "dask.org" not in one["apiVersion"]]
 CUSTOM = [one for one in MANIFESTS if "dask.org" in one["apiVersion"]]
 KUBERNETES = "1.31"
@@ -48,7 +54,11 @@ def pods(manifest):
     spec = manifest["spec"]
     if "template" in spec:
         yield spec["template"]["metadata"]["labels"], spec["template"]["spec"]
-    yield from ((spec[role]["metadata"]["labels"], spec[role]["spec"]) for role in ("scheduler", "worker") if role in spec)
+    yield from (
+        (spec[role]["metadata"]["labels"], spec[role]["spec"])
+        for role in ("scheduler", "worker")
+        if role in spec
+    )
 
 
 PODS = [
@@ -66,8 +76,15 @@ def test_kubernetes_accepts(manifest):
 
 @pytest.mark.parametrize(("labels", "pod"), PODS)
 def test_pods_are_valid_and_modest(labels, pod):
-    """Each pod, those within the operator's resources too, is valid, runs as nobody, asks for what it takes, and mounts what it has."""
-    named = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "labels": labels}, "spec": pod}
+    """Each pod, those within the operator's resources too, is valid, runs as nobody, asks for what
+    it takes, and mounts what it has.
+    """
+    named = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "one", "labels": labels},
+        "spec": pod,
+    }
     kubernetes_validate.validate(named, KUBERNETES, strict=True)
     assert pod["securityContext"]["runAsNonRoot"]
     (container,) = pod["containers"]
@@ -78,19 +95,34 @@ def test_pods_are_valid_and_modest(labels, pod):
     }
     assert container["resources"]["requests"].keys() == {"cpu", "memory"}
     assert "memory" in container["resources"]["limits"]
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
 
 
 @pytest.mark.parametrize("manifest", CUSTOM, ids=name_of)
 def test_operator_accepts(manifest):
-    """Each resource of the operator's is valid by the definition that dask-kubernetes ships, with no key that this does not know."""
-    package = importlib.util.find_spec("dask_kubernetes")  # not imported: it would bring a client of Kubernetes
+    """Each resource of the operator's is valid by the definition that dask-kubernetes ships, with
+    no key that this does not know.
+    """
+    package = importlib.util.find_spec(
+        "dask_kubernetes"
+    )  # not imported: it would bring a client of Kubernetes
     if package is None:
         pytest.skip("needs the package dask-kubernetes: the extra `deploy`")
-    charts = Path(package.submodule_search_locations[0]) / "operator/deployment/helm/dask-kubernetes-operator/crds"
+    charts = (
+        Path(package.submodule_search_locations[0])
+        / "operator/deployment/helm/dask-kubernetes-operator/crds"
+    )
     definition = yaml.safe_load((charts / f"{manifest['kind'].lower()}.yaml").read_text())
-    (version,) = (each for each in definition["spec"]["versions"] if manifest["apiVersion"].endswith(f"/{each['name']}"))
-    jsonschema.validate(manifest["spec"], closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"]))
+    (version,) = (
+        each
+        for each in definition["spec"]["versions"]
+        if manifest["apiVersion"].endswith(f"/{each['name']}")
+    )
+    jsonschema.validate(
+        manifest["spec"], closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    )
 
 
 def closed(schema):
@@ -101,24 +133,53 @@ def closed(schema):
         return schema
     opened = {key: closed(value) for key, value in schema.items()}
     listed = isinstance(schema.get("properties"), dict) and schema.get("type") == "object"
-    return {**opened, "additionalProperties": False} if listed and not schema.get("x-kubernetes-preserve-unknown-fields") else opened
+    return (
+        {**opened, "additionalProperties": False}
+        if listed and not schema.get("x-kubernetes-preserve-unknown-fields")
+        else opened
+    )
 
 
 def test_services_find_their_schedulers():
-    """The scheduler's address in all commands is that of a service, which selects the scheduler's pods and names ports that these have."""
+    """The scheduler's address in all commands is that of a service, which selects the scheduler's
+    pods and names ports that these have.
+    """
     (service,) = (one for one in NATIVE if one["kind"] == "Service")
     (cluster,) = (one for one in CUSTOM if one["kind"] == "DaskCluster")
-    asked = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "one"}, "spec": cluster["spec"]["scheduler"]["service"]}
+    asked = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "one"},
+        "spec": cluster["spec"]["scheduler"]["service"],
+    }
     kubernetes_validate.validate(asked, KUBERNETES, strict=True)
     assert service["metadata"]["name"] == f"{cluster['metadata']['name']}-scheduler"
-    assert asked["spec"]["selector"] == {"dask.org/cluster-name": cluster["metadata"]["name"], "dask.org/component": "scheduler"}
-    schedulers = [(labels, pod) for one in MANIFESTS for labels, pod in pods(one) if labels["app.kubernetes.io/component"] == "scheduler"]
+    assert asked["spec"]["selector"] == {
+        "dask.org/cluster-name": cluster["metadata"]["name"],
+        "dask.org/component": "scheduler",
+    }
+    schedulers = [
+        (labels, pod)
+        for one in MANIFESTS
+        for labels, pod in pods(one)
+        if labels["app.kubernetes.io/component"] == "scheduler"
+    ]
     assert service["spec"]["selector"] == schedulers[0][0]
     for _, pod in schedulers:
         ports = {port["name"] for port in pod["containers"][0]["ports"]}
-        assert {port["targetPort"] for port in service["spec"]["ports"]} == {port["targetPort"] for port in asked["spec"]["ports"]} == ports
+        assert (
+            {port["targetPort"] for port in service["spec"]["ports"]}
+            == {port["targetPort"] for port in asked["spec"]["ports"]}
+            == ports
+        )
         assert pod["containers"][0]["readinessProbe"]["httpGet"]["port"] in ports
-    addresses = {word for one in MANIFESTS for _, pod in pods(one) for word in pod["containers"][0]["args"] if "://" in word}
+    addresses = {
+        word
+        for one in MANIFESTS
+        for _, pod in pods(one)
+        for word in pod["containers"][0]["args"]
+        if "://" in word
+    }
     assert addresses == {f"tls://{service['metadata']['name']}:8786"}
 
 
@@ -130,12 +191,20 @@ def workers():
             limits = container["resources"]["limits"]
             yield container["args"], limits["memory"].replace("i", "iB"), "nvidia.com/gpu" in limits
     for service in COMPOSE.values():
-        yield service["command"], service.get("mem_limit", "0").replace("g", "GiB"), "deploy" in service
+        yield (
+            service["command"],
+            service.get("mem_limit", "0").replace("g", "GiB"),
+            "deploy" in service,
+        )
 
 
-@pytest.mark.parametrize(("command", "limit", "gpu"), [each for each in workers() if each[0][1] == "worker"])
+@pytest.mark.parametrize(
+    ("command", "limit", "gpu"), [each for each in workers() if each[0][1] == "worker"]
+)
 def test_workers_have_one_thread_and_say_what_they_have(command, limit, gpu):
-    """A worker has one thread and leaves memory to its nanny; it offers a GPU where it was given one, and only there."""
+    """A worker has one thread and leaves memory to its nanny; it offers a GPU where it was given
+    one, and only there.
+    """
     asked = parsed(command)
     assert asked["nthreads"] == 1
     assert parse_bytes(asked["memory_limit"]) <= 0.9 * parse_bytes(limit)
@@ -150,17 +219,25 @@ def parsed(words):
     group = typer.main.get_command(app)
     assert words[0] == "tilewise"
     context = group.make_context("tilewise", list(words[1:2]), resilient_parsing=True)
-    return group.get_command(context, words[1]).make_context(words[1], list(words[2:]), parent=context).params
+    return (
+        group.get_command(context, words[1])
+        .make_context(words[1], list(words[2:]), parent=context)
+        .params
+    )
 
 
 def commands():
-    """All command lines of `deploy/` that call Dask or tilewise, also those that a script takes for tilewise."""
+    """All command lines of `deploy/` that call Dask or tilewise, also those that a script takes for
+    tilewise.
+    """
     yield from (service["command"] for service in COMPOSE.values())
     yield from (pod["containers"][0]["args"] for one in MANIFESTS for _, pod in pods(one))
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     lines = [line for language, block in blocks if not language for line in block.splitlines()]
     for name in ("slurm.sbatch", "ssh.sh"):
-        lines += [line[1:] for line in (DEPLOY / name).read_text().splitlines() if line.startswith("#   ")]
+        lines += [
+            line[1:] for line in (DEPLOY / name).read_text().splitlines() if line.startswith("#   ")
+        ]
     for line in lines:
         words = [word for word in shlex.split(line, comments=True) if word != "&"]
         if "deploy/slurm.sbatch" in words:
@@ -187,8 +264,14 @@ def test_there_are_commands_for_every_place():
 
 def stages():
     """The Dockerfile's stages by name: what each is made from, and its instructions."""
-    text = "\n".join(line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.startswith("#"))
-    text = text.replace("\\\n", " ").replace("${BASE}", re.search(r"^ARG BASE=(\S+)", text, re.MULTILINE)[1])
+    text = "\n".join(
+        line
+        for line in (DEPLOY / "Dockerfile").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    text = text.replace("\\\n", " ").replace(
+        "${BASE}", re.search(r"^ARG BASE=(\S+)", text, re.MULTILINE)[1]
+    )
     pieces = re.split(r"^FROM (\S+) AS (\S+)$", text, flags=re.MULTILINE)[1:]
     return {
         name: (base, [line.split(maxsplit=1) for line in body.splitlines() if line])
@@ -198,7 +281,9 @@ def stages():
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_images_run_as_nobody_from_a_pinned_base(target):
-    """Both targets end with a user by number who is not root, on a base with a full version, and copy only what the build made."""
+    """Both targets end with a user by number who is not root, on a base with a full version, and
+    copy only what the build made.
+    """
     known, user, name = stages(), None, target
     while name in known:
         base, lines = known[name]
@@ -206,12 +291,18 @@ def test_images_run_as_nobody_from_a_pinned_base(target):
         name = base
     assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", name)
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
-    assert [rest for word, rest in known[target][1] if word == "COPY"] == [f"--from=build-{target} /opt/tilewise /opt/tilewise"]
+    assert [rest for word, rest in known[target][1] if word == "COPY"] == [
+        f"--from=build-{target} /opt/tilewise /opt/tilewise"
+    ]
 
 
 def test_what_images_copy_reaches_the_build():
     """All that the Dockerfile copies exists, and is let through by its list of what to ignore."""
-    passed = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}
+    passed = {
+        line[1:]
+        for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     copied = {
         name
         for _, lines in stages().values()
@@ -225,7 +316,11 @@ def test_what_images_copy_reaches_the_build():
 
 def test_pins_fit_the_project():
     """Every requirement of tilewise, and of its networks, is pinned to a version that it allows."""
-    lines = [line for line in (DEPLOY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (DEPLOY / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     pins = dict(line.split("==") for line in lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [
@@ -242,8 +337,12 @@ def test_dask_is_set_as_for_workers_of_our_own():
     """`dask.yaml` says what tilewise's own clusters are given."""
     settings = yaml.safe_load((DEPLOY / "dask.yaml").read_text())["distributed"]
     assert settings["worker"]["memory"] == own_cluster.NO_SPILLING
-    assert {name: str(value) for name, value in settings["nanny"]["pre-spawn-environ"].items()} == own_cluster.ALLOCATION
-    assert dask.utils.parse_timedelta(settings["scheduler"].pop("worker-ttl")) == own_cluster.SILENCE
+    assert {
+        name: str(value) for name, value in settings["nanny"]["pre-spawn-environ"].items()
+    } == own_cluster.ALLOCATION
+    assert (
+        dask.utils.parse_timedelta(settings["scheduler"].pop("worker-ttl")) == own_cluster.SILENCE
+    )
     assert settings["scheduler"] == {"allowed-failures": 0, "worker-saturation": 1.0}
 
 
@@ -263,7 +362,9 @@ STANDS_IN = {
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 @pytest.mark.parametrize(("script", "first"), [("slurm.sbatch", []), ("ssh.sh", ["host"])])
 def test_scripts_run_a_workflow(script, first, tmp_path):
-    """Each script runs a workflow on a scheduler and workers of its own, over TLS, to the labels of this process, and leaves nothing."""
+    """Each script runs a workflow on a scheduler and workers of its own, over TLS, to the labels of
+    this process, and leaves nothing.
+    """
     (tmp_path / "deploy").symlink_to(DEPLOY)
     (tmp_path / "bin").mkdir()
     for name, body in STANDS_IN.items():
@@ -271,7 +372,15 @@ def test_scripts_run_a_workflow(script, first, tmp_path):
         (tmp_path / "bin" / name).chmod(0o755)
     with (
         pytest.warns(rasterio.errors.NotGeoreferencedWarning),
-        rasterio.open(tmp_path / "coins.tif", "w", driver="GTiff", count=1, height=303, width=384, dtype="uint8") as file,
+        rasterio.open(
+            tmp_path / "coins.tif",
+            "w",
+            driver="GTiff",
+            count=1,
+            height=303,
+            width=384,
+            dtype="uint8",
+        ) as file,
     ):
         file.write(coins(), 1)
     job = {
@@ -281,12 +390,35 @@ def test_scripts_run_a_workflow(script, first, tmp_path):
         "output": {"path": "there"},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    paths = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    paths = os.pathsep.join(
+        [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
     slurm = {"SLURM_NTASKS": "1", "SLURM_MEM_PER_CPU": "2048", "SLURM_GPUS_PER_TASK": "1"}
-    where = {**os.environ, **slurm, "PATH": paths, "WORKERS": "1", "MEMORY": "1GiB", "TILEWISE_INTERFACE": "lo", "TMPDIR": str(tmp_path)}
-    subprocess.run(["bash", DEPLOY / script, *first, "run", "job.yaml"], cwd=tmp_path, env=where, check=True, timeout=200)
-    subprocess.run(["tilewise", "run", "job.yaml", "--workers", "0", "--set", "output.path=here"], cwd=tmp_path, env=where, check=True)
-    there, here = (zarr.open_array(tmp_path / name / "labels.zarr" / "0")[:] for name in ("there", "here"))
+    where = {
+        **os.environ,
+        **slurm,
+        "PATH": paths,
+        "WORKERS": "1",
+        "MEMORY": "1GiB",
+        "TILEWISE_INTERFACE": "lo",
+        "TMPDIR": str(tmp_path),
+    }
+    subprocess.run(
+        ["bash", DEPLOY / script, *first, "run", "job.yaml"],
+        cwd=tmp_path,
+        env=where,
+        check=True,
+        timeout=200,
+    )
+    subprocess.run(
+        ["tilewise", "run", "job.yaml", "--workers", "0", "--set", "output.path=here"],
+        cwd=tmp_path,
+        env=where,
+        check=True,
+    )
+    there, here = (
+        zarr.open_array(tmp_path / name / "labels.zarr" / "0")[:] for name in ("there", "here")
+    )
     assert there.max() > 20
     np.testing.assert_array_equal(there, here)
     assert "tls://127.0.0.1" in next(tmp_path.glob("tilewise-*-scheduler.log")).read_text()

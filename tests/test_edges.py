@@ -28,10 +28,14 @@ def everywhere(image):
 @pytest.mark.parametrize("name", ["camera", "coins", "brick", "moon"])
 @pytest.mark.parametrize("sigma", [1.0, 2.0])
 def test_canny_is_scikit_images(name, sigma):
-    """Edges are scikit-image's Canny edges, but beside the image's edge, where it draws none, and what hangs on those."""
+    """Edges are scikit-image's Canny edges, but beside the image's edge, where it draws none, and
+    what hangs on those.
+    """
     image = getattr(pictures, name)().astype(float)
     found = Edges(sigma=sigma, high=6.0, low=3.0)(image[None]) > 0
-    theirs = feature.canny(image, sigma=sigma, low_threshold=24, high_threshold=48, mode="nearest")  # its slopes are 8 times ours
+    theirs = feature.canny(
+        image, sigma=sigma, low_threshold=24, high_threshold=48, mode="nearest"
+    )  # its slopes are 8 times ours
     at_edge = Edges(sigma=sigma, high=6.0, low=3.0)(image[None])
     rim = np.ones(image.shape, bool)
     rim[2:-2, 2:-2] = False
@@ -43,11 +47,15 @@ def test_canny_is_scikit_images(name, sigma):
 
 @pytest.mark.parametrize("method", ["sobel", "scharr"])
 def test_slopes_are_scikit_images(method):
-    """Sobel's and Scharr's slopes are scikit-image's, but for its scale; edges are where they are high."""
+    """Sobel's and Scharr's slopes are scikit-image's, but for its scale; edges are where they are
+    high.
+    """
     image = pictures.coins().astype(float)
     edges = Edges(sigma=0, method=method, high=20.0, low=20.0)
     slope = edges.feature(image[None], everywhere(image))
-    theirs = getattr(filters, method)(image) / np.sqrt(2)  # theirs is the mean over axes, of the rise over two pixels
+    theirs = getattr(filters, method)(image) / np.sqrt(
+        2
+    )  # theirs is the mean over axes, of the rise over two pixels
     np.testing.assert_allclose(slope[1:-1, 1:-1], theirs[1:-1, 1:-1], atol=1e-9)
     np.testing.assert_array_equal(edges(image[None]) > 0, slope >= 20)
 
@@ -70,9 +78,14 @@ def kinds(draw):
 @CASES
 @given(st.data())
 def test_tiled_equals_whole_image(data):
-    """Tiled, edges are those of the hysteresis over the whole image, and regions what lies between them; also with missing pixels."""
+    """Tiled, edges are those of the hysteresis over the whole image, and regions what lies between
+    them; also with missing pixels.
+    """
     image = data.draw(images(dims=(2,))).astype(np.float32)
-    image[np.random.default_rng(data.draw(st.integers(0, 99))).random(image.shape) < data.draw(st.sampled_from([0, 0, 0.03]))] = np.nan
+    image[
+        np.random.default_rng(data.draw(st.integers(0, 99))).random(image.shape)
+        < data.draw(st.sampled_from([0, 0, 0.03]))
+    ] = np.nan
     valid = np.isfinite(image)
     tile, order = data.draw(tilings(image.shape))
     method = data.draw(kinds())
@@ -91,7 +104,9 @@ def test_tiled_equals_whole_image(data):
 
 @pytest.mark.parametrize("form", ["edges", "lines", "regions"])
 def test_an_edge_over_ten_tiles(tmp_path, form):
-    """A weak edge that crosses ten tiles and is strong in one is an edge in all; one that is strong nowhere is none."""
+    """A weak edge that crosses ten tiles and is strong in one is an edge in all; one that is strong
+    nowhere is none.
+    """
     image = np.zeros((41, 200))
     image[10:20] = 10
     image[30:] = 10
@@ -111,21 +126,28 @@ def test_an_edge_over_ten_tiles(tmp_path, form):
 
 
 def test_fitted_to_the_whole_image(tmp_path):
-    """Thresholds are found once, in the slopes of the whole image, also where its left half is dark; from a file of two bands."""
+    """Thresholds are found once, in the slopes of the whole image, also where its left half is
+    dark; from a file of two bands.
+    """
     image = pictures.coins().astype(np.float32)
     image[:, :190] *= 0.2
     image[100:120, 50:60] = np.nan
     both = np.stack([image * 0, image])
     method = Edges(band=2, form="regions", min_area=30)
     with pipeline.local() as engine:
-        results = [pipeline.segment(both, method, tmp_path / str(tile), tile=tile, engine=engine) for tile in (64, 500)]
+        results = [
+            pipeline.segment(both, method, tmp_path / str(tile), tile=tile, engine=engine)
+            for tile in (64, 500)
+        ]
     np.testing.assert_array_equal(results[0].labels.values, results[1].labels.values)
     valid = np.isfinite(image)
     fitted = fitted_to(method, np.nan_to_num(both), valid)
     assert results[0].record["fitted"]["edges"]["high"] == pytest.approx(fitted.high)
     expected = fitted(np.nan_to_num(both), valid)
     sizes = np.bincount(expected.ravel())
-    np.testing.assert_array_equal(results[0].labels.values, in_raster_order(np.where(sizes[expected] >= 30, expected, 0)))
+    np.testing.assert_array_equal(
+        results[0].labels.values, in_raster_order(np.where(sizes[expected] >= 30, expected, 0))
+    )
 
 
 def test_little_to_find():
@@ -145,7 +167,10 @@ def test_gaps_are_closed():
     outline = np.zeros((40, 40))
     outline[10:30, 10:30] = 100
     outline[9:12, 18:20] = 50  # the slope is halved there
-    open_, closed = (Edges(sigma=0, high=40.0, low=40.0, form="regions", gaps=gaps)(outline[None]) for gaps in (0, 2))
+    open_, closed = (
+        Edges(sigma=0, high=40.0, low=40.0, form="regions", gaps=gaps)(outline[None])
+        for gaps in (0, 2)
+    )
     assert open_[20, 20] == open_[0, 0] > 0
     assert closed[20, 20] != closed[0, 0]
     structure = ndimage.generate_binary_structure(2, 1)
@@ -175,7 +200,12 @@ def test_refusals(options, message):
 def test_volumes_are_refused(tmp_path):
     """Edges are for images of two dimensions."""
     job = pipeline.Job(
-        source={"path": np.zeros((1, 9, 9, 9)), "planes": "all"}, segmenters={"edges": Edges()}, output={"path": str(tmp_path / "out")}
+        source={"path": np.zeros((1, 9, 9, 9)), "planes": "all"},
+        segmenters={"edges": Edges()},
+        output={"path": str(tmp_path / "out")},
     )
-    with pytest.raises(JobError, match=r"segmenters\.edges: .*dimensions"), pipeline.local() as engine:
+    with (
+        pytest.raises(JobError, match=r"segmenters\.edges: .*dimensions"),
+        pipeline.local() as engine,
+    ):
         pipeline.run(job, engine)

@@ -109,7 +109,12 @@ def lone_scheduler() -> Iterator[str]:
     """The address of a scheduler without workers."""
     from distributed import Scheduler, SpecCluster
 
-    options = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    options = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+    }
     with SpecCluster(scheduler={"cls": Scheduler, "options": options}) as lone:
         yield lone.scheduler_address
 
@@ -126,9 +131,21 @@ class Daemons:
         self.address = free_address()
         port = self.address.rpartition(":")[2]
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0")
+        self.scheduler = self.start(
+            "scheduler", "--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0"
+        )
         for options in workers:
-            self.start("worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--dashboard-address", "127.0.0.1:0", *options)
+            self.start(
+                "worker",
+                self.address,
+                "--host",
+                "127.0.0.1",
+                "--nthreads",
+                "1",
+                "--dashboard-address",
+                "127.0.0.1:0",
+                *options,
+            )
 
     def start(self, role: str, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.dask_{role}", *options]
@@ -154,7 +171,10 @@ def daemons() -> Iterator[Daemons]:
 
 
 def by_item(outcomes: Iterable[Outcome[Any]]) -> list[tuple[object, ...]]:
-    return sorted((each.item, each.value, each.error, each.quarantined, bool(each.traceback)) for each in outcomes)
+    return sorted(
+        (each.item, each.value, each.error, each.quarantined, bool(each.traceback))
+        for each in outcomes
+    )
 
 
 # What an outcome is
@@ -162,11 +182,17 @@ def by_item(outcomes: Iterable[Outcome[Any]]) -> list[tuple[object, ...]]:
 
 def test_local_keeps_the_order() -> None:
     """The local engine yields one outcome for each item, in the order given."""
-    assert list(local().run(multiply, 3, [2, 0, 1])) == [Outcome(2, 6), Outcome(0, 0), Outcome(1, 3)]
+    assert list(local().run(multiply, 3, [2, 0, 1])) == [
+        Outcome(2, 6),
+        Outcome(0, 0),
+        Outcome(1, 3),
+    ]
 
 
 def test_errors_are_outcomes() -> None:
-    """A failing item stops nothing; its error is one line, except that our own errors keep their text; the traceback is kept."""
+    """A failing item stops nothing; its error is one line, except that our own errors keep their
+    text; the traceback is kept.
+    """
     first, second, third = local().run(fussy, 3, range(3))
     assert first == Outcome(0, 0)
     assert (second.error, second.value) == ("ValueError: 1 is odd here", None)
@@ -174,23 +200,38 @@ def test_errors_are_outcomes() -> None:
     assert "in fussy" in third.traceback
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.integers(0, 10_000), unique=True, max_size=60), st.integers(3, 9), st.booleans())
 def test_same_outcomes_as_local(pool: Engine, items: list[int], modulus: int, lazily: bool) -> None:
-    """A cluster yields the outcomes of the local engine, in some order, whether it can count the items or not."""
+    """A cluster yields the outcomes of the local engine, in some order, whether it can count the
+    items or not.
+    """
     there = pool.run(fussy, modulus, iter(items) if lazily else items)
     assert by_item(there) == by_item(local().run(fussy, modulus, items))
 
 
 def test_lambdas_travel(pool: Engine) -> None:
-    """What is defined in a function or a notebook runs on workers, and so do contexts that hold it."""
-    outcomes = pool.run(lambda context, item: context["add"](item), {"add": lambda item: item + 1}, range(5))
+    """What is defined in a function or a notebook runs on workers, and so do contexts
+    that hold it.
+    """
+    outcomes = pool.run(
+        lambda context, item: context["add"](item), {"add": lambda item: item + 1}, range(5)
+    )
     assert sorted(outcome.value for outcome in outcomes) == [1, 2, 3, 4, 5]
 
 
 def test_unsendable_results(pool: Engine) -> None:
-    """A result that cannot be pickled is the failure of its item, not of the others in its batch."""
-    outcomes = {each.item: each for each in pool.run(lambda _, item: threading.Lock() if item == 7 else item, None, range(20))}
+    """A result that cannot be pickled is the failure of its item, not of the others in
+    its batch.
+    """
+    outcomes = {
+        each.item: each
+        for each in pool.run(
+            lambda _, item: threading.Lock() if item == 7 else item, None, range(20)
+        )
+    }
     assert sorted(outcomes) == list(range(20))
     assert [item for item, each in outcomes.items() if each.error] == [7]
     assert "pickle" in str(outcomes[7].error)
@@ -203,9 +244,13 @@ def test_context_travels_once(pool: Engine) -> None:
 
 
 def test_tasks_wait_for_what_is_being_loaded() -> None:
-    """The first task of a new worker begins when the thread that imports what it needs has ended: half a package is no package."""
+    """The first task of a new worker begins when the thread that imports what it needs has ended:
+    half a package is no package.
+    """
     with cluster(2) as engine:
-        for outcome in engine.run(lambda *_: [thread.name for thread in threading.enumerate()], None, range(8)):
+        for outcome in engine.run(
+            lambda *_: [thread.name for thread in threading.enumerate()], None, range(8)
+        ):
             assert worker_preload.NAME not in outcome.value
             assert outcome.value
 
@@ -215,7 +260,9 @@ def test_nothing_stays_on_workers(pool: Engine) -> None:
     run = pool.run(whereabouts, 0.01, range(10_000))
     next(run)
     run.close()
-    plugins = pool._client.run(lambda dask_worker: [name for name in dask_worker.plugins if name.startswith("tilewise")])
+    plugins = pool._client.run(
+        lambda dask_worker: [name for name in dask_worker.plugins if name.startswith("tilewise")]
+    )
     assert list(plugins.values()) == [[], []]
 
 
@@ -223,7 +270,9 @@ def test_nothing_stays_on_workers(pool: Engine) -> None:
 
 
 def test_million_items_are_not_held(pool: Engine) -> None:
-    """A generator is read as its items are needed, and a cheap item costs the driver less than a millisecond."""
+    """A generator is read as its items are needed, and a cheap item costs the driver less than a
+    millisecond.
+    """
     read = done = most = 0
 
     def items() -> Iterator[int]:
@@ -243,7 +292,9 @@ def test_million_items_are_not_held(pool: Engine) -> None:
     assert each < 1e-3
 
 
-def simulate(needed: Mapping[int, str], poison: set[int], crew: Mapping[str, int], data: st.DataObject) -> list[Outcome[int]]:
+def simulate(
+    needed: Mapping[int, str], poison: set[int], crew: Mapping[str, int], data: st.DataObject
+) -> list[Outcome[int]]:
     """Run a queue against workers of which each dies of poison; check what is in flight."""
     waiting = batches.Queue(iter(needed), lambda item: {needed[item]: 1.0} if needed[item] else {})
     aloft: list[batches.Batch] = []
@@ -261,27 +312,42 @@ def simulate(needed: Mapping[int, str], poison: set[int], crew: Mapping[str, int
             outcomes += waiting.suspect(batch, batches.Lost(LOST, killed=True))
         else:
             reached = batch.items[: data.draw(st.integers(1, len(batch.items)))]
-            outcomes += waiting.done(batch, batches.Done([Outcome(item, item) for item in reached], 1e-4))
+            outcomes += waiting.done(
+                batch, batches.Done([Outcome(item, item) for item in reached], 1e-4)
+            )
     return outcomes
 
 
-@given(st.lists(st.sampled_from(["", "", "GPU", "disk"]), max_size=80), st.sets(st.integers(0, 79), max_size=5), st.data())
+@given(
+    st.lists(st.sampled_from(["", "", "GPU", "disk"]), max_size=80),
+    st.sets(st.integers(0, 79), max_size=5),
+    st.data(),
+)
 def test_queue_loses_nobody(kinds: list[str], poison: set[int], data: st.DataObject) -> None:
-    """Whatever dies in whatever order, each item has one outcome, and exactly the poisonous ones are quarantined."""
+    """Whatever dies in whatever order, each item has one outcome, and exactly the poisonous ones
+    are quarantined.
+    """
     outcomes = simulate(dict(enumerate(kinds)), poison, {"": 3, "GPU": 1, "disk": 2}, data)
     assert sorted(outcome.item for outcome in outcomes) == list(range(len(kinds)))
-    assert {outcome.item for outcome in outcomes if outcome.quarantined} == {item for item in poison if item < len(kinds)}
+    assert {outcome.item for outcome in outcomes if outcome.quarantined} == {
+        item for item in poison if item < len(kinds)
+    }
 
 
 def test_scarce_resources_do_not_block() -> None:
     """A long row of items for the only GPU does not keep the others from being sent."""
     waiting = batches.Queue(range(2000), lambda item: {"GPU": 1.0} if item < 1000 else {})
     sent = list(waiting.ready(lambda needs: 1 if needs else 4))
-    assert Counter(bool(batch.lane.needs) for batch in sent) == {True: batches.ALOFT, False: 4 * batches.ALOFT}
+    assert Counter(bool(batch.lane.needs) for batch in sent) == {
+        True: batches.ALOFT,
+        False: 4 * batches.ALOFT,
+    }
 
 
 def test_last_items_are_shared_out() -> None:
-    """Where the number of items is known, the last batches are small, so that no worker goes without."""
+    """Where the number of items is known, the last batches are small, so that no worker goes
+    without.
+    """
     waiting = batches.Queue(range(40), None)
     (lane,) = waiting._lanes.values()
     lane.size = batches.LARGEST
@@ -310,7 +376,9 @@ def test_begun_while_a_worker_dies(pool: Engine) -> None:
 
 
 def test_poison_is_the_only_one_lost(pool: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    """An item that kills each worker that tries it is quarantined, and only that one; the log tells of each death."""
+    """An item that kills each worker that tries it is quarantined, and only that one; the log tells
+    of each death.
+    """
     with caplog.at_level(logging.WARNING, "pipeline"):
         outcomes = list(pool.run(poisonous, 17, range(40)))
     assert sorted(outcome.item for outcome in outcomes) == list(range(40))
@@ -330,7 +398,9 @@ def test_deadline(pool: Engine) -> None:
 
 @pytest.mark.heavy
 def test_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker process that stops answering is restarted, and its items are done by others; closing does not wait for it."""
+    """A worker process that stops answering is restarted, and its items are done by others; closing
+    does not wait for it.
+    """
     monkeypatch.setattr(own_cluster, "SILENCE", 5.0)
     with cluster(2) as own:
         run = own.run(whereabouts, 0.05, range(100))
@@ -345,9 +415,15 @@ def test_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resources(daemons: Daemons) -> None:
-    """Items that need a GPU run on the worker that offers it and nowhere else, and the other worker is not idle."""
+    """Items that need a GPU run on the worker that offers it and nowhere else, and the other worker
+    is not idle.
+    """
     with on(daemons.address) as engine:
-        outcomes = list(engine.run(dask_name, None, range(60), needs=lambda item: {"GPU": 1} if item % 3 == 0 else {}))
+        outcomes = list(
+            engine.run(
+                dask_name, None, range(60), needs=lambda item: {"GPU": 1} if item % 3 == 0 else {}
+            )
+        )
         assert engine.memory > 0
     names = defaultdict(set)
     for outcome in outcomes:
@@ -358,19 +434,35 @@ def test_resources(daemons: Daemons) -> None:
 
 
 def test_missing_resource(pool: Engine, daemons: Daemons) -> None:
-    """A resource that no worker offers is refused before anything is sent, with what would start such a worker."""
-    with pytest.raises(ClusterError, match=r"no worker offers \{'GPU': 1\}; start one with: cluster\(resources=.*--gpus 1"):
+    """A resource that no worker offers is refused before anything is sent, with what would start
+    such a worker.
+    """
+    with pytest.raises(
+        ClusterError,
+        match=r"no worker offers \{'GPU': 1\}; start one with: cluster\(resources=.*--gpus 1",
+    ):
         next(pool.run(multiply, 1, range(4), needs=lambda _: {"GPU": 1}))
     with on(daemons.address, wait=0.3) as theirs:
-        for ask in (theirs.require, lambda needs: next(theirs.run(multiply, 1, range(4), needs=lambda _: needs))):
-            with pytest.raises(ClusterError, match=r"no worker offers .*'disk': 1.* dask worker tcp://\S+ --resources \"(disk=1,)?GPU=1"):
+        for ask in (
+            theirs.require,
+            lambda needs: next(theirs.run(multiply, 1, range(4), needs=lambda _: needs)),
+        ):
+            with pytest.raises(
+                ClusterError,
+                match=r"no worker offers .*'disk': 1.* dask worker tcp://\S+ --resources "
+                r"\"(disk=1,)?GPU=1",
+            ):
                 ask({"disk": 1, "GPU": 1})
-    with pytest.raises(ClusterError, match=r"does not offer \{'GPU': 1\}; .*local\(\{'GPU': 1\}\), --gpus 1"):
+    with pytest.raises(
+        ClusterError, match=r"does not offer \{'GPU': 1\}; .*local\(\{'GPU': 1\}\), --gpus 1"
+    ):
         local().require({"GPU": 1})
 
 
 def test_offers(pool: Engine, daemons: Daemons) -> None:
-    """An engine tells what its workers offer, and returns at once where something is required that is there."""
+    """An engine tells what its workers offer, and returns at once where something is required that
+    is there.
+    """
     with on(daemons.address) as theirs:
         theirs.require({"GPU": 1})
         assert theirs.offers({"GPU": 1})
@@ -392,11 +484,16 @@ def mixed() -> Iterator[Engine]:
 @pytest.mark.parametrize("poison", [None, 40], ids=["killed", "poisoned"])
 @pytest.mark.parametrize("where", ["own", "theirs"])
 def test_reserved(request: pytest.FixtureRequest, where: str, poison: int | None) -> None:
-    """Items that need nothing stay away from a worker with what is reserved, also when the only other one dies and comes back elsewhere."""
+    """Items that need nothing stay away from a worker with what is reserved, also when the only
+    other one dies and comes back elsewhere.
+    """
     if where == "own":
         engine, names = request.getfixturevalue("mixed"), {True: "0", False: "1"}
     else:
-        engine, names = on(request.getfixturevalue("daemons").address), {True: "gpu", False: "plain"}
+        engine, names = (
+            on(request.getfixturevalue("daemons").address),
+            {True: "gpu", False: "plain"},
+        )
         engine._client.wait_for_workers(2)
     with engine:
         run = engine.run(whose, poison, range(90), needs=every_third, reserved=["GPU"])
@@ -406,9 +503,13 @@ def test_reserved(request: pytest.FixtureRequest, where: str, poison: int | None
             if poison is None and outcome.item == 7:
                 os.kill(outcome.value[1], signal.SIGKILL)
     assert sorted(outcome.item for outcome in outcomes) == list(range(90))
-    assert [outcome.item for outcome in outcomes if outcome.error] == ([] if poison is None else [poison])
+    assert [outcome.item for outcome in outcomes if outcome.error] == (
+        [] if poison is None else [poison]
+    )
     done = [outcome for outcome in outcomes if not outcome.error]
-    assert {outcome.item: outcome.value[0] for outcome in done} == {outcome.item: names[outcome.item % 3 == 0] for outcome in done}
+    assert {outcome.item: outcome.value[0] for outcome in done} == {
+        outcome.item: names[outcome.item % 3 == 0] for outcome in done
+    }
     assert len({outcome.value[1] for outcome in done if outcome.item % 3}) >= 2
 
 
@@ -433,31 +534,46 @@ def test_gpus_of_workers(monkeypatch: pytest.MonkeyPatch, lent: str | None) -> N
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", lent)
     with cluster(gpus=2) as own:
         assert own.workers >= 3
-        seen = {outcome.value for outcome in own.run(visible, None, range(40), needs=lambda _: {"GPU": 1})}
+        seen = {
+            outcome.value
+            for outcome in own.run(visible, None, range(40), needs=lambda _: {"GPU": 1})
+        }
         assert seen <= {"0", "1"} if lent is None else seen <= {"5", "7"}
         on_each = own._client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
-    assert Counter(on_each.values()) == Counter(["0", "1"] if lent is None else ["5", "7"]) + Counter({lent: len(on_each) - 2})
+    assert Counter(on_each.values()) == Counter(
+        ["0", "1"] if lent is None else ["5", "7"]
+    ) + Counter({lent: len(on_each) - 2})
 
 
 def test_too_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """More workers with GPUs than workers, or than GPUs that this process may use, are refused."""
-    with pytest.raises(ClusterError, match=r"gpus: 3, of 2 workers.*; allowed: up to one for each worker"):
+    with pytest.raises(
+        ClusterError, match=r"gpus: 3, of 2 workers.*; allowed: up to one for each worker"
+    ):
         cluster(2, gpus=3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
-    with pytest.raises(ClusterError, match="2 GPUs are asked for, and CUDA_VISIBLE_DEVICES=4 shows 1"):
+    with pytest.raises(
+        ClusterError, match="2 GPUs are asked for, and CUDA_VISIBLE_DEVICES=4 shows 1"
+    ):
         cluster(2, gpus=2)
 
 
 def test_own_resources(pool: Engine) -> None:
     """The workers of one's own cluster offer what they are told to, each its own."""
     assert pool.workers == 2
-    pids = {outcome.value for outcome in pool.run(whereabouts, 0.01, range(20), needs=lambda _: {"disk": 2})}
+    pids = {
+        outcome.value
+        for outcome in pool.run(whereabouts, 0.01, range(20), needs=lambda _: {"disk": 2})
+    }
     assert len(pids) == 1
 
 
 def test_no_worker(lone_scheduler: str) -> None:
     """A cluster without workers is an error after a while, and says how to start one."""
-    with on(lone_scheduler, wait=0.3) as engine, pytest.raises(ClusterError, match=r"no worker came within 0.3 s; .* dask worker tcp://"):
+    with (
+        on(lone_scheduler, wait=0.3) as engine,
+        pytest.raises(ClusterError, match=r"no worker came within 0.3 s; .* dask worker tcp://"),
+    ):
         next(engine.run(multiply, 1, range(4)))
 
 
@@ -468,7 +584,9 @@ def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
         on(free_address())
 
 
-def test_code_missing_on_workers(pool: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_missing_on_workers(
+    pool: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A function of a module that the workers lack is an error that names the module."""
     (tmp_path / "only_here.py").write_text("def function(context, item): return item\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -480,7 +598,11 @@ def test_code_missing_on_workers(pool: Engine, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("workers", "resources"),
-    [pytest.param(0, None, id="none"), pytest.param(2, [{}], id="too few"), pytest.param(None, [], id="no offers")],
+    [
+        pytest.param(0, None, id="none"),
+        pytest.param(2, [{}], id="too few"),
+        pytest.param(None, [], id="no offers"),
+    ],
 )
 def test_wrong_numbers(workers: int | None, resources: list[dict[str, float]] | None) -> None:
     """A cluster of no workers, or with resources for others than it has, is refused."""
@@ -526,8 +648,13 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with cluster(1) as own:
         assert [outcome.value for outcome in own.run(multiply, 3, [4])] == [12]
     assert (dict(os.environ), logging.getLogger("distributed").level) == before
-    commands = [" ".join(process.cmdline()) for process in set(psutil.Process().children(recursive=True)) - family]
-    assert [command for command in commands if "resource_tracker" not in command] == []  # Python's own, kept until exit
+    commands = [
+        " ".join(process.cmdline())
+        for process in set(psutil.Process().children(recursive=True)) - family
+    ]
+    assert [
+        command for command in commands if "resource_tracker" not in command
+    ] == []  # Python's own, kept until exit
     assert list(tmp_path.iterdir()) == []
 
 
@@ -560,7 +687,14 @@ def begin(folder: Path, *arguments: str, text: str = SCRIPT) -> subprocess.Popen
     (folder / "script.py").write_text(textwrap.dedent(text))
     command = [sys.executable, str(folder / "script.py"), *arguments]
     environment = {**ENVIRONMENT, "TMPDIR": str(folder)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def family_at_work(script: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -569,13 +703,20 @@ def family_at_work(script: subprocess.Popen[str]) -> list[psutil.Process]:
     while not (done and begun):
         line = script.stdout.readline()
         assert line, script.stderr.read()
-        done, begun = done or line.startswith("done"), begun or (line.startswith("at") and line != "at 0\n")
+        done, begun = (
+            done or line.startswith("done"),
+            begun or (line.startswith("at") and line != "at 0\n"),
+        )
     return psutil.Process(script.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("arguments", [("local", "0.5"), ("cluster", "0.5", "2")], ids=["local", "cluster"])
+@pytest.mark.parametrize(
+    "arguments", [("local", "0.5"), ("cluster", "0.5", "2")], ids=["local", "cluster"]
+)
 def test_interrupted_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """The first Ctrl-C lets the items in hand finish and yields them, then says so; no process and no file is left."""
+    """The first Ctrl-C lets the items in hand finish and yields them, then says so; no process and
+    no file is left.
+    """
     script = begin(tmp_path, *arguments)
     family = family_at_work(script)
     os.killpg(script.pid, signal.SIGINT)
@@ -590,7 +731,9 @@ def test_interrupted_once(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
-@pytest.mark.parametrize("arguments", [("local", "100"), ("cluster", "100", "2")], ids=["local", "cluster"])
+@pytest.mark.parametrize(
+    "arguments", [("local", "100"), ("cluster", "100", "2")], ids=["local", "cluster"]
+)
 def test_interrupted_twice(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """A second Ctrl-C ends at once what the first one waits for; no process is left."""
     script = begin(tmp_path, *arguments)
@@ -607,7 +750,9 @@ def test_interrupted_twice(tmp_path: Path, arguments: tuple[str, ...]) -> None:
 
 
 def test_script_without_guard(tmp_path: Path) -> None:
-    """A script that starts a cluster when it is imported ends with advice, neither hanging nor multiplying."""
+    """A script that starts a cluster when it is imported ends with advice, neither hanging nor
+    multiplying.
+    """
     script = begin(tmp_path, text="from pipeline.engine import cluster\ncluster(2)\n")
     _, complaints = script.communicate(timeout=60)
     assert script.returncode != 0

@@ -28,7 +28,9 @@ def image():
 
 @dataclass(frozen=True)
 class NearestOfTwo:
-    """Pixels above the middle of the two ends of a sample, which is asked for once, and of a second, of what the first left."""
+    """Pixels above the middle of the two ends of a sample, which is asked for once, and of a
+    second, of what the first left.
+    """
 
     sample: ClassVar[int] = 500
     identity: ClassVar[str] = "connected"
@@ -60,10 +62,16 @@ def labels_of(image, folder, **parts):
 
 @pytest.mark.parametrize("tile", [40, 64, 500])
 def test_steps_are_fitted_before_segmenters(image, tmp_path, tile):
-    """A stretch is fitted to the smoothed image, and the threshold to the stretched one; as untiled, whatever the tiles."""
+    """A stretch is fitted to the smoothed image, and the threshold to the stretched one; as
+    untiled, whatever the tiles.
+    """
     steps = [{"kind": "smooth", "sigma": 1.0}, {"kind": "stretch", "low": 5, "high": 95}]
     found = labels_of(
-        image, tmp_path / "out", steps=steps, segmenters={"blobs": {"kind": "threshold", "method": "otsu"}}, tiles={"size": tile}
+        image,
+        tmp_path / "out",
+        steps=steps,
+        segmenters={"blobs": {"kind": "threshold", "method": "otsu"}},
+        tiles={"size": tile},
     )
     valid = np.isfinite(image)
     block = Smooth(sigma=1.0)(image[None], valid)
@@ -73,8 +81,12 @@ def test_steps_are_fitted_before_segmenters(image, tmp_path, tile):
 
 @pytest.mark.parametrize("tile", [40, 500])
 def test_a_sample_in_two_rounds(image, tmp_path, tile):
-    """A segmenter that asks for samples twice is fitted as untiled, whatever the tiles; a second run finds it done."""
-    found = labels_of(image, tmp_path / "out", segmenters={"two": NearestOfTwo()}, tiles={"size": tile})
+    """A segmenter that asks for samples twice is fitted as untiled, whatever the tiles; a second
+    run finds it done.
+    """
+    found = labels_of(
+        image, tmp_path / "out", segmenters={"two": NearestOfTwo()}, tiles={"size": tile}
+    )
     valid = np.isfinite(image)
     expected = fitted_to(NearestOfTwo(), image[None], valid)(np.nan_to_num(image[None])) * valid
     np.testing.assert_array_equal(found, ndimage.label(expected)[0])

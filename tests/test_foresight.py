@@ -19,7 +19,9 @@ from pipeline.sources import open_source
 
 
 def scene():
-    """Bright squares in the left half, a dim ground in the right one, and 0 in the last rows, which is no data."""
+    """Bright squares in the left half, a dim ground in the right one, and 0 in the last rows, which
+    is no data.
+    """
     image = np.full((96, 128), 20, np.uint8)
     image[8:88:16, 8:60:16] = image[9:88:16, 8:60:16] = 200
     image[64:] = 0
@@ -28,27 +30,50 @@ def scene():
 
 def job(path, **parts):
     """Tiles of 32: the lowest four are empty, those at the right go to another segmenter."""
-    return Job(**{
-        "source": open_source(scene()), "tiles": {"size": 32, "halo": 2},
-        "segmenters": {"bright": {"kind": "threshold", "method": "otsu"}, "dim": {"kind": "threshold", "value": 10}},
-        "route": [{"use": "skip", "when": {"mean": {"max": 1}}}, {"use": "bright", "when": {"spread": {"min": 1}}}, {"use": "dim"}],
-        "output": {"path": str(Path(path, "out"))},
-    } | parts)  # fmt: skip
+    return Job(
+        **{
+            "source": open_source(scene()),
+            "tiles": {"size": 32, "halo": 2},
+            "segmenters": {
+                "bright": {"kind": "threshold", "method": "otsu"},
+                "dim": {"kind": "threshold", "value": 10},
+            },
+            "route": [
+                {"use": "skip", "when": {"mean": {"max": 1}}},
+                {"use": "bright", "when": {"spread": {"min": 1}}},
+                {"use": "dim"},
+            ],
+            "output": {"path": str(Path(path, "out"))},
+        }
+        | parts
+    )
 
 
 def test_routes_are_those_of_the_run(tmp_path):
-    """The plan counts the tiles of each route as the run then takes them, and leaves nothing behind."""
+    """The plan counts the tiles of each route as the run then takes them, and leaves nothing
+    behind.
+    """
     found = foresee(job(tmp_path), pipeline.local())
-    assert {name: about["tiles"] for name, about in found.facts["routes"].items()} == {"skip": 4, "bright": 4, "dim": 4}
+    assert {name: about["tiles"] for name, about in found.facts["routes"].items()} == {
+        "skip": 4,
+        "bright": 4,
+        "dim": 4,
+    }
     assert found.facts["state"] == "new"
     assert not (tmp_path / "out").exists()
     record = pipeline.run(job(tmp_path), pipeline.local()).record
-    assert {name: about["tiles"] for name, about in record["routes"].items() if about["tiles"]} == {"skip": 4, "bright": 4, "dim": 4}
+    assert {name: about["tiles"] for name, about in record["routes"].items() if about["tiles"]} == {
+        "skip": 4,
+        "bright": 4,
+        "dim": 4,
+    }
     assert foresee(job(tmp_path), pipeline.local()).facts["state"] == "complete"
 
 
 def test_what_is_done_is_told(tmp_path):
-    """Of a run that was interrupted, the plan says how many tiles are done; of another job in its place, why it would be refused."""
+    """Of a run that was interrupted, the plan says how many tiles are done; of another job in its
+    place, why it would be refused.
+    """
     seen = []
 
     def interrupt(event):
@@ -66,18 +91,33 @@ def test_what_is_done_is_told(tmp_path):
     assert isinstance(other.refused, ResumeError)
     assert "tiles.depth: 2 before, 3 now" in other.facts["refused"]
     pipeline.run(job(tmp_path), pipeline.local())
-    assert isinstance(foresee(job(tmp_path, tiles={"size": 16}), pipeline.local()).refused, ResumeError)
+    assert isinstance(
+        foresee(job(tmp_path, tiles={"size": 16}), pipeline.local()).refused, ResumeError
+    )
 
 
 def test_a_sample_tells_time_and_disk(tmp_path):
-    """From some tiles of each route the plan tells seconds and disk: of all tiles, the disk is what the run leaves in its scratch store."""
+    """From some tiles of each route the plan tells seconds and disk: of all tiles, the disk is what
+    the run leaves in its scratch store.
+    """
     found = foresee(job(tmp_path), pipeline.local(), sample=8).facts
-    assert {name: about["tiles"] for name, about in found["sample"].items()} == {"bright": 4, "dim": 4}
+    assert {name: about["tiles"] for name, about in found["sample"].items()} == {
+        "bright": 4,
+        "dim": 4,
+    }
     seconds = sum(about["tiles"] * about["seconds_per_tile"] for about in found["sample"].values())
     assert found["seconds_of_segmenting"] == pytest.approx(seconds, abs=0.1)
-    output = {"path": str(tmp_path / "out"), "scratch": str(tmp_path / "scratch"), "keep_scratch": True}
+    output = {
+        "path": str(tmp_path / "out"),
+        "scratch": str(tmp_path / "scratch"),
+        "keep_scratch": True,
+    }
     pipeline.run(job(tmp_path, output=output), pipeline.local())
-    left = [path.stat().st_size for name in ("tiles", "pixels") for path in (tmp_path / "scratch").rglob(f"{name}/**/*.rec")]
+    left = [
+        path.stat().st_size
+        for name in ("tiles", "pixels")
+        for path in (tmp_path / "scratch").rglob(f"{name}/**/*.rec")
+    ]
     assert found["disk_of_scratch"] == sum(left)
 
 
@@ -96,11 +136,16 @@ def test_layers_are_counted_one_by_one(tmp_path):
     """Of layers, each has its own tiles."""
     layers = [{"things": "bright", "when": {"spread": {"min": 1}}}, {"stuff": "dim", "classes": 2}]
     found = foresee(job(tmp_path, route=[], layers=layers), pipeline.local(), sample=2).facts
-    assert {name: found["routes"][name]["tiles"] for name in ("bright", "dim")} == {"bright": 4, "dim": 12}
+    assert {name: found["routes"][name]["tiles"] for name in ("bright", "dim")} == {
+        "bright": 4,
+        "dim": 12,
+    }
 
 
 def test_the_picture_shows_routes(tmp_path):
-    """In the picture, tiles of one route have a colour, the same that the plan names; what is left out is grey."""
+    """In the picture, tiles of one route have a colour, the same that the plan names; what is left
+    out is grey.
+    """
     found = foresee(job(tmp_path), pipeline.local())
     found.picture(tmp_path / "plan.png")
     image = np.asarray(Image.open(tmp_path / "plan.png")).astype(int)
@@ -114,7 +159,9 @@ def test_the_picture_shows_routes(tmp_path):
 
 
 def test_the_command(tmp_path):
-    """`tilewise plan` prints it, writes the picture, and ends as the run would where it would be refused."""
+    """`tilewise plan` prints it, writes the picture, and ends as the run would where it would be
+    refused.
+    """
     Image.fromarray(scene()).save(tmp_path / "image.png")
     parts = {
         "source": str(tmp_path / "image.png"),
@@ -122,14 +169,25 @@ def test_the_command(tmp_path):
         "output": {"path": str(tmp_path / "o")},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(parts))
-    command = ["plan", str(tmp_path / "job.yaml"), "--workers", "0", "--sample", "1", "--picture", str(tmp_path / "p.png")]
+    command = [
+        "plan",
+        str(tmp_path / "job.yaml"),
+        "--workers",
+        "0",
+        "--sample",
+        "1",
+        "--picture",
+        str(tmp_path / "p.png"),
+    ]
     told = CliRunner().invoke(app, command)
     assert told.exit_code == 0, told.output
     assert yaml.safe_load(told.output)["bytes"]["a"]["window"] == 96 * 128
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     done = CliRunner().invoke(app, ["run", str(tmp_path / "job.yaml"), "--workers", "0", "-q"])
     assert done.exit_code == 0, done.output
-    other = CliRunner().invoke(app, ["plan", str(tmp_path / "job.yaml"), "--workers", "0", "--set", "tiles.size=32"])
+    other = CliRunner().invoke(
+        app, ["plan", str(tmp_path / "job.yaml"), "--workers", "0", "--set", "tiles.size=32"]
+    )
     assert other.exit_code == 3
     assert "state: refused" in other.output
     assert "holds the result of another job" in other.output

@@ -1,4 +1,6 @@
-"""Lines along curves: tiled against untiled, and against the graph of pixels as networkx takes it apart."""
+"""Lines along curves: tiled against untiled, and against the graph of pixels as networkx takes it
+apart.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,14 @@ from tests.test_exactness import tilings, whole_image
 
 CASES = settings(max_examples=80, deadline=None)
 FIGURES = {
-    "a loop over a corner": ["........", "...##...", "..#..#..", "..#..#..", "...##...", "........"],
+    "a loop over a corner": [
+        "........",
+        "...##...",
+        "..#..#..",
+        "..#..#..",
+        "...##...",
+        "........",
+    ],
     "a cross": ["...#....", "...#....", "########", "...#....", "...#...."],
     "along and across a seam": ["####....", "....####", "#..#....", ".##....#", "......#."],
     "a loop on a stalk": ["..##....", ".#..#...", "..##....", "..#.....", "..#....."],
@@ -48,7 +57,9 @@ def joined_pairs(labels):
     rows, columns = labels.shape
     for r, c in np.argwhere(labels):
         for dr, dc in ((0, 1), (1, -1), (1, 0), (1, 1)):
-            if not (r + dr < rows and 0 <= c + dc < columns and labels[r, c] == labels[r + dr, c + dc]):
+            if not (
+                r + dr < rows and 0 <= c + dc < columns and labels[r, c] == labels[r + dr, c + dc]
+            ):
                 continue
             if dr and dc and labels[r, c] in (labels[r + dr, c], labels[r, c + dc]):
                 continue
@@ -57,16 +68,26 @@ def joined_pairs(labels):
 
 
 def plain_chains(labels):
-    """The chains of an image, as sets of joined pairs: what is left of networkx's graph when its ends and junctions are taken apart."""
+    """The chains of an image, as sets of joined pairs: what is left of networkx's graph when its
+    ends and junctions are taken apart.
+    """
     graph = nx.Graph(sorted(joined_pairs(labels)))
     apart = nx.Graph()
     for a, b in graph.edges:  # an end or junction is another node for each of its pairs
-        apart.add_edge(*((v, other if graph.degree[v] != 2 else None) for v, other in ((a, b), (b, a))), pair=tuple(sorted((a, b))))
-    return {frozenset(apart.edges[pair]["pair"] for pair in apart.subgraph(part).edges) for part in nx.connected_components(apart)}
+        apart.add_edge(
+            *((v, other if graph.degree[v] != 2 else None) for v, other in ((a, b), (b, a))),
+            pair=tuple(sorted((a, b))),
+        )
+    return {
+        frozenset(apart.edges[pair]["pair"] for pair in apart.subgraph(part).edges)
+        for part in nx.connected_components(apart)
+    }
 
 
 def pixels_of(line):
-    """Every pixel that a line runs through, and that it turns only where it must: no two stretches have one direction."""
+    """Every pixel that a line runs through, and that it turns only where it must: no two stretches
+    have one direction.
+    """
     corners = np.floor(shapely.get_coordinates(line))[:, ::-1].astype(int)
     found, before = [tuple(corners[0].tolist())], None
     for a, b in itertools.pairwise(corners):
@@ -80,7 +101,9 @@ def pixels_of(line):
 
 
 def check_lines(path, labels):
-    """The lines of a file are the chains of the image, each from its first pixel, in order, with its object and its length."""
+    """The lines of a file are the chains of the image, each from its first pixel, in order, with
+    its object and its length.
+    """
     _, _, shapes, (ids, lengths, *_) = pyogrio.raw.read(path)
     walks = [pixels_of(line) for line in shapely.from_wkb(shapes)]
     pairs = [[tuple(sorted(pair)) for pair in itertools.pairwise(walk)] for walk in walks]
@@ -91,7 +114,9 @@ def check_lines(path, labels):
     for walk, label in zip(walks, ids, strict=True):
         assert {int(labels[pixel]) for pixel in walk} == {label}
         around = walk[:-1] if walk[0] == walk[-1] else walk
-        degree = [sum(pixel in pair for pair in joined_pairs(labels)) for pixel in (walk[0], walk[-1])]
+        degree = [
+            sum(pixel in pair for pair in joined_pairs(labels)) for pixel in (walk[0], walk[-1])
+        ]
         assert walk[0] == (min(around) if degree[0] == 2 else min(walk[0], walk[-1]))
         assert walk[1] <= (walk[-2] if walk[0] == walk[-1] else walk[1])
 
@@ -106,16 +131,22 @@ class Curves:
 
 
 def drawn(image, folder, tile, method=None):
-    return pipeline.segment(image, method or Curves(), folder, tile=list(tile), engine=pipeline.local())
+    return pipeline.segment(
+        image, method or Curves(), folder, tile=list(tile), engine=pipeline.local()
+    )
 
 
 @CASES
 @given(st.data())
 def test_parts_are_traced_as_the_whole(data):
-    """The chains of tiles, those that cross them joined, are those of the whole image traced at once, whatever the tiles."""
+    """The chains of tiles, those that cross them joined, are those of the whole image traced at
+    once, whatever the tiles.
+    """
     shape = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    labels = (rng.random(shape) < data.draw(st.sampled_from([0.2, 0.4, 0.6, 0.9]))) * rng.integers(1, data.draw(st.integers(2, 3)), shape)
+    labels = (rng.random(shape) < data.draw(st.sampled_from([0.2, 0.4, 0.6, 0.9]))) * rng.integers(
+        1, data.draw(st.integers(2, 3)), shape
+    )
     tile, order = data.draw(tilings(shape))
     grid, padded = Grid(shape, tile), np.pad(labels, 1)
     parts = []
@@ -124,22 +155,34 @@ def test_parts_are_traced_as_the_whole(data):
         around = tuple(slice(a, b + 2) for a, b in zip(core.start, core.stop, strict=True))
         parts.append(trace(padded[around], core.start, shape[1]))
     every = concatenate(parts)
-    found = [tuple(each.pixels) for each in (every.take(np.array([k])) for k in np.flatnonzero(~every.open))]
+    found = [
+        tuple(each.pixels)
+        for each in (every.take(np.array([k])) for k in np.flatnonzero(~every.open))
+    ]
     found += [tuple(pixels) for pixels, _ in join(every.take(np.flatnonzero(every.open)))]
     whole = trace(padded, (0, 0), shape[1])
     assert not whole.open.any()
-    assert sorted(found) == sorted(tuple(whole.pixels[a:b]) for a, b in itertools.pairwise(whole.start))
+    assert sorted(found) == sorted(
+        tuple(whole.pixels[a:b]) for a, b in itertools.pairwise(whole.start)
+    )
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_any_tiling_gives_the_same_file(data):
-    """From file to file: the same bytes for any tiles, and the chains are those that networkx finds."""
+    """From file to file: the same bytes for any tiles, and the chains are those that networkx
+    finds.
+    """
     shape = data.draw(st.tuples(st.integers(1, 16), st.integers(1, 16)))
-    image = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))).random(shape) < data.draw(st.sampled_from([0.25, 0.45, 0.7]))
+    image = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))).random(shape) < data.draw(
+        st.sampled_from([0.25, 0.45, 0.7])
+    )
     tile, _ = data.draw(tilings(shape))
     with tempfile.TemporaryDirectory() as folder:
-        results = [drawn(image.astype(np.uint8), Path(folder, str(k)), size) for k, size in enumerate((shape, tile, (3, 3)))]
+        results = [
+            drawn(image.astype(np.uint8), Path(folder, str(k)), size)
+            for k, size in enumerate((shape, tile, (3, 3)))
+        ]
         files = [Path(result.path, "lines.gpkg") for result in results]
         assert len({file.read_bytes() for file in files}) == 1
         check_lines(files[0], results[0].labels.values)
@@ -148,22 +191,34 @@ def test_any_tiling_gives_the_same_file(data):
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("tile", [(1, 1), (2, 3), (3, 4), (9, 9)], ids=str)
 def test_figures(tmp_path, name, tile):
-    """Loops, junctions, lines along and across seams and through corners; a single pixel has no line."""
+    """Loops, junctions, lines along and across seams and through corners; a single pixel has no
+    line.
+    """
     image = curves(FIGURES[name])
     result = drawn(image.astype(np.uint8), tmp_path / "out", tile)
     check_lines(tmp_path / "out" / "lines.gpkg", result.labels.values)
     number = pyogrio.read_info(tmp_path / "out" / "lines.gpkg")["features"]
-    expected = {"a loop over a corner": 1, "a cross": 4, "from tile to diagonal tile": 1, "a loop on a stalk": 2, "single pixels": 0}
+    expected = {
+        "a loop over a corner": 1,
+        "a cross": 4,
+        "from tile to diagonal tile": 1,
+        "a loop on a stalk": 2,
+        "single pixels": 0,
+    }
     assert number == expected.get(name, number)
     assert "lines.gpkg" in result.files()
 
 
 @pytest.mark.parametrize("method", ["canny", "sobel"])
 def test_real_edges(tmp_path, method):
-    """The edges of a picture in its CRS: the same bytes in other tiles; each in its object, its length in pixels and in metres."""
+    """The edges of a picture in its CRS: the same bytes in other tiles; each in its object, its
+    length in pixels and in metres.
+    """
     image = write(tmp_path / "coins.tif", pictures.coins())
     edges = Edges(sigma=2.0, method=method, form="lines", min_area=10)
-    results = [drawn(str(image), tmp_path / str(tile[0]), tile, edges) for tile in ((80, 60), (400, 400))]
+    results = [
+        drawn(str(image), tmp_path / str(tile[0]), tile, edges) for tile in ((80, 60), (400, 400))
+    ]
     paths = [Path(result.path, "lines.gpkg") for result in results]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     meta, _, shapes, columns = pyogrio.raw.read(paths[0])
@@ -183,11 +238,19 @@ def test_real_edges(tmp_path, method):
 
 
 def test_thinning_keeps_curves_and_their_strength():
-    """Thinned, every curve is still there in one piece: those that hysteresis keeps, and no others; most of it a pixel wide."""
+    """Thinned, every curve is still there in one piece: those that hysteresis keeps, and no others;
+    most of it a pixel wide.
+    """
     for seed in range(30):
         rng = np.random.default_rng(seed)
         image = ndimage.gaussian_filter(rng.random((60, 60)), 1.5)[None] * 1000
-        options = {"sigma": 0.6, "method": ("canny", "sobel")[seed % 2], "high": 60.0, "low": 40.0, "gaps": seed % 3 // 2}
+        options = {
+            "sigma": 0.6,
+            "method": ("canny", "sobel")[seed % 2],
+            "high": 60.0,
+            "low": 40.0,
+            "gaps": seed % 3 // 2,
+        }
         everywhere = np.ones((60, 60), bool)
         wide, thin = Edges(**options)(image), Edges(**options, form="lines")
         found = thin.classify(image, everywhere)
@@ -210,7 +273,14 @@ def test_batches_change_nothing(tmp_path, monkeypatch):
     many = len(whole)
     vector.write_lines(str(tmp_path / "one.gpkg"), frame, [part(0, many)])
     monkeypatch.setattr(vector, "BATCH", 17)
-    assert vector.write_lines(str(tmp_path / "many.gpkg"), frame, [part(0, 5), part(5, 5), part(5, 60), part(60, many)]) == many
+    assert (
+        vector.write_lines(
+            str(tmp_path / "many.gpkg"),
+            frame,
+            [part(0, 5), part(5, 5), part(5, 60), part(60, many)],
+        )
+        == many
+    )
     one, other = (pyogrio.raw.read(tmp_path / f"{name}.gpkg") for name in ("one", "many"))
     assert (one[2] == other[2]).all()
     for mine, theirs in zip(one[3], other[3], strict=True):
@@ -226,9 +296,12 @@ def test_routes(tmp_path):
     image[5] = 9
     image[:, 12:] += 100
     job = pipeline.Job(
-        source=image, tiles={"size": 12}, segmenters={"lines": Curves(), "bright": {"kind": "threshold", "value": 105}},
-        route=[{"use": "bright", "when": {"mean": {"min": 50}}}, {"use": "lines"}], output={"path": str(tmp_path / "out")},
-    )  # fmt: skip
+        source=image,
+        tiles={"size": 12},
+        segmenters={"lines": Curves(), "bright": {"kind": "threshold", "value": 105}},
+        route=[{"use": "bright", "when": {"mean": {"min": 50}}}, {"use": "lines"}],
+        output={"path": str(tmp_path / "out")},
+    )
     pipeline.run(job, pipeline.local())
     lines = shapely.from_wkb(pyogrio.raw.read(tmp_path / "out" / "lines.gpkg")[2])
     assert [line.wkt for line in lines] == ["LINESTRING (0.5 5.5, 11.5 5.5)"]
@@ -240,13 +313,24 @@ def test_an_interrupted_run_ends_with_the_same_lines(tmp_path, monkeypatch):
     method = Edges(sigma=2.0, form="lines")
     expected = drawn(image, tmp_path / "whole", (128, 128), method)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.sinks.vector._append", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "pipeline.sinks.vector._append",
+            lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
         with pytest.raises(KeyboardInterrupt):
             drawn(image, tmp_path / "cut", (128, 128), method)
     assert not (tmp_path / "cut" / "lines.gpkg").exists()
     found = drawn(image, tmp_path / "cut", (128, 128), method)
-    assert Path(found.path, "lines.gpkg").read_bytes() == Path(expected.path, "lines.gpkg").read_bytes()
-    assert {path.name for path in Path(found.path).iterdir()} == {"labels.zarr", "objects.parquet", "lines.gpkg", "run.json"}
+    assert (
+        Path(found.path, "lines.gpkg").read_bytes()
+        == Path(expected.path, "lines.gpkg").read_bytes()
+    )
+    assert {path.name for path in Path(found.path).iterdir()} == {
+        "labels.zarr",
+        "objects.parquet",
+        "lines.gpkg",
+        "run.json",
+    }
 
 
 def test_refusals(tmp_path):
@@ -255,6 +339,10 @@ def test_refusals(tmp_path):
         (np.zeros((9, 9)), {"results": ["semantic"]}),
         ({"path": np.zeros((3, 9, 9)), "axes": "zyx", "planes": "all"}, {}),
     ):
-        job = pipeline.Job(source=source, segmenters={"curves": Curves()}, output={"path": str(tmp_path), **output})
-        with pytest.raises(JobError, match=r"segmenters\.curves: .*(lines without objects|connectivity 8)"):
+        job = pipeline.Job(
+            source=source, segmenters={"curves": Curves()}, output={"path": str(tmp_path), **output}
+        )
+        with pytest.raises(
+            JobError, match=r"segmenters\.curves: .*(lines without objects|connectivity 8)"
+        ):
             pipeline.run(job, pipeline.local())

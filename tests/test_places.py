@@ -1,4 +1,6 @@
-"""Images and results that lie elsewhere: at an S3 server and a web server on this machine, which are real, and at faulty ones."""
+"""Images and results that lie elsewhere: at an S3 server and a web server on this machine, which
+are real, and at faulty ones.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,27 @@ WHOLE = Box.whole((128, 128))
 def images(tmp_path_factory) -> Path:
     """A folder with an image as Zarr and as GeoTIFF."""
     folder, image = tmp_path_factory.mktemp("images"), blobs(128)
-    zarr.create_array(folder / "image.zarr", data=image, chunks=(32, 32), config={"write_empty_chunks": True})
-    how = {"tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate", "crs": "EPSG:32633", "transform": PLACE}
-    with rasterio.open(folder / "scene.tif", "w", driver="GTiff", count=1, height=128, width=128, dtype="uint8", **how) as file:
+    zarr.create_array(
+        folder / "image.zarr", data=image, chunks=(32, 32), config={"write_empty_chunks": True}
+    )
+    how = {
+        "tiled": True,
+        "blockxsize": 32,
+        "blockysize": 32,
+        "compress": "deflate",
+        "crs": "EPSG:32633",
+        "transform": PLACE,
+    }
+    with rasterio.open(
+        folder / "scene.tif",
+        "w",
+        driver="GTiff",
+        count=1,
+        height=128,
+        width=128,
+        dtype="uint8",
+        **how,
+    ) as file:
         file.write(image, 1)
     return folder
 
@@ -61,14 +81,28 @@ def s3(images) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = os.environ.get("TILEWISE_MOTO") or shutil.which("moto_server", path=Path(__file__).parents[1] / ".venv-servers/bin")
+    command = os.environ.get("TILEWISE_MOTO") or shutil.which(
+        "moto_server", path=Path(__file__).parents[1] / ".venv-servers/bin"
+    )
     if not command:
-        pytest.skip("needs moto_server, of an environment of its own: `make .venv-servers/ready`, or TILEWISE_MOTO names it")
-    server = subprocess.Popen([command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        pytest.skip(
+            "needs moto_server, of an environment of its own: `make .venv-servers/ready`, or "
+            "TILEWISE_MOTO names it"
+        )
+    server = subprocess.Popen(
+        [command, "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         _made(server, urllib.request.Request(f"{address}/data", method="PUT"))
-        how = {"endpoint": address, "access_key_id": "key", "secret_access_key": SECRET, "region": "us-east-1"}
+        how = {
+            "endpoint": address,
+            "access_key_id": "key",
+            "secret_access_key": SECRET,
+            "region": "us-east-1",
+        }
         store = S3Store("data", **how, client_options={"allow_http": True})
         for path in (path for path in images.rglob("*") if path.is_file()):
             store.put(str(path.relative_to(images)), path)
@@ -92,11 +126,20 @@ def endpoint(monkeypatch) -> Iterator[Callable[[str], None]]:
     """Sets the environment to an S3 server; nothing of it is left afterwards."""
 
     def at(address: str) -> None:
-        for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", SECRET), ("DEFAULT_REGION", "us-east-1")):
+        for name, value in (
+            ("ACCESS_KEY_ID", "key"),
+            ("SECRET_ACCESS_KEY", SECRET),
+            ("DEFAULT_REGION", "us-east-1"),
+        ):
             monkeypatch.setenv(f"AWS_{name}", value)
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.05")
-        for name, value in locations.settings().items():  # what rasterio opens in a test, as the user's own program would
+        for (
+            name,
+            value,
+        ) in (
+            locations.settings().items()
+        ):  # what rasterio opens in a test, as the user's own program would
             monkeypatch.setenv(name, value)
         locations.store.cache_clear()
 
@@ -105,7 +148,9 @@ def endpoint(monkeypatch) -> Iterator[Callable[[str], None]]:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder with ranges, as web servers do; ``faults`` says, by request, what it answers in its place: a status, or None."""
+    """Serves a folder with ranges, as web servers do; ``faults`` says, by request, what it answers
+    in its place: a status, or None.
+    """
 
     def __init__(self, folder: Path, faults: Callable[[str, int], int | None]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -128,7 +173,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         start, stop, spans = 0, len(data), self.headers.get("Range")
         if spans and status == 200:
             first, _, last = spans.removeprefix("bytes=").partition("-")
-            start, stop, status = int(first or stop - int(last)), min(int(last) + 1 if first and last else stop, stop), 206
+            start, stop, status = (
+                int(first or stop - int(last)),
+                min(int(last) + 1 if first and last else stop, stop),
+                206,
+            )
         self.send_response(status)
         self.send_header("Content-Length", str(stop - start))
         self.send_header("Accept-Ranges", "bytes")
@@ -145,7 +194,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(folder: Path, faults: Callable[[str, int], int | None] = lambda _name, _number: None) -> Iterator[tuple[str, Server]]:
+def served(
+    folder: Path, faults: Callable[[str, int], int | None] = lambda _name, _number: None
+) -> Iterator[tuple[str, Server]]:
     """A web server for a folder: its address, and itself."""
     with Server(folder, faults) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -161,7 +212,10 @@ def job(source: object, out: object, **output: object) -> pipeline.Job:
     """A small job."""
     segmenters = {"it": pipeline.Threshold(value=90)}
     return pipeline.Job(
-        source=source, segmenters=segmenters, tiles={"size": 32}, output={"path": str(out), "labels": ["zarr", "cog"], **output}
+        source=source,
+        segmenters=segmenters,
+        tiles={"size": 32},
+        output={"path": str(out), "labels": ["zarr", "cog"], **output},
     )
 
 
@@ -175,12 +229,16 @@ def same(ours: Result, known: Result) -> None:
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("name", ["image.zarr", "scene.tif"])
 def test_a_run_from_s3_to_s3(images, s3, endpoint, tmp_path, name):
-    """Read at S3 and written to S3 by two processes, a result is that of files; its record is there, and nothing stays on this machine."""
+    """Read at S3 and written to S3 by two processes, a result is that of files; its record is
+    there, and nothing stays on this machine.
+    """
     endpoint(s3)
     known = pipeline.run(job(str(images / name), tmp_path / "known"), pipeline.local())
     out = f"s3://data/out/{name}"
     with pipeline.cluster(2) as engine:
-        ours = pipeline.run(job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch")), engine)
+        ours = pipeline.run(
+            job(f"s3://data/{name}", out, scratch=str(tmp_path / "scratch")), engine
+        )
     same(ours, known)
     assert ours.files() == known.files()
     assert not list((tmp_path / "scratch").iterdir())
@@ -195,14 +253,27 @@ def test_a_run_from_s3_to_s3(images, s3, endpoint, tmp_path, name):
 
 
 def test_what_lies_at_an_address_is_looked_at(images, s3, endpoint, tmp_path):
-    """`evaluate` and `verify` take a result at an address, and truth; a vector file they read of this machine only."""
+    """`evaluate` and `verify` take a result at an address, and truth; a vector file they read of
+    this machine only.
+    """
     endpoint(s3)
     out = "s3://data/looked-at"
-    asked = job("s3://data/image.zarr", out, scratch=str(tmp_path / "scratch"), results=["instance", "semantic"])
+    asked = job(
+        "s3://data/image.zarr",
+        out,
+        scratch=str(tmp_path / "scratch"),
+        results=["instance", "semantic"],
+    )
     pipeline.run(asked, pipeline.local())
-    for kind, truth in (("instance", f"{out}/labels.zarr"), ("semantic", f"{out}/classes.zarr"), ("panoptic", out)):
+    for kind, truth in (
+        ("instance", f"{out}/labels.zarr"),
+        ("semantic", f"{out}/classes.zarr"),
+        ("panoptic", out),
+    ):
         picture = tmp_path / f"{kind}.png"
-        told = CliRunner().invoke(app, ["evaluate", out, truth, "--kind", kind, "--picture", str(picture)])
+        told = CliRunner().invoke(
+            app, ["evaluate", out, truth, "--kind", kind, "--picture", str(picture)]
+        )
         assert told.exit_code == 0, told.output
         assert re.search(r"boundary_f1 +1\.0000", told.output), told.output
         assert picture.exists()
@@ -211,7 +282,10 @@ def test_what_lies_at_an_address_is_looked_at(images, s3, endpoint, tmp_path):
     assert re.search(r"0 of [1-9]\d* near seams, 0 of [1-9]\d* inside", told.output), told.output
     for words, message in (
         (["evaluate", "s3://data/nothing", out], "kind: nothing does not tell what it is"),
-        (["verify", "s3://data/nothing"], "s3://data/nothing holds no complete result: there is no run.json"),
+        (
+            ["verify", "s3://data/nothing"],
+            "s3://data/nothing holds no complete result: there is no run.json",
+        ),
         (["evaluate", out, "s3://data/truth.geojson"], "s3://data/truth.geojson"),
     ):
         told = CliRunner().invoke(app, words)
@@ -234,20 +308,47 @@ def test_a_web_server_with_ranges(images, tmp_path, name):
 
 def test_a_bomb_on_a_server(tmp_path):
     """A chunk that becomes more than a chunk is an error wherever it lies."""
-    array = zarr.create_array(tmp_path / "a.zarr", data=np.ones((64, 64), np.uint8), chunks=(64, 64), compressors=GzipCodec())
-    (tmp_path / "a.zarr" / array.metadata.encode_chunk_key((0, 0))).write_bytes(2 * gzip.compress(bytes(4096)))
-    with served(tmp_path) as (address, _), pytest.raises(SourceError, match="a chunk becomes 4097 bytes or more, and 4096 are allowed"):
+    array = zarr.create_array(
+        tmp_path / "a.zarr",
+        data=np.ones((64, 64), np.uint8),
+        chunks=(64, 64),
+        compressors=GzipCodec(),
+    )
+    (tmp_path / "a.zarr" / array.metadata.encode_chunk_key((0, 0))).write_bytes(
+        2 * gzip.compress(bytes(4096))
+    )
+    with (
+        served(tmp_path) as (address, _),
+        pytest.raises(
+            SourceError, match="a chunk becomes 4097 bytes or more, and 4096 are allowed"
+        ),
+    ):
         open_source(f"{address}/a.zarr").read(Box.whole((64, 64)))
 
 
 @pytest.mark.parametrize("shards", [None, (64, 64)])
 def test_files_on_a_server_that_are_too_large(tmp_path, shards):
-    """A file of four megabytes that no chunk of 2 kB can have made is refused by its size, and so is what a shard's index says."""
-    array = zarr.create_array(tmp_path / "a.zarr", data=np.ones((64, 64), np.uint8), chunks=(32, 64), shards=shards, compressors=None)
+    """A file of four megabytes that no chunk of 2 kB can have made is refused by its size, and so
+    is what a shard's index says.
+    """
+    array = zarr.create_array(
+        tmp_path / "a.zarr",
+        data=np.ones((64, 64), np.uint8),
+        chunks=(32, 64),
+        shards=shards,
+        compressors=None,
+    )
     file = tmp_path / "a.zarr" / array.metadata.encode_chunk_key((0, 0))
     index = np.array([0, 1 << 22, 1 << 22, 100], "<u8").tobytes() if shards else b""
-    file.write_bytes(bytes(1 << 22) + bytes(numcodecs.CRC32C(location="end").encode(index) if shards else b""))
-    with served(tmp_path) as (address, _), pytest.raises(SourceError, match=r"0 has 4194304 bytes, and a file of this array has at most"):
+    file.write_bytes(
+        bytes(1 << 22) + bytes(numcodecs.CRC32C(location="end").encode(index) if shards else b"")
+    )
+    with (
+        served(tmp_path) as (address, _),
+        pytest.raises(
+            SourceError, match=r"0 has 4194304 bytes, and a file of this array has at most"
+        ),
+    ):
         open_source(f"{address}/a.zarr").read(Box((0, 0), (20, 64)))
 
 
@@ -256,22 +357,35 @@ def test_servers_that_are_overloaded_are_asked_again(images, endpoint, s3):
     endpoint(s3)
     with served(images, lambda _name, number: 503 if number % 3 == 1 else None) as (address, _):
         for name in ("image.zarr", "scene.tif"):
-            np.testing.assert_array_equal(open_source(f"{address}/{name}").read(WHOLE), open_source(images / name).read(WHOLE))
+            np.testing.assert_array_equal(
+                open_source(f"{address}/{name}").read(WHOLE), open_source(images / name).read(WHOLE)
+            )
 
 
 def test_servers_that_stay_overloaded_are_given_up(images, endpoint, s3, tmp_path):
-    """A chunk that nobody serves is asked for a bounded number of times; then its tiles fail, and are named."""
+    """A chunk that nobody serves is asked for a bounded number of times; then its tiles fail, and
+    are named.
+    """
     endpoint(s3)
-    with served(images, lambda name, _number: 503 if name == "image.zarr/c/0/0" else None) as (address, server):
+    with served(images, lambda name, _number: 503 if name == "image.zarr/c/0/0" else None) as (
+        address,
+        server,
+    ):
         source = {"path": f"{address}/image.zarr", "missing_chunks": "fill"}
-        with pytest.raises(TilesError, match=r"4 of 16 tiles failed.*: tile \(0, 0\): http://127.*/image.zarr cannot be reached: .*503"):
+        with pytest.raises(
+            TilesError,
+            match=r"4 of 16 tiles failed.*: tile \(0, 0\): http://127.*/image.zarr cannot be "
+            r"reached: .*503",
+        ):
             pipeline.run(job(source, tmp_path / "out"), pipeline.local())
         assert server.asked["image.zarr/c/0/0"] == 4 * 2 * locations.TRIES
 
 
 @pytest.mark.parametrize("name", ["scene.tif"])
 def test_a_signed_address_expires(images, endpoint, s3, tmp_path, name):
-    """What signs an address is in no message, record, log or scratch file, whether it holds or expires while a run reads."""
+    """What signs an address is in no message, record, log or scratch file, whether it holds or
+    expires while a run reads.
+    """
     endpoint(s3)
     left = [10_000]
 
@@ -282,18 +396,27 @@ def test_a_signed_address_expires(images, endpoint, s3, tmp_path, name):
     with served(images, expired) as (address, _):
         signed = f"{address}/{name}?X-Signature={SECRET}"
         text = (
-            f"source: {{path: '{signed}'}}\ntiles: {{size: 32}}\nsegmenters: {{it: {{kind: threshold, value: 90}}}}\noutput: {{path: %s}}\n"
+            f"source: {{path: '{signed}'}}\ntiles: {{size: 32}}\nsegmenters: {{it: {{kind: "
+            f"threshold, value: 90}}}}\noutput: {{path: %s}}\n"
         )
         (tmp_path / "good.yaml").write_text(text % (tmp_path / "good"))
         (tmp_path / "bad.yaml").write_text(text % (tmp_path / "bad"))
         done = CliRunner().invoke(app, ["run", str(tmp_path / "good.yaml"), "--workers", "1"])
         assert done.exit_code == 0, done.output
-        assert json.loads((tmp_path / "good/run.json").read_text())["job"]["source"]["path"] == f"{address}/{name}?…"
+        assert (
+            json.loads((tmp_path / "good/run.json").read_text())["job"]["source"]["path"]
+            == f"{address}/{name}?…"
+        )
         left[0] = 0
         failed = CliRunner().invoke(app, ["run", str(tmp_path / "bad.yaml"), "--workers", "0"])
         assert failed.exit_code == 2
         assert "403" in failed.output
-    written = b"".join(path.read_bytes() for out in ("good", "bad") for path in (tmp_path / out).rglob("*") if path.is_file())
+    written = b"".join(
+        path.read_bytes()
+        for out in ("good", "bad")
+        for path in (tmp_path / out).rglob("*")
+        if path.is_file()
+    )
     for told in (done.output, failed.output, written.decode("latin-1")):
         assert SECRET not in told
 
@@ -301,16 +424,30 @@ def test_a_signed_address_expires(images, endpoint, s3, tmp_path, name):
 def test_credentials_stay_in_the_environment(s3, endpoint, tmp_path):
     """A run that fails with credentials in the environment shows them nowhere."""
     endpoint(s3)
-    done = CliRunner().invoke(app, ["segment", "s3://data/nothing.tif", str(tmp_path / "out"), "--with", "threshold", "--debug"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "segment",
+            "s3://data/nothing.tif",
+            str(tmp_path / "out"),
+            "--with",
+            "threshold",
+            "--debug",
+        ],
+    )
     assert done.exit_code != 0
     assert SECRET not in done.output
     assert SECRET not in str(done.exception)
 
 
 class Forgetful(http.server.ThreadingHTTPServer):
-    """Passes everything on to an S3 server, but loses or cuts what is written to some names; signs what was asked of Google."""
+    """Passes everything on to an S3 server, but loses or cuts what is written to some names; signs
+    what was asked of Google.
+    """
 
-    def __init__(self, behind: str, lost: Callable[[str], bool], *, torn: bool = False, google: bool = False) -> None:
+    def __init__(
+        self, behind: str, lost: Callable[[str], bool], *, torn: bool = False, google: bool = False
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Proxy)
         self.behind, self.lost, self.torn, self.google = behind, lost, torn, google
 
@@ -336,11 +473,20 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.command == "PUT" and self.server.lost(self.path):
             body = body[: len(body) // 2] if self.server.torn else b""
-        sent = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "content-length", "content-md5")}
+        sent = {
+            key: value
+            for key, value in self.headers.items()
+            if key.lower() not in ("host", "content-length", "content-md5")
+        }
         sent["Content-Type"] = "application/octet-stream"
         if self.server.google:
-            sent["Authorization"] = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
-        request = urllib.request.Request(self.server.behind + self.path, data=body or None, headers=sent, method=self.command)
+            sent["Authorization"] = (
+                "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, "
+                "SignedHeaders=host, Signature=0"
+            )
+        request = urllib.request.Request(
+            self.server.behind + self.path, data=body or None, headers=sent, method=self.command
+        )
         if self.command == "PUT" and self.server.lost(self.path) and not self.server.torn:
             status, headers, data = 200, {"ETag": '"lost"'}, b""
         else:
@@ -353,7 +499,10 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         for key, value in headers.items():
             if key.lower() not in ("content-length", "transfer-encoding", "connection"):
                 self.send_header(key, value)
-        self.send_header("Content-Length", headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(data)))
+        self.send_header(
+            "Content-Length",
+            headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(data)),
+        )
         self.end_headers()
         self.wfile.write(data)
 
@@ -365,9 +514,13 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("torn", [False, True], ids=["lost", "torn"])
 def test_what_a_store_loses_is_found(images, s3, endpoint, tmp_path, torn):
-    """A write that is lost or cut short is found before the record says that the result is complete; the same command completes it."""
+    """A write that is lost or cut short is found before the record says that the result is
+    complete; the same command completes it.
+    """
     out, losing = f"s3://data/forgotten/{torn}", [True]
-    with Forgetful(s3, lambda path: losing[0] and path.endswith("objects.parquet"), torn=torn).running() as address:
+    with Forgetful(
+        s3, lambda path: losing[0] and path.endswith("objects.parquet"), torn=torn
+    ).running() as address:
         endpoint(address)
         asked = job(str(images / "scene.tif"), out, scratch=str(tmp_path / "scratch"))
         with pytest.raises(OutputError, match=r"does not hold objects\.parquet as it was sent"):
@@ -379,7 +532,9 @@ def test_what_a_store_loses_is_found(images, s3, endpoint, tmp_path, torn):
 
 
 def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, monkeypatch):
-    """An address that a run has claimed is refused to others until that has ended; one that lost it completes nothing."""
+    """An address that a run has claimed is refused to others until that has ended; one that lost it
+    completes nothing.
+    """
     endpoint(s3)
     out, source = "s3://data/claimed", str(images / "scene.tif")
     mine, other = (job(source, out, scratch=str(tmp_path / name)) for name in ("mine", "other"))
@@ -393,43 +548,74 @@ def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(mine, pipeline.local())
     monkeypatch.setattr(upload, "deliver", sent)
-    with pytest.raises(OutputError, match=r"s3://data/claimed is claimed by a run with another folder for scratch"):
+    with pytest.raises(
+        OutputError, match=r"s3://data/claimed is claimed by a run with another folder for scratch"
+    ):
         pipeline.run(other, pipeline.local())
     same(pipeline.run(other, pipeline.local(), fresh=True), known)
     locations.remove(out, "run.json")
     upload._claim(other, fresh=False)
     made = pipeline.run(upload.made_here(mine), pipeline.local())
-    with pytest.raises(OutputError, match=r"was claimed by another run meanwhile; nothing of this one is complete there"):
+    with pytest.raises(
+        OutputError,
+        match=r"was claimed by another run meanwhile; nothing of this one is complete there",
+    ):
         upload.deliver(made, mine, lambda _: None)
     assert locations.read(out, "run.json") is None
-    with pytest.raises(OutputError, match=r"s3://data/claimed holds labels.zarr/.*, which no run has left there; .*replace it \(--fresh\)"):
+    with pytest.raises(
+        OutputError,
+        match=r"s3://data/claimed holds labels.zarr/.*, which no run has left there; .*replace "
+        r"it \(--fresh\)",
+    ):
         pipeline.run(other, pipeline.local())
     same(pipeline.run(other, pipeline.local(), fresh=True), known)
     assert locations.read(out, upload.CLAIM) is None
     with pytest.raises(SourceError, match="there is no image"):
-        pipeline.run(job(str(tmp_path / "nowhere.tif"), out, scratch=str(tmp_path / "third")), pipeline.local(), fresh=True)
+        pipeline.run(
+            job(str(tmp_path / "nowhere.tif"), out, scratch=str(tmp_path / "third")),
+            pipeline.local(),
+            fresh=True,
+        )
     assert not (tmp_path / "third" / upload.MARK).exists()
     made = set(products(tmp_path / "known"))
-    aside = {name.replace(top := name.partition("/")[0], f"{top}.before-1", 1) for name in made - {"run.json"}}
+    aside = {
+        name.replace(top := name.partition("/")[0], f"{top}.before-1", 1)
+        for name in made - {"run.json"}
+    }
     assert set(locations.listing(out)) == made | aside
 
 
 def test_an_address_holds_the_products_of_one_run(images, s3, endpoint, tmp_path):
-    """What a run replaces at an address is gone, what is the user's stays, and a record that is damaged is told by all who read it."""
+    """What a run replaces at an address is gone, what is the user's stays, and a record that is
+    damaged is told by all who read it.
+    """
     endpoint(s3)
     out, source = "s3://data/replaced", str(images / "scene.tif")
-    asked, other = (job(source, out, scratch=str(tmp_path / "scratch"), labels=labels) for labels in (["zarr", "cog"], ["zarr"]))
+    asked, other = (
+        job(source, out, scratch=str(tmp_path / "scratch"), labels=labels)
+        for labels in (["zarr", "cog"], ["zarr"])
+    )
     pipeline.run(asked, pipeline.local())
     locations.write(out, "notes.txt", b"mine")
     pipeline.run(other, pipeline.local(), fresh=True)
-    made = set(products(Path(pipeline.run(job(source, tmp_path / "known", labels=["zarr"]), pipeline.local()).path)))
+    made = set(
+        products(
+            Path(
+                pipeline.run(
+                    job(source, tmp_path / "known", labels=["zarr"]), pipeline.local()
+                ).path
+            )
+        )
+    )
     assert set(locations.listing(out)) == made | {"notes.txt"}
     locations.write(out, "labels.tif", b"mine")
     locations.write(out, "run.json", b'{"complete": tr')
     for words in (["verify", out], ["evaluate", out, f"{out}/labels.zarr"]):
         told = CliRunner().invoke(app, words)
         assert told.exit_code == 2, told.output
-        assert "run.json is damaged, or not of tilewise: it is no JSON" in told.output.replace("\n", " ")
+        assert "run.json is damaged, or not of tilewise: it is no JSON" in told.output.replace(
+            "\n", " "
+        )
     with pytest.raises(OutputError, match=r"s3://data/replaced/run\.json is damaged"):
         pipeline.run(other, pipeline.local())
     pipeline.run(other, pipeline.local(), fresh=True)
@@ -437,14 +623,18 @@ def test_an_address_holds_the_products_of_one_run(images, s3, endpoint, tmp_path
     assert made | {"notes.txt"} < set(locations.listing(out))
     assert not locations.there(out, "labels.tif")
     locations.remove(out, "objects.parquet")
-    with pytest.raises(ResumeError, match=r"but no objects\.parquet any more; make it again \(--fresh\)"):
+    with pytest.raises(
+        ResumeError, match=r"but no objects\.parquet any more; make it again \(--fresh\)"
+    ):
         pipeline.run(other, pipeline.local())
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("name", ["image.zarr", "scene.tif"])
 def test_a_run_from_gs_to_gs(images, s3, tmp_path, monkeypatch, name):
-    """At gs:// a run is that of files, as far as a server of S3 can stand for Google's, whose XML API has the same requests."""
+    """At gs:// a run is that of files, as far as a server of S3 can stand for Google's, whose XML
+    API has the same requests.
+    """
     known = pipeline.run(job(str(images / name), tmp_path / "known"), pipeline.local())
     with Forgetful(s3, lambda _path: False, google=True).running() as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
@@ -452,14 +642,18 @@ def test_a_run_from_gs_to_gs(images, s3, tmp_path, monkeypatch, name):
             monkeypatch.setenv(variable, value)
         locations.store.cache_clear()
         out = f"gs://data/out-gs/{name}"
-        ours = pipeline.run(job(f"gs://data/{name}", out, scratch=str(tmp_path / "scratch")), pipeline.local())
+        ours = pipeline.run(
+            job(f"gs://data/{name}", out, scratch=str(tmp_path / "scratch")), pipeline.local()
+        )
         same(ours, known)
         assert set(locations.listing(out)) == set(products(tmp_path / "known"))
         with rasterio.open(locations.gdal(f"{out}/labels.tif")) as file:
             np.testing.assert_array_equal(file.read(1), known.labels)
         with pytest.raises(ResumeError, match="holds the result of another job"):
             pipeline.run(job(f"gs://data/{name}", out, scratch=str(tmp_path / "scratch"), chunk=16))
-        with pytest.raises(SourceError, match=r"gs://data/nothing\.tif cannot be opened: HTTP response code: 404"):
+        with pytest.raises(
+            SourceError, match=r"gs://data/nothing\.tif cannot be opened: HTTP response code: 404"
+        ):
             open_source("gs://data/nothing.tif").fingerprint()
     locations.store.cache_clear()
 
@@ -467,29 +661,57 @@ def test_a_run_from_gs_to_gs(images, s3, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"source": "ftp://host/scene.tif"}, r"ftp://host/scene.tif: ftp:// is not read; allowed: s3://, gs://, https://"),
+        (
+            {"source": "ftp://host/scene.tif"},
+            (r"ftp://host/scene.tif: ftp:// is not read; allowed: s3://, gs://, https://"),
+        ),
         ({"source": "http://example.org/scene.tif"}, r"http:// is not read"),
         ({"source": "file:///etc/passwd"}, r"file:// is not read"),
-        ({"source": f"https://me:{SECRET}@host/scene.tif"}, r"https://…@host/scene.tif holds credentials; allowed: in the environment"),
+        (
+            {"source": f"https://me:{SECRET}@host/scene.tif"},
+            (r"https://…@host/scene.tif holds credentials; allowed: in the environment"),
+        ),
         ({"source": "s3://bucket"}, r"s3://bucket names no file"),
-        ({"source": "s3://bucket/slide.svs"}, r"kind: slide.svs does not tell what it is; name its kind; allowed at an address"),
-        ({"source": {"path": "s3://bucket/slide.svs", "kind": "tiff"}}, r"a source of kind tiff is read of this machine only"),
-        ({"output": {"path": "https://host/out", "scratch": "s"}}, r"output.path: https://host/out; allowed: a folder, s3://"),
-        ({"output": {"path": "s3://bucket/out"}}, r"output.scratch is missing; a result that goes to an address"),
+        (
+            {"source": "s3://bucket/slide.svs"},
+            (r"kind: slide.svs does not tell what it is; name its kind; allowed at an address"),
+        ),
+        (
+            {"source": {"path": "s3://bucket/slide.svs", "kind": "tiff"}},
+            (r"a source of kind tiff is read of this machine only"),
+        ),
+        (
+            {"output": {"path": "https://host/out", "scratch": "s"}},
+            (r"output.path: https://host/out; allowed: a folder, s3://"),
+        ),
+        (
+            {"output": {"path": "s3://bucket/out"}},
+            (r"output.scratch is missing; a result that goes to an address"),
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
-)  # fmt: skip
+)
 def test_addresses_that_are_refused(tmp_path, given, message):
     """What cannot be an image or a result is refused before any work, and shows no password."""
-    parts = {"source": blobs(32), "segmenters": {"it": pipeline.Threshold(value=1)}, "output": {"path": str(tmp_path / "out")}, **given}
+    parts = {
+        "source": blobs(32),
+        "segmenters": {"it": pipeline.Threshold(value=1)},
+        "output": {"path": str(tmp_path / "out")},
+        **given,
+    }
     with pytest.raises((JobError, SourceError), match=message) as raised:
         pipeline.run(pipeline.Job(**parts), pipeline.local())
     assert SECRET not in str(raised.value)
 
 
 def test_errors_hold_no_signature():
-    """Whatever raises an error with an address in it, the message has neither its query nor its user."""
-    text = f"https://me:{SECRET}@host/a.tif and 's3://bucket/b?sig={SECRET}&x=1', (/vsicurl/https://host/c.tif?token={SECRET})"
+    """Whatever raises an error with an address in it, the message has neither its query nor its
+    user.
+    """
+    text = (
+        f"https://me:{SECRET}@host/a.tif and 's3://bucket/b?sig={SECRET}&x=1', "
+        f"(/vsicurl/https://host/c.tif?token={SECRET})"
+    )
     for told in (redacted(text), str(SourceError(text)), str(OutputError(text))):
         assert SECRET not in told
         assert "host/a.tif" in told
@@ -502,7 +724,9 @@ def test_the_library_is_asked_for_by_name(monkeypatch, name):
     for module in ("obstore", "obstore.store", "obstore.exceptions"):
         monkeypatch.setitem(sys.modules, module, None)
     locations.store.cache_clear()
-    with pytest.raises(JobError, match=r"s3://.* takes obstore; install it with: pip install 'tilewise\[remote\]'"):
+    with pytest.raises(
+        JobError, match=r"s3://.* takes obstore; install it with: pip install 'tilewise\[remote\]'"
+    ):
         locations.about(f"s3://data/{name}")
     if name == "image.zarr":
         with pytest.raises(JobError, match="takes obstore"):
@@ -521,14 +745,19 @@ def test_what_is_not_there(s3, endpoint):
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """A web server in a process of its own, and its folder: rasterio lets no other thread run while GDAL looks for a mask."""
+    """A web server in a process of its own, and its folder: rasterio lets no other thread run while
+    GDAL looks for a mask.
+    """
     code = (
         "import sys; from pathlib import Path; from tests.test_places import served\n"
-        "with served(Path(sys.argv[1])) as (address, _):\n    print(address, flush=True)\n    sys.stdin.read()\n"
+        "with served(Path(sys.argv[1])) as (address, _):\n    print(address, flush=True)\n    "
+        "sys.stdin.read()\n"
     )
     folder, root = tmp_path_factory.mktemp("served"), Path(__file__).parents[1]
     command = [sys.executable, "-c", code, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+    ) as server:
         yield server.stdout.readline().strip(), folder
         server.stdin.close()
 
@@ -537,30 +766,50 @@ def beside(folder: Path, what: str) -> Path:
     """An image with something beside it; and nothing in the image itself of what that says."""
     folder.mkdir()
     path = folder / "scene.tif"
-    how = {"tiled": True, "blockxsize": 32, "blockysize": 32, "crs": "EPSG:32633", "transform": PLACE}
-    with rasterio.open(path, "w", driver="GTiff", count=1, height=128, width=128, dtype="uint8", **how) as file:
+    how = {
+        "tiled": True,
+        "blockxsize": 32,
+        "blockysize": 32,
+        "crs": "EPSG:32633",
+        "transform": PLACE,
+    }
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=128, width=128, dtype="uint8", **how
+    ) as file:
         file.write(blobs(128), 1)
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False, TIFF_USE_OVR=True), rasterio.open(path, "r+") as file:
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False, TIFF_USE_OVR=True),
+        rasterio.open(path, "r+") as file,
+    ):
         if what in (".msk", ".msk.ovr"):
             file.write_mask(np.random.default_rng(0).random((128, 128)) < 0.5)
         if what in (".ovr", ".msk.ovr"):
             file.build_overviews([2, 4], rasterio.enums.Resampling.average)
     if what == ".aux.xml":
         band = "<Description>near infrared</Description><NoDataValue>0</NoDataValue>"
-        Path(f"{path}.aux.xml").write_text(f'<PAMDataset><PAMRasterBand band="1">{band}</PAMRasterBand></PAMDataset>')
+        Path(f"{path}.aux.xml").write_text(
+            f'<PAMDataset><PAMRasterBand band="1">{band}</PAMRasterBand></PAMDataset>'
+        )
     return path
 
 
 @pytest.mark.parametrize("what", [".msk", ".ovr", ".msk.ovr", ".aux.xml", "nothing"])
 @pytest.mark.parametrize("scheme", ["http", "s3"])
-def test_what_lies_beside_an_image_counts_at_an_address_too(request, monkeypatch, apart, what, scheme):
-    """A mask, overviews and metadata beside an image say at an address what they say on this machine, at every level, in every thread, and
-    are part of what tells it from others; nothing of how servers are asked stays in the environment or in GDAL.
+def test_what_lies_beside_an_image_counts_at_an_address_too(
+    request, monkeypatch, apart, what, scheme
+):
+    """A mask, overviews and metadata beside an image say at an address what they say on this
+    machine, at every level, in every thread, and are part of what tells it from others; nothing of
+    how servers are asked stays in the environment or in GDAL.
     """
     server, root = apart
     path = beside(root / f"{scheme}{what}", what)
     known = [open_source(path, level=level) for level in range(1 + 2 * what.endswith(".ovr"))]
-    address = f"{server}/{path.parent.name}" if scheme == "http" else _at_s3(request, monkeypatch, path.parent)
+    address = (
+        f"{server}/{path.parent.name}"
+        if scheme == "http"
+        else _at_s3(request, monkeypatch, path.parent)
+    )
     before = dict(os.environ)
     for level, local in enumerate(known):
         source = open_source(f"{address}/scene.tif", level=level)
@@ -574,7 +823,11 @@ def test_what_lies_beside_an_image_counts_at_an_address_too(request, monkeypatch
                     good = thread(where_measured, source, box, values, step).result()
                     np.testing.assert_array_equal(good, where_measured(local, box, values, step))
     found = source.fingerprint()
-    assert set(found.get("with", ())) == {ending for ending in (".msk", ".ovr", ".msk.ovr", ".aux.xml") if Path(f"{path}{ending}").exists()}
+    assert set(found.get("with", ())) == {
+        ending
+        for ending in (".msk", ".ovr", ".msk.ovr", ".aux.xml")
+        if Path(f"{path}{ending}").exists()
+    }
     assert dict(os.environ) == before
     with pytest.raises(rasterio.errors.EnvError):
         rasterio.env.getenv()
@@ -587,9 +840,16 @@ def _now(value: object) -> Future:
 
 
 def _at_s3(request, monkeypatch, folder: Path) -> str:
-    """Put a folder's files into the bucket; AWS_ENDPOINT_URL alone says where it is, as users say it."""
+    """Put a folder's files into the bucket; AWS_ENDPOINT_URL alone says where it is, as users say
+    it.
+    """
     server = request.getfixturevalue("s3")
-    for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", SECRET), ("DEFAULT_REGION", "us-east-1"), ("ENDPOINT_URL", server)):
+    for name, value in (
+        ("ACCESS_KEY_ID", "key"),
+        ("SECRET_ACCESS_KEY", SECRET),
+        ("DEFAULT_REGION", "us-east-1"),
+        ("ENDPOINT_URL", server),
+    ):
         monkeypatch.setenv(f"AWS_{name}", value)
     locations.store.cache_clear()
     place = f"s3://data/{folder.name}"
@@ -614,20 +874,35 @@ def test_what_the_user_says_of_servers_wins(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("ending", "content", "message"),
     [
-        (".msk", b'<VRTDataset rasterXSize="4" rasterYSize="4"/>', r"scene\.tif\.msk is no TIFF: it begins with b'<VRT'"),
+        (
+            ".msk",
+            b'<VRTDataset rasterXSize="4" rasterYSize="4"/>',
+            r"scene\.tif\.msk is no TIFF: it begins with b'<VRT'",
+        ),
         (".ovr", b"\x89PNG", r"scene\.tif\.ovr is no TIFF"),
         (
             ".aux.xml",
-            b'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/etc/passwd</MDI></Metadata></PAMDataset>',
+            (
+                b'<PAMDataset><Metadata domain="OVERVIEWS"><MDI '
+                b'key="OVERVIEW_FILE">/etc/passwd</MDI></Metadata></PAMDataset>'
+            ),
             r"scene\.tif\.aux\.xml refers to other files; allowed at an address",
         ),
         (".msk", b"<!DOCTYPE html><title>Not here</title>", None),
         (".aux.xml", b"<html>Not here</html>", None),
     ],
-    ids=["a VRT for a mask", "a PNG for overviews", "metadata that lead elsewhere", "a page for a mask", "a page for metadata"],
+    ids=[
+        "a VRT for a mask",
+        "a PNG for overviews",
+        "metadata that lead elsewhere",
+        "a page for a mask",
+        "a page for metadata",
+    ],
 )
 def test_what_may_lie_beside_an_image(request, ending, content, message, apart):
-    """Masks and overviews are TIFFs, metadata lead nowhere else; a page that a server sends for what it has not is nothing."""
+    """Masks and overviews are TIFFs, metadata lead nowhere else; a page that a server sends for
+    what it has not is nothing.
+    """
     server, root = apart
     path = beside(root / re.sub(r"\W+", "-", request.node.name), "nothing")
     Path(f"{path}{ending}").write_bytes(content)

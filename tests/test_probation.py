@@ -18,8 +18,14 @@ from pipeline.jobs import plugins
 from pipeline.segmenters import Contract, Keyed, call, classes, fitted_to, keyed, support
 from tests.tiling import in_raster_order, tiled
 
-KINDS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))["KINDS"]
-NEAR_SIGHTED = [kind for kind in KINDS if kind.split()[0] not in ("felzenszwalb", "random_walker", "normalized_cut")]
+KINDS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))[
+    "KINDS"
+]
+NEAR_SIGHTED = [
+    kind
+    for kind in KINDS
+    if kind.split()[0] not in ("felzenszwalb", "random_walker", "normalized_cut")
+]
 
 
 def scene(size=96):
@@ -54,7 +60,9 @@ keys_by_mean.identity = "keyed"
 
 @pytest.mark.parametrize("segmenter", [by_mean, mask_by_mean, keys_by_mean])
 def test_nothing_is_proved_without_a_reach(segmenter, tmp_path):
-    """Of a mean per block nothing is called proved, whatever its identity, and objects that windows draw differently are disputed."""
+    """Of a mean per block nothing is called proved, whatever its identity, and objects that windows
+    draw differently are disputed.
+    """
     found = tiled(scene(), segmenter, (32, 32), tmp_path, halo=8)
     assert "proved" not in found.certificates
     assert "disputed" in found.certificates
@@ -62,7 +70,9 @@ def test_nothing_is_proved_without_a_reach(segmenter, tmp_path):
 
 @pytest.mark.parametrize("segmenter", [by_mean, mask_by_mean, keys_by_mean])
 def test_one_window_is_the_whole_image(segmenter, tmp_path):
-    """Where a window holds the whole image, what is drawn is the untiled answer by itself, and proved."""
+    """Where a window holds the whole image, what is drawn is the untiled answer by itself, and
+    proved.
+    """
     image = scene(24)
     found = tiled(image, segmenter, (24, 24), tmp_path, halo=2)
     (drawn,) = [call(segmenter, image[None], np.ones(image.shape, bool))]
@@ -82,7 +92,9 @@ plain_mask.identity = "connected"
 
 @pytest.mark.parametrize("corners", [False, True])
 def test_connected_pixels_are_joined_on_probation_too(corners, tmp_path):
-    """A connected segmenter that is right but states no reach gives SciPy's labels, spirals over many tiles included; each is agreed."""
+    """A connected segmenter that is right but states no reach gives SciPy's labels, spirals over
+    many tiles included; each is agreed.
+    """
     image = scene(64)
     image[::4], image[1::4] = 0, 255
     image[2::8, 3], image[3::8, 3], image[6::8, 60], image[7::8, 60] = 255, 255, 255, 255
@@ -98,9 +110,19 @@ def test_connected_pixels_are_joined_on_probation_too(corners, tmp_path):
 
 
 def test_classes_of_a_mean_per_block_are_disputed(tmp_path):
-    """Where only classes are wanted, windows are compared on probation as well, and a class that they draw differently is disputed."""
+    """Where only classes are wanted, windows are compared on probation as well, and a class that
+    they draw differently is disputed.
+    """
     made = [
-        pipeline.segment(scene(), kind, tmp_path / name, tile=32, halo=8, results=["semantic"], engine=pipeline.local())
+        pipeline.segment(
+            scene(),
+            kind,
+            tmp_path / name,
+            tile=32,
+            halo=8,
+            results=["semantic"],
+            engine=pipeline.local(),
+        )
         for name, kind in (("mean", mask_by_mean), ("plain", plain_mask))
     ]
     assert [one.record["certificates"] for one in made] == [
@@ -111,38 +133,54 @@ def test_classes_of_a_mean_per_block_are_disputed(tmp_path):
 
 
 def test_the_result_says_how_to_earn_more(tmp_path):
-    """The record and the lines for people name the segmenter and what it should state; not of one that states it."""
+    """The record and the lines for people name the segmenter and what it should state; not of one
+    that states it.
+    """
     result = pipeline.segment(scene(), by_mean, tmp_path / "out", tile=96, engine=pipeline.local())
-    assert any("by_mean states no reach" in line and "by_mean.reach = " in line for line in result.lines())
+    assert any(
+        "by_mean states no reach" in line and "by_mean.reach = " in line for line in result.lines()
+    )
 
     def stating(block):
         return ndimage.label(block[0] > 110)[0]
 
     stating.reach = 0
-    result = pipeline.segment(scene(), stating, tmp_path / "stating", tile=32, halo=8, engine=pipeline.local())
+    result = pipeline.segment(
+        scene(), stating, tmp_path / "stating", tile=32, halo=8, engine=pipeline.local()
+    )
     assert not any("reach" in line for line in result.lines())
     assert result.record["certificates"]["proved"] == result.record["objects"] > 0
 
 
 def test_other_foreground_in_a_larger_window_is_said(tmp_path):
-    """A segmenter whose larger windows show other foreground ends tiles with an error that names it and says what to state; one that states
-    a reach, whenever it looks further."""
+    """A segmenter whose larger windows show other foreground ends tiles with an error that names it
+    and says what to state; one that states a reach, whenever it looks further.
+    """
     noise = ndimage.gaussian_filter(np.random.default_rng(0).random((200, 200)), 2)
-    image = (150 * (noise - noise.min()) / np.ptp(noise) + np.linspace(0, 100, 200)).astype(np.uint8)
+    image = (150 * (noise - noise.min()) / np.ptp(noise) + np.linspace(0, 100, 200)).astype(
+        np.uint8
+    )
     how = {"tile": 32, "halo": 8, "engine": pipeline.local()}
-    with pytest.raises((SegmenterError, TilesError), match=r"by_mean draws other foreground .*states no reach.*by_mean\.reach"):
+    with pytest.raises(
+        (SegmenterError, TilesError),
+        match=r"by_mean draws other foreground .*states no reach.*by_mean\.reach",
+    ):
         pipeline.segment(image, by_mean, tmp_path / "out", **how)
 
     def stated(block):
         return by_mean(block)
 
     stated.reach = 3
-    with pytest.raises((SegmenterError, TilesError), match=r"looks further than 3 pixels, the reach that it states"):
+    with pytest.raises(
+        (SegmenterError, TilesError), match=r"looks further than 3 pixels, the reach that it states"
+    ):
         pipeline.segment(image, stated, tmp_path / "stated", **how)
 
 
 def test_every_kind_states_its_reach():
-    """No built-in kind of segmenter is on probation, but those whose drawing depends on the window say so."""
+    """No built-in kind of segmenter is on probation, but those whose drawing depends on the window
+    say so.
+    """
     for name, point in plugins.kinds().items():
         if point.value.startswith("pipeline."):
             kind = point.load()
@@ -160,18 +198,27 @@ def drawn_by(segmenter: Any, block: np.ndarray) -> list[np.ndarray]:
     if identity == "connected":
         found = classes(segmenter, block, valid)
         return [found.kinds, *(part for part in (found.seeds,) if part is not None)]
-    return [keyed(segmenter, block, valid).keys if identity == "keyed" else support(segmenter, block, valid)]
+    return [
+        keyed(segmenter, block, valid).keys
+        if identity == "keyed"
+        else support(segmenter, block, valid)
+    ]
 
 
 @pytest.mark.parametrize("side", ["left", "top"])
 @pytest.mark.parametrize("kind", NEAR_SIGHTED)
 def test_no_kind_looks_further_than_it_states(kind, side):
-    """Whatever is put beyond the reach of a pixel, on any side of it, the pixel's class, key or support stays as it is."""
+    """Whatever is put beyond the reach of a pixel, on any side of it, the pixel's class, key or
+    support stays as it is.
+    """
     image = np.moveaxis(pictures.immunohistochemistry()[40:240, 60:260], -1, 0)
     options = {**KINDS[kind], "spacing": 6} if kind == "superpixels" else KINDS[kind]
     segmenter = plugins.build({"kind": kind.split()[0], **options}, "segmenter")
     segmenter = fitted_to(segmenter, image, np.ones(image.shape[1:], bool))
-    reach, other = Contract.of(segmenter).reach, np.random.default_rng(1).integers(0, 256, image.shape).astype(np.uint8)
+    reach, other = (
+        Contract.of(segmenter).reach,
+        np.random.default_rng(1).integers(0, 256, image.shape).astype(np.uint8),
+    )
     middle, axis = 100, -1 if side == "left" else -2
     assert reach < middle
     before = drawn_by(segmenter, image)
@@ -180,4 +227,6 @@ def test_no_kind_looks_further_than_it_states(kind, side):
         altered = np.where(kept if axis == -1 else kept[:, None], image, other)
         sure = ndimage.binary_erosion(kept, np.ones(3), reach, border_value=1) if reach else kept
         for mine, now in zip(before, drawn_by(segmenter, altered), strict=True):
-            np.testing.assert_array_equal(np.compress(sure, mine, axis), np.compress(sure, now, axis))
+            np.testing.assert_array_equal(
+                np.compress(sure, mine, axis), np.compress(sure, now, axis)
+            )

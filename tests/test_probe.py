@@ -1,4 +1,6 @@
-"""How far networks look, whatever their operations make of NaN: against gradients, and against what changes."""
+"""How far networks look, whatever their operations make of NaN: against gradients, and against what
+changes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Beside(nn.Module):
 
 
 def black_box(network: nn.Module) -> Any:
-    """A network of which no operation can be followed: what it makes of NaN is computed elsewhere."""
+    """A network of which no operation can be followed: what it makes of NaN is computed
+    elsewhere.
+    """
 
     def forward(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +72,9 @@ LOSE = {
 
 @pytest.mark.parametrize("name", SWALLOW)
 def test_a_path_that_swallows_nan_beside_one_that_passes_it(name):
-    """The reach is that of the far path, as the gradient of a network whose far path swallows nothing shows it."""
+    """The reach is that of the far path, as the gradient of a network whose far path swallows
+    nothing shows it.
+    """
     torch.manual_seed(0)
     found = probe(plain(Beside(SWALLOW[name])), 1, 1)
     network = Beside(lambda wide, image: wide(image))
@@ -81,13 +87,17 @@ def test_a_path_that_swallows_nan_beside_one_that_passes_it(name):
 
 @pytest.mark.parametrize("name", LOSE)
 def test_what_cannot_be_followed_has_no_reach(name):
-    """Where NaN is compared, sorted, or left out of a sum, nobody knows how far the network looks: it is taken to look at everything."""
+    """Where NaN is compared, sorted, or left out of a sum, nobody knows how far the network looks:
+    it is taken to look at everything.
+    """
     torch.manual_seed(0)
     assert probe(plain(Beside(LOSE[name])), 1, 1).reach is None
 
 
 def test_networks_that_cannot_be_followed(monkeypatch):
-    """Of one whose operations nobody sees, the reach is that of NaN, if nothing else changes the answer; one that swallows NaN has none."""
+    """Of one whose operations nobody sees, the reach is that of NaN, if nothing else changes the
+    answer; one that swallows NaN has none.
+    """
     torch.manual_seed(0)
     assert probe(black_box(Beside(lambda wide, image: wide(image))), 1, 1).reach == 9
     assert probe(black_box(Beside(SWALLOW["nan_to_num"])), 1, 1).reach is None
@@ -99,19 +109,31 @@ class Common(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(2), nn.Dropout(0.5))
+        self.down = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU6(),
+            nn.MaxPool2d(2),
+            nn.Dropout(0.5),
+        )
         self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), nn.SiLU())
         self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
-        self.last = nn.Sequential(nn.Hardswish(), nn.ReflectionPad2d(1), nn.Conv2d(5, 2, 3), nn.LeakyReLU(), nn.Softmax(1))
+        self.last = nn.Sequential(
+            nn.Hardswish(), nn.ReflectionPad2d(1), nn.Conv2d(5, 2, 3), nn.LeakyReLU(), nn.Softmax(1)
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        deep = self.deep(self.down(image)) + functional.avg_pool2d(functional.interpolate(self.down(image), scale_factor=2), 2)
+        deep = self.deep(self.down(image)) + functional.avg_pool2d(
+            functional.interpolate(self.down(image), scale_factor=2), 2
+        )
         answer: torch.Tensor = self.last(torch.cat([self.up(deep), image], 1))
         return answer
 
 
 def test_what_networks_are_made_of_can_be_followed():
-    """Convolutions, norms, activations, pooling and resampling have a reach, beyond which no gradient goes and nothing changes."""
+    """Convolutions, norms, activations, pooling and resampling have a reach, beyond which no
+    gradient goes and nothing changes.
+    """
     torch.manual_seed(0)
     network = Common().eval()
     sight = probe(plain(network), 1, 2)

@@ -21,7 +21,9 @@ def test_python_example(tmp_path):
     """The Python example has five lines, and runs as it stands, as at a prompt."""
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(example.splitlines()) == 5
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     table = pq.read_table(tmp_path / "out" / "coins" / "objects.parquet")
     assert table.num_rows > 20
@@ -29,9 +31,17 @@ def test_python_example(tmp_path):
 
 
 def test_every_kind_is_shown():
-    """The picture shows every kind of segmenter but networks, which want weights, and the table is what the command prints."""
-    shown = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))["KINDS"]
-    networks = {name for name in plugins.kinds() if {"sha256", "model"} & set(plugins.options(plugins.load(name)))}
+    """The picture shows every kind of segmenter but networks, which want weights, and the table is
+    what the command prints.
+    """
+    shown = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))[
+        "KINDS"
+    ]
+    networks = {
+        name
+        for name in plugins.kinds()
+        if {"sha256", "model"} & set(plugins.options(plugins.load(name)))
+    }
     assert {kind.split()[0] for kind in shown} == set(plugins.kinds()) - networks
     assert "unet" in networks
     assert CliRunner().invoke(app, ["methods", "--markdown"]).output in README

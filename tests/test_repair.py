@@ -1,4 +1,6 @@
-"""Repair of disputed seams: larger windows settle them, and only the tiles beside them are segmented again."""
+"""Repair of disputed seams: larger windows settle them, and only the tiles beside them are
+segmented again.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ METHOD = pipeline.Watershed(sigma=2, min_distance=15)
 
 def carried_out(out, repair, segmenter=METHOD, engine=None, tiles=CUT, **output):
     job = pipeline.Job(
-        source=COINS, tiles=tiles, segmenters={"coins": segmenter}, stitch={"repair": repair}, output={"path": str(out), **output}
+        source=COINS,
+        tiles=tiles,
+        segmenters={"coins": segmenter},
+        stitch={"repair": repair},
+        output={"path": str(out), **output},
     )
     return pipeline.run(job, engine or pipeline.local())
 
@@ -49,7 +55,9 @@ def calls(monkeypatch):
 
 
 def test_larger_windows_settle_disputes(unrepaired, tmp_path, calls):
-    """After a repair nothing is disputed, labels are the untiled ones, and no tile but those beside a dispute was segmented again."""
+    """After a repair nothing is disputed, labels are the untiled ones, and no tile but those beside
+    a dispute was segmented again.
+    """
     result = carried_out(tmp_path / "out", 2)
     (told,) = result.record["repairs"]
     assert told["disputed"] == unrepaired.record["certificates"]["disputed"]
@@ -60,7 +68,9 @@ def test_larger_windows_settle_disputes(unrepaired, tmp_path, calls):
 
 
 def test_a_budget_ends(unrepaired, tmp_path):
-    """What depends on whole windows may stay disputed: the budget ends, the record counts every round, and the result is still complete."""
+    """What depends on whole windows may stay disputed: the budget ends, the record counts every
+    round, and the result is still complete.
+    """
     result = carried_out(tmp_path / "out", 2, pipeline.Felzenszwalb(scale=100, sigma=2))
     assert result.record["complete"]
     assert 1 <= len(result.record["repairs"]) <= 2
@@ -69,7 +79,9 @@ def test_a_budget_ends(unrepaired, tmp_path):
 
 
 def test_another_budget_goes_on_from_what_is_kept(unrepaired, tmp_path, calls):
-    """With a kept scratch store, a repair added afterwards segments only the tiles beside disputes; taken back, they are as before."""
+    """With a kept scratch store, a repair added afterwards segments only the tiles beside disputes;
+    taken back, they are as before.
+    """
     carried_out(tmp_path / "out", 0, keep_scratch=True)
     del calls[:]
     repaired = carried_out(tmp_path / "out", 1, keep_scratch=True)
@@ -81,7 +93,9 @@ def test_another_budget_goes_on_from_what_is_kept(unrepaired, tmp_path, calls):
 
 
 def test_a_repair_that_dies_goes_on(tmp_path, monkeypatch):
-    """However many files were written when a run with repairs ends, the same call gives the same labels, ids and certificates."""
+    """However many files were written when a run with repairs ends, the same call gives the same
+    labels, ids and certificates.
+    """
     whole = carried_out(tmp_path / "whole", 2)
     stopper = Stopper(monkeypatch)
     carried_out(tmp_path / "counted", 2)

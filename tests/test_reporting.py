@@ -26,12 +26,20 @@ EXPECTED = ndimage.label(blobs() > 100)[0]
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("result")
     image = write(folder / "image.tif", blobs())
-    return pipeline.segment(str(image), pipeline.Threshold(value=100), folder / "<out>", tile=32, engine=pipeline.local())
+    return pipeline.segment(
+        str(image),
+        pipeline.Threshold(value=100),
+        folder / "<out>",
+        tile=32,
+        engine=pipeline.local(),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray's
 def test_labels_are_lazy_and_placed(result):
-    """The labels are a lazy DataArray whose coordinates and CRS are the image's, as rioxarray reads them."""
+    """The labels are a lazy DataArray whose coordinates and CRS are the image's, as rioxarray reads
+    them.
+    """
     import rioxarray  # noqa: F401
 
     labels = result.labels
@@ -44,12 +52,16 @@ def test_labels_are_lazy_and_placed(result):
 
 
 def test_objects_and_record(result):
-    """The table has a row for each object; the record tells the job, the plan and the certificates."""
+    """The table has a row for each object; the record tells the job, the plan and the
+    certificates.
+    """
     table = result.objects
     assert list(table["id"]) == list(range(1, EXPECTED.max() + 1))
     np.testing.assert_array_equal(table["area"], np.bincount(EXPECTED.ravel())[1:])
     np.testing.assert_allclose(table["mean_1"], ndimage.mean(blobs(), EXPECTED, table["id"]))
-    np.testing.assert_allclose(table["std_1"], ndimage.standard_deviation(blobs(), EXPECTED, table["id"]))
+    np.testing.assert_allclose(
+        table["std_1"], ndimage.standard_deviation(blobs(), EXPECTED, table["id"])
+    )
     rows, columns = np.transpose(ndimage.center_of_mass(EXPECTED > 0, EXPECTED, table["id"]))
     np.testing.assert_allclose(table["row"], rows)
     np.testing.assert_allclose(table["x"], 5e5 + 10 * (columns + 0.5))
@@ -79,7 +91,9 @@ class Tags(HTMLParser):
 
 
 def test_page(result):
-    """In Jupyter a result is well-formed HTML that escapes paths and shows counts and a picture of the labels."""
+    """In Jupyter a result is well-formed HTML that escapes paths and shows counts and a picture of
+    the labels.
+    """
     page = result._repr_html_()
     tags = Tags()
     tags.feed(page)
@@ -98,7 +112,9 @@ IMAGES = {
     "NumPy with bands": lambda image, _folder: np.stack([image, image]),
     "Dask": lambda image, _folder: da.from_array(image, chunks=20) * 1,
     "xarray": lambda image, _folder: xr.DataArray(image, dims=("y", "x")),
-    "xarray of Dask": lambda image, _folder: xr.DataArray(da.from_array(image, chunks=20), dims=("y", "x")) + 0,
+    "xarray of Dask": lambda image, _folder: (
+        xr.DataArray(da.from_array(image, chunks=20), dims=("y", "x")) + 0
+    ),
     "path": lambda image, folder: write(folder / "image.tif", image),
     "text": lambda image, folder: str(write(folder / "image.tif", image)),
 }
@@ -115,15 +131,26 @@ SEGMENTERS = {
 def test_any_image_and_any_segmenter(image, segmenter, tmp_path):
     """Whatever form an image and a segmenter have, the labels are the same."""
     given = IMAGES[image](blobs(), tmp_path)
-    found = pipeline.segment(given, SEGMENTERS[segmenter], tmp_path / "out", tile=32, halo=8, engine=pipeline.local())
+    found = pipeline.segment(
+        given, SEGMENTERS[segmenter], tmp_path / "out", tile=32, halo=8, engine=pipeline.local()
+    )
     np.testing.assert_array_equal(found.labels, EXPECTED)
 
 
 FAULTS = {
     "raises": (lambda block: 1 / 0, "raised ZeroDivisionError: division by zero"),
-    "shape": (lambda block: block, r"returned the shape \(1, 64, 64\); a block of \(64, 64\) needs labels of that shape"),
-    "floats": (lambda block: block[0] * 0.5, "returned float64; labels are integers, 0 for background"),
-    "negative": (lambda block: -(block[0].astype(int)), "returned the label -250; labels are 0 or more"),
+    "shape": (
+        lambda block: block,
+        r"returned the shape \(1, 64, 64\); a block of \(64, 64\) needs labels of that shape",
+    ),
+    "floats": (
+        lambda block: block[0] * 0.5,
+        "returned float64; labels are integers, 0 for background",
+    ),
+    "negative": (
+        lambda block: -(block[0].astype(int)),
+        "returned the label -250; labels are 0 or more",
+    ),
     "mask": (lambda block: block[0] > 5, "returned a mask; number its objects"),
     "nothing": (lambda block: None, r"returned the shape \(\)"),
 }
@@ -131,9 +158,13 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_segmenters_that_cannot_be(fault, tmp_path):
-    """A segmenter that raises, or returns what no labels can be, at every tile is an error that says so, and nothing is published."""
+    """A segmenter that raises, or returns what no labels can be, at every tile is an error that
+    says so, and nothing is published.
+    """
     segmenter, message = FAULTS[fault]
-    with pytest.raises(SegmenterError, match=rf"no tile succeeded: tile \(0, 0\): the segmenter <lambda> {message}") as error:
+    with pytest.raises(
+        SegmenterError, match=rf"no tile succeeded: tile \(0, 0\): the segmenter <lambda> {message}"
+    ) as error:
         pipeline.segment(blobs(), segmenter, tmp_path / "out", engine=pipeline.local())
     assert error.value.exit_code == 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".tilewise"}

@@ -1,4 +1,6 @@
-"""Routes on a cluster: which worker has which tile, what each route took, and on which device a segmenter runs."""
+"""Routes on a cluster: which worker has which tile, what each route took, and on which device a
+segmenter runs.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,11 @@ class Telling:
 
     def calls(self) -> list[list[str]]:
         """The worker and the device of each call."""
-        return [line.split() for line in Path(self.log).read_text().splitlines()] if Path(self.log).exists() else []
+        return (
+            [line.split() for line in Path(self.log).read_text().splitlines()]
+            if Path(self.log).exists()
+            else []
+        )
 
 
 def whereabouts() -> str:
@@ -61,24 +67,40 @@ def whereabouts() -> str:
 
 
 def scene() -> np.ndarray:
-    """7 x 5 tiles, the last ones smaller: without a valid pixel, flat, with few and with many objects, all over the place."""
+    """7 x 5 tiles, the last ones smaller: without a valid pixel, flat, with few and with many
+    objects, all over the place.
+    """
     rng = np.random.default_rng(0)
     image = blobs(112)[:, :75].astype(np.float32)
     for row in range(7):
         for column in range(5):
             tile = image[TILE * row : TILE * (row + 1), TILE * column : TILE * (column + 1)]
             kind = rng.integers(4)
-            tile[:] = np.nan if kind == 0 else 0 if kind == 1 else np.minimum(tile, 120) if kind == 2 else tile + 5
+            tile[:] = (
+                np.nan
+                if kind == 0
+                else 0
+                if kind == 1
+                else np.minimum(tile, 120)
+                if kind == 2
+                else tile + 5
+            )
     return image
 
 
 def parts(image: Any, net: Any, plain: Any, out: Path, **tiles: Any) -> dict[str, Any]:
-    """A job with nothing to do in flat tiles, a classical method, and a network for what varies most."""
+    """A job with nothing to do in flat tiles, a classical method, and a network for what varies
+    most.
+    """
     return {
         "source": image,
         "tiles": {"size": TILE, "halo": 4, **tiles},
         "segmenters": {"net": net, "plain": plain},
-        "route": [{"use": "skip", "when": {"spread": {"max": 0.5}}}, {"use": "net", "when": {"spread": {"min": 45}}}, {"use": "plain"}],
+        "route": [
+            {"use": "skip", "when": {"spread": {"max": 0.5}}},
+            {"use": "net", "when": {"spread": {"min": 45}}},
+            {"use": "plain"},
+        ],
         "output": {"path": str(out)},
     }
 
@@ -100,7 +122,9 @@ def gpu_workers(engine: Engine) -> set[str]:
 
 @pytest.mark.parametrize("device", ["gpu", "auto"])
 def test_cheap_tiles_never_touch_the_gpu_worker(workers, device, tmp_path):
-    """Every tile of the network runs on the worker with the GPU, none of the classical method does, and labels are those of one process."""
+    """Every tile of the network runs on the worker with the GPU, none of the classical method does,
+    and labels are those of one process.
+    """
     image = scene()
     net, plain = Telling(str(tmp_path / "net"), device), Telling(str(tmp_path / "plain"))
     result = pipeline.run(pipeline.Job(**parts(image, net, plain, tmp_path / "out")), workers)
@@ -112,12 +136,16 @@ def test_cheap_tiles_never_touch_the_gpu_worker(workers, device, tmp_path):
     assert {address for address, _ in net.calls()} == {gpu}
     assert gpu not in {address for address, _ in plain.calls()}
     assert {device for _, device in net.calls()} == {"gpu"}
-    alone = pipeline.run(pipeline.Job(**parts(image, Telling(), Telling(), tmp_path / "alone")), pipeline.local())
+    alone = pipeline.run(
+        pipeline.Job(**parts(image, Telling(), Telling(), tmp_path / "alone")), pipeline.local()
+    )
     np.testing.assert_array_equal(result.labels, alone.labels)
 
 
 def test_without_network_tiles_the_gpu_worker_helps(workers, tmp_path):
-    """Where no tile of a run asks for a GPU, the worker that has one is a worker like the others."""
+    """Where no tile of a run asks for a GPU, the worker that has one is a worker like the
+    others.
+    """
     plain = Telling(str(tmp_path / "plain"))
     pipeline.segment(blobs(128), plain, tmp_path / "out", tile=8, halo=2, engine=workers)
     assert gpu_workers(workers) < {address for address, _ in plain.calls()}
@@ -127,9 +155,13 @@ def test_without_network_tiles_the_gpu_worker_helps(workers, tmp_path):
 
 
 def test_routes_in_the_record(tmp_path):
-    """The record says how many tiles, pixels and seconds each route took, and adds up to the image; so do the lines for people."""
+    """The record says how many tiles, pixels and seconds each route took, and adds up to the image;
+    so do the lines for people.
+    """
     image = scene()
-    result = pipeline.run(pipeline.Job(**parts(image, Telling(), Telling(), tmp_path / "out")), pipeline.local())
+    result = pipeline.run(
+        pipeline.Job(**parts(image, Telling(), Telling(), tmp_path / "out")), pipeline.local()
+    )
     routes = result.record["routes"]
     assert list(routes) == ["empty", "skip", "net", "plain"]
     assert sum(route["pixels"] for route in routes.values()) == image.size
@@ -142,7 +174,9 @@ def test_routes_in_the_record(tmp_path):
     dear = result.record["dearest"]
     route = routes[dear["route"]]
     valid = image.size - routes["empty"]["pixels"]
-    assert dear["seconds"] == pytest.approx(route["seconds"] / route["pixels"] * valid, rel=0.2, abs=0.01)
+    assert dear["seconds"] == pytest.approx(
+        route["seconds"] / route["pixels"] * valid, rel=0.2, abs=0.01
+    )
     lines = "\n".join(result.lines())
     for name in routes:
         assert f"  {name:16} {routes[name]['tiles']} tiles, 0.0 Mpx" in lines
@@ -150,26 +184,44 @@ def test_routes_in_the_record(tmp_path):
 
 
 def test_dearest_route(tmp_path):
-    """What the dearest route would take everywhere is its seconds for a pixel, times the pixels of all tiles that are not empty."""
-    run = plan(pipeline.Job(**parts(scene(), Telling(), Telling(), tmp_path / "out")), workers=1, memory=10**9).run
+    """What the dearest route would take everywhere is its seconds for a pixel, times the pixels of
+    all tiles that are not empty.
+    """
+    run = plan(
+        pipeline.Job(**parts(scene(), Telling(), Telling(), tmp_path / "out")),
+        workers=1,
+        memory=10**9,
+    ).run
     run.routes[:] = np.arange(35) % 4
     clock = timings.Clock()
     assert timings.dearest(run, clock) is None
     size = np.array([run.grid.core(tile).size for tile in range(35)])
     for tile in (2, 6, 34):  # the network's; the last one is smaller, and was drawn twice
         for _ in range(1 + (tile == 34)):
-            clock.add(run, Outcome(tile, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 2.5, "told": []}))
-    clock.add(run, Outcome(3, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 0.1, "told": []}))
+            clock.add(
+                run,
+                Outcome(
+                    tile, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 2.5, "told": []}
+                ),
+            )
+    clock.add(
+        run, Outcome(3, {"labels": 0, "pixels": 0, "enlarged": 0, "seconds": 0.1, "told": []})
+    )
     clock.add(run, Outcome(7, error="it failed"))
     found = timings.routes(run, clock)
     assert found["net"] == {"tiles": 9, "pixels": size[2::4].sum(), "seconds": 10.0, "timed": 3}
     assert found["plain"] == {"tiles": 8, "pixels": size[3::4].sum(), "seconds": 0.1, "timed": 1}
     everywhere = 10 / size[[2, 6, 34]].sum() * (size.sum() - size[::4].sum())
-    assert timings.dearest(run, clock) == {"route": "net", "seconds": pytest.approx(everywhere, abs=1e-3)}
+    assert timings.dearest(run, clock) == {
+        "route": "net",
+        "seconds": pytest.approx(everywhere, abs=1e-3),
+    }
 
 
 def test_a_resumed_run_tells_what_it_timed(tmp_path):
-    """The seconds of a resumed run are those of the tiles that it segmented itself, and it says how many these are."""
+    """The seconds of a resumed run are those of the tiles that it segmented itself, and it says how
+    many these are.
+    """
     image, flag = scene(), tmp_path / "flag"
     image[40:44, 2:6] = 255
     flag.touch()
@@ -194,31 +246,50 @@ def test_one_route_needs_no_lines(tmp_path):
 
 
 def test_refused_without_a_gpu(tmp_path):
-    """A segmenter for the GPU is refused before anything is written where no worker offers one, with what to do about it."""
+    """A segmenter for the GPU is refused before anything is written where no worker offers one,
+    with what to do about it.
+    """
     job = pipeline.Job(**parts(scene(), Telling(device="gpu"), Telling(), tmp_path / "out"))
-    with pytest.raises(ClusterError, match=r"segmenters\.net\.device: gpu; this process .*--gpus 1; or .* device: cpu, or auto"):
+    with pytest.raises(
+        ClusterError,
+        match=r"segmenters\.net\.device: gpu; this process .*--gpus 1; or .* device: cpu, or auto",
+    ):
         pipeline.run(job, pipeline.local())
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ClusterError, match=r"device: gpu; no worker offers \{'GPU': 1\}"), cluster(1) as engine:
+    with (
+        pytest.raises(ClusterError, match=r"device: gpu; no worker offers \{'GPU': 1\}"),
+        cluster(1) as engine,
+    ):
         pipeline.run(job, engine)
     assert not (tmp_path / "out").exists()
-    assert pipeline.run(job, pipeline.local({"GPU": 1})).record["plan"]["devices"] == {"net": "gpu", "plain": "cpu"}
+    assert pipeline.run(job, pipeline.local({"GPU": 1})).record["plan"]["devices"] == {
+        "net": "gpu",
+        "plain": "cpu",
+    }
 
 
 def test_auto_is_what_is_there_when_a_run_begins(tmp_path):
-    """`auto` is the GPU where one is offered, else the CPU; the segmenter is told; a run that is resumed stays with what it began with."""
+    """`auto` is the GPU where one is offered, else the CPU; the segmenter is told; a run that is
+    resumed stays with what it began with.
+    """
     image, flag = scene(), tmp_path / "flag"
     image[40:44, 2:6] = 255
     for began, other in (({"GPU": 1}, {}), ({}, {"GPU": 1})):
         device = "gpu" if began else "cpu"
         net = Telling(str(tmp_path / f"net {device}"), "auto", flag=str(flag))
-        job = pipeline.Job(**{**parts(image, net, Telling(), tmp_path / device), "route": [{"use": "net"}]})
+        job = pipeline.Job(
+            **{**parts(image, net, Telling(), tmp_path / device), "route": [{"use": "net"}]}
+        )
         flag.touch()
         with pytest.raises(pipeline.errors.TilesError):
             pipeline.run(job, pipeline.local(began))
         flag.unlink()
         if began:
-            with pytest.raises(ClusterError, match=r"net\.device: auto, and the run was begun on a GPU; .*\(--fresh\), on the CPU"):
+            with pytest.raises(
+                ClusterError,
+                match=r"net\.device: auto, and the run was begun on a GPU; .*\(--fresh\), on the "
+                r"CPU",
+            ):
                 pipeline.run(job, pipeline.local(other))
         result = pipeline.run(job, pipeline.local(began or other))
         assert {told for _, told in net.calls()} == {device}
@@ -232,8 +303,14 @@ def test_auto_is_what_is_there_when_a_run_begins(tmp_path):
 
 
 def test_auto_stays_where_nothing_runs_yet(tmp_path):
-    """A plan for no engine in particular, as one for comparing results, leaves `auto` to the segmenter."""
-    draft = plan(pipeline.Job(**parts(scene(), Telling(device="auto"), Telling(), tmp_path / "out")), workers=1, memory=10**9)
+    """A plan for no engine in particular, as one for comparing results, leaves `auto` to the
+    segmenter.
+    """
+    draft = plan(
+        pipeline.Job(**parts(scene(), Telling(device="auto"), Telling(), tmp_path / "out")),
+        workers=1,
+        memory=10**9,
+    )
     assert draft.facts()["devices"] == {"net": "auto", "plain": "cpu"}
     assert draft.run.methods[0].segmenter == Telling(device="auto")
 
@@ -277,26 +354,47 @@ def command(tmp_path):
     """The command, where a plug-in with a segmenter for GPUs is installed, with a job for it."""
     (tmp_path / "site" / "standin-1.dist-info").mkdir(parents=True)
     (tmp_path / "site" / "standin.py").write_text(STAND_IN)
-    (tmp_path / "site" / "standin-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: standin\nVersion: 1\n")
-    (tmp_path / "site" / "standin-1.dist-info" / "entry_points.txt").write_text("[pipeline.segmenters]\nstandin = standin:Net\n")
+    (tmp_path / "site" / "standin-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: standin\nVersion: 1\n"
+    )
+    (tmp_path / "site" / "standin-1.dist-info" / "entry_points.txt").write_text(
+        "[pipeline.segmenters]\nstandin = standin:Net\n"
+    )
     Image.fromarray(np.nan_to_num(scene()).astype(np.uint8)).save(tmp_path / "scene.png")
-    job = parts(str(tmp_path / "scene.png"), {"kind": "standin"}, {"kind": "threshold", "value": 100}, tmp_path / "out")
+    job = parts(
+        str(tmp_path / "scene.png"),
+        {"kind": "standin"},
+        {"kind": "threshold", "value": 100},
+        tmp_path / "out",
+    )
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "pipeline", *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False, timeout=120)
+        return subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            check=False,
+            timeout=120,
+        )
 
     return call
 
 
 def test_command_on_workers_with_and_without_a_gpu(command, tmp_path):
-    """`plan` and `run` refuse a job for a GPU where none is offered, and say how; with `--gpus` they take it, and tell what routes took."""
+    """`plan` and `run` refuse a job for a GPU where none is offered, and say how; with `--gpus`
+    they take it, and tell what routes took.
+    """
     for verb in ("plan", "run"):
         refused = command(verb, "job.yaml", "--workers", 1)
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert refused.stderr.startswith("tilewise: segmenters.net.device: gpu; no worker offers {'GPU': 1}; ")
+        assert refused.stderr.startswith(
+            "tilewise: segmenters.net.device: gpu; no worker offers {'GPU': 1}; "
+        )
         assert "--gpus 1" in refused.stderr
         assert "device: cpu, or auto" in refused.stderr
     assert not (tmp_path / "out").exists()
@@ -316,14 +414,25 @@ def test_command_on_workers_with_and_without_a_gpu(command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--scheduler", "tcp://127.0.0.1:9", "--gpus", 1), "--scheduler and --gpus are both given; .* dask worker tcp://127.0.0.1:9 "),
-        (("--workers", 0, "--gpus", 2), "--gpus 2 with --workers 0; allowed: one for each process at most"),
-        (("--workers", 1, "--gpus", 2), "--gpus 2 with --workers 1; allowed: one for each process at most"),
+        (
+            ("--scheduler", "tcp://127.0.0.1:9", "--gpus", 1),
+            "--scheduler and --gpus are both given; .* dask worker tcp://127.0.0.1:9 ",
+        ),
+        (
+            ("--workers", 0, "--gpus", 2),
+            "--gpus 2 with --workers 0; allowed: one for each process at most",
+        ),
+        (
+            ("--workers", 1, "--gpus", 2),
+            "--gpus 2 with --workers 1; allowed: one for each process at most",
+        ),
     ],
     ids=["scheduler", "this process", "few workers"],
 )
 def test_places_that_cannot_be(options, message):
-    """GPUs of this machine for a cluster that is not of this command, or for more processes than there are, are refused."""
+    """GPUs of this machine for a cluster that is not of this command, or for more processes than
+    there are, are refused.
+    """
     from pipeline.__main__ import _place
 
     given = dict(zip(options[::2], options[1::2], strict=True))

@@ -1,4 +1,6 @@
-"""Things and stuff from one network: in tiles what it is on the whole image, each object of one class, however many tiles it lies in."""
+"""Things and stuff from one network: in tiles what it is on the whole image, each object of one
+class, however many tiles it lies in.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,24 @@ from tests.networks import bundle, facts, scene
 from tests.test_networks import whole
 from tests.tiling import in_raster_order
 
-FOUR = {"classes": ["tree", "ground", "water", "house"], "decoder": {"kind": "panoptic", "things": [1, 4]}, "seed": 3}
+FOUR = {
+    "classes": ["tree", "ground", "water", "house"],
+    "decoder": {"kind": "panoptic", "things": [1, 4]},
+    "seed": 3,
+}
 """A bundle of four classes, two of them things."""
 
 
 def elected(labels, kinds, things):
-    """The classes of a picture: of an object that of most of its pixels, the lower of equally many; elsewhere a pixel's, if stuff."""
+    """The classes of a picture: of an object that of most of its pixels, the lower of equally many;
+    elsewhere a pixel's, if stuff.
+    """
     found = np.where(np.isin(kinds, things), 0, kinds).astype(np.int64)
     for number in range(1, labels.max() + 1):
         votes = np.bincount(kinds[labels == number])
-        found[labels == number] = max(things, key=lambda kind: (votes[kind] if kind < len(votes) else 0, -kind))
+        found[labels == number] = max(
+            things, key=lambda kind: (votes[kind] if kind < len(votes) else 0, -kind)
+        )
     return found
 
 
@@ -54,23 +64,33 @@ def ran(image, segmenter, out, tile, *, layers=(), tiles=None, **output):
 
 @st.composite
 def answers(draw):
-    """What a network may answer, smooth noise with pixels that were not measured, and a decoder for it."""
+    """What a network may answer, smooth noise with pixels that were not measured, and a decoder for
+    it.
+    """
     shape = draw(st.sampled_from([(31, 44), (24, 70), (1, 50)]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     background = draw(st.sampled_from([0, 2, None]))
     number = 4 + (background is not None)
-    rough = ndimage.gaussian_filter(rng.normal(size=(number + 2, *shape)), (0, *(draw(st.sampled_from([0.5, 1.5])),) * 2))
+    rough = ndimage.gaussian_filter(
+        rng.normal(size=(number + 2, *shape)), (0, *(draw(st.sampled_from([0.5, 1.5])),) * 2)
+    )
     channels = (rough / rough.std(axis=(1, 2), keepdims=True)).astype(np.float32)
     channels[:, rng.random(shape) < 0.02] = np.nan
     kind = draw(st.sampled_from(["boundary", "flows"]))
-    return channels, Panoptic(things=draw(st.sampled_from([(2, 3), (4, 1), (3,)])), background=background, instances={"kind": kind})
+    return channels, Panoptic(
+        things=draw(st.sampled_from([(2, 3), (4, 1), (3,)])),
+        background=background,
+        instances={"kind": kind},
+    )
 
 
 @pytest.mark.heavy
 @settings(max_examples=40, deadline=None)
 @given(answers(), st.integers(6, 30), st.integers(6, 40))
 def test_things_and_stuff_are_those_of_the_whole_image(answer, rows, columns):
-    """In any tiles, objects are what the decoder draws on the whole image, each of the class of most of its pixels, and all is proved."""
+    """In any tiles, objects are what the decoder draws on the whole image, each of the class of
+    most of its pixels, and all is proved.
+    """
     channels, decoder = answer
     valid = ~np.isnan(channels).any(axis=0)
     objects, kinds = decoder(channels, valid), decoder.classify(channels, valid)
@@ -96,7 +116,9 @@ def test_things_and_stuff_are_those_of_the_whole_image(answer, rows, columns):
 @settings(max_examples=25, deadline=None)
 @given(answers(), st.integers(5, 14))
 def test_no_object_is_of_two_classes(answer, tile):
-    """Where windows are too small to prove anything, an object is still of one class in all its tiles: that of most of all its pixels."""
+    """Where windows are too small to prove anything, an object is still of one class in all its
+    tiles: that of most of all its pixels.
+    """
     channels, decoder = answer
     valid = ~np.isnan(channels).any(axis=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,19 +126,39 @@ def test_no_object_is_of_two_classes(answer, tile):
         labels, classes = result.labels.values.astype(np.int64), result.classes.values
     kinds = decoder.classify(channels, valid)
     np.testing.assert_array_equal(labels > 0, np.isin(kinds, decoder.things))
-    np.testing.assert_array_equal(classes, np.where(valid, elected(labels, kinds, decoder.things), 255))
+    np.testing.assert_array_equal(
+        classes, np.where(valid, elected(labels, kinds, decoder.things), 255)
+    )
 
 
 @pytest.mark.parametrize("max_halo", [2, 500])
 def test_classes_that_contradict_each_other_are_settled_over_the_whole_object(max_halo, tmp_path):
-    """One object, most of which is of class 2 and whose first tiles hold more of class 3, is of class 2 in every tile, proved or not."""
+    """One object, most of which is of class 2 and whose first tiles hold more of class 3, is of
+    class 2 in every tile, proved or not.
+    """
     kinds = np.ones((12, 100), int)
     kinds[4:8, 5:95] = 2
     kinds[4:8, 5:40] = 3
-    kinds[1:3, 50:60] = 3  # beside it another one, whose halves are of different classes: of equally many pixels the lower class
+    kinds[1:3, 50:60] = (
+        # beside it another one, whose halves are of different classes: of equally many pixels the
+        # lower class
+        3
+    )
     kinds[1:3, 55:60] = 2
-    channels = np.concatenate([8.0 * (kinds == np.arange(4)[:, None, None]), np.full((1, 12, 100), -9), (kinds > 1)[None] * 0.5])
-    result = ran(channels.astype(np.float32), Panoptic(things=(3, 2)), tmp_path / "out", 10, tiles={"halo": 2, "max_halo": max_halo})
+    channels = np.concatenate(
+        [
+            8.0 * (kinds == np.arange(4)[:, None, None]),
+            np.full((1, 12, 100), -9),
+            (kinds > 1)[None] * 0.5,
+        ]
+    )
+    result = ran(
+        channels.astype(np.float32),
+        Panoptic(things=(3, 2)),
+        tmp_path / "out",
+        10,
+        tiles={"halo": 2, "max_halo": max_halo},
+    )
     assert result.record["objects"] == 2
     assert set(result.objects["class"]) == {2}
     np.testing.assert_array_equal(result.classes.values, np.where(kinds > 1, 2, 1))
@@ -131,7 +173,9 @@ def network(tmp_path_factory):
 
 @pytest.mark.parametrize("tile", [[64, 96], [37, 200]])
 def test_a_network_draws_in_tiles_what_it_draws_on_the_whole_image(tile, network, tmp_path):
-    """Objects and classes equal those of one forward of the whole image; objects that are too small leave nothing; all are proved."""
+    """Objects and classes equal those of one forward of the whole image; objects that are too small
+    leave nothing; all are proved.
+    """
     image = scene(203, 230)
     channels, valid = whole(network, image), np.ones(image.shape[1:], bool)
     objects, kinds = network.decoder(channels, valid), network.decoder.classify(channels, valid)
@@ -146,10 +190,16 @@ def test_a_network_draws_in_tiles_what_it_draws_on_the_whole_image(tile, network
 
 
 def test_it_runs_once_for_a_window_also_in_two_layers(network, tmp_path, monkeypatch):
-    """One layer of its things and one of its stuff give what it gives alone, the network run as often; other things may lie between."""
+    """One layer of its things and one of its stuff give what it gives alone, the network run as
+    often; other things may lie between.
+    """
     calls = []
     forward = Resident.__call__
-    monkeypatch.setattr(Resident, "__call__", lambda self, patches: calls.append(len(patches)) or forward(self, patches))
+    monkeypatch.setattr(
+        Resident,
+        "__call__",
+        lambda self, patches: calls.append(len(patches)) or forward(self, patches),
+    )
     image = scene(150, 170)
     alone = ran(image, network, tmp_path / "alone", 70)
     once, layers = list(calls), [{"things": "scene"}, {"stuff": "scene"}]
@@ -165,33 +215,61 @@ def test_it_runs_once_for_a_window_also_in_two_layers(network, tmp_path, monkeyp
 
     marks = pipeline.Threshold(band=1, value=150)
     every = {"scene": network, "marks": marks}
-    stack = [{"things": "scene", "classes": {1: 12}}, {"things": "marks", "classes": 9}, {"stuff": "scene", "classes": {3: 0}}]
+    stack = [
+        {"things": "scene", "classes": {1: 12}},
+        {"things": "marks", "classes": 9},
+        {"stuff": "scene", "classes": {3: 0}},
+    ]
     three = ran(image, every, tmp_path / "three", 70, layers=stack)
     classes, kinds = three.classes.values, alone.classes.values
-    expected = np.where(kinds == 1, 12, np.where(kinds == 4, 4, np.where(image[0] > 150, 9, np.where(kinds == 3, 0, kinds))))
+    expected = np.where(
+        kinds == 1,
+        12,
+        np.where(kinds == 4, 4, np.where(image[0] > 150, 9, np.where(kinds == 3, 0, kinds))),
+    )
     np.testing.assert_array_equal(classes, expected)
     assert three.record["certificates"]["proved"] == three.record["objects"]
 
 
 def test_a_network_that_looks_at_its_window_is_agreed(tmp_path):
-    """Of a network without a reach, neither things nor stuff are called proved, and both are the same in any tiles."""
+    """Of a network without a reach, neither things nor stuff are called proved, and both are the
+    same in any tiles.
+    """
     pooled = {"encoder": "efficientnet-b0", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
     path = bundle(tmp_path, **FOUR, architecture=pooled, reach=None, window=64)
     image = scene(150, 170)
-    one, many = (ran(image, pipeline.UNet(weights=path), tmp_path / str(tile), tile) for tile in (200, 64))
+    one, many = (
+        ran(image, pipeline.UNet(weights=path), tmp_path / str(tile), tile) for tile in (200, 64)
+    )
     np.testing.assert_array_equal(one.labels.values, many.labels.values)
     np.testing.assert_array_equal(one.classes.values, many.classes.values)
-    segments = json.loads(Path(many.path, "panoptic.json").read_text())["annotations"][0]["segments_info"]
-    told = {s["certificate"] for s in segments}, {s["certificate"] for s in segments if s["category_id"] in (2, 3)}
+    segments = json.loads(Path(many.path, "panoptic.json").read_text())["annotations"][0][
+        "segments_info"
+    ]
+    told = (
+        {s["certificate"] for s in segments},
+        {s["certificate"] for s in segments if s["category_id"] in (2, 3)},
+    )
     assert ("proved" in told[0], told[1]) == (False, {"agreed"})
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_job_file_is_short(tmp_path):
-    """A job that names a source, a bundle and an output leaves rasters and COCO's files, with the card's names, from the command line."""
+    """A job that names a source, a bundle and an output leaves rasters and COCO's files, with the
+    card's names, from the command line.
+    """
     image = scene(130, 150)
-    profile = {"driver": "GTiff", "height": 130, "width": 150, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
-    with rasterio.open(tmp_path / "image.tif", "w", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), **profile) as file:
+    profile = {
+        "driver": "GTiff",
+        "height": 130,
+        "width": 150,
+        "count": 3,
+        "dtype": "uint8",
+        "crs": "EPSG:32633",
+    }
+    with rasterio.open(
+        tmp_path / "image.tif", "w", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), **profile
+    ) as file:
         file.write(image)
     job = {
         "source": str(tmp_path / "image.tif"),
@@ -211,25 +289,41 @@ def test_a_job_file_is_short(tmp_path):
     segments = {s["id"]: s for s in told["annotations"][0]["segments_info"]}
     assert sorted(segments) == np.unique(found[found > 0]).tolist()
     for number, segment in segments.items():
-        assert (segment["area"], {segment["category_id"]}) == ((found == number).sum(), set(classes[found == number].tolist()))
-    assert {k["name"]: k["isthing"] for k in told["categories"]} == {"ground": 0, "tree": 1, "house": 1, "water": 0}
+        assert (segment["area"], {segment["category_id"]}) == (
+            (found == number).sum(),
+            set(classes[found == number].tolist()),
+        )
+    assert {k["name"]: k["isthing"] for k in told["categories"]} == {
+        "ground": 0,
+        "tree": 1,
+        "house": 1,
+        "water": 0,
+    }
     assert (tmp_path / "out" / "overview.png").stat().st_size > 1000
     assert CliRunner().invoke(app, ["verify", str(tmp_path / "out")]).exit_code == 0
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["boundary", "flows"]), st.sampled_from([0, None]))
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from(["boundary", "flows"]), st.sampled_from([0, None])
+)
 def test_targets_are_what_gives_the_truth(seed, kind, background):
-    """From the channels that a truth asks for, each class and each object comes back; what is not known is not asked for."""
+    """From the channels that a truth asks for, each class and each object comes back; what is not
+    known is not asked for.
+    """
     rng = np.random.default_rng(seed)
-    decoder = Panoptic(things=(2, 3), background=background, instances={"kind": kind, "min_distance": 1})
+    decoder = Panoptic(
+        things=(2, 3), background=background, instances={"kind": kind, "min_distance": 1}
+    )
     truth = np.full((40, 50), CLASS)
     truth[20:] = 4 * CLASS
     if background == 0:
         truth[:, :3] = 0
     for k in range(6):
         row, column = 3 + 19 * (k // 3), 5 + 15 * (k % 3)
-        truth[row : row + 9, column : column + rng.integers(7, 12)] = rng.choice([2, 3]) * CLASS + k + 1
+        truth[row : row + 9, column : column + rng.integers(7, 12)] = (
+            rng.choice([2, 3]) * CLASS + k + 1
+        )
     unknown = rng.random(truth.shape) < 0.05
     asked = decoder.targets(np.where(unknown, -1, truth))
     assert np.isnan(asked[:, unknown]).all()
@@ -240,9 +334,15 @@ def test_targets_are_what_gives_the_truth(seed, kind, background):
     parting = wanted[2:].copy()
     if kind == "boundary":
         parting[0] = 12 * parting[0] - 6
-    channels, valid = np.concatenate([logits, parting]).astype(np.float32), np.ones(truth.shape, bool)
+    channels, valid = (
+        np.concatenate([logits, parting]).astype(np.float32),
+        np.ones(truth.shape, bool),
+    )
     np.testing.assert_array_equal(decoder.classify(channels, valid), truth // CLASS)
-    np.testing.assert_array_equal(in_raster_order(decoder(channels, valid)), in_raster_order(np.where(truth % CLASS, truth % CLASS, 0)))
+    np.testing.assert_array_equal(
+        in_raster_order(decoder(channels, valid)),
+        in_raster_order(np.where(truth % CLASS, truth % CLASS, 0)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -252,8 +352,14 @@ def test_targets_are_what_gives_the_truth(seed, kind, background):
         ({"things": [2, 2]}, "things: .*each once"),
         ({"things": [0]}, r"things: \[0\]; allowed: the classes, from 1"),
         ({"things": 2}, "things: 2; allowed"),
-        ({"things": [2], "instances": {"kind": "affinities"}}, "instances.kind: 'affinities'; allowed: boundary, flows"),
-        ({"things": [2], "instances": {"threshold": 0.4}}, "instances.threshold: there is no such option of boundary where classes say"),
+        (
+            {"things": [2], "instances": {"kind": "affinities"}},
+            "instances.kind: 'affinities'; allowed: boundary, flows",
+        ),
+        (
+            {"things": [2], "instances": {"threshold": 0.4}},
+            "instances.threshold: there is no such option of boundary where classes say",
+        ),
         ({"things": [2], "background": -1}, "background: -1; allowed"),
     ],
     ids=str,
@@ -265,29 +371,59 @@ def test_refused_options(options, message):
 
 
 def test_refusals(network, tmp_path):
-    """Things that the network has not, too few channels, layers of other tiles, a panoptic result of segmenters that draw objects only."""
+    """Things that the network has not, too few channels, layers of other tiles, a panoptic result
+    of segmenters that draw objects only.
+    """
     with pytest.raises(JobError, match=r"decoder.things: \(5,\); the network's classes are 1 to 4"):
-        pipeline.UNet(weights=bundle(tmp_path, **{**FOUR, "decoder": {"kind": "panoptic", "things": [5]}}))
-    with pytest.raises(SegmenterError, match="the network gives 2 channels; allowed: one for each class, and 2 more"):
+        pipeline.UNet(
+            weights=bundle(tmp_path, **{**FOUR, "decoder": {"kind": "panoptic", "things": [5]}})
+        )
+    with pytest.raises(
+        SegmenterError,
+        match="the network gives 2 channels; allowed: one for each class, and 2 more",
+    ):
         Panoptic(things=(1,))(np.zeros((2, 4, 4), np.float32), np.ones((4, 4), bool))
-    known = {"source": scene(20, 20), "segmenters": {"scene": network, "b": "threshold"}, "output": {"path": "out"}}
+    known = {
+        "source": scene(20, 20),
+        "segmenters": {"scene": network, "b": "threshold"},
+        "output": {"path": "out"},
+    }
     for layers, message in (
         (
-            [{"things": "scene"}, {"stuff": "scene", "when": {"mean": {"min": 5}}}, {"things": "b", "classes": 9}],
+            [
+                {"things": "scene"},
+                {"stuff": "scene", "when": {"mean": {"min": 5}}},
+                {"things": "b", "classes": 9},
+            ],
             "scene .* the same `when`",
         ),
         (
             [{"things": "scene"}, {"things": "scene"}, {"things": "b", "classes": 9}],
             "scene is in two layers; allowed: one that draws both, in",
         ),
-        ([{"things": "scene"}, {"stuff": "b", "classes": 1}], r"class 1 is that of things and of stuff \(scene, b\)"),
+        (
+            [{"things": "scene"}, {"stuff": "b", "classes": 1}],
+            r"class 1 is that of things and of stuff \(scene, b\)",
+        ),
     ):
         with pytest.raises(JobError, match=message):
             pipeline.Job(**known, layers=layers)
-    for things, message in (([2, 9], "decoder.things: .* the classes are 1 to"), ([1, 2, 3, 4], "allowed: not all that there is")):
+    for things, message in (
+        ([2, 9], "decoder.things: .* the classes are 1 to"),
+        ([1, 2, 3, 4], "allowed: not all that there is"),
+    ):
         decoder = {"kind": "panoptic", "things": things, "background": None}
-        card = {**facts(classes=FOUR["classes"], decoder=decoder), "train": {"data": [{"image": "a.tif", "truth": "b.json"}]}}
+        card = {
+            **facts(classes=FOUR["classes"], decoder=decoder),
+            "train": {"data": [{"image": "a.tif", "truth": "b.json"}]},
+        }
         with pytest.raises(JobError, match=message):
             recipe.read(card, tmp_path)
-    with pytest.raises(JobError, match=r"output.results: panoptic; allowed with layers, .* or where every segmenter draws both"):
-        pipeline.Job(**{**known, "output": {"path": "out", "results": ["panoptic"]}}, route=["scene"])
+    with pytest.raises(
+        JobError,
+        match=r"output.results: panoptic; allowed with layers, .* or where every segmenter draws "
+        r"both",
+    ):
+        pipeline.Job(
+            **{**known, "output": {"path": "out", "results": ["panoptic"]}}, route=["scene"]
+        )

@@ -17,7 +17,11 @@ from pipeline.__main__ import app
 from pipeline.jobs import plugins
 from pipeline.jobs.schema import described, schema
 
-JOBS = sorted(path for path in (Path(__file__).resolve().parents[1] / "workflows").glob("*.yaml") if not path.stem.endswith("_train"))
+JOBS = sorted(
+    path
+    for path in (Path(__file__).resolve().parents[1] / "workflows").glob("*.yaml")
+    if not path.stem.endswith("_train")
+)
 JOB = {
     "source": "a.tif",
     "steps": [{"kind": "smooth", "sigma": 2.0}],
@@ -69,7 +73,10 @@ def test_mistakes_are_not(name, validator):
         validator.validate(wrong)
 
 
-@pytest.mark.parametrize(("kind", "group"), [(k, g) for g in (plugins.SEGMENTERS, plugins.STEPS) for k in plugins.kinds(g)])
+@pytest.mark.parametrize(
+    ("kind", "group"),
+    [(k, g) for g in (plugins.SEGMENTERS, plugins.STEPS) for k in plugins.kinds(g)],
+)
 def test_every_option_is_described(kind, group):
     """Of every kind, each option has a meaning, in plain words."""
     what = plugins.load(kind, group=group)
@@ -79,19 +86,44 @@ def test_every_option_is_described(kind, group):
 
 
 def test_commands(tmp_path):
-    """`schema` prints the schema; `info` what an image is, as rasterio knows it, and a clear error where it is none."""
-    assert json.loads(CliRunner().invoke(app, ["schema"]).output) == json.loads(json.dumps(schema()))
+    """`schema` prints the schema; `info` what an image is, as rasterio knows it, and a clear error
+    where it is none.
+    """
+    assert json.loads(CliRunner().invoke(app, ["schema"]).output) == json.loads(
+        json.dumps(schema())
+    )
     with rasterio.open(
-        tmp_path / "a.tif", "w", driver="GTiff", count=2, height=30, width=40, dtype="uint16", nodata=7, crs="EPSG:32618",
+        tmp_path / "a.tif",
+        "w",
+        driver="GTiff",
+        count=2,
+        height=30,
+        width=40,
+        dtype="uint16",
+        nodata=7,
+        crs="EPSG:32618",
         transform=rasterio.Affine(2, 0, 5e5, 0, -2, 4e6),
-    ) as file:  # fmt: skip
+    ) as file:
         file.write(np.ones((2, 30, 40), np.uint16))
     found = json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "a.tif"), "--json"]).output)
-    assert (found["shape"], found["bands"], found["dtype"], found["nodata"]) == ([30, 40], ["1", "2"], "uint16", 7)
-    assert (found["pixel_size"], found["unit"], found["bytes"]) == ([2, 2], "metre", 2 * 30 * 40 * 2)
+    assert (found["shape"], found["bands"], found["dtype"], found["nodata"]) == (
+        [30, 40],
+        ["1", "2"],
+        "uint16",
+        7,
+    )
+    assert (found["pixel_size"], found["unit"], found["bytes"]) == (
+        [2, 2],
+        "metre",
+        2 * 30 * 40 * 2,
+    )
     assert rasterio.crs.CRS.from_wkt(found["crs"]) == rasterio.crs.CRS.from_epsg(32618)
     told = yaml.safe_load(CliRunner().invoke(app, ["info", str(tmp_path / "a.tif")]).output)
-    assert (told["crs"], told["shape"], told["nodata"]) == ("EPSG:32618, WGS 84 / UTM zone 18N", [30, 40], 7)
+    assert (told["crs"], told["shape"], told["nodata"]) == (
+        "EPSG:32618, WGS 84 / UTM zone 18N",
+        [30, 40],
+        7,
+    )
     lacking = CliRunner().invoke(app, ["info", str(tmp_path / "b.tif")])
     assert lacking.exit_code == 2
     assert "there is no image at" in lacking.output

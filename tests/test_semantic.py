@@ -36,7 +36,16 @@ def scene(picture, tmp_path):
     path = tmp_path / "scene.tif"
     place = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
     with rasterio.open(
-        path, "w", driver="GTiff", width=230, height=170, count=1, dtype="uint8", crs="EPSG:32633", transform=place, nodata=0
+        path,
+        "w",
+        driver="GTiff",
+        width=230,
+        height=170,
+        count=1,
+        dtype="uint8",
+        crs="EPSG:32633",
+        transform=place,
+        nodata=0,
     ) as f:
         f.write(picture, 1)
     return path
@@ -54,8 +63,17 @@ def expected(picture):
 
 @pytest.mark.parametrize("tile", [32, 64, 500])
 def test_classes_of_every_pixel(picture, scene, tmp_path, tile):
-    """A class raster holds each pixel's class, 0 for background, and another value where nothing was measured; a row for each class."""
-    result = run(scene, tmp_path / "out", pipeline.Threshold(levels=(60, 140)), results=["semantic"], legend=LEGEND, tile=tile)
+    """A class raster holds each pixel's class, 0 for background, and another value where nothing
+    was measured; a row for each class.
+    """
+    result = run(
+        scene,
+        tmp_path / "out",
+        pipeline.Threshold(levels=(60, 140)),
+        results=["semantic"],
+        legend=LEGEND,
+        tile=tile,
+    )
     classes = zarr.open_array(tmp_path / "out" / "classes.zarr" / "0")[:]
     np.testing.assert_array_equal(classes, expected(picture))
     assert not (tmp_path / "out" / "labels.zarr").exists()
@@ -67,13 +85,22 @@ def test_classes_of_every_pixel(picture, scene, tmp_path, tile):
     assert result.classes.attrs["legend"]["1"]["name"] == "meadow"
     assert "classes.zarr" in "\n".join(result.lines())
     assert "classes" in result._repr_html_()
-    with pytest.raises(pipeline.TilewiseError, match=r"holds no labels: output\.results was semantic"):
+    with pytest.raises(
+        pipeline.TilewiseError, match=r"holds no labels: output\.results was semantic"
+    ):
         _ = result.labels
 
 
 def test_both_results(picture, scene, tmp_path):
-    """Asked for both, objects are the connected pieces of the classes, each with its class, and the class raster says the same."""
-    result = run(scene, tmp_path / "out", pipeline.Threshold(levels=(60, 140)), results=["instance", "semantic"])
+    """Asked for both, objects are the connected pieces of the classes, each with its class, and the
+    class raster says the same.
+    """
+    result = run(
+        scene,
+        tmp_path / "out",
+        pipeline.Threshold(levels=(60, 140)),
+        results=["instance", "semantic"],
+    )
     kinds = np.where(picture == 0, 0, expected(picture))
     first, number = ndimage.label(kinds == 1)
     _, more = ndimage.label(kinds == 2)
@@ -87,8 +114,15 @@ def test_both_results(picture, scene, tmp_path):
 
 
 def test_small_objects_lose_their_class(picture, scene, tmp_path):
-    """Where objects are decided upon (a minimum area), the class raster holds the classes of those that were kept."""
-    result = run(scene, tmp_path / "out", pipeline.Threshold(levels=(60, 140), min_area=300), results=["semantic"])
+    """Where objects are decided upon (a minimum area), the class raster holds the classes of those
+    that were kept.
+    """
+    result = run(
+        scene,
+        tmp_path / "out",
+        pipeline.Threshold(levels=(60, 140), min_area=300),
+        results=["semantic"],
+    )
     kept = np.zeros(picture.shape, int)
     for kind in (1, 2):
         pieces, _ = ndimage.label(expected(picture) == kind)
@@ -97,8 +131,17 @@ def test_small_objects_lose_their_class(picture, scene, tmp_path):
 
 
 def test_gdal_reads_the_legend(picture, scene, tmp_path):
-    """The GeoTIFF of classes has colours, names, a nodata value apart from class 0, overviews, and the image's place."""
-    run(scene, tmp_path / "out", pipeline.Threshold(levels=(60, 140)), results=["semantic"], legend=LEGEND, labels=["zarr", "cog"])
+    """The GeoTIFF of classes has colours, names, a nodata value apart from class 0, overviews, and
+    the image's place.
+    """
+    run(
+        scene,
+        tmp_path / "out",
+        pipeline.Threshold(levels=(60, 140)),
+        results=["semantic"],
+        legend=LEGEND,
+        labels=["zarr", "cog"],
+    )
     with rasterio.open(tmp_path / "out" / "classes.tif") as file, rasterio.open(scene) as source:
         np.testing.assert_array_equal(file.read(1), expected(picture))
         assert (file.nodata, file.crs, file.transform) == (255, source.crs, source.transform)
@@ -141,18 +184,28 @@ def test_many_classes(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(3, 20), st.sampled_from([(27, 33), (9, 10, 11)]))
 def test_keys_are_objects(seed, tile, shape):
-    """Pixels of one key are one object, numbered in raster order, over any number of tiles; keys may need 64 bits, 0 is background."""
-    cells = np.random.default_rng(seed).permutation(np.prod([-(-n // 5) for n in shape])).reshape([-(-n // 5) for n in shape])
+    """Pixels of one key are one object, numbered in raster order, over any number of tiles; keys
+    may need 64 bits, 0 is background.
+    """
+    cells = (
+        np.random.default_rng(seed)
+        .permutation(np.prod([-(-n // 5) for n in shape]))
+        .reshape([-(-n // 5) for n in shape])
+    )
 
     def lattice(block, origin):
-        place = [axis + first for axis, first in zip(np.indices(block.shape[1:]), origin, strict=True)]
+        place = [
+            axis + first for axis, first in zip(np.indices(block.shape[1:]), origin, strict=True)
+        ]
         return cells[tuple(axis // 5 for axis in place)].astype(np.int64) * 10**12
 
     lattice.identity, lattice.reach = "keyed", 0
     image = np.ones((1, *shape), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         found = tiled(image, lattice, (tile,) * len(shape), Path(folder))
-    np.testing.assert_array_equal(found.labels, in_raster_order(lattice(image, (0,) * len(shape)) // 10**12))
+    np.testing.assert_array_equal(
+        found.labels, in_raster_order(lattice(image, (0,) * len(shape)) // 10**12)
+    )
     assert set(found.certificates) == {"proved"}
 
 
@@ -160,8 +213,14 @@ def test_keys_are_objects(seed, tile, shape):
     ("output", "message"),
     [
         ({"legend": {1: 5}}, "output.legend.1: 5; allowed: a name, "),
-        ({"legend": {1: {"name": "a", "color": "#000000"}}}, "output.legend.1.color: there is no such key; .*did you mean 'colour'"),
-        ({"legend": {1: {"name": "a", "colour": "red"}}}, "output.legend.1.colour: 'red'; allowed: '#0040ff' or the like"),
+        (
+            {"legend": {1: {"name": "a", "color": "#000000"}}},
+            "output.legend.1.color: there is no such key; .*did you mean 'colour'",
+        ),
+        (
+            {"legend": {1: {"name": "a", "colour": "red"}}},
+            "output.legend.1.colour: 'red'; allowed: '#0040ff' or the like",
+        ),
         ({"legend": {70000: "a"}}, "class 70000; allowed: 0 to 65534"),
         ({"results": []}, "output.results: .*; allowed: instance, semantic, panoptic, each once"),
     ],
@@ -170,29 +229,48 @@ def test_keys_are_objects(seed, tile, shape):
 def test_refusals(output, message):
     """A legend that is none is refused, and so is a result that is none."""
     with pytest.raises(JobError, match=message):
-        pipeline.Job(source="a.tif", segmenters={"a": "threshold"}, output={"path": "out", **output})
+        pipeline.Job(
+            source="a.tif", segmenters={"a": "threshold"}, output={"path": "out", **output}
+        )
     assert entry(1) != entry(2)
 
 
 def test_objects_that_cross_routes_keep_their_pixels(tmp_path):
-    """Where only classes are wanted, an object that one route would remove for its area is weighed with what another route drew of it."""
+    """Where only classes are wanted, an object that one route would remove for its area is weighed
+    with what another route drew of it.
+    """
     image = np.full((32, 64), 10, np.uint8)
-    image[:, 32:] = 60  # by which the routes part: the left half removes what is small, the right half does not
+    image[:, 32:] = (
+        60  # by which the routes part: the left half removes what is small, the right half does not
+    )
     image[4:8, 28:40] = image[20:22, 4:6] = 110
     image[12:16, 30:36] = image[26:28, 30:32] = 110
     parts = {
         "source": image,
         "tiles": {"size": 16, "halo": 4},
-        "segmenters": {"large": pipeline.Threshold(value=100, min_area=20), "any": pipeline.Threshold(value=100)},
+        "segmenters": {
+            "large": pipeline.Threshold(value=100, min_area=20),
+            "any": pipeline.Threshold(value=100),
+        },
         "route": [{"use": "any", "when": {"mean": {"min": 50}}}, {"use": "large"}],
     }
     found = {
-        wanted: pipeline.run(pipeline.Job(**parts, output={"path": str(tmp_path / wanted), "results": wanted.split()}), pipeline.local())
+        wanted: pipeline.run(
+            pipeline.Job(
+                **parts, output={"path": str(tmp_path / wanted), "results": wanted.split()}
+            ),
+            pipeline.local(),
+        )
         for wanted in ("semantic", "instance semantic")
     }
     labels = ndimage.label(image == 110)[0]
     whole = np.isin(labels, np.flatnonzero(np.bincount(labels.ravel())[1:] >= 20) + 1)
     for result in found.values():
         np.testing.assert_array_equal(result.classes.values, whole)
-        assert set(result.objects["certificate"]) == {"disputed"} or set(result.objects["certificate"]) == {"agreed"}
-    assert found["semantic"].record["certificates"] == found["instance semantic"].record["certificates"]
+        assert set(result.objects["certificate"]) == {"disputed"} or set(
+            result.objects["certificate"]
+        ) == {"agreed"}
+    assert (
+        found["semantic"].record["certificates"]
+        == found["instance semantic"].record["certificates"]
+    )

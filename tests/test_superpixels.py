@@ -54,10 +54,18 @@ def explained(image, labels):
 
 
 def test_patches_are_as_good_as_scikit_images():
-    """Of as many patches, ours explain as much of the image as scikit-image's; each hangs together and is of about a cell's size."""
+    """Of as many patches, ours explain as much of the image as scikit-image's; each hangs together
+    and is of about a cell's size.
+    """
     image = astronaut()
     ours = in_order(Superpixels(spacing=16, compactness=10)(image))
-    theirs = slic(pictures.astronaut(), n_segments=len(np.unique(ours)), compactness=10 / 100 * 255 / 10, convert2lab=False, start_label=1)
+    theirs = slic(
+        pictures.astronaut(),
+        n_segments=len(np.unique(ours)),
+        compactness=10 / 100 * 255 / 10,
+        convert2lab=False,
+        start_label=1,
+    )
     assert explained(image, ours) > 0.98 * explained(image, theirs)
     assert len(np.unique(label(ours, connectivity=1))) == len(np.unique(ours)) == 32 * 32
     assert np.bincount(ours.ravel())[1:].max() < 9 * 256
@@ -65,11 +73,15 @@ def test_patches_are_as_good_as_scikit_images():
 
 @st.composite
 def scenes(draw, dims=(2, 3)):
-    """Noise over smooth patches, of one or two bands, some with missing pixels; float32 or uint8."""
+    """Noise over smooth patches, of one or two bands, some with missing pixels; float32
+    or uint8.
+    """
     ndim = draw(st.sampled_from(dims))
     shape = tuple(draw(st.integers(1, 40 if ndim == 2 else 11)) for _ in range(ndim))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    image = 200 * ndimage.gaussian_filter(rng.random((draw(st.integers(1, 2)), *shape)), (0, *(2,) * ndim)) + 20 * rng.random(shape)
+    image = 200 * ndimage.gaussian_filter(
+        rng.random((draw(st.integers(1, 2)), *shape)), (0, *(2,) * ndim)
+    ) + 20 * rng.random(shape)
     if draw(st.booleans()):
         return image.astype(np.uint8)
     image = image.astype(np.float32)
@@ -80,7 +92,9 @@ def scenes(draw, dims=(2, 3)):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_tiled_superpixels_equal_whole_image(data):
-    """Tiled, patches are those of the whole image, in two and three dimensions, with missing pixels and after smoothing."""
+    """Tiled, patches are those of the whole image, in two and three dimensions, with missing pixels
+    and after smoothing.
+    """
     image = data.draw(scenes())
     tile, order = data.draw(tilings(image.shape[1:], most=20))
     method = Superpixels(
@@ -98,18 +112,27 @@ def test_tiled_superpixels_equal_whole_image(data):
 
 
 def regions(method, image, valid):
-    """The untiled region graph: superpixels of the whole image, their graph pixel by pixel, merged."""
+    """The untiled region graph: superpixels of the whole image, their graph pixel by
+    pixel, merged.
+    """
     keys = in_order(method(image, valid))
     nodes = method.nodes(image, valid)
     number = int(keys.max())
-    sums = np.stack([ndimage.sum_labels(f, keys, np.arange(1, number + 1)) for f in nodes], axis=1).astype(np.int64)
+    sums = np.stack(
+        [ndimage.sum_labels(f, keys, np.arange(1, number + 1)) for f in nodes], axis=1
+    ).astype(np.int64)
     area = np.bincount(keys.ravel(), minlength=number + 1)[1:]
     pairs = set()
     for axis in range(keys.ndim):
         a, b = np.moveaxis(keys, axis, 0)[:-1].ravel(), np.moveaxis(keys, axis, 0)[1:].ravel()
-        pairs |= {(min(p), max(p)) for p in zip(a.tolist(), b.tolist(), strict=True) if p[0] != p[1] and min(p) > 0}
+        pairs |= {
+            (min(p), max(p))
+            for p in zip(a.tolist(), b.tolist(), strict=True)
+            if p[0] != p[1] and min(p) > 0
+        }
     pairs = np.array(sorted(pairs), np.int64).reshape(-1, 2) - 1
-    # Names of regions do not matter, but which superpixel comes first breaks ties: order by key as the pipeline does.
+    # Names of regions do not matter, but which superpixel comes first breaks ties: order by key as
+    # the pipeline does.
     return keys, Graph(area, sums, pairs)
 
 
@@ -138,7 +161,9 @@ def test_tiled_regions_equal_whole_image(data):
     if len(graph.area) and method.cut != "hierarchical":  # whose ties go by key
         merged = np.concatenate([[0], method.merge(graph) + 1])[keys]
         sizes = np.bincount(merged.ravel(), minlength=1)
-        np.testing.assert_array_equal(one.labels, in_raster_order(np.where(sizes[merged] >= method.min_area, merged, 0)))
+        np.testing.assert_array_equal(
+            one.labels, in_raster_order(np.where(sizes[merged] >= method.min_area, merged, 0))
+        )
 
 
 @pytest.mark.parametrize("cut", ["hierarchical", "felzenszwalb", "threshold"])
@@ -147,14 +172,24 @@ def test_a_picture_tiled_one_by_one_and_seven_by_five(tmp_path, cut):
     image = astronaut()[:, :300, :310]
     with pipeline.local() as engine:
         found = [
-            pipeline.segment(image, RegionGraph(cut=cut, spacing=8, iterations=3), tmp_path / str(n), tile=tile, engine=engine)
+            pipeline.segment(
+                image,
+                RegionGraph(cut=cut, spacing=8, iterations=3),
+                tmp_path / str(n),
+                tile=tile,
+                engine=engine,
+            )
             for n, tile in enumerate((400, [43, 62]))
         ]
     labels = [zarr.open_array(tmp_path / str(n) / "labels.zarr" / "0")[:] for n in range(2)]
     assert found[1].record["plan"]["tiles"]["grid"] == [7, 5]
     np.testing.assert_array_equal(labels[0], labels[1])
     assert 5 < found[0].record["objects"] < 1400
-    assert found[0].objects.drop(columns="tiles", errors="ignore").equals(found[1].objects.drop(columns="tiles", errors="ignore"))
+    assert (
+        found[0]
+        .objects.drop(columns="tiles", errors="ignore")
+        .equals(found[1].objects.drop(columns="tiles", errors="ignore"))
+    )
 
 
 def rag(keys, image):
@@ -183,7 +218,9 @@ def test_threshold_cut_is_scikit_images():
 
 
 def test_hierarchical_merging_is_the_plain_algorithm():
-    """Merging by a heap is what is found by looking through all pairs for the most alike, again and again."""
+    """Merging by a heap is what is found by looking through all pairs for the most alike, again and
+    again.
+    """
     rng = np.random.default_rng(5)
     for _ in range(20):
         number = int(rng.integers(2, 30))
@@ -203,7 +240,9 @@ def test_hierarchical_merging_is_the_plain_algorithm():
                 break
             _, a, b = heap[0]
             sets[a] |= sets.pop(b)
-        np.testing.assert_array_equal(found, np.array([sorted(sets).index(of[k]) for k in range(number)]))
+        np.testing.assert_array_equal(
+            found, np.array([sorted(sets).index(of[k]) for k in range(number)])
+        )
 
 
 def test_felzenszwalb_is_the_plain_algorithm():
@@ -219,12 +258,16 @@ def test_felzenszwalb_is_the_plain_algorithm():
         sets, within = [{k} for k in range(number)], [0.0] * number
         for weight, a, b in sorted(zip(graph.distances().tolist(), *pairs.T.tolist(), strict=True)):
             i, j = (next(n for n, s in enumerate(sets) if m in s) for m in (a, b))
-            if i != j and all(weight <= within[n] + 200 / sum(area[m] for m in sets[n]) for n in (i, j)):
+            if i != j and all(
+                weight <= within[n] + 200 / sum(area[m] for m in sets[n]) for n in (i, j)
+            ):
                 sets[i] |= sets[j]
                 within[i] = weight
                 del sets[j], within[j]
         sets.sort(key=min)
-        np.testing.assert_array_equal(found, [next(n for n, s in enumerate(sets) if k in s) for k in range(number)])
+        np.testing.assert_array_equal(
+            found, [next(n for n, s in enumerate(sets) if k in s) for k in range(number)]
+        )
 
 
 def test_regions_find_what_is_there():
@@ -234,7 +277,9 @@ def test_regions_find_what_is_there():
     image = np.array([30, 120, 210])[cover] + rng.normal(0, 6, cover.shape)
     image[:, :80] -= 300
     with tempfile.TemporaryDirectory() as folder:
-        method = fitted_to(RegionGraph(spacing=6, threshold=8), image[None], np.ones(image.shape, bool))
+        method = fitted_to(
+            RegionGraph(spacing=6, threshold=8), image[None], np.ones(image.shape, bool)
+        )
         found = tiled(image[None], method, (50, 50), Path(folder))
     parts = label(cover + 1 + 3 * (np.arange(160) < 80), connectivity=1)
     assert adjusted_rand_score(parts.ravel(), found.labels.ravel()) > 0.9
@@ -242,10 +287,18 @@ def test_regions_find_what_is_there():
 
 @pytest.mark.parametrize("cut", ["hierarchical", "felzenszwalb", "threshold"])
 def test_regions_beside_tiles_of_another_route(tmp_path, cut):
-    """Superpixels that lie whole in tiles left out are no nodes of the graph; the others are merged as ever."""
+    """Superpixels that lie whole in tiles left out are no nodes of the graph; the others are merged
+    as ever.
+    """
     image = np.random.default_rng(1).random((40, 60))
     method = RegionGraph(cut=cut, spacing=4, iterations=2, gain=1.0, threshold=1e9, scale=1e9)
-    found = tiled(image[None], method, (20, 20), tmp_path, routes=[FIRST, SKIPPED, FIRST, SKIPPED, SKIPPED, FIRST])
+    found = tiled(
+        image[None],
+        method,
+        (20, 20),
+        tmp_path,
+        routes=[FIRST, SKIPPED, FIRST, SKIPPED, SKIPPED, FIRST],
+    )
     expected = np.zeros((40, 60), int)
     expected[:20, :20], expected[:, 40:] = 1, 2
     np.testing.assert_array_equal(found.labels, expected)
@@ -254,7 +307,10 @@ def test_regions_beside_tiles_of_another_route(tmp_path, cut):
 def test_little_to_find():
     """A constant image has square patches and is one region; what is not valid belongs to none."""
     flat = np.full((1, 12, 12), 7, np.uint8)
-    np.testing.assert_array_equal(in_order(Superpixels(spacing=4)(flat)), np.arange(9).reshape(3, 3).repeat(4, 0).repeat(4, 1) + 1)
+    np.testing.assert_array_equal(
+        in_order(Superpixels(spacing=4)(flat)),
+        np.arange(9).reshape(3, 3).repeat(4, 0).repeat(4, 1) + 1,
+    )
     valid = np.ones((12, 12), bool)
     valid[:, 5] = False
     assert (Superpixels(spacing=4)(flat, valid)[:, 5] == 0).all()
@@ -288,9 +344,13 @@ def test_refusals(options, message):
 @pytest.mark.parametrize("shape", [(40, 60), (6, 14, 22)])
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_keys_do_not_collide_far_from_the_first_pixel(shape, axis):
-    """However far out a block lies, its patches are those of the first block, and no key is that of a patch elsewhere on the lattice."""
+    """However far out a block lies, its patches are those of the first block, and no key is that of
+    a patch elsewhere on the lattice.
+    """
     image = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.uint8)
-    valid = np.random.default_rng(1).random(shape) < 0.8  # which leaves orphans, named by their pixels
+    valid = (
+        np.random.default_rng(1).random(shape) < 0.8
+    )  # which leaves orphans, named by their pixels
     superpixels = fitted_to(Superpixels(spacing=2, iterations=1), image, valid)
     here = superpixels(image, valid)
     seen = set(np.unique(here[valid]).tolist())
@@ -309,7 +369,10 @@ def test_images_beyond_what_keys_can_tell_apart_are_refused():
     """Where keys would collide, the image is refused before any work."""
     frame = Frame((1 << 31, 1 << 31), ("1",), "uint8")
     assert Superpixels().suited(frame) == Superpixels()
-    with pytest.raises(JobError, match=r"superpixels of an image of 2147483649 x 5; allowed: up to 2147483648 x 2147483648"):
+    with pytest.raises(
+        JobError,
+        match=r"superpixels of an image of 2147483649 x 5; allowed: up to 2147483648 x 2147483648",
+    ):
         Superpixels().suited(replace(frame, shape=((1 << 31) + 1, 5)))
     with pytest.raises(JobError, match=r"allowed: up to 262144 x 4194304 x 4194304"):
         RegionGraph().suited(replace(frame, shape=(5, 1 << 23, 5)))

@@ -1,4 +1,6 @@
-"""Tissue on slides as a trait of tiles: found once on the whole slide, against scikit-image, and on a real slide."""
+"""Tissue on slides as a trait of tiles: found once on the whole slide, against scikit-image, and on
+a real slide.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ def job(source, least: float, size: int, out) -> pipeline.Job:
     """Skip tiles with little tissue."""
     route = [{"use": "skip", "when": {"tissue": {"max": least}}}, {"use": "dark"}]
     segmenters = {"dark": Threshold(value=150, dark=True)}
-    return pipeline.Job(source=source, tiles={"size": size}, segmenters=segmenters, route=route, output={"path": str(out)})
+    return pipeline.Job(
+        source=source,
+        tiles={"size": size},
+        segmenters=segmenters,
+        route=route,
+        output={"path": str(out)},
+    )
 
 
 def slide(side: int = 256) -> np.ndarray:
@@ -29,7 +37,9 @@ def slide(side: int = 256) -> np.ndarray:
 
 
 def test_tissue_is_where_scikit_image_finds_it(shared, tmp_path):
-    """On a real slide the mask is that of scikit-image: Otsu's threshold of the smoothed saturation."""
+    """On a real slide the mask is that of scikit-image: Otsu's threshold of the smoothed
+    saturation.
+    """
     path = shared / "wsi/cmu-1-small-region.svs"
     run = plan(job(str(path), 0.05, 256, tmp_path / "out"), workers=1, memory=1 << 33).run
     found = tissue(run)
@@ -43,13 +53,21 @@ def test_tissue_is_where_scikit_image_finds_it(shared, tmp_path):
 
 
 def test_bare_glass_is_skipped(shared, tmp_path):
-    """On a real slide tiles without tissue are skipped; those that are nothing else are not, though each alone has two shades too."""
+    """On a real slide tiles without tissue are skipped; those that are nothing else are not, though
+    each alone has two shades too.
+    """
     path = shared / "wsi/cmu-1-small-region.svs"
     result = pipeline.run(job(str(path), 0.02, 256, tmp_path / "out"), pipeline.local())
     routes = result.record["routes"]
     assert 40 < routes["skip"]["tiles"] < 60
     assert routes["dark"]["tiles"] == 108 - routes["skip"]["tiles"]
-    everywhere = pipeline.segment(str(path), Threshold(value=150, dark=True), tmp_path / "all", tile=256, engine=pipeline.local())
+    everywhere = pipeline.segment(
+        str(path),
+        Threshold(value=150, dark=True),
+        tmp_path / "all",
+        tile=256,
+        engine=pipeline.local(),
+    )
     assert (result.labels.values > 0).sum() > 0.999 * (everywhere.labels.values > 0).sum()
 
 
@@ -76,15 +94,27 @@ def test_a_slide_without_tissue_or_pixels(tmp_path):
     mask = tissue(run).mask
     assert not mask[100:].any()
     assert mask[:96, :120].mean() > 0.95
-    run = plan(job(np.full((3, 40, 40), np.nan, np.float32), 0.4, 64, tmp_path / "out"), workers=1, memory=1 << 33).run
+    run = plan(
+        job(np.full((3, 40, 40), np.nan, np.float32), 0.4, 64, tmp_path / "out"),
+        workers=1,
+        memory=1 << 33,
+    ).run
     assert not tissue(run).mask.any()
 
 
 @pytest.mark.parametrize(
     ("source", "least", "message"),
     [
-        (slide()[:1], 0.5, r"route\[0\].when.tissue: the image has 1 band; allowed: red, green and blue first"),
-        (slide(), 5, r"when.tissue: 5.*; allowed: from 0 to 1, the share of pixels that are tissue"),
+        (
+            slide()[:1],
+            0.5,
+            r"route\[0\].when.tissue: the image has 1 band; allowed: red, green and blue first",
+        ),
+        (
+            slide(),
+            5,
+            r"when.tissue: 5.*; allowed: from 0 to 1, the share of pixels that are tissue",
+        ),
     ],
 )
 def test_refusals(tmp_path, source, least, message):

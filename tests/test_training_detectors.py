@@ -1,4 +1,6 @@
-"""Training of detectors: truth of boxes and of several classes, what is asked of a crop, and discs that are found in the end."""
+"""Training of detectors: truth of boxes and of several classes, what is asked of a crop, and discs
+that are found in the end.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +25,37 @@ from pipeline.training.losses import SLIVER, detection
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SMALL = {
-    "backbone": "resnet18", "anchors": [10, 16, 24, 32, 48], "ratios": [1.0], "rpn_batch_size_per_image": 64,
-    "box_batch_size_per_image": 64, "rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 100,
-}  # fmt: skip
+    "backbone": "resnet18",
+    "anchors": [10, 16, 24, 32, 48],
+    "ratios": [1.0],
+    "rpn_batch_size_per_image": 64,
+    "box_batch_size_per_image": 64,
+    "rpn_post_nms_top_n_train": 100,
+    "rpn_post_nms_top_n_test": 100,
+}
 
 
-def discs(seed: int, shape: tuple[int, int], number: int) -> tuple[Any, list[tuple[int, int, int]], Any]:
-    """A dark image with bright discs that do not touch, their rows, columns and radii, and their labels."""
+def discs(
+    seed: int, shape: tuple[int, int], number: int
+) -> tuple[Any, list[tuple[int, int, int]], Any]:
+    """A dark image with bright discs that do not touch, their rows, columns and radii, and their
+    labels.
+    """
     rng = np.random.default_rng(seed)
     labels, places = np.zeros(shape, np.int64), []
     while len(places) < number:
         radius = int(rng.integers(7, 12))
         row, column = (int(rng.integers(radius + 1, n - radius - 1)) for n in shape)
-        near = [1 for r, c, other in places if (r - row) ** 2 + (c - column) ** 2 < (radius + other + 3) ** 2]
+        near = [
+            1
+            for r, c, other in places
+            if (r - row) ** 2 + (c - column) ** 2 < (radius + other + 3) ** 2
+        ]
         if not near:
             places.append((row, column, radius))
-            rows, columns = ellipse(row + 0.0, column + 0.0, radius + 0.5, radius + 0.5, shape=shape)
+            rows, columns = ellipse(
+                row + 0.0, column + 0.0, radius + 0.5, radius + 0.5, shape=shape
+            )
             labels[rows, columns] = len(places)
     image = np.where(labels > 0, 190, 40) + rng.normal(0, 8, shape)
     return np.clip(image, 0, 255).astype(np.uint8), places, labels
@@ -47,20 +64,43 @@ def discs(seed: int, shape: tuple[int, int], number: int) -> tuple[Any, list[tup
 def card(folder: Path, classes: list[str] | None = None, **train: Any) -> recipe.Recipe:
     """A small detector for images of one band and their truth beside them."""
     parts = {
-        "name": "discs", "kind": "maskrcnn", "bands": ["1"], "classes": classes or ["disc"], "architecture": SMALL, "window": 128,
+        "name": "discs",
+        "kind": "maskrcnn",
+        "bands": ["1"],
+        "classes": classes or ["disc"],
+        "architecture": SMALL,
+        "window": 128,
         "value_scaling": {"type": "min-max", "minimum": 0, "maximum": 255},
         "train": {
-            "data": [{"image": "*.png", "truth": "*.json"}], "steps": 2, "batch": 2, "crop": 96, "every": 2, "device": "cpu", **train,
+            "data": [{"image": "*.png", "truth": "*.json"}],
+            "steps": 2,
+            "batch": 2,
+            "crop": 96,
+            "every": 2,
+            "device": "cpu",
+            **train,
         },
-    }  # fmt: skip
+    }
     return recipe.read(parts, folder)
 
 
-def coco(path: Path, shape: tuple[int, int], boxes: list[tuple[float, float, float, float]], names: list[str]) -> None:
+def coco(
+    path: Path,
+    shape: tuple[int, int],
+    boxes: list[tuple[float, float, float, float]],
+    names: list[str],
+) -> None:
     """Boxes (column, row, width, height) as COCO's JSON."""
     kinds = sorted(set(names))
     about = {
-        "images": [{"id": 1, "file_name": path.with_suffix(".png").name, "height": shape[0], "width": shape[1]}],
+        "images": [
+            {
+                "id": 1,
+                "file_name": path.with_suffix(".png").name,
+                "height": shape[0],
+                "width": shape[1],
+            }
+        ],
         "categories": [{"id": k, "name": kind} for k, kind in enumerate(kinds)],
         "annotations": [
             {"id": k, "image_id": 1, "category_id": kinds.index(name), "bbox": list(box)}
@@ -70,7 +110,9 @@ def coco(path: Path, shape: tuple[int, int], boxes: list[tuple[float, float, flo
     path.write_text(json.dumps(about))
 
 
-def write(folder: Path, name: str, seed: int, shape: tuple[int, int] = (160, 200), number: int = 12) -> Any:
+def write(
+    folder: Path, name: str, seed: int, shape: tuple[int, int] = (160, 200), number: int = 12
+) -> Any:
     """An image of discs and its truth of boxes. The labels of the discs."""
     image, places, labels = discs(seed, shape, number)
     Image.fromarray(image).save(folder / f"{name}.png")
@@ -80,26 +122,37 @@ def write(folder: Path, name: str, seed: int, shape: tuple[int, int] = (160, 200
 
 
 def test_a_box_stands_for_the_ellipse_in_it(tmp_path: Path) -> None:
-    """Of boxes, the truth is the ellipse in each, as scikit-image draws it, small ones above large ones, whatever their order."""
+    """Of boxes, the truth is the ellipse in each, as scikit-image draws it, small ones above large
+    ones, whatever their order.
+    """
     Image.fromarray(np.full((80, 90), 9, np.uint8)).save(tmp_path / "a.png")
     boxes = [(30.0, 20.0, 12.0, 10.0), (10.0, 8.0, 50.0, 60.0), (70.0, 60.0, 15.0, 12.0)]
     coco(tmp_path / "a.json", (80, 90), boxes, ["disc"] * 3)
     truth = samples.gathered(card(tmp_path, held_out=0.1))[0][0].truth.read(Box.whole((80, 90)))
     wanted = np.zeros((80, 90), np.int64)
     for number, (column, row, width, height) in enumerate([boxes[1], boxes[2], boxes[0]], start=1):
-        rows, columns = ellipse(row + height / 2 - 0.5, column + width / 2 - 0.5, height / 2, width / 2)
+        rows, columns = ellipse(
+            row + height / 2 - 0.5, column + width / 2 - 0.5, height / 2, width / 2
+        )
         wanted[rows, columns] = number
     assert (truth != wanted).mean() < 0.005  # a polygon of 32 corners is a little smaller
     assert set(np.unique(truth)) == {0, 1, 2, 3}
 
 
 def test_objects_keep_their_classes(tmp_path: Path) -> None:
-    """Of a truth with several classes, what a crop asks for has the classes of its objects; a class that the card has not is refused."""
+    """Of a truth with several classes, what a crop asks for has the classes of its objects; a class
+    that the card has not is refused.
+    """
     image, places, _ = discs(3, (120, 120), 8)
     Image.fromarray(image).save(tmp_path / "a.png")
     names = ["small" if radius < 9 else "large" for *_, radius in places]
     assert len(set(names)) == 2
-    coco(tmp_path / "a.json", (120, 120), [(c - r, a - r, 2 * r + 1, 2 * r + 1) for a, c, r in places], names)
+    coco(
+        tmp_path / "a.json",
+        (120, 120),
+        [(c - r, a - r, 2 * r + 1, 2 * r + 1) for a, c, r in places],
+        names,
+    )
     given = card(tmp_path, ["small", "large"], held_out=0.1)
     pair = samples.gathered(given)[0][0]
     still = Augment(zoom=1, brightness=0, contrast=0, gamma=0, noise=0, blur=0)
@@ -107,7 +160,9 @@ def test_objects_keep_their_classes(tmp_path: Path) -> None:
     for seed in range(20):
         image, wanted = samples.crop([pair], given.decoder, 64, still, np.random.default_rng(seed))
         asked = recorded(wanted[None], image[None], 2)
-        for (x0, y0, x1, y1), kind in zip(asked["boxes"].tolist(), asked["labels"].tolist(), strict=True):
+        for (x0, y0, x1, y1), kind in zip(
+            asked["boxes"].tolist(), asked["labels"].tolist(), strict=True
+        ):
             if min(x0, y0) > 0 and max(x1, y1) < 64:
                 seen.add((kind, (x1 - x0) // 2))
     assert {kind for kind, _ in seen} == {1, 2}
@@ -120,7 +175,9 @@ def recorded(wanted: Any, images: Any, classes: int) -> dict[str, torch.Tensor]:
     """What a detector is asked for, of a batch of one."""
 
     class Record(torch.nn.Module):
-        def forward(self, batch: list[torch.Tensor], asked: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        def forward(
+            self, batch: list[torch.Tensor], asked: list[dict[str, torch.Tensor]]
+        ) -> dict[str, torch.Tensor]:
             self.asked = asked[0]
             return {"a": batch[0].sum() * 0 + 1, "b": torch.ones(())}
 
@@ -130,7 +187,9 @@ def recorded(wanted: Any, images: Any, classes: int) -> dict[str, torch.Tensor]:
 
 
 def test_slivers_and_what_is_not_known_are_not_asked_for() -> None:
-    """Of an object that a crop cuts to less than SLIVER rows or columns, nothing is asked, nor of pixels where truth is not known."""
+    """Of an object that a crop cuts to less than SLIVER rows or columns, nothing is asked, nor of
+    pixels where truth is not known.
+    """
     wanted = np.zeros((1, 1, 32, 32), np.float32)
     wanted[0, 0, :, : SLIVER - 1] = 1
     wanted[0, 0, 5:15, 10:20] = 2
@@ -143,7 +202,9 @@ def test_slivers_and_what_is_not_known_are_not_asked_for() -> None:
 
 
 def test_a_single_image_is_parted(tmp_path: Path) -> None:
-    """Of a single image, a share of its longer side is held out: both parts together are the image, and the first alone is trained on."""
+    """Of a single image, a share of its longer side is held out: both parts together are the image,
+    and the first alone is trained on.
+    """
     labels = write(tmp_path, "a", 1)
     (first,), (second,) = samples.gathered(card(tmp_path, held_out=0.25))
     assert (first.shape, second.shape) == ((160, 150), (160, 50))
@@ -152,16 +213,22 @@ def test_a_single_image_is_parted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(together > 0, first.truth.read(Box.whole((160, 200))) > 0)
     assert ((together > 0) == (labels > 0)).mean() > 0.99
     image = np.concatenate([first.kept[0], second.kept[0]], axis=2)  # type: ignore[index]
-    np.testing.assert_allclose(image[0], np.asarray(Image.open(tmp_path / "a.png"), np.float32) / 255, atol=1e-6)
+    np.testing.assert_allclose(
+        image[0], np.asarray(Image.open(tmp_path / "a.png"), np.float32) / 255, atol=1e-6
+    )
 
 
 def test_boxes_are_truth_for_detectors_only(tmp_path: Path) -> None:
     """Boxes do not say which pixels are of an object: for other networks they are refused."""
     write(tmp_path, "a", 1)
     parts = {
-        "name": "a", "kind": "unet", "bands": ["1"], "classes": ["disc"], "decoder": {"kind": "boundary"},
+        "name": "a",
+        "kind": "unet",
+        "bands": ["1"],
+        "classes": ["disc"],
+        "decoder": {"kind": "boundary"},
         "train": {"data": [{"image": "a.png", "truth": "a.json"}], "crop": 32},
-    }  # fmt: skip
+    }
     with pytest.raises(JobError, match=r"a\.json holds boxes; allowed: labels, polygons or masks"):
         samples.gathered(recipe.read(parts, tmp_path))
 
@@ -179,9 +246,14 @@ def test_the_same_seed_gives_the_same_detector(tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 def test_discs_are_found(tmp_path: Path) -> None:
-    """A detector that is trained on boxes round discs finds those of a part that was held out, and a run of its bundle finds as many."""
+    """A detector that is trained on boxes round discs finds those of a part that was held out, and
+    a run of its bundle finds as many.
+    """
     labels = write(tmp_path, "a", 1, (400, 600), 150)
-    bundle = loop.train(card(tmp_path, steps=100, batch=2, every=50, learning_rate=0.001, held_out=0.3), tmp_path / "out")
+    bundle = loop.train(
+        card(tmp_path, steps=100, batch=2, every=50, learning_rate=0.001, held_out=0.3),
+        tmp_path / "out",
+    )
     metrics = cards.read(str(bundle)).card.metrics
     assert metrics["f1"] > 0.8, metrics
     held = np.asarray(Image.open(tmp_path / "a.png"))[None, :, 420:]

@@ -34,7 +34,9 @@ def test_felzenszwalb_is_scikit_images():
     """In one window it is scikit-image's, of bands in a common scale."""
     image = np.moveaxis(pictures.astronaut(), -1, 0)[:, :200, :200]
     method = fitted_to(Felzenszwalb(scale=50, sigma=0), image, everywhere(image))
-    expected = segmentation.felzenszwalb(np.moveaxis(image * method.gain / 100, 0, -1), scale=50, sigma=0, min_size=20)
+    expected = segmentation.felzenszwalb(
+        np.moveaxis(image * method.gain / 100, 0, -1), scale=50, sigma=0, min_size=20
+    )
     np.testing.assert_array_equal(method(image), in_raster_order(expected + 1))
 
 
@@ -53,9 +55,13 @@ def test_random_walker_is_scikit_images():
 
 def test_normalized_cut_parts_two_halves():
     """Two covers with noise are parted where they meet."""
-    image = np.where(np.arange(64) < 32, 60, 140)[None].repeat(48, 0) + np.random.default_rng(0).normal(0, 5, (48, 64))
+    image = np.where(np.arange(64) < 32, 60, 140)[None].repeat(48, 0) + np.random.default_rng(
+        0
+    ).normal(0, 5, (48, 64))
     found = NormalizedCut(spacing=8, most=0.1)(image[None])
-    assert adjusted_rand_score((np.arange(64) < 32)[None].repeat(48, 0).ravel(), found.ravel()) > 0.9
+    assert (
+        adjusted_rand_score((np.arange(64) < 32)[None].repeat(48, 0).ravel(), found.ravel()) > 0.9
+    )
 
 
 @EACH
@@ -70,7 +76,9 @@ def test_one_window_is_proved(tmp_path, method):
 
 @EACH
 def test_many_windows_are_not_called_proved(method):
-    """In several windows nothing is proved; objects that all windows drew alike are agreed; the result is near the untiled one."""
+    """In several windows nothing is proved; objects that all windows drew alike are agreed; the
+    result is near the untiled one.
+    """
     image = coins()[None]
     method = fitted_to(method, image, everywhere(image))
     with tempfile.TemporaryDirectory() as folder:
@@ -78,12 +86,18 @@ def test_many_windows_are_not_called_proved(method):
     assert "proved" not in found.certificates
     assert len(found.certificates) == found.labels.max()
     untiled = method(image)
-    assert adjusted_rand_score(untiled.ravel(), found.labels.ravel()) > (0.9 if isinstance(method, RandomWalker) else 0.3)
+    assert adjusted_rand_score(untiled.ravel(), found.labels.ravel()) > (
+        0.9 if isinstance(method, RandomWalker) else 0.3
+    )
     assert "agreed" in found.certificates or not isinstance(method, Felzenszwalb)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 4, 13])
-@pytest.mark.parametrize("method", [Felzenszwalb(), NormalizedCut(spacing=8, iterations=1)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [Felzenszwalb(), NormalizedCut(spacing=8, iterations=1)],
+    ids=lambda m: type(m).__name__,
+)
 def test_any_number_of_bands(method, bands):
     """Bands that repeat the first change nothing but the scale; none is left out."""
     image = np.repeat(coins()[None, :64, :80], bands, axis=0).astype(float)
@@ -95,7 +109,9 @@ def test_any_number_of_bands(method, bands):
 
 @EACH
 def test_little_to_find(method):
-    """A constant image has one region (of the walker: no object); what is not valid belongs to none; nothing valid has none."""
+    """A constant image has one region (of the walker: no object); what is not valid belongs to
+    none; nothing valid has none.
+    """
     flat = np.full((1, 24, 24), 7, np.uint8)
     found = method(flat)
     assert (found == (0 if isinstance(method, RandomWalker) else 1)).all()

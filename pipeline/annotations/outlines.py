@@ -1,4 +1,6 @@
-"""What people drew, pixel by pixel: polygons and masks in layers, crowds below. Between companions and auditing."""
+"""What people drew, pixel by pixel: polygons and masks in layers, crowds below. Between companions
+and auditing.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ class Masks:
         """The number of the last mask at each pixel."""
         found = np.zeros(box.shape, np.int64)
         for mask, number in zip(self.masks, self.numbers, strict=True):
-            if len(mask.column) and mask.column[0] < box.stop[1] and mask.column[-1] >= box.start[1]:
+            if (
+                len(mask.column)
+                and mask.column[0] < box.stop[1]
+                and mask.column[-1] >= box.start[1]
+            ):
                 found[mask.within(box)] = number
         return found
 
@@ -37,7 +43,9 @@ class Masks:
         """A checksum of all."""
         import hashlib
 
-        parts = (part.tobytes() for mask in self.masks for part in (mask.column, mask.low, mask.high))
+        parts = (
+            part.tobytes() for mask in self.masks for part in (mask.column, mask.low, mask.high)
+        )
         return hashlib.sha256(b"".join(parts) + repr(self.numbers).encode()).hexdigest()
 
 
@@ -61,14 +69,21 @@ class Layers:
 
 
 def layers(outlines: tuple[Rings | Runs, ...], crowd: tuple[bool, ...] = ()) -> Layers:
-    """Outlines numbered from 1, each over those before it, and all over crowds, whose number is CROWD."""
+    """Outlines numbered from 1, each over those before it, and all over crowds, whose number is
+    CROWD.
+    """
     numbered: list[tuple[int, Rings | Runs]] = []
     number = 0
     for outline, many in zip(outlines, crowd or (False,) * len(outlines), strict=True):
         number += not many
         numbered.append((CROWD if many else number, outline))
     numbered.sort(key=lambda pair: pair[0] != CROWD)  # keeps the order of the others
-    return Layers(tuple(_layer(list(some)) for _, some in groupby(numbered, key=lambda pair: isinstance(pair[1], Runs))))
+    return Layers(
+        tuple(
+            _layer(list(some))
+            for _, some in groupby(numbered, key=lambda pair: isinstance(pair[1], Runs))
+        )
+    )
 
 
 def _layer(numbered: list[tuple[int, Any]]) -> Companion:

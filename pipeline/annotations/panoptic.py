@@ -1,4 +1,6 @@
-"""Panoptic results and truth, as numbers of segments that tell their class: what is compared with what is then a matter of counts."""
+"""Panoptic results and truth, as numbers of segments that tell their class: what is compared with
+what is then a matter of counts.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Pair:
     def read(self, box: Box) -> Numbers:
         """The numbers in a box."""
         kinds = self.classes.read(box)
-        return np.where(np.isin(kinds, self.ignore), VOID * CLASS, kinds * CLASS + self.labels.read(box))
+        return np.where(
+            np.isin(kinds, self.ignore), VOID * CLASS, kinds * CLASS + self.labels.read(box)
+        )
 
     def fingerprint(self) -> Any:
         """Those of the two."""
@@ -53,7 +57,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Coco:
-    """Truth in COCO's panoptic format: a PNG of numbers and, from its JSON, the class of each; crowds and what has no number are void."""
+    """Truth in COCO's panoptic format: a PNG of numbers and, from its JSON, the class of each;
+    crowds and what has no number are void.
+    """
 
     source: Source
     kinds: Mapping[int, int]
@@ -66,8 +72,14 @@ class Coco:
         found = numbers(self.source.read(box))
         own, where = np.unique(found, return_inverse=True)
         if unknown := [n for n in own.tolist() if n not in self.kinds]:
-            raise SourceError(f"segment {unknown[0]} of the panoptic PNG is not in the JSON's segments_info; is it another image's?")
-        coded = [VOID * CLASS if self.kinds[n] == VOID else self.kinds[n] * CLASS + n for n in own.tolist()]
+            raise SourceError(
+                f"segment {unknown[0]} of the panoptic PNG is not in the JSON's segments_info; "
+                f"is it another image's?"
+            )
+        coded = [
+            VOID * CLASS if self.kinds[n] == VOID else self.kinds[n] * CLASS + n
+            for n in own.tolist()
+        ]
         return np.array(coded, np.int64)[where].reshape(box.shape)
 
     def fingerprint(self) -> Any:
@@ -84,8 +96,15 @@ def open_pair(path: str, ignore: tuple[int, ...] = ()) -> Pair:
     """A result's labels and classes; SourceError where the folder holds none."""
     for name in ("labels.zarr", "classes.zarr"):
         if not there(path, name):
-            raise SourceError(f"{path} holds no {name}; allowed: the folder of a result of layers, or of instance and semantic results")
-    return Pair(Raster(open_source(joined(path, "labels.zarr"))), Raster(open_classes(joined(path, "classes.zarr"))), ignore)
+            raise SourceError(
+                f"{path} holds no {name}; allowed: the folder of a result of layers, or of "
+                f"instance and semantic results"
+            )
+    return Pair(
+        Raster(open_source(joined(path, "labels.zarr"))),
+        Raster(open_classes(joined(path, "classes.zarr"))),
+        ignore,
+    )
 
 
 def open_classes(path: str) -> Source:
@@ -93,14 +112,23 @@ def open_classes(path: str) -> Source:
     return open_source(path, nodata=float(np.iinfo(open_source(path).frame.dtype).max))
 
 
-def open_truth(path: str, frame: Frame, image: str | None = None, ignore: tuple[int, ...] = ()) -> Pair | Coco:
-    """Panoptic truth: COCO's JSON, whose PNG lies beside it or in a folder of its name, or the folder of another result.
+def open_truth(
+    path: str, frame: Frame, image: str | None = None, ignore: tuple[int, ...] = ()
+) -> Pair | Coco:
+    """Panoptic truth: COCO's JSON, whose PNG lies beside it or in a folder of its name, or the
+    folder of another result.
 
     JobError where its shape is another than the frame's; SourceError where it cannot be read.
     """
-    truth: Pair | Coco = open_pair(path, (0, *ignore)) if remote(path) or Path(path).is_dir() else _coco(Path(path), image, ignore)
+    truth: Pair | Coco = (
+        open_pair(path, (0, *ignore))
+        if remote(path) or Path(path).is_dir()
+        else _coco(Path(path), image, ignore)
+    )
     if truth.source.frame.shape != frame.shape:
-        given, mine = (" x ".join(map(str, shape)) for shape in (truth.source.frame.shape, frame.shape))
+        given, mine = (
+            " x ".join(map(str, shape)) for shape in (truth.source.frame.shape, frame.shape)
+        )
         raise JobError(f"truth of {given} pixels; allowed: {mine}")
     return truth
 
@@ -110,13 +138,24 @@ def _coco(path: Path, image: str | None, ignore: Container[int]) -> Coco:
         data = read_json(path, "the truth")
         drawn = {entry["file_name"]: entry["segments_info"] for entry in data["annotations"]}
         images = {entry["id"]: entry["file_name"] for entry in data.get("images", [])}
-        wanted = [a["file_name"] for a in data["annotations"] if image in (None, a["file_name"], images.get(a["image_id"]))]
+        wanted = [
+            a["file_name"]
+            for a in data["annotations"]
+            if image in (None, a["file_name"], images.get(a["image_id"]))
+        ]
         things = frozenset(kind["id"] for kind in data["categories"] if kind.get("isthing", 1))
     except (LookupError, ValueError, TypeError, AttributeError) as error:
-        raise SourceError(f"{path} is no panoptic JSON of COCO's: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            f"{path} is no panoptic JSON of COCO's: {type(error).__name__}: {error}"
+        ) from error
     if len(wanted) != 1:
-        raise SourceError(f"{path} describes {len(drawn)} images ({', '.join(list(drawn)[:5])}); name one of them (--image)")
-    folders = [folder for folder in (path.parent, path.with_suffix("")) if Path(folder, wanted[0]).exists()]
+        raise SourceError(
+            f"{path} describes {len(drawn)} images ({', '.join(list(drawn)[:5])}); name one of "
+            f"them (--image)"
+        )
+    folders = [
+        folder for folder in (path.parent, path.with_suffix("")) if Path(folder, wanted[0]).exists()
+    ]
     if not folders:
         raise SourceError(f"there is no {wanted[0]} beside {path}, nor in {path.with_suffix('')}")
     png = followed(str(path), str(wanted[0]), path.parent.resolve(), folders[0])

@@ -1,8 +1,10 @@
-"""Where what people drew lies on an image: coordinates of a file, in its own system or none, as rows and columns.
+"""Where what people drew lies on an image: coordinates of a file, in its own system or none, as
+rows and columns.
 
-A file that says its coordinate reference system is reprojected into the image's. GeoJSON that names none is in longitude and latitude
-(RFC 7946), but on an image that has no place in pixels, as QuPath writes it. Where a file does not say, or says what cannot be, the user is
-asked: ``crs: pixels``, ``crs: image`` for the image's own, or any CRS.
+A file that says its coordinate reference system is reprojected into the image's. GeoJSON that names
+none is in longitude and latitude (RFC 7946), but on an image that has no place in pixels, as QuPath
+writes it. Where a file does not say, or says what cannot be, the user is asked: ``crs: pixels``,
+``crs: image`` for the image's own, or any CRS.
 
 References
 ----------
@@ -47,12 +49,14 @@ class Said:
 
 
 def in_pixels(places: Coordinates, said: Said, frame: Frame) -> Coordinates:
-    """Coordinates (n, 2) x, y as x along columns and y along rows, from the upper left corner of the image's first pixel.
+    """Coordinates (n, 2) x, y as x along columns and y along rows, from the upper left corner of
+    the image's first pixel.
 
     Raises
     ------
     JobError
-        Where it is not known, or cannot be, what the coordinates are in; the message says what to say.
+        Where it is not known, or cannot be, what the coordinates are in; the message says what to
+        say.
     """
     system = _system(places, said, frame)
     if system == PIXELS or not len(places):
@@ -74,38 +78,63 @@ def to_pixels(frame: Frame, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Coordin
 def refuse_grid(other: Frame, frame: Frame, what: str) -> None:
     """JobError where a raster is not on the image's grid, as far as both say where they lie."""
     if other.shape != frame.shape:
-        raise JobError(f"{what}: a raster of {_by(other.shape)} pixels; allowed: the image's {_by(frame.shape)}")
-    if other.crs is not None and frame.crs is not None and (theirs := _crs(other.crs, what)) != (mine := _crs(frame.crs, "the image")):
-        raise JobError(f"{what}: in the CRS {_short(theirs)}; allowed: the image's, {_short(mine)}; warp it to the image's grid (gdalwarp)")
+        raise JobError(
+            f"{what}: a raster of {_by(other.shape)} pixels; allowed: the image's "
+            f"{_by(frame.shape)}"
+        )
+    if (
+        other.crs is not None
+        and frame.crs is not None
+        and (theirs := _crs(other.crs, what)) != (mine := _crs(frame.crs, "the image"))
+    ):
+        raise JobError(
+            f"{what}: in the CRS {_short(theirs)}; allowed: the image's, {_short(mine)}; warp it "
+            f"to the image's grid (gdalwarp)"
+        )
     if other.transform is not None and frame.transform is not None:
         rows, columns = np.array([[0, 0], [0, other.shape[-1]], [other.shape[-2], 0]], np.float64).T
         found = np.stack(to_pixels(frame, *other.place(rows, columns)))
         if (off := float(np.abs(found - np.stack([rows, columns])).max())) > FAR:
             raise JobError(
-                f"{what}: its corners lie up to {off:.4g} pixels off the image's, at {other.transform} and {frame.transform}; "
+                f"{what}: its corners lie up to {off:.4g} pixels off the image's, at "
+                f"{other.transform} and {frame.transform}; "
                 "allowed: a raster of the image's grid; warp it (gdalwarp -te -ts)"
             )
 
 
-def refuse_outside(low: npt.NDArray[Any], high: npt.NDArray[Any], frame: Frame, hint: str = "") -> None:
-    """JobError where something that reaches from a place (row, column) to another lies outside the image."""
-    outside = ((high < 0) | (low >= np.array(frame.shape))).any(axis=1) | ((low < 0) & (high <= 0)).any(axis=1)
+def refuse_outside(
+    low: npt.NDArray[Any], high: npt.NDArray[Any], frame: Frame, hint: str = ""
+) -> None:
+    """JobError where something that reaches from a place (row, column) to another lies outside the
+    image.
+    """
+    outside = ((high < 0) | (low >= np.array(frame.shape))).any(axis=1) | (
+        (low < 0) & (high <= 0)
+    ).any(axis=1)
     if outside.any():
         first = tuple(low[outside][0].astype(int).tolist())
         raise JobError(
-            f"{int(outside.sum())} of {len(low)} lie outside the image, the first at pixel {first}; "
+            f"{int(outside.sum())} of {len(low)} lie outside the image, the first at pixel "
+            f"{first}; "
             f"allowed: 0 up to {_by(frame.shape)}{hint}"
         )
 
 
 def read_as(places: Coordinates, said: Said, frame: Frame) -> str:
-    """In words, what coordinates are taken for: the end of a message that they lie outside of the image."""
+    """In words, what coordinates are taken for: the end of a message that they lie outside of the
+    image.
+    """
     system = _system(places, said, frame)
     if said.asked is not None:
         return ""
     if system == PIXELS and len(places) and (places[:, 1] <= 0).all():
-        return "; rows are counted down from 0, and these are negative, as QGIS has them: write y without the sign"
-    words = {PIXELS: "pixels", IMAGE: "the image's coordinates"}.get(system) or f"coordinates in {_short(_crs(system, said.what))}"
+        return (
+            "; rows are counted down from 0, and these are negative, as QGIS has them: write "
+            "y without the sign"
+        )
+    words = {PIXELS: "pixels", IMAGE: "the image's coordinates"}.get(
+        system
+    ) or f"coordinates in {_short(_crs(system, said.what))}"
     usual = "" if said.stated else ", as GeoJSON is that names no CRS"
     return f"; they are taken for {words}{usual}; if they are others, say so: crs"
 
@@ -119,7 +148,10 @@ def _system(places: Coordinates, said: Said, frame: Frame) -> str:
     if crs is not None and said.stated:
         if frame.crs is None or not placed:
             named = _short(_crs(crs, said.what))
-            raise JobError(f"{said.what}: in the CRS {named}, and the image has none; allowed: pixels; where they are, crs: pixels")
+            raise JobError(
+                f"{said.what}: in the CRS {named}, and the image has none; allowed: pixels; "
+                f"where they are, crs: pixels"
+            )
         return crs
     if not placed:
         return PIXELS
@@ -135,22 +167,33 @@ def _asked(said: Said, frame: Frame) -> str:
     if asked == PIXELS:
         return PIXELS
     if frame.transform is None or (frame.crs is None and asked != IMAGE):
-        raise JobError(f"crs: {asked!r}; the image has no place that is known; allowed: pixels{', image' if frame.transform else ''}")
+        raise JobError(
+            f"crs: {asked!r}; the image has no place that is known; allowed: "
+            f"pixels{', image' if frame.transform else ''}"
+        )
     if asked != IMAGE:
         _crs(asked, "crs")
     return asked
 
 
 def _told_by_extent(places: Coordinates, said: Said, frame: Frame) -> str:
-    """Of an image that has a place in no known CRS: pixels or the image's coordinates, whichever lie on it; JobError where both do."""
+    """Of an image that has a place in no known CRS: pixels or the image's coordinates, whichever
+    lie on it; JobError where both do.
+    """
     rows, columns = frame.shape[-2:]
     row, column = to_pixels(frame, *places.T)
-    fits = {PIXELS: _lies(places[:, 1], places[:, 0], rows, columns), IMAGE: _lies(row, column, rows, columns)}
+    fits = {
+        PIXELS: _lies(places[:, 1], places[:, 0], rows, columns),
+        IMAGE: _lies(row, column, rows, columns),
+    }
     found = [system for system, fit in fits.items() if fit]
     if len(found) == 1:
         return found[0]
     both = "both do lie" if found else "neither lie"
-    raise JobError(f"{said.what} does not say whether it is in pixels or in the image's coordinates, and {both} on it; {_choices(frame)}")
+    raise JobError(
+        f"{said.what} does not say whether it is in pixels or in the image's coordinates, and "
+        f"{both} on it; {_choices(frame)}"
+    )
 
 
 def _lies(row: Coordinates, column: Coordinates, rows: int, columns: int) -> bool:
@@ -167,7 +210,9 @@ def _doubt(places: Coordinates, crs: str | None) -> str:
 
 def _choices(frame: Frame) -> str:
     mine = f" ({_short(_crs(frame.crs, 'the image'))})" if frame.crs else ""
-    return f"say it: crs: pixels, crs: image, for the image's own{mine}" + (", or another, such as crs: EPSG:4326" if frame.crs else "")
+    return f"say it: crs: pixels, crs: image, for the image's own{mine}" + (
+        ", or another, such as crs: EPSG:4326" if frame.crs else ""
+    )
 
 
 def _reprojected(places: Coordinates, system: str, said: Said, frame: Frame) -> Coordinates:
@@ -179,12 +224,17 @@ def _reprojected(places: Coordinates, system: str, said: Said, frame: Frame) -> 
     moved = np.array(transform(theirs, mine, *places.T.tolist()), np.float64).T
     if not np.isfinite(moved).all():
         first = tuple(places[~np.isfinite(moved).all(axis=1)][0].tolist())
-        raise JobError(f"{said.what}: {first} in {_short(theirs)} has no place in the image's CRS, {_short(mine)}")
+        raise JobError(
+            f"{said.what}: {first} in {_short(theirs)} has no place in the image's CRS, "
+            f"{_short(mine)}"
+        )
     return moved
 
 
 def _is_of_the_earth(said: Said) -> bool:
-    """Whether a CRS says where on the earth something lies: those that are only axes, which GeoPackage calls undefined, do not."""
+    """Whether a CRS says where on the earth something lies: those that are only axes, which
+    GeoPackage calls undefined, do not.
+    """
     found = _crs(str(said.crs), said.what)
     return bool(found.is_geographic or found.is_projected)
 

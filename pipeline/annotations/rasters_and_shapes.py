@@ -1,11 +1,13 @@
-"""What a segmenter is given besides the image: seeds or markers, as points, as a raster or as a vector file.
+"""What a segmenter is given besides the image: seeds or markers, as points, as a raster or as a
+vector file.
 
-A segmenter names the options that hold such things in its attribute ``companions``. Before a run, what the job gives there (a list, a path)
-is opened here against the image, and what does not fit it is refused; the segmenter then holds something that `read`s a box of it. A
-segmenter itself knows nothing of files.
+A segmenter names the options that hold such things in its attribute ``companions``. Before a run,
+what the job gives there (a list, a path) is opened here against the image, and what does not fit it
+is refused; the segmenter then holds something that `read`s a box of it. A segmenter itself knows
+nothing of files.
 
-Shapes are drawn pixel by pixel: a pixel belongs to a polygon that holds its middle. A scan-line renderer may decide in another way in
-another window.
+Shapes are drawn pixel by pixel: a pixel belongs to a polygon that holds its middle. A scan-line
+renderer may decide in another way in another window.
 """
 
 from __future__ import annotations
@@ -63,14 +65,18 @@ class Raster:
         return self.numbers(box)[0]
 
     def numbers(self, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """The first band, and where it has data. SourceError where a float there is no whole number."""
+        """The first band, and where it has data. SourceError where a float there is no whole
+        number.
+        """
         block = self.source.read(box)
         known, values = where_measured(self.source, box, block)[0], block[0]
         if values.dtype.kind != "f":
             return np.where(known, values, 0).astype(np.int64), known
         values = np.where(known, values, 0)
         if (odd := (values != np.rint(values)) | (np.abs(values) > WHOLE)).any():
-            raise SourceError(f"{self.name} holds {values[odd][0]}; allowed: whole numbers, as floats too")
+            raise SourceError(
+                f"{self.name} holds {values[odd][0]}; allowed: whole numbers, as floats too"
+            )
         return values.astype(np.int64), known
 
     def fingerprint(self) -> Any:
@@ -80,30 +86,41 @@ class Raster:
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Points, lines and polygons, in pixels: x along columns, y along rows, from the upper left corner of the first pixel."""
+    """Points, lines and polygons, in pixels: x along columns, y along rows, from the upper left
+    corner of the first pixel.
+    """
 
     wkb: tuple[bytes, ...]
     numbers: tuple[int, ...]
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The number of the last shape at each pixel: polygons hold its middle, lines and points lie in it."""
+        """The number of the last shape at each pixel: polygons hold its middle, lines and points
+        lie in it.
+        """
         import shapely
 
         found = np.zeros(box.shape, np.int64)
         (top, left), (bottom, right) = box.start, box.stop
         shapes = shapely.from_wkb(self.wkb)
         low_x, low_y, high_x, high_y = shapely.bounds(shapes).T
-        for k in np.flatnonzero((low_x < right) & (high_x >= left) & (low_y < bottom) & (high_y >= top)).tolist():
+        for k in np.flatnonzero(
+            (low_x < right) & (high_x >= left) & (low_y < bottom) & (high_y >= top)
+        ).tolist():
             part = Box(
                 (max(top, int(np.floor(low_y[k]))), max(left, int(np.floor(low_x[k])))),
-                (min(bottom, int(np.floor(high_y[k])) + 1), min(right, int(np.floor(high_x[k])) + 1)),
+                (
+                    min(bottom, int(np.floor(high_y[k])) + 1),
+                    min(right, int(np.floor(high_x[k])) + 1),
+                ),
             )
             rows, columns = np.mgrid[part.start[0] : part.stop[0], part.start[1] : part.stop[1]]
             if shapely.get_dimensions(shapes[k]) == 2:
                 shapely.prepare(shapes[k])
                 inside = shapely.contains_xy(shapes[k], columns + 0.5, rows + 0.5)
             else:
-                inside = shapely.intersects(shapely.box(columns, rows, columns + 1, rows + 1), shapes[k])
+                inside = shapely.intersects(
+                    shapely.box(columns, rows, columns + 1, rows + 1), shapes[k]
+                )
             found[part.within(box)][inside] = self.numbers[k]
         return found
 
@@ -120,10 +137,12 @@ def open_companion(given: Any, frame: Frame) -> Companion:
     Parameters
     ----------
     given
-        Points (row, column) or (plane, row, column) in pixels, each with a number after that or not; an array or the path of a raster of
-        the image's grid; the path of a vector file; or a mapping: ``points`` (x, y) with their ``crs``, or ``path`` with the ``layer``
-        that is meant, the ``attribute`` that holds numbers or, with ``classes`` in their order, names, and the ``crs`` where the file does
-        not say it: ``pixels``, ``image`` or another. `pipeline.annotations.placement` says how it is told.
+        Points (row, column) or (plane, row, column) in pixels, each with a number after that or
+        not; an array or the path of a raster of the image's grid; the path of a vector file; or a
+        mapping: ``points`` (x, y) with their ``crs``, or ``path`` with the ``layer`` that is meant,
+        the ``attribute`` that holds numbers or, with ``classes`` in their order, names, and the
+        ``crs`` where the file does not say it: ``pixels``, ``image`` or another.
+        `pipeline.annotations.placement` says how it is told.
     frame
         The image's.
 
@@ -135,22 +154,34 @@ def open_companion(given: Any, frame: Frame) -> Companion:
         If a file cannot be read.
     """
     known: dict[str, Any] = (
-        dict(given) if isinstance(given, Mapping) else {"points": given} if isinstance(given, (list, tuple)) else {"path": given}
+        dict(given)
+        if isinstance(given, Mapping)
+        else {"points": given}
+        if isinstance(given, (list, tuple))
+        else {"path": given}
     )
     if (set(known) - KEYS) or ("path" in known) == ("points" in known):
-        raise JobError(f"{given!r}; allowed: points, a path, or a mapping with one of these, and crs, attribute, classes or layer")
+        raise JobError(
+            f"{given!r}; allowed: points, a path, or a mapping with one of these, and crs, "
+            f"attribute, classes or layer"
+        )
     if "points" in known:
         return _points(known["points"], known.get("crs"), frame)
     path = known["path"]
     if isinstance(path, (str, os.PathLike)) and os.fspath(path).lower().endswith(VECTORS):
         return _shapes(os.fspath(path), known, frame)
     if more := sorted(set(known) - {"path"}):
-        raise JobError(f"{more[0]}: {known[more[0]]!r} with {_called(path)}; allowed with a vector file: {', '.join(VECTORS)}")
+        raise JobError(
+            f"{more[0]}: {known[more[0]]!r} with {_called(path)}; allowed with a vector file: "
+            f"{', '.join(VECTORS)}"
+        )
     return _raster(path, frame)
 
 
 def _volume(path: Any, frame: Frame) -> Source:
-    """A raster of planes; where its axes say that they are bands, of the image's number, these are the planes."""
+    """A raster of planes; where its axes say that they are bands, of the image's number, these are
+    the planes.
+    """
     try:
         return open_source(path, planes="all")
     except JobError:
@@ -177,7 +208,8 @@ def _raster(path: Any, frame: Frame) -> Raster:
     except JobError as error:
         if frame.ndim == 3 and str(error).startswith("planes:"):
             raise JobError(
-                f"{name} has no planes; allowed for a volume: a raster of its {' x '.join(map(str, frame.shape))} pixels"
+                f"{name} has no planes; allowed for a volume: a raster of its "
+                f"{' x '.join(map(str, frame.shape))} pixels"
             ) from error
         raise
     refuse_grid(source.frame, frame, name)
@@ -195,7 +227,9 @@ def _shapes(path: str, known: Mapping[str, Any], frame: Frame) -> Shapes:
     import shapely
 
     if frame.ndim != 2:
-        raise JobError(f"{path}: a vector file for a volume; allowed: points (plane, row, column), or a raster")
+        raise JobError(
+            f"{path}: a vector file for a volume; allowed: points (plane, row, column), or a raster"
+        )
     attribute = known.get("attribute")
     found = vector_files.read(path, known.get("layer"), [attribute] if attribute else [])
     shapes = shapely.force_2d(shapely.from_wkb(found.wkb))
@@ -207,15 +241,24 @@ def _shapes(path: str, known: Mapping[str, Any], frame: Frame) -> Shapes:
     moved = shapely.set_coordinates(shapes[there].copy(), in_pixels(corners, said, frame))
     low_x, low_y, high_x, high_y = shapely.bounds(moved).T
     try:
-        refuse_outside(np.floor(np.stack([low_y, low_x], axis=1)), np.stack([high_y, high_x], axis=1), frame, read_as(corners, said, frame))
+        refuse_outside(
+            np.floor(np.stack([low_y, low_x], axis=1)),
+            np.stack([high_y, high_x], axis=1),
+            frame,
+            read_as(corners, said, frame),
+        )
     except JobError as error:
         raise JobError(f"{path}: {error}") from error
     numbers = _numbers(path, found, known)[there]
     return Shapes(tuple(shapely.to_wkb(moved).tolist()), tuple(numbers.tolist()))
 
 
-def _numbers(path: str, found: vector_files.Vectors, known: Mapping[str, Any]) -> npt.NDArray[np.int64]:
-    """The number of each shape: its place in the file, what an attribute says, or the class that an attribute names."""
+def _numbers(
+    path: str, found: vector_files.Vectors, known: Mapping[str, Any]
+) -> npt.NDArray[np.int64]:
+    """The number of each shape: its place in the file, what an attribute says, or the class that an
+    attribute names.
+    """
     attribute, classes = known.get("attribute"), known.get("classes")
     if attribute is None:
         return np.arange(1, len(found.wkb) + 1)
@@ -226,21 +269,36 @@ def _numbers(path: str, found: vector_files.Vectors, known: Mapping[str, Any]) -
         values = values.astype(np.int64)
     if values.dtype.kind not in "iu" or (values < 1).any():
         raise JobError(
-            f"{path}: attribute: {attribute!r} holds {values[:3].tolist()}, …; allowed: whole numbers from 1, or names with classes"
+            f"{path}: attribute: {attribute!r} holds {values[:3].tolist()}, …; allowed: whole "
+            f"numbers from 1, or names with classes"
         )
     return np.asarray(values, np.int64)
 
 
-def _named(path: str, attribute: str, names: list[str | None], classes: Any) -> npt.NDArray[np.int64]:
-    """Classes by name; JobError where there is none of a name, or nobody said which names there are."""
+def _named(
+    path: str, attribute: str, names: list[str | None], classes: Any
+) -> npt.NDArray[np.int64]:
+    """Classes by name; JobError where there is none of a name, or nobody said which names there
+    are.
+    """
     if classes is None:
         shown = ", ".join(sorted({str(name) for name in names})[:8])
-        raise JobError(f"{path}: attribute: {attribute!r} holds names, {shown}; say which is which: classes, such as [{shown}], from 1")
-    numbers = dict(classes) if isinstance(classes, Mapping) else {str(name): k + 1 for k, name in enumerate(classes)}
-    if (unknown := next((k for k, name in enumerate(names) if name not in numbers), None)) is not None:
+        raise JobError(
+            f"{path}: attribute: {attribute!r} holds names, {shown}; say which is which: "
+            f"classes, such as [{shown}], from 1"
+        )
+    numbers = (
+        dict(classes)
+        if isinstance(classes, Mapping)
+        else {str(name): k + 1 for k, name in enumerate(classes)}
+    )
+    if (
+        unknown := next((k for k, name in enumerate(names) if name not in numbers), None)
+    ) is not None:
         what = "none" if names[unknown] is None else repr(names[unknown])
         raise JobError(
-            f"{path}: attribute: the {attribute} of feature {unknown + 1} is {what}; {nearest(names[unknown], map(str, numbers))}"
+            f"{path}: attribute: the {attribute} of feature {unknown + 1} is {what}; "
+            f"{nearest(names[unknown], map(str, numbers))}"
         )
     return np.array([numbers[name] for name in names], np.int64)
 

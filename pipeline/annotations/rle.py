@@ -1,4 +1,5 @@
-"""Masks as COCO writes them: the lengths of runs down the columns, of pixels that are not of the mask and of such that are, in turn.
+"""Masks as COCO writes them: the lengths of runs down the columns, of pixels that are not of the
+mask and of such that are, in turn.
 
 Never unpacked to a whole image: a mask is held as its stretches of columns.
 """
@@ -50,7 +51,8 @@ def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
     Parameters
     ----------
     counts
-        The lengths, the first of pixels that are not of the mask; or the string that pycocotools packs them into.
+        The lengths, the first of pixels that are not of the mask; or the string that pycocotools
+        packs them into.
     size
         (rows, columns) of the image.
 
@@ -70,7 +72,10 @@ def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
         raise ValueError(f"a mask of {rows} x {columns} pixels; allowed: at least one")
     length = np.array(unpacked(counts) if isinstance(counts, str) else _whole(counts), np.int64)
     if (length < 0).any() or length.sum() != rows * columns:
-        raise ValueError(f"the runs of a mask add up to {length.sum()} pixels; allowed: none below 0, and in all {rows} x {columns}")
+        raise ValueError(
+            f"the runs of a mask add up to {length.sum()} pixels; allowed: none below 0, and in "
+            f"all {rows} x {columns}"
+        )
     ends = np.cumsum(length)
     start, stop = (ends - length)[1::2], ends[1::2]
     start, stop = start[start < stop], stop[start < stop]
@@ -83,8 +88,9 @@ def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
 
 
 def unpacked(text: str) -> list[int]:
-    """The lengths in a string: each in digits of five bits, the lowest first, the sixth bit saying that more follow; from the fourth on,
-    the difference to the last but one. ValueError where it is none.
+    """The lengths in a string: each in digits of five bits, the lowest first, the sixth bit saying
+    that more follow; from the fourth on, the difference to the last but one. ValueError where it is
+    none.
 
     References
     ----------
@@ -95,7 +101,10 @@ def unpacked(text: str) -> list[int]:
     for character in text:
         digit = ord(character) - ord("0")
         if not 0 <= digit < 64 or digits == MOST_DIGITS:
-            raise ValueError(f"the runs {text[:20]!r} are no packed lengths at {character!r}; allowed: what pycocotools writes")
+            raise ValueError(
+                f"the runs {text[:20]!r} are no packed lengths at {character!r}; allowed: what "
+                f"pycocotools writes"
+            )
         value |= (digit & 31) << (5 * digits)
         digits += 1
         if not digit & 32:
@@ -103,11 +112,18 @@ def unpacked(text: str) -> list[int]:
             found.append(value + (found[-2] if len(found) > 2 else 0))
             value = digits = 0
     if digits:
-        raise ValueError(f"the runs {text[:20]!r} end within a number; the file may have been cut short")
+        raise ValueError(
+            f"the runs {text[:20]!r} end within a number; the file may have been cut short"
+        )
     return found
 
 
 def _whole(counts: Any) -> list[int]:
-    if not isinstance(counts, (list, tuple)) or not all(isinstance(n, int) and not isinstance(n, bool) for n in counts):
-        raise ValueError(f"the runs of a mask are {str(counts)[:40]}; allowed: a list of whole numbers, or a string")
+    if not isinstance(counts, (list, tuple)) or not all(
+        isinstance(n, int) and not isinstance(n, bool) for n in counts
+    ):
+        raise ValueError(
+            f"the runs of a mask are {str(counts)[:40]}; allowed: a list of whole numbers, or a "
+            f"string"
+        )
     return list(counts)

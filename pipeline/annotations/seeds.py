@@ -25,13 +25,24 @@ class Points:
 
     @classmethod
     def of(cls, given: Any, ndim: int) -> Points:
-        """Points from a list of places, each followed by its number or, all of them, numbered 1, 2, …; JobError where it is none."""
+        """Points from a list of places, each followed by its number or, all of them, numbered 1, 2,
+        …; JobError where it is none.
+        """
         rows = [tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in given]
         extra = {len(row) - ndim for row in rows}
-        numeric = all(isinstance(number, (int, float)) and math.isfinite(number) for row in rows for number in row)
+        numeric = all(
+            isinstance(number, (int, float)) and math.isfinite(number)
+            for row in rows
+            for number in row
+        )
         if not numeric or extra not in ({0}, {1}):
-            raise JobError(f"{given!r}; allowed: at least one place of {ndim} numbers, each followed by its class (from 1) or none of them")
-        numbers = tuple(row[ndim] for row in rows) if extra == {1} else tuple(range(1, len(rows) + 1))
+            raise JobError(
+                f"{given!r}; allowed: at least one place of {ndim} numbers, each followed by its "
+                f"class (from 1) or none of them"
+            )
+        numbers = (
+            tuple(row[ndim] for row in rows) if extra == {1} else tuple(range(1, len(rows) + 1))
+        )
         if not all(isinstance(number, int) and number >= 1 for number in numbers):
             raise JobError(f"{given!r}; allowed: classes that are whole numbers from 1")
         return cls(tuple(row[:ndim] for row in rows), numbers)
@@ -58,8 +69,12 @@ class Points:
         return [list(self.places), list(self.numbers)]
 
 
-def given_in(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None = None) -> npt.NDArray[np.int64]:
-    """The seed numbers of a block's pixels, 0 for none: points, or what `rasters_and_shapes` opened."""
+def given_in(
+    what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None = None
+) -> npt.NDArray[np.int64]:
+    """The seed numbers of a block's pixels, 0 for none: points, or what `rasters_and_shapes`
+    opened.
+    """
     given, box = _opened(what, shape, origin)
     found: npt.NDArray[np.int64] = given.read(box)
     return found
@@ -72,7 +87,9 @@ def any_given_in(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | No
 
 
 def _opened(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None) -> tuple[Any, Box]:
-    """What was given, as something that can be read, and the box of the image that a block is of."""
+    """What was given, as something that can be read, and the box of the image that a
+    block is of.
+    """
     start = origin or (0,) * len(shape)
     box = Box(start, tuple(a + n for a, n in zip(start, shape, strict=True)))
     return what if hasattr(what, "read") else Points.of(what, len(shape)), box

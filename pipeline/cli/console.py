@@ -1,5 +1,5 @@
-"""What all commands of the command line share: the application, options, and how an error ends it. Everything heavy is imported when a
-command needs it.
+"""What all commands of the command line share: the application, options, and how an error ends it.
+Everything heavy is imported when a command needs it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,37 @@ app = typer.Typer(
 )
 
 Scheduler = Annotated[
-    str | None, typer.Option("--scheduler", metavar="ADDRESS", help="The Dask scheduler to run on, such as tcp://host:8786.")
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="The Dask scheduler to run on, such as tcp://host:8786.",
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Processes of a local cluster; 0: in this process. Default: one for each processor.")
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Processes of a local cluster; 0: in this process. Default: one for each processor.",
+    ),
 ]
 Gpus = Annotated[
     int,
     typer.Option(
-        "--gpus", min=0, help="How many of these processes have a GPU of this machine, one each; segmenters that ask for it go there."
+        "--gpus",
+        min=0,
+        help="How many of these processes have a GPU of this machine, one each; segmenters that "
+        "ask for it go there.",
     ),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", "--overwrite", help="Start anew, whatever the output holds.")]
-Reader = Annotated[list[str] | None, typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2].")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", "--overwrite", help="Start anew, whatever the output holds.")
+]
+Reader = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2]."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -61,7 +79,9 @@ def _assignment(text: str, option: str) -> tuple[str, Any]:
 
 @contextlib.contextmanager
 def errors(*, debug: bool) -> Iterator[None]:
-    """End the command with one message and the exit code of the error; with ``debug``, after where it was raised."""
+    """End the command with one message and the exit code of the error; with ``debug``, after where
+    it was raised.
+    """
     try:
         yield
     except TilewiseError as error:
@@ -80,7 +100,9 @@ def writable(*files: Path | None) -> None:
         try:
             file.touch()
         except OSError as error:
-            raise OutputError(f"{file} cannot be written: {error.strerror}; choose another file") from error
+            raise OutputError(
+                f"{file} cannot be written: {error.strerror}; choose another file"
+            ) from error
         file.unlink()
 
 
@@ -91,11 +113,19 @@ def whole(facts: Any, *, as_json: bool) -> str:
     import yaml
 
     plain = json.dumps(facts, indent=1)
-    return plain if as_json else yaml.safe_dump(json.loads(plain), sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return (
+        plain
+        if as_json
+        else yaml.safe_dump(
+            json.loads(plain), sort_keys=False, default_flow_style=None, allow_unicode=True
+        )
+    )
 
 
 def _end(message: str, code: int) -> NoReturn:
     if code == Interrupted.exit_code:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the ending, with a traceback
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # a second Ctrl-C would end the ending, with a traceback
     typer.echo(f"tilewise: {message}", err=True)
     sys.exit(code)

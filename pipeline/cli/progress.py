@@ -1,4 +1,6 @@
-"""Progress for people: a bar on a terminal, a line per event in a log, a JSON object per line for programs."""
+"""Progress for people: a bar on a terminal, a line per event in a log, a JSON object per line for
+programs.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,26 @@ def watching(*, quiet: bool, as_json: bool) -> Iterator[Watch]:
     if quiet or as_json or not sys.stderr.isatty():
         yield _Lines(quiet=quiet, json=as_json)
         return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:10}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     from rich.console import Console
 
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    ) as bars:
         yield _Bars(bars)
 
 
@@ -40,7 +56,9 @@ class _Bars:
             self._rows[event.stage] = self._bars.add_task(event.stage, total=event.total, note="")
             self._starts[event.stage] = event.at
         note = _note(event, self._starts[event.stage])
-        self._bars.update(self._rows[event.stage], completed=event.done, total=event.total, note=note)
+        self._bars.update(
+            self._rows[event.stage], completed=event.done, total=event.total, note=note
+        )
         if event.fault:
             self._bars.console.print(f"[red]failed[/red] {event.fault}")
 
@@ -56,11 +74,25 @@ class _Lines:
         start = self._starts.setdefault(event.stage, event.at)
         if self._json:
             print(as_json(event), flush=True)  # noqa: T201  it is what the user asked for
-        elif not self._quiet and (first or event.fault or event.done == event.total or event.at - self._said >= EVERY):
+        elif not self._quiet and (
+            first or event.fault or event.done == event.total or event.at - self._said >= EVERY
+        ):
             self._said = event.at
-            parts = [part for part in (_note(event, start), _left(event, start), event.fault and f"FAILED {event.fault}") if part]
+            parts = [
+                part
+                for part in (
+                    _note(event, start),
+                    _left(event, start),
+                    event.fault and f"FAILED {event.fault}",
+                )
+                if part
+            ]
             stamp = time.strftime("%H:%M:%S")
-            print(f"{stamp} {event.stage} {event.done}/{event.total} {', '.join(parts)}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+            print(  # noqa: T201  the progress of a batch job is its log
+                f"{stamp} {event.stage} {event.done}/{event.total} {', '.join(parts)}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _left(event: Event, start: float) -> str:

@@ -1,7 +1,9 @@
-"""What this program says in a log, without secrets: addresses in messages and tracebacks are shown as in errors.
+"""What this program says in a log, without secrets: addresses in messages and tracebacks are shown
+as in errors.
 
-The logger ``pipeline`` does so wherever it is used. In processes that are ours alone, of the command line and of our workers, so do all
-loggers, warnings, and tracebacks of errors that nobody caught: libraries log what they ask, and errors of theirs name it.
+The logger ``pipeline`` does so wherever it is used. In processes that are ours alone, of the
+command line and of our workers, so do all loggers, warnings, and tracebacks of errors that nobody
+caught: libraries log what they ask, and errors of theirs name it.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def redact(record: logging.LogRecord) -> None:
 
 
 def redact_all() -> None:
-    """Show no secrets of any logger, warning or uncaught error of this process; of use once, in a process that is ours alone."""
+    """Show no secrets of any logger, warning or uncaught error of this process; of use once, in a
+    process that is ours alone.
+    """
     make, warn = logging.getLogRecordFactory(), warnings.formatwarning
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -64,7 +68,9 @@ def redact_all() -> None:
         logging.setLogRecordFactory(made)
         warnings.formatwarning = warned
         sys.excepthook = _uncaught
-        threading.excepthook = lambda found: _uncaught(found.exc_type, found.exc_value, found.exc_traceback)
+        threading.excepthook = lambda found: _uncaught(
+            found.exc_type, found.exc_value, found.exc_traceback
+        )
 
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, where: Any) -> None:

@@ -1,4 +1,6 @@
-"""What a key may be, in words for people who write YAML by hand. (DESIGN names no such room: jobs and plug-ins share it.)"""
+"""What a key may be, in words for people who write YAML by hand. (DESIGN names no such room: jobs
+and plug-ins share it.)
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,8 @@ def meaning(wanted: Any) -> str:
 
 
 def refusal(where: str, value: Any, allowed: str) -> str:
-    """The key's path, its value and what is allowed; the nearest spelling, or how YAML came to read another value than was meant.
+    """The key's path, its value and what is allowed; the nearest spelling, or how YAML came to read
+    another value than was meant.
 
     >>> refusal("stitch.iou", "5e-1", "a number")
     "stitch.iou: '5e-1'; allowed: a number; in YAML this is text: write 0.5, without quotes"
@@ -76,15 +79,21 @@ def refusal(where: str, value: Any, allowed: str) -> str:
         hint = "; a finite one"
     elif isinstance(value, str):
         number = _number(value) if "number" in allowed else None
-        hint = f"; in YAML this is text: write {number}, without quotes" if number else like(value, re.findall("'([^']+)'", allowed))
+        hint = (
+            f"; in YAML this is text: write {number}, without quotes"
+            if number
+            else like(value, re.findall("'([^']+)'", allowed))
+        )
     return f"{where}: {BRIEF.repr(value)}; allowed: {allowed}{hint}"
 
 
-def explained(faults: Iterable[Any], keys: Mapping[str, Iterable[str]], elsewhere: Callable[[str, str], str]) -> list[str]:
+def explained(
+    faults: Iterable[Any], keys: Mapping[str, Iterable[str]], elsewhere: Callable[[str, str], str]
+) -> list[str]:
     """What pydantic found, a line for each key.
 
-    ``keys``: by path of a part of the job, "" for all of it, the keys that it may have. ``elsewhere`` tells of a key that is not known
-    what else has it.
+    ``keys``: by path of a part of the job, "" for all of it, the keys that it may have.
+    ``elsewhere`` tells of a key that is not known what else has it.
     """
     lines: dict[str, list[str]] = {}
     told: dict[str, Any] = {}
@@ -96,11 +105,18 @@ def explained(faults: Iterable[Any], keys: Mapping[str, Iterable[str]], elsewher
             lines[f"{where} is missing"] = []
         elif fault["type"] == "extra_forbidden":
             above, _, last = where.rpartition(".")
-            lines[f"{where}: there is no such key; {nearest(last, keys[above])}{elsewhere(last, above)}"] = []
+            lines[
+                f"{where}: there is no such key; "
+                f"{nearest(last, keys[above])}{elsewhere(last, above)}"
+            ] = []
         else:
             told[where] = value
             lines.setdefault(where, []).append(_allowed(fault, keys.get(where, ())))
-    whole = {where for where in told if not any(other.startswith((f"{where}[", f"{where}.")) for other in told)}
+    whole = {
+        where
+        for where in told
+        if not any(other.startswith((f"{where}[", f"{where}.")) for other in told)
+    }
     return [
         refusal(line, told[line], ", or ".join(lines[line])) if line in told else line
         for line in lines
@@ -109,13 +125,21 @@ def explained(faults: Iterable[Any], keys: Mapping[str, Iterable[str]], elsewher
 
 
 def _path(location: Iterable[str | int]) -> str:
-    """A key's path: ``output.labels[0]``, without pydantic's names for the choices that it tried."""
+    """A key's path: ``output.labels[0]``, without pydantic's names for the choices that
+    it tried.
+    """
     steps = [
-        step for step in location if not re.match(r"(literal|list|function-\w+|constrained-\w+|int|str|float|bool)(\[.*)?$", str(step))
+        step
+        for step in location
+        if not re.match(
+            r"(literal|list|function-\w+|constrained-\w+|int|str|float|bool)(\[.*)?$", str(step)
+        )
     ]
     if steps and steps[-1] == "[key]":
         return f"a key of {_path(steps[:-2])}"
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+    return "".join(
+        f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps
+    ).removeprefix(".")
 
 
 def _allowed(fault: Any, keys: Iterable[str]) -> str:
@@ -128,7 +152,9 @@ def _allowed(fault: Any, keys: Iterable[str]) -> str:
 
 
 def _number(text: str) -> str | None:
-    """A number that YAML took for text, such as 1e-3 or one in quotes, as YAML takes it for a number; None where it is none."""
+    """A number that YAML took for text, such as 1e-3 or one in quotes, as YAML takes it for a
+    number; None where it is none.
+    """
     try:
         number = float(text)
     except ValueError:

@@ -1,5 +1,5 @@
-"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys. (DESIGN names no such room: jobs and cards
-share it.)
+"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys.
+(DESIGN names no such room: jobs and cards share it.)
 """
 
 from __future__ import annotations
@@ -36,16 +36,26 @@ def read(path: Path, what: str) -> Any:
         with path.open(encoding="utf-8") as file:
             text = file.read(LONGEST + 1)
     except UnicodeDecodeError as error:
-        raise JobError(f"{what} {path} is no text: byte {error.start} is no UTF-8; allowed: YAML, saved as UTF-8") from error
+        raise JobError(
+            f"{what} {path} is no text: byte {error.start} is no UTF-8; allowed: YAML, saved as "
+            f"UTF-8"
+        ) from error
     except OSError as error:
-        raise JobError(f"{what} {path.absolute()} cannot be read: {error.strerror or error}") from error
+        raise JobError(
+            f"{what} {path.absolute()} cannot be read: {error.strerror or error}"
+        ) from error
     return parse(text, f"{what} {path}")
 
 
 def parse(text: str, what: str) -> Any:
-    """What YAML holds; JobError, which calls it ``what``, if it is none, gives a key twice, or becomes far longer by its anchors."""
+    """What YAML holds; JobError, which calls it ``what``, if it is none, gives a key twice, or
+    becomes far longer by its anchors.
+    """
     if len(text) > LONGEST:
-        raise JobError(f"{what} is longer than {LONGEST} characters; allowed: up to these; give long lists as files")
+        raise JobError(
+            f"{what} is longer than {LONGEST} characters; allowed: up to these; give long lists "
+            f"as files"
+        )
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -65,7 +75,9 @@ def parse(text: str, what: str) -> Any:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """What a JSON file of somebody else's holds; SourceError, which calls it ``what``, if it cannot be read."""
+    """What a JSON file of somebody else's holds; SourceError, which calls it ``what``, if it cannot
+    be read.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -76,14 +88,19 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{what} {path} is no JSON that can be read: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            f"{what} {path} is no JSON that can be read: {type(error).__name__}: {error}"
+        ) from error
 
 
 def change(parts: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Put values by dotted key, such as ``{"tiles.size": 512}``, in the place of a file's."""
     for key, value in changes.items():
         if not all(key.split(".")):
-            raise JobError(f"{key!r} is no key's path; allowed: names with dots between them, such as tiles.size")
+            raise JobError(
+                f"{key!r} is no key's path; allowed: names with dots between them, such as "
+                f"tiles.size"
+            )
         at, (*above, last) = parts, key.split(".")
         for name in above:
             below = at.setdefault(name, {})
@@ -94,7 +111,9 @@ def change(parts: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
-    """A value of a dataclass from its options; JobError, naming ``where`` they stand, where one is unknown or does not hold."""
+    """A value of a dataclass from its options; JobError, naming ``where`` they stand, where one is
+    unknown or does not hold.
+    """
     names = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in options:
         if key not in names:
@@ -106,24 +125,39 @@ def made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
 
 def _refuse_growth(root: Any, what: str, most: int) -> None:
-    """JobError where a document is too long once each alias stands for what its anchor holds, or holds itself."""
+    """JobError where a document is too long once each alias stands for what its anchor holds, or
+    holds itself.
+    """
     sizes: dict[int, int | None] = {}
 
     def size(node: Any) -> int:
         if id(node) in sizes:
             known = sizes[id(node)]
             if known is None:
-                raise JobError(f"{what}: an anchor in line {node.start_mark.line + 1} holds itself; allowed: what ends")
+                raise JobError(
+                    f"{what}: an anchor in line {node.start_mark.line + 1} holds itself; "
+                    f"allowed: what ends"
+                )
             return known
         sizes[id(node)] = None
         if isinstance(node, yaml.ScalarNode):
             if node.tag in WORDS and len(node.value) > WORD:
-                raise JobError(f"{what}: a number of {len(node.value)} characters in line {node.start_mark.line + 1}; allowed: {WORD}")
+                raise JobError(
+                    f"{what}: a number of {len(node.value)} characters in line "
+                    f"{node.start_mark.line + 1}; allowed: {WORD}"
+                )
             found = 1 + len(node.value)
         else:
-            found = 1 + sum(size(each) for part in node.value for each in (part if isinstance(part, tuple) else (part,)))
+            found = 1 + sum(
+                size(each)
+                for part in node.value
+                for each in (part if isinstance(part, tuple) else (part,))
+            )
         if found > most:
-            raise JobError(f"{what} becomes longer than {most} characters by its anchors; allowed: fewer aliases (*), each written out")
+            raise JobError(
+                f"{what} becomes longer than {most} characters by its anchors; allowed: fewer "
+                f"aliases (*), each written out"
+            )
         sizes[id(node)] = found
         return found
 
@@ -132,7 +166,9 @@ def _refuse_growth(root: Any, what: str, most: int) -> None:
 
 
 def _refuse_twice(node: Any, what: str, path: str, seen: set[int]) -> None:
-    """JobError for a key that a mapping has twice: YAML's readers keep the last, and say nothing."""
+    """JobError for a key that a mapping has twice: YAML's readers keep the last, and say
+    nothing.
+    """
     if id(node) in seen:  # an anchor's, again
         return
     seen.add(id(node))
@@ -145,7 +181,11 @@ def _refuse_twice(node: Any, what: str, path: str, seen: set[int]) -> None:
             name, line = (key.tag, str(key.value)), key.start_mark.line + 1
             here = f"{path}.{key.value}".removeprefix(".")
             if name in lines and key.tag != MERGE:
-                at = f"in line {line}" if line == lines[name] else f"in lines {lines[name]} and {line}"
+                at = (
+                    f"in line {line}"
+                    if line == lines[name]
+                    else f"in lines {lines[name]} and {line}"
+                )
                 raise JobError(f"{what}: {here} is given twice, {at}; allowed: once")
             lines[name] = line
             _refuse_twice(value, what, here, seen)
@@ -153,7 +193,15 @@ def _refuse_twice(node: Any, what: str, path: str, seen: set[int]) -> None:
 
 def _told(error: yaml.MarkedYAMLError) -> str:
     """What is wrong and where, in one line."""
-    begun = f" that begins in line {error.context_mark.line + 1}" if error.context and error.context_mark else ""
+    begun = (
+        f" that begins in line {error.context_mark.line + 1}"
+        if error.context and error.context_mark
+        else ""
+    )
     told = f"{error.context}{begun}, {error.problem}" if error.context else str(error.problem)
-    where = f" in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}" if error.problem_mark else ""
+    where = (
+        f" in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        if error.problem_mark
+        else ""
+    )
     return f"{told}{where}" + ("; indent with spaces" if "\\t" in str(error.problem) else "")

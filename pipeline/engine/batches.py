@@ -1,4 +1,6 @@
-"""Which items go next, in batches of what size, and what becomes of those that were near a death. Knows nothing of Dask."""
+"""Which items go next, in batches of what size, and what becomes of those that were near a death.
+Knows nothing of Dask.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,15 @@ from pipeline.config import logs
 from pipeline.engine.contract import Needs, Outcome
 
 ALOFT = 3  # batches in flight for each task that can run at once: one runs, two wait for it
-AIM = 0.5  # seconds a batch is meant to take; one that has taken twice as long comes back unfinished
+AIM = (
+    0.5  # seconds a batch is meant to take; one that has taken twice as long comes back unfinished
+)
 LARGEST = 256  # items in a batch
 STEP = 4  # times as many items as the batch before has a batch at most
-AHEAD = 16_384  # items read before they are sent, so that one kind of item does not keep another waiting
-SINGLY = 1  # times an item that was near a death is tried by itself among others, before it is tried alone
+# items read before they are sent, so that one kind of item does not keep another waiting
+AHEAD = 16_384
+# times an item that was near a death is tried by itself among others, before it is tried alone
+SINGLY = 1
 
 logger = logs.logger()
 
@@ -45,7 +51,9 @@ class Lost:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The items that wait for the same resources: they are never behind those that wait for others."""
+    """The items that wait for the same resources: they are never behind those that wait
+    for others.
+    """
 
     needs: dict[str, float]
     fresh: deque[int] = field(default_factory=deque)
@@ -67,7 +75,9 @@ class Lane:
         return tuple(self.fresh.popleft() for _ in range(min(most, len(self.fresh))))
 
     def learn(self, done: Done) -> None:
-        """Fit the size to what a batch took, in steps upwards: the first items of an image may be its empty border."""
+        """Fit the size to what a batch took, in steps upwards: the first items of an image may be
+        its empty border.
+        """
         fitting = AIM * len(done.outcomes) / max(done.seconds, 1e-9)
         self.size = max(1, int(min(fitting, STEP * self.size, LARGEST)))
 
@@ -83,7 +93,9 @@ class Batch:
 
 
 class Queue:
-    """Which items go next. An item of a batch whose worker died is a suspect: it is tried again by itself, in the end alone."""
+    """Which items go next. An item of a batch whose worker died is a suspect: it is tried again by
+    itself, in the end alone.
+    """
 
     def __init__(self, items: Iterable[int], needs: Callable[[int], Needs] | None) -> None:
         self._items, self._needs = iter(items), needs
@@ -98,7 +110,9 @@ class Queue:
         return not (self._unread or self._alone) and all(lane.idle for lane in self._lanes.values())
 
     def ready(self, slots: Callable[[Needs], int]) -> Iterator[Batch]:
-        """The batches to send now: for each kind of needs a few more than the ``slots`` that can run at once."""
+        """The batches to send now: for each kind of needs a few more than the ``slots`` that can
+        run at once.
+        """
         wanted = 1
         while wanted:
             self._read(wanted)
@@ -106,15 +120,28 @@ class Queue:
             for lane in self._lanes.values():
                 count = slots(lane.needs) if not (lane.needs and lane.idle) else 0
                 while lane.aloft < ALOFT * count:
-                    # The last items are shared out, so that no worker is left with a long batch while the others have nothing.
-                    most = int(min(lane.size, max(1, (len(lane.fresh) + self._unread) / (2 * count))))
-                    if not lane.suspects and len(lane.fresh) < most and self._unread and self._held < AHEAD:
+                    # The last items are shared out, so that no worker is left with a long batch
+                    # while the others have nothing.
+                    most = int(
+                        min(lane.size, max(1, (len(lane.fresh) + self._unread) / (2 * count)))
+                    )
+                    if (
+                        not lane.suspects
+                        and len(lane.fresh) < most
+                        and self._unread
+                        and self._held < AHEAD
+                    ):
                         wanted = max(wanted, most)
                         break
                     if not (items := lane.take(most)):
                         break
                     yield self._launch(Batch(lane, items))
-        if self._alone and not self._unread and all(lane.idle for lane in self._lanes.values()) and slots(self._alone[0][0].needs):
+        if (
+            self._alone
+            and not self._unread
+            and all(lane.idle for lane in self._lanes.values())
+            and slots(self._alone[0][0].needs)
+        ):
             lane, item = self._alone.popleft()
             yield self._launch(Batch(lane, (item,), alone=True))
 
@@ -131,12 +158,18 @@ class Queue:
         """Take in that a task was lost: its items are tried again, unless it was alone."""
         batch.lane.aloft -= 1
         verdict = "given up" if batch.alone else "tried again"
-        logger.warning("%s; %d item(s) from %d on: %s", lost.reason, len(batch.items), batch.items[0], verdict)
+        logger.warning(
+            "%s; %d item(s) from %d on: %s", lost.reason, len(batch.items), batch.items[0], verdict
+        )
         for item in batch.items:
             deaths = self._deaths[item] = self._deaths.get(item, 0) + 1
             if batch.alone:
                 del self._deaths[item]
-                yield Outcome(item, error=f"{lost.reason}, {deaths} times, the last with nothing else running", quarantined=lost.killed)
+                yield Outcome(
+                    item,
+                    error=f"{lost.reason}, {deaths} times, the last with nothing else running",
+                    quarantined=lost.killed,
+                )
             elif deaths <= SINGLY:
                 batch.lane.suspects.append(item)
             else:
@@ -157,6 +190,10 @@ class Queue:
             if item is None:
                 self._unread = 0
                 return
-            needs = {name: amount for name, amount in (self._needs(item) if self._needs else {}).items() if amount}
+            needs = {
+                name: amount
+                for name, amount in (self._needs(item) if self._needs else {}).items()
+                if amount
+            }
             self._lanes.setdefault(tuple(sorted(needs.items())), Lane(needs)).fresh.append(item)
             self._unread -= 1

@@ -1,8 +1,10 @@
-"""Who may talk to a cluster of our own: whoever holds a key that is made when it starts, and never lies in a file.
+"""Who may talk to a cluster of our own: whoever holds a key that is made when it starts, and never
+lies in a file.
 
-Whatever listens on the loopback, all users of the machine can reach, and a scheduler runs what it is sent. So own clusters speak TLS in
-both directions, with a certificate that vouches for itself. Dask's own (``Security.temporary``) has a key of RSA, which takes 30 to 50 ms
-to find; one of an elliptic curve takes 0.1 ms, and the library that makes it 45 ms to import.
+Whatever listens on the loopback, all users of the machine can reach, and a scheduler runs what it
+is sent. So own clusters speak TLS in both directions, with a certificate that vouches for itself.
+Dask's own (``Security.temporary``) has a key of RSA, which takes 30 to 50 ms to find; one of an
+elliptic curve takes 0.1 ms, and the library that makes it 45 ms to import.
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ DAYS = 365
 
 
 def security() -> Any:
-    """What Dask takes to let in those processes alone that were given it: a ``distributed.Security``."""
+    """What Dask takes to let in those processes alone that were given it: a
+    ``distributed.Security``.
+    """
     from distributed import Security
 
     key, certificate = _made()
     roles = {
-        f"tls_{role}_{what}": text for role in ("client", "scheduler", "worker") for what, text in (("key", key), ("cert", certificate))
+        f"tls_{role}_{what}": text
+        for role in ("client", "scheduler", "worker")
+        for what, text in (("key", key), ("cert", certificate))
     }
     return Security(require_encryption=True, tls_ca_file=certificate, **roles)  # type: ignore[no-untyped-call]
 
@@ -42,7 +48,9 @@ def _made() -> tuple[str, str]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))  # clocks of one machine agree, and may be set back
+        .not_valid_before(
+            now - dt.timedelta(days=1)
+        )  # clocks of one machine agree, and may be set back
         .not_valid_after(now + dt.timedelta(days=DAYS))
         .sign(key, hashes.SHA256())
     )

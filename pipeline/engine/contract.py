@@ -26,7 +26,9 @@ class Outcome(Generic[T]):
     """What the function returned; None where it failed."""
 
     error: str | None = None
-    """Why there is no value, in one line: an exception's type and message, or a TilewiseError's own text."""
+    """Why there is no value, in one line: an exception's type and message, or a TilewiseError's own
+    text.
+    """
 
     unread: bool = False
     """Whether it was the image that could not be read: no fault of the function's."""
@@ -61,7 +63,9 @@ class Engine(Protocol):
         ...
 
     def require(self, needs: Needs) -> None:
-        """Return when a worker offers this; ClusterError, with what would start one, if none does for too long."""
+        """Return when a worker offers this; ClusterError, with what would start one, if none does
+        for too long.
+        """
         ...
 
     def run(
@@ -79,28 +83,32 @@ class Engine(Protocol):
         Parameters
         ----------
         function
-            What to do with an item; it may be called twice for one (after a death), and in any order. What it returns is small.
+            What to do with an item; it may be called twice for one (after a death), and in any
+            order. What it returns is small.
         context
             Handed to each call as it is; it travels to each worker once.
         items
-            Numbers without repetition. They may come from a generator: they are read as they are needed.
+            Numbers without repetition. They may come from a generator: they are read as they are
+            needed.
         needs
             The resources that an item takes while it runs, as Dask names them: ``{"GPU": 1}``.
         reserved
-            Resources whose workers are kept for items that need something: the others go to workers that offer none of these, unless
-            there is no such worker.
+            Resources whose workers are kept for items that need something: the others go to workers
+            that offer none of these, unless there is no such worker.
         label
             What the work is called on Dask's dashboard.
 
         Yields
         ------
         Outcome
-            One for each item, as they complete. An item that fails is an outcome, and stops nothing.
+            One for each item, as they complete. An item that fails is an outcome, and stops
+            nothing.
 
         Raises
         ------
         ClusterError
-            No worker has what an item needs, there is none at all, they cannot load the function, or the scheduler is gone.
+            No worker has what an item needs, there is none at all, they cannot load the function,
+            or the scheduler is gone.
         Interrupted
             After Ctrl-C: once, and what was running has been yielded; twice, at once.
         """
@@ -112,4 +120,9 @@ class Engine(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

@@ -1,13 +1,17 @@
 """The engine that runs on a Dask cluster: the life of a batch of items is :meth:`OnDask.run`.
 
-Dask keeps a task that needs a GPU to the workers that offer one, but nothing keeps other tasks away from these: a resource restricts
-those who ask for it only. So where resources are reserved, a batch that needs nothing is sent with the addresses of the workers that
-offer none of them, strictly. Dask's other ways fail: with ``allow_other_workers`` a GPU worker that is idle for a moment steals such a
-task, and a resource of the plain workers' own could not be given to workers of somebody's running cluster before tasks wait for it.
+Dask keeps a task that needs a GPU to the workers that offer one, but nothing keeps other tasks away
+from these: a resource restricts those who ask for it only. So where resources are reserved, a batch
+that needs nothing is sent with the addresses of the workers that offer none of them, strictly.
+Dask's other ways fail: with ``allow_other_workers`` a GPU worker that is idle for a moment steals
+such a task, and a resource of the plain workers' own could not be given to workers of somebody's
+running cluster before tasks wait for it.
 
-Strict addresses have a price. A worker that its nanny restarts comes back at another address, so a task may wait for workers that will
-never be there: such a task is called back here, and its items count as having been near a death, as they may have caused it. And Dask
-hands such tasks out at once, so that those that wait on a worker that dies are suspects too; they are tried again like any others.
+Strict addresses have a price. A worker that its nanny restarts comes back at another address, so a
+task may wait for workers that will never be there: such a task is called back here, and its items
+count as having been near a death, as they may have caused it. And Dask hands such tasks out at
+once, so that those that wait on a worker that dies are suspects too; they are tried again like any
+others.
 """
 
 from __future__ import annotations
@@ -37,7 +41,13 @@ class OnDask(Closing):
     apart = True
 
     def __init__(
-        self, client: Any, held: contextlib.ExitStack, *, deadline: float | None, wait: float = 30.0, complete: bool = False
+        self,
+        client: Any,
+        held: contextlib.ExitStack,
+        *,
+        deadline: float | None,
+        wait: float = 30.0,
+        complete: bool = False,
     ) -> None:
         self._client, self._held, self._deadline, self._wait = client, held, deadline, wait
         self._complete = complete
@@ -83,7 +93,11 @@ class OnDask(Closing):
         errand = Errand(function, context, self._deadline)
         crew, waiting = self._crew(reserved), Queue(items, needs)
         crew.muster()
-        with graceful() as stop, lent(self._client, errand) as token, Flights(self._client, token, label) as flights:
+        with (
+            graceful() as stop,
+            lent(self._client, errand) as token,
+            Flights(self._client, token, label) as flights,
+        ):
             while True:
                 if not stop.is_set():
                     for batch in waiting.ready(crew.slots):
@@ -92,7 +106,9 @@ class OnDask(Closing):
                     flights.recall()
                 if not flights.aloft and (waiting.empty or flights.recalled):
                     break
-                for batch, answer in itertools.chain(flights.landed(), flights.stranded(crew.there())):
+                for batch, answer in itertools.chain(
+                    flights.landed(), flights.stranded(crew.there())
+                ):
                     if isinstance(answer, Done):
                         yield from waiting.done(batch, answer)
                     elif not flights.recalled:
@@ -119,16 +135,28 @@ class Flights:
 
     def __exit__(self, *_: object) -> None:
         if self.aloft:
-            with contextlib.suppress(ClusterError):  # a scheduler that is gone has nothing to cancel
+            with contextlib.suppress(
+                ClusterError
+            ):  # a scheduler that is gone has nothing to cancel
                 ask(self._client, lambda: self._client.cancel(list(self.aloft)))
 
     def send(self, batch: Batch, places: Collection[str]) -> None:
-        """Submit a batch, to the workers at certain addresses if any are given; what needs something rare goes first where that is."""
+        """Submit a batch, to the workers at certain addresses if any are given; what needs
+        something rare goes first where that is.
+        """
         self._sent += 1
         needs = batch.lane.needs
         key = (self._group, self._sent)
         where = {"workers": list(places)} if places else {"resources": needs or None}
-        future = self._client.submit(perform, self._token, batch.items, key=key, pure=False, priority=1 if needs else 0, **where)
+        future = self._client.submit(
+            perform,
+            self._token,
+            batch.items,
+            key=key,
+            pure=False,
+            priority=1 if needs else 0,
+            **where,
+        )
         self.aloft[future] = (batch, places)
         self._client.loop.add_callback(self._follow, future, batch)
 
@@ -139,13 +167,17 @@ class Flights:
         try:
             answer = await future
         except KilledWorker:
-            answer = Lost("its worker died (a signal, the limit of memory or the deadline)", killed=True)
+            answer = Lost(
+                "its worker died (a signal, the limit of memory or the deadline)", killed=True
+            )
         except (Exception, CancelledError) as error:  # noqa: BLE001 - an item's own failure is an outcome: this is Dask's
             answer = Lost(f"Dask lost it ({root_cause(error)})", killed=False)
         self._landings.put((future, batch, answer))
 
     def landed(self) -> Iterator[tuple[Batch, Done | Lost]]:
-        """The batches that have landed since the last call, with what they brought; none if none did within a moment."""
+        """The batches that have landed since the last call, with what they brought; none if none
+        did within a moment.
+        """
         with contextlib.suppress(queue.Empty):
             landing = self._landings.get(timeout=TICK)
             while self._client.status == "running":
@@ -157,7 +189,9 @@ class Flights:
             raise gone(f"the connection is {self._client.status}")
 
     def stranded(self, there: Collection[str]) -> Iterator[tuple[Batch, Lost]]:
-        """The batches that are kept to workers of which none is there any more: Dask would wait for these without end."""
+        """The batches that are kept to workers of which none is there any more: Dask would wait for
+        these without end.
+        """
         for future, (batch, places) in list(self.aloft.items()):
             if places and not any(address in there for address in places):
                 del self.aloft[future]
@@ -165,7 +199,9 @@ class Flights:
                 yield batch, Lost("its workers are gone", killed=True)
 
     def recall(self) -> None:
-        """Let tasks end after the item that they are at: without the errand the others end as soon as they begin."""
+        """Let tasks end after the item that they are at: without the errand the others end as soon
+        as they begin.
+        """
         self.recalled = True
         ask(self._client, lambda: self._client.unregister_worker_plugin(self._token))
 
@@ -173,7 +209,9 @@ class Flights:
 class Crew:
     """What the workers offer, asked again from time to time."""
 
-    def __init__(self, client: Any, wait: float, reserved: frozenset[str], *, complete: bool) -> None:
+    def __init__(
+        self, client: Any, wait: float, reserved: frozenset[str], *, complete: bool
+    ) -> None:
         self._client, self._wait, self._reserved, self._complete = client, wait, reserved, complete
         # What nobody offers when everybody is there from the start, will not be offered.
         self._begun = -math.inf if complete else time.monotonic()
@@ -183,7 +221,8 @@ class Crew:
         """When a worker was last there that offers nothing reserved."""
 
     def slots(self, needs: Needs) -> int:
-        """The number of tasks with these needs that can run at once; 0 only for as long as one waits for a worker to come back.
+        """The number of tasks with these needs that can run at once; 0 only for as long as one
+        waits for a worker to come back.
 
         Raises
         ------
@@ -196,7 +235,10 @@ class Crew:
         if count:
             self._last[kind] = now
         elif now - self._last.get(kind, self._begun) > self._wait:
-            raise ClusterError(f"no worker offers {dict(needs) or 'anything'}; start one with: {self._remedy(needs)}")
+            raise ClusterError(
+                f"no worker offers {dict(needs) or 'anything'}; start one with: "
+                f"{self._remedy(needs)}"
+            )
         return count
 
     def offers(self, needs: Needs) -> bool:
@@ -204,7 +246,9 @@ class Crew:
         return any(_slots(worker, needs) for worker in self.there().values())
 
     def places(self, needs: Needs) -> Collection[str]:
-        """The addresses to which tasks with these needs are to be kept, of the workers that `slots` counted; none: Dask decides."""
+        """The addresses to which tasks with these needs are to be kept, of the workers that `slots`
+        counted; none: Dask decides.
+        """
         return () if needs or not self._reserved else self._able(needs)
 
     def there(self) -> Mapping[str, Mapping[str, Any]]:
@@ -219,12 +263,16 @@ class Crew:
     def _able(self, needs: Needs) -> Mapping[str, Mapping[str, Any]]:
         """The workers to which tasks with these needs may go.
 
-        What needs nothing waits for a worker without what is reserved as long as for any other that has just been there; after that, or
-        where there never was one, all will do.
+        What needs nothing waits for a worker without what is reserved as long as for any other that
+        has just been there; after that, or where there never was one, all will do.
         """
         if needs or not self._reserved:
             return self._workers
-        apart = {at: worker for at, worker in self._workers.items() if not any(worker["resources"].get(name) for name in self._reserved)}
+        apart = {
+            at: worker
+            for at, worker in self._workers.items()
+            if not any(worker["resources"].get(name) for name in self._reserved)
+        }
         now = time.monotonic()
         if apart:
             self._apart = now
@@ -233,7 +281,10 @@ class Crew:
     def memory(self) -> int:
         """The least memory of a worker's thread, in bytes."""
         self.muster()
-        return min(int(worker["memory_limit"] or machine_memory()) // int(worker["nthreads"]) for worker in self._workers.values())
+        return min(
+            int(worker["memory_limit"] or machine_memory()) // int(worker["nthreads"])
+            for worker in self._workers.values()
+        )
 
     def muster(self) -> None:
         """Ask who is there; the first time, wait until somebody is."""
@@ -243,16 +294,26 @@ class Crew:
             self._workers, self._asked = dict(identity["workers"]), time.monotonic()
             if not self._workers and not self._last:
                 if time.monotonic() > patience:
-                    raise ClusterError(f"no worker came within {self._wait:g} s; start one with: {self._remedy({})}")
+                    raise ClusterError(
+                        f"no worker came within {self._wait:g} s; start one with: "
+                        f"{self._remedy({})}"
+                    )
                 threading.Event().wait(TICK)
 
     def _remedy(self, needs: Needs) -> str:
         offer = ",".join(f"{name}={amount:g}" for name, amount in needs.items())
         if self._complete and needs:
             return f"cluster(resources=[{dict(needs)}, ...]), on the command line --gpus 1"
-        return f"dask worker {self._client.scheduler.address}" + (f' --resources "{offer}"' if offer else "")
+        return f"dask worker {self._client.scheduler.address}" + (
+            f' --resources "{offer}"' if offer else ""
+        )
 
 
 def _slots(worker: Mapping[str, Any], needs: Needs) -> int:
     """The number of tasks with these needs that a worker can run at once."""
-    return min([int(worker["nthreads"]), *(int(worker["resources"].get(name, 0) // amount) for name, amount in needs.items())])
+    return min(
+        [
+            int(worker["nthreads"]),
+            *(int(worker["resources"].get(name, 0) // amount) for name, amount in needs.items()),
+        ]
+    )

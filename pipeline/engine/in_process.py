@@ -1,4 +1,6 @@
-"""The engine that runs in this process, which is the specification; and what every engine shares with it."""
+"""The engine that runs in this process, which is the specification; and what every engine shares
+with it.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ class Local(Closing):
     def require(self, needs: Needs) -> None:
         """See :meth:`Engine.require`."""
         if not self.offers(needs):
-            raise ClusterError(f"this process does not offer {dict(needs)}; say so if it has it: local({dict(needs)}), --gpus 1")
+            raise ClusterError(
+                f"this process does not offer {dict(needs)}; say so if it has it: "
+                f"local({dict(needs)}), --gpus 1"
+            )
 
     def run(
         self,
@@ -78,23 +83,30 @@ class Local(Closing):
 
 @contextlib.contextmanager
 def graceful() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second ends what happens within, with Interrupted."""
+    """An event that the first Ctrl-C sets; the second ends what happens within, with
+    Interrupted.
+    """
     stop = threading.Event()
 
     def heard(_signal: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt  # which, unlike Interrupted, nobody's function takes for an error of its own
+            # which, unlike Interrupted, nobody's function takes for an error of its own
+            raise KeyboardInterrupt
         stop.set()
 
     # Another handler is somebody's wish, and other threads cannot have any.
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
     if ours:
         signal.signal(signal.SIGINT, heard)
     try:
         yield stop
     except KeyboardInterrupt:
         raise Interrupted(
-            "stopped at once; what was running is lost, what is recorded is not: the same command goes on from there"
+            "stopped at once; what was running is lost, what is recorded is not: the same "
+            "command goes on from there"
         ) from None
     finally:
         if ours:
@@ -103,7 +115,9 @@ def graceful() -> Iterator[threading.Event]:
 
 def interrupted() -> Interrupted:
     """How a run ends that was asked to stop and has come to a stop."""
-    return Interrupted("stopped after the work in hand, which is recorded; the same command goes on from there")
+    return Interrupted(
+        "stopped after the work in hand, which is recorded; the same command goes on from there"
+    )
 
 
 def attempt(function: Callable[[C, int], T], context: C, item: int) -> Outcome[T]:
@@ -113,7 +127,12 @@ def attempt(function: Callable[[C, int], T], context: C, item: int) -> Outcome[T
     except (Exception, SystemExit) as error:  # whatever an item raises is its outcome
         text = str(error) if isinstance(error, TilewiseError) else root_cause(error)
         logger.debug("item %d failed: %s", item, text, exc_info=True)
-        return Outcome(item, error=text, unread=isinstance(error, SourceError), traceback=redacted(traceback.format_exc()))
+        return Outcome(
+            item,
+            error=text,
+            unread=isinstance(error, SourceError),
+            traceback=redacted(traceback.format_exc()),
+        )
 
 
 def root_cause(error: BaseException) -> str:
@@ -124,7 +143,9 @@ def root_cause(error: BaseException) -> str:
 
 
 def machine_memory() -> int:
-    """The bytes that this process and its children may use, as the machine, the control group or the user's limits say."""
+    """The bytes that this process and its children may use, as the machine, the control group or
+    the user's limits say.
+    """
     from distributed.system import MEMORY_LIMIT
 
     return int(MEMORY_LIMIT)

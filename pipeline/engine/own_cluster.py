@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 CONNECT = 20.0  # seconds to connect to a scheduler
 SILENCE = 60.0  # seconds after which a worker of our own clusters that shows no life is restarted
 
-# Tasks leave nothing on a worker, so spilling would free nothing, and one that pauses would be waited for in vain.
+# Tasks leave nothing on a worker, so spilling would free nothing, and one that pauses would be
+# waited for in vain.
 NO_SPILLING = {"target": False, "spill": False, "pause": False}
 
 # Each worker has a server for browsers, whatever it is told: it shall serve nothing.
 NO_PAGES: dict[str, Any] = {"http": {"routes": []}}
 
-# Dask lets workers give back every freed block at once, so that each large array is paged in anew, which costs as much as the work on it.
-# These hold what one tile frees for the next; blocks of up to MMAP bytes come from the heap, which may keep TRIM bytes at its end. One
-# heap is enough where one thread works at a time: others, of the threads that Zarr reads with and of Arrow, would keep as much once more.
+# Dask lets workers give back every freed block at once, so that each large array is paged in anew,
+# which costs as much as the work on it. These hold what one tile frees for the next; blocks of up
+# to MMAP bytes come from the heap, which may keep TRIM bytes at its end. One heap is enough where
+# one thread works at a time: others, of the threads that Zarr reads with and of Arrow, would keep
+# as much once more.
 ALLOCATION = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
@@ -39,7 +42,11 @@ ALLOCATION = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 
-CHATTY = ("distributed", "distributed.client", "distributed.gc")  # the loggers to which Dask gives a level
+CHATTY = (
+    "distributed",
+    "distributed.client",
+    "distributed.gc",
+)  # the loggers to which Dask gives a level
 
 
 def offered(workers: int | None, resources: Sequence[Needs] | None, gpus: int) -> list[Needs]:
@@ -49,26 +56,46 @@ def offered(workers: int | None, resources: Sequence[Needs] | None, gpus: int) -
     if gpus:
         count = workers if workers is not None else max(int(CPU_COUNT), gpus + 1)
         if resources is not None or not 0 < gpus <= count:
-            raise ClusterError(f"gpus: {gpus}, of {count} workers, resources={resources}; allowed: up to one for each worker, or resources")
+            raise ClusterError(
+                f"gpus: {gpus}, of {count} workers, resources={resources}; allowed: up to one "
+                f"for each worker, or resources"
+            )
         return [{"GPU": 1} if n < gpus else {} for n in range(count)]
-    count = workers if workers is not None else len(resources) if resources is not None else int(CPU_COUNT)
+    count = (
+        workers
+        if workers is not None
+        else len(resources)
+        if resources is not None
+        else int(CPU_COUNT)
+    )
     offers = list(resources) if resources is not None else [{}] * count
     if count < 1 or len(offers) != count:
         raise ClusterError(
-            f"a cluster has at least one worker, and resources for each or none; got workers={workers}, resources={resources}"
+            f"a cluster has at least one worker, and resources for each or none; got "
+            f"workers={workers}, resources={resources}"
         )
     return offers
 
 
 def devices(offers: Sequence[Needs]) -> list[dict[str, str]]:
-    """The variables of each worker's process: which GPUs it sees, where it offers some; no two see the same one.
+    """The variables of each worker's process: which GPUs it sees, where it offers some; no two see
+    the same one.
 
-    They are counted within CUDA_VISIBLE_DEVICES where that is set, as by a batch system that lent this process some of a machine's.
+    They are counted within CUDA_VISIBLE_DEVICES where that is set, as by a batch system that lent
+    this process some of a machine's.
     """
-    lent, count = os.environ.get("CUDA_VISIBLE_DEVICES"), sum(int(offer.get("GPU", 0)) for offer in offers)
-    names = list(map(str, range(count))) if lent is None else [name for name in lent.split(",") if name]
+    lent, count = (
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+        sum(int(offer.get("GPU", 0)) for offer in offers),
+    )
+    names = (
+        list(map(str, range(count))) if lent is None else [name for name in lent.split(",") if name]
+    )
     if len(names) < count:
-        raise ClusterError(f"{count} GPUs are asked for, and CUDA_VISIBLE_DEVICES={lent} shows {len(names)}; allowed: no more than these")
+        raise ClusterError(
+            f"{count} GPUs are asked for, and CUDA_VISIBLE_DEVICES={lent} shows {len(names)}; "
+            f"allowed: no more than these"
+        )
     each = iter(names)
     seen = [",".join(itertools.islice(each, int(offer.get("GPU", 0)))) for offer in offers]
     return [{"CUDA_VISIBLE_DEVICES": mine} if mine else {} for mine in seen]
@@ -79,20 +106,30 @@ def connect(address: str, security: Any) -> Any:
     import dask
     from distributed import Client
 
-    if address.startswith("tls://") and security is None and not dask.config.get("distributed.comm.tls.ca-file", None):
-        raise ClusterError(f"{address} wants certificates; name them in Dask's configuration (DASK_CONFIG, distributed.comm.tls)")
+    if (
+        address.startswith("tls://")
+        and security is None
+        and not dask.config.get("distributed.comm.tls.ca-file", None)
+    ):
+        raise ClusterError(
+            f"{address} wants certificates; name them in Dask's configuration (DASK_CONFIG, "
+            f"distributed.comm.tls)"
+        )
     try:
         return Client(address, security=security, timeout=CONNECT, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError) as error:
         raise ClusterError(
-            f"no scheduler answers at {address} ({type(error).__name__}: {error}); start one with: dask scheduler"
+            f"no scheduler answers at {address} ({type(error).__name__}: {error}); start one "
+            f"with: dask scheduler"
         ) from error
 
 
 def start(offers: Sequence[Needs], folder: str) -> Any:
-    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary files.
+    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary
+    files.
 
-    Other users of this machine can connect to them, and get no further: they have no certificate. Nothing is served to browsers.
+    Other users of this machine can connect to them, and get no further: they have no certificate.
+    Nothing is served to browsers.
     """
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
@@ -107,9 +144,12 @@ def start(offers: Sequence[Needs], folder: str) -> Any:
         "local_directory": folder,
         "preload": [__name__, "pipeline.execution.worker_preload"],
         "silence_logs": logging.CRITICAL,
-        "config": dask.config.merge(dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING, **NO_PAGES}}}),
+        "config": dask.config.merge(
+            dask.config.config, {"distributed": {"worker": {"memory": NO_SPILLING, **NO_PAGES}}}
+        ),
     }
-    # A task that dies comes back to us at once, and alone: no other waits on the same worker (saturation 1).
+    # A task that dies comes back to us at once, and alone: no other waits on the same worker
+    # (saturation 1).
     scheduler = {
         "host": "127.0.0.1",
         "port": 0,
@@ -120,34 +160,54 @@ def start(offers: Sequence[Needs], folder: str) -> Any:
         "allowed_failures": 0,
         "worker_ttl": SILENCE,
     }
-    settings = {"distributed.scheduler.worker-saturation": 1.0, "distributed.scheduler.http.routes": [], "temporary-directory": folder}
-    settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATION.items()}
+    settings = {
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.http.routes": [],
+        "temporary-directory": folder,
+    }
+    settings |= {
+        f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ALLOCATION.items()
+    }
     with dask.config.set(settings):
-        own = [{"resources": dict(offer), "env": env} for offer, env in zip(offers, devices(offers), strict=True)]
+        own = [
+            {"resources": dict(offer), "env": env}
+            for offer, env in zip(offers, devices(offers), strict=True)
+        ]
         return SpecCluster(  # type: ignore[no-untyped-call]
             scheduler={"cls": Scheduler, "options": scheduler},
-            workers={n: {"cls": Nanny, "options": {**worker, **options}} for n, options in enumerate(own)},
+            workers={
+                n: {"cls": Nanny, "options": {**worker, **options}} for n, options in enumerate(own)
+            },
             security=secure,
         )
 
 
 def patience() -> contextlib.AbstractContextManager[Any]:
-    """Do not let Dask give up, after 15 s, a worker that is slow to come back on a busy machine: it would not start another."""
+    """Do not let Dask give up, after 15 s, a worker that is slow to come back on a busy machine: it
+    would not start another.
+    """
     import dask
 
-    return cast(contextlib.AbstractContextManager[Any], dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
+    return cast(
+        contextlib.AbstractContextManager[Any],
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+    )
 
 
 async def stop_workers(own: Any) -> None:
     """End the workers without waiting long for what they do: Dask would give each five seconds.
 
-    A process that was killed may linger on a busy machine: Dask raises that it does, and the cluster ends it when it closes.
+    A process that was killed may linger on a busy machine: Dask raises that it does, and the
+    cluster ends it when it closes.
     """
-    await asyncio.gather(*(nanny.close(timeout=1) for nanny in own.workers.values()), return_exceptions=True)
+    await asyncio.gather(
+        *(nanny.close(timeout=1) for nanny in own.workers.values()), return_exceptions=True
+    )
 
 
 def dask_setup(_worker: Worker) -> None:
-    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say nothing of its own, nor any secret.
+    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say
+    nothing of its own, nor any secret.
 
     Dask calls this in the worker's process before the worker starts.
     """
@@ -159,7 +219,9 @@ def dask_setup(_worker: Worker) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Dask's own messages off the terminal; what matters of them is said by this module's logger."""
+    """Keep Dask's own messages off the terminal; what matters of them is said by this module's
+    logger.
+    """
     import distributed  # noqa: F401 - it sets its loggers up when it is imported
 
     loggers = [logging.getLogger(name) for name in CHATTY]
@@ -175,7 +237,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def same_environment() -> Iterator[None]:
-    """Take back the variables that Dask's nannies set in this process for their children (threads of BLAS, seed of hashes)."""
+    """Take back the variables that Dask's nannies set in this process for their children (threads
+    of BLAS, seed of hashes).
+    """
     before = dict(os.environ)
     try:
         yield

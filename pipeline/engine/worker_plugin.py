@@ -1,4 +1,6 @@
-"""What travels to the workers once: the function and its context, as a worker plugin, which those that join or restart get too."""
+"""What travels to the workers once: the function and its context, as a worker plugin, which those
+that join or restart get too.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ from pipeline.errors import ClusterError
 
 ANSWER = 30.0  # seconds within which the scheduler answers
 LOADING: list[threading.Thread] = []
-"""Threads of this process that import what tasks need. A task waits for them: Python lets two threads that import a package from two ends
-go on with half of it, rather than wait for each other for ever."""
+"""Threads of this process that import what tasks need. A task waits for them: Python lets two
+threads that import a package from two ends go on with half of it, rather than wait for each other
+for ever.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,9 @@ class Errand:
     deadline: float | None
 
     def attempt(self, item: int) -> Outcome[Any]:
-        """Call the function for one item, in a process that ends if it takes too long: nothing gentler stops a thread."""
+        """Call the function for one item, in a process that ends if it takes too long: nothing
+        gentler stops a thread.
+        """
         if self.deadline is None:
             return attempt(self.function, self.context, item)
         watch = threading.Timer(self.deadline, os._exit, (os.EX_TEMPFAIL,))
@@ -45,24 +51,30 @@ class Errand:
 
 @contextlib.contextmanager
 def lent(client: Any, errand: Errand) -> Iterator[str]:
-    """Give the errand to all workers, those to come included, for as long as this lasts; they know it by the name yielded."""
+    """Give the errand to all workers, those to come included, for as long as this lasts; they know
+    it by the name yielded.
+    """
     from distributed import WorkerPlugin
 
     token = f"tilewise-{uuid.uuid4().hex}"
     plugin = WorkerPlugin()
-    vars(plugin)["errand"] = errand  # a class of our own would have to be defined where distributed is already imported
+    vars(plugin)["errand"] = (
+        errand  # a class of our own would have to be defined where distributed is already imported
+    )
     try:
         _hand_out(client, plugin, token)
         yield token
     finally:
-        # The scheduler may be what failed, and its workers forget with it; a recall has unregistered the errand already; a worker
-        # that could not load the errand does not have it. But a scheduler that kept it would give it to each worker that comes.
+        # The scheduler may be what failed, and its workers forget with it; a recall has
+        # unregistered the errand already; a worker that could not load the errand does not have it.
+        # But a scheduler that kept it would give it to each worker that comes.
         with contextlib.suppress(ClusterError, LookupError, ValueError):
             ask(client, lambda: client.unregister_worker_plugin(token))
 
 
 def _hand_out(client: Any, plugin: Any, token: str) -> None:
-    """Register a plugin, again where a worker dies of something else meanwhile: that one gets it when it comes back.
+    """Register a plugin, again where a worker dies of something else meanwhile: that one gets it
+    when it comes back.
 
     The scheduler would try for 30 s to reach a worker that it does not yet know to be dead.
     """
@@ -74,7 +86,10 @@ def _hand_out(client: Any, plugin: Any, token: str) -> None:
                 raise
         except Exception as error:  # pickling runs anybody's code, here and on the workers
             hint = "what is not part of tilewise must be installed there too"
-            raise ClusterError(f"the function or its context cannot be sent to the workers ({root_cause(error)}); {hint}") from error
+            raise ClusterError(
+                f"the function or its context cannot be sent to the workers "
+                f"({root_cause(error)}); {hint}"
+            ) from error
         else:
             return
 
@@ -112,5 +127,6 @@ def ask(client: Any, question: Callable[[], Awaitable[T]], within: float | None 
 def gone(why: str) -> ClusterError:
     """The error that a run ends with when its scheduler does not answer."""
     return ClusterError(
-        f"the scheduler cannot be reached any more ({why}); what is recorded stays: start the cluster again, and give the same command"
+        f"the scheduler cannot be reached any more ({why}); what is recorded stays: start the "
+        f"cluster again, and give the same command"
     )

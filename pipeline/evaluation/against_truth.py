@@ -1,4 +1,6 @@
-"""How good a result is: compared with truth, tile by tile, so that a pair of gigapixel images needs no more memory than a tile."""
+"""How good a result is: compared with truth, tile by tile, so that a pair of gigapixel images needs
+no more memory than a tile.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ import numpy.typing as npt
 
 from pipeline.annotations.files import Drawings, is_coco, read_drawings
 from pipeline.annotations.outlines import CROWD, layers
-from pipeline.annotations.panoptic import VOID, Coco, Pair, kinds_of, open_classes, open_pair, open_truth
+from pipeline.annotations.panoptic import (
+    VOID,
+    Coco,
+    Pair,
+    kinds_of,
+    open_classes,
+    open_pair,
+    open_truth,
+)
 from pipeline.annotations.rasters_and_shapes import Companion, Raster, open_companion
 from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import metrics
@@ -58,20 +68,24 @@ def evaluate(
     Parameters
     ----------
     labels
-        The folder of a result, a raster or a Zarr array of labels or classes; an address of one, too.
+        The folder of a result, a raster or a Zarr array of labels or classes; an address of one,
+        too.
     truth
-        A raster or Zarr of the same grid, or its address; a vector file in the same CRS (each shape an object), COCO JSON (polygons,
-        run-length masks or boxes; of crowds nothing is asked: their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin,
-        xmax, ymax). A mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's panoptic JSON with its
-        PNG, or the folder of another result.
+        A raster or Zarr of the same grid, or its address; a vector file in the same CRS (each shape
+        an object), COCO JSON (polygons, run-length masks or boxes; of crowds nothing is asked:
+        their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin, xmax, ymax). A
+        mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's
+        panoptic JSON with its PNG, or the folder of another result.
     kind
-        ``instance``: numbers are objects. ``semantic``: numbers are classes. ``panoptic``: both, of a result of layers.
+        ``instance``: numbers are objects. ``semantic``: numbers are classes. ``panoptic``: both, of
+        a result of layers.
     tolerance
         How far apart in pixels borders may be and still be the same, for the boundary F1.
     image
         Which image of a COCO file is meant.
     ignore
-        Numbers of the truth (of panoptic truth, classes) where nothing is asked, besides those that are no data.
+        Numbers of the truth (of panoptic truth, classes) where nothing is asked, besides those that
+        are no data.
 
     Raises
     ------
@@ -89,24 +103,41 @@ def evaluate(
     counts, borders = _counted(ours, known, tolerance, ignore)
     overlap = metrics.overlaps(counts)
     if kind == "panoptic":
-        kinds, things = (kinds_of(names) for names in (overlap.ours, overlap.truth)), known.things if isinstance(known, Coco) else None
-        measures, overlap = metrics.panoptic(counts, *kinds, void=VOID, things=things), _of_one_class(overlap)
+        kinds, things = (
+            (kinds_of(names) for names in (overlap.ours, overlap.truth)),
+            known.things if isinstance(known, Coco) else None,
+        )
+        measures, overlap = (
+            metrics.panoptic(counts, *kinds, void=VOID, things=things),
+            _of_one_class(overlap),
+        )
     else:
         measures = metrics.instances(counts) if kind == "instance" else metrics.semantic(counts)
-    measures |= metrics.boundary((int(borders[0]), int(borders[2])), (int(borders[1]), int(borders[3])))
+    measures |= metrics.boundary(
+        (int(borders[0]), int(borders[2])), (int(borders[1]), int(borders[3]))
+    )
     return Evaluation(kind, measures, counts, overlap)
 
 
 def lines(found: Evaluation) -> list[str]:
     """The measures as a table of text."""
     plain = {name: value for name, value in found.measures.items() if not isinstance(value, dict)}
-    text = [f"{name:24}{value:12.4f}" if isinstance(value, float) else f"{name:24}{value:12,}" for name, value in plain.items()]
-    for title, table in (("IoU", found.measures.get("at", {})), ("class", found.measures.get("classes", {}))):
+    text = [
+        f"{name:24}{value:12.4f}" if isinstance(value, float) else f"{name:24}{value:12,}"
+        for name, value in plain.items()
+    ]
+    for title, table in (
+        ("IoU", found.measures.get("at", {})),
+        ("class", found.measures.get("classes", {})),
+    ):
         if table:
             columns = list(next(iter(table.values())))
             text += ["", f"{title:>8}" + "".join(f"{name:>12}" for name in columns)]
             text += [
-                f"{key:>8}" + "".join(f"{v:12.4f}" if isinstance(v, float) else f"{v:12,}" for v in row.values())
+                f"{key:>8}"
+                + "".join(
+                    f"{v:12.4f}" if isinstance(v, float) else f"{v:12,}" for v in row.values()
+                )
                 for key, row in table.items()
             ]
     return text
@@ -114,12 +145,20 @@ def lines(found: Evaluation) -> list[str]:
 
 def _of_one_class(overlap: Overlap) -> Overlap:
     """Without the pairs of segments that are not of one class."""
-    alike = overlap.ours[overlap.pairs[:, 0]] // CLASS == overlap.truth[overlap.pairs[:, 1]] // CLASS
-    return replace(overlap, pairs=overlap.pairs[alike], iou=overlap.iou[alike], shared=overlap.shared[alike])
+    alike = (
+        overlap.ours[overlap.pairs[:, 0]] // CLASS == overlap.truth[overlap.pairs[:, 1]] // CLASS
+    )
+    return replace(
+        overlap, pairs=overlap.pairs[alike], iou=overlap.iou[alike], shared=overlap.shared[alike]
+    )
 
 
 def opened(
-    labels: str | os.PathLike[str], truth: Any, kind: Kind, image: str | None, ignore: Sequence[int] = ()
+    labels: str | os.PathLike[str],
+    truth: Any,
+    kind: Kind,
+    image: str | None,
+    ignore: Sequence[int] = (),
 ) -> tuple[Raster | Pair, Companion | Drawings]:
     """What is compared, and with what."""
     path = os.fspath(labels)
@@ -159,20 +198,31 @@ def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Draw
 
 
 def drawings(truth: Any, frame: Frame, image: str | None) -> Drawings | None:
-    """What people drew on an image, where that is what truth is; None: it is a raster or a vector file. SourceError where there is none."""
+    """What people drew on an image, where that is what truth is; None: it is a raster or a vector
+    file. SourceError where there is none.
+    """
     path = Path(truth) if isinstance(truth, (str, os.PathLike)) and not remote(truth) else None
     if path is not None and not path.exists():
         raise SourceError(f"there is no truth at {path}")
-    if path is None or path.suffix.lower() not in (".json", ".xml", ".csv") or (path.suffix.lower() == ".json" and not is_coco(path)):
+    if (
+        path is None
+        or path.suffix.lower() not in (".json", ".xml", ".csv")
+        or (path.suffix.lower() == ".json" and not is_coco(path))
+    ):
         return None
     found = read_drawings(path, image)
     if found.shape is not None and found.shape != frame.shape[-2:]:
-        raise JobError(f"truth of {found.shape[0]} x {found.shape[1]} pixels; allowed: {frame.shape[-2]} x {frame.shape[-1]}")
+        raise JobError(
+            f"truth of {found.shape[0]} x {found.shape[1]} pixels; allowed: {frame.shape[-2]} x "
+            f"{frame.shape[-1]}"
+        )
     return found
 
 
 def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:
-    """How far our boxes overlap with those drawn, without those of ours that lie mostly in a crowd."""
+    """How far our boxes overlap with those drawn, without those of ours that lie mostly
+    in a crowd.
+    """
     crowd = np.array(known.crowd or (False,) * len(known.boxes), bool)
     within = metrics.boxes(ours, known.boxes[crowd])
     mostly = within.shared > metrics.MOSTLY * within.area[0][within.pairs[:, 0]]
@@ -196,10 +246,18 @@ def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:
         yield core if frame.ndim == 2 else Box((middle, *core.start), (middle + 1, *core.stop))
 
 
-def _counted(ours: Raster | Pair, truth: Companion, tolerance: int, ignore: Sequence[int]) -> tuple[Contingency, npt.NDArray[np.int64]]:
-    """The counts of all pixels, and of border pixels: ours that have one of the truth's beside them, ours, the reverse."""
+def _counted(
+    ours: Raster | Pair, truth: Companion, tolerance: int, ignore: Sequence[int]
+) -> tuple[Contingency, npt.NDArray[np.int64]]:
+    """The counts of all pixels, and of border pixels: ours that have one of the truth's beside
+    them, ours, the reverse.
+    """
     frame = ours.source.frame
-    grid, parts, borders = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim), [], np.zeros(4, np.int64)
+    grid, parts, borders = (
+        Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim),
+        [],
+        np.zeros(4, np.int64),
+    )
     for k in range(len(grid)):
         core, window = grid.core(k), grid.window(k, tolerance + 1)
         (a, known_a), (b, known_b) = numbers(ours, window), numbers(truth, window)
@@ -257,4 +315,6 @@ def _extents(where: npt.NDArray[np.intp], number: int, box: Box) -> npt.NDArray[
 
     slices = ndimage.find_objects(where + 1, number)
     (r, c) = box.start
-    return np.array([[s[0].start + r, s[1].start + c, s[0].stop + r, s[1].stop + c] for s in slices], np.float64)
+    return np.array(
+        [[s[0].start + r, s[1].start + c, s[0].stop + r, s[1].stop + c] for s in slices], np.float64
+    )

@@ -17,12 +17,27 @@ from pipeline.evaluation.metrics import Overlap
 PICTURE = 2000
 """The longest side of the picture, in pixels."""
 MATCHED, MISSED, INVENTED, SPLIT, MERGED = range(1, 6)
-SHADES = ((24, 26, 30), (70, 160, 90), (220, 60, 60), (70, 120, 230), (240, 200, 60), (210, 80, 200))
+SHADES = (
+    (24, 26, 30),
+    (70, 160, 90),
+    (220, 60, 60),
+    (70, 120, 230),
+    (240, 200, 60),
+    (210, 80, 200),
+)
 """Background, matched, missed, invented, split, merged."""
 
 
-def picture(labels: str | os.PathLike[str], truth: Any, found: Evaluation, path: Path, *, image: str | None = None) -> None:
-    """Write a PNG of what was matched (green), missed (red), invented (blue), split (yellow) and merged (purple).
+def picture(
+    labels: str | os.PathLike[str],
+    truth: Any,
+    found: Evaluation,
+    path: Path,
+    *,
+    image: str | None = None,
+) -> None:
+    """Write a PNG of what was matched (green), missed (red), invented (blue), split (yellow) and
+    merged (purple).
 
     Of classes, what is right is green and what is wrong red. Of a volume, it is the middle plane.
     """
@@ -48,7 +63,10 @@ def _fates(overlap: Overlap) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint
     """What happened to each object of ours, and to each of the truth."""
     pairs = overlap.pairs[metrics.matched(overlap, 0.5)]
     split, merged = metrics.broken(overlap)
-    ours, truth = np.full(len(overlap.ours), INVENTED, np.uint8), np.full(len(overlap.truth), MISSED, np.uint8)
+    ours, truth = (
+        np.full(len(overlap.ours), INVENTED, np.uint8),
+        np.full(len(overlap.truth), MISSED, np.uint8),
+    )
     ours[merged], truth[split] = MERGED, SPLIT
     ours[pairs[:, 0]], truth[pairs[:, 1]] = MATCHED, MATCHED
     return ours, truth
@@ -65,9 +83,13 @@ def _shaded(
         return np.where(ours == truth, np.where(truth > 0, MATCHED, 0), MISSED).astype(np.uint8)
     drawn = np.where(ours > 0, _looked_up(ours, found.overlap.ours, fates[0]), 0)
     theirs = np.where(truth > 0, _looked_up(truth, found.overlap.truth, fates[1]), 0)
-    return np.where((theirs > 0) & (theirs != MATCHED) & (drawn != MERGED), theirs, drawn).astype(np.uint8)
+    return np.where((theirs > 0) & (theirs != MATCHED) & (drawn != MERGED), theirs, drawn).astype(
+        np.uint8
+    )
 
 
-def _looked_up(labels: npt.NDArray[np.int64], names: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _looked_up(
+    labels: npt.NDArray[np.int64], names: npt.NDArray[np.int64], values: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
     where = np.minimum(np.searchsorted(names, labels), max(len(names) - 1, 0))
     return values[where] if len(names) else np.zeros(labels.shape, np.uint8)

@@ -1,7 +1,9 @@
-"""How well labels agree with truth: from counts of pixels, which add up over tiles, to the usual measures.
+"""How well labels agree with truth: from counts of pixels, which add up over tiles, to the usual
+measures.
 
-Pure functions over small arrays. Objects are matched one to one by intersection over union; measures are those of the literature, and
-equal to scikit-image's and scikit-learn's on a whole image (see the tests).
+Pure functions over small arrays. Objects are matched one to one by intersection over union;
+measures are those of the literature, and equal to scikit-image's and scikit-learn's on a whole
+image (see the tests).
 """
 
 from __future__ import annotations
@@ -36,23 +38,40 @@ class Contingency:
     """(n,) pixels; each pair of labels once, in ascending order."""
 
     @classmethod
-    def of(cls, ours: npt.NDArray[Any], truth: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None) -> Contingency:
+    def of(
+        cls,
+        ours: npt.NDArray[Any],
+        truth: npt.NDArray[Any],
+        valid: npt.NDArray[np.bool_] | None = None,
+    ) -> Contingency:
         """The counts of two arrays of one shape, where ``valid``."""
         a, b = (ours.ravel(), truth.ravel()) if valid is None else (ours[valid], truth[valid])
         names_a, where_a = np.unique(a, return_inverse=True)
         names_b, where_b = np.unique(b, return_inverse=True)
-        keys, count = np.unique(where_a.astype(np.int64) * len(names_b) + where_b, return_counts=True)
-        names = names_a.astype(np.int64)[keys // max(len(names_b), 1)], names_b.astype(np.int64)[keys % max(len(names_b), 1)]
+        keys, count = np.unique(
+            where_a.astype(np.int64) * len(names_b) + where_b, return_counts=True
+        )
+        names = (
+            names_a.astype(np.int64)[keys // max(len(names_b), 1)],
+            names_b.astype(np.int64)[keys % max(len(names_b), 1)],
+        )
         return cls(*names, count.astype(np.int64))
 
     @classmethod
     def added(cls, parts: Iterable[Contingency]) -> Contingency:
         """The counts of several parts of an image."""
         every = list(parts)
-        rows = np.concatenate([np.stack([p.ours, p.truth, p.count], axis=1) for p in every] or [np.zeros((0, 3), np.int64)])
+        rows = np.concatenate(
+            [np.stack([p.ours, p.truth, p.count], axis=1) for p in every]
+            or [np.zeros((0, 3), np.int64)]
+        )
         rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
         first = np.flatnonzero((np.diff(rows[:, :2], axis=0, prepend=-1) != 0).any(axis=1))
-        return cls(rows[first, 0], rows[first, 1], np.add.reduceat(rows[:, 2], first) if len(first) else rows[:0, 2])
+        return cls(
+            rows[first, 0],
+            rows[first, 1],
+            np.add.reduceat(rows[:, 2], first) if len(first) else rows[:0, 2],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +101,35 @@ def overlaps(counts: Contingency) -> Overlap:
     """The objects in a contingency; labels 0 are none."""
     ours, place_a = np.unique(counts.ours, return_inverse=True)
     truth, place_b = np.unique(counts.truth, return_inverse=True)
-    area_a, area_b = (np.bincount(p, counts.count, len(n)).astype(np.int64) for p, n in ((place_a, ours), (place_b, truth)))
+    area_a, area_b = (
+        np.bincount(p, counts.count, len(n)).astype(np.int64)
+        for p, n in ((place_a, ours), (place_b, truth))
+    )
     both = (counts.ours > 0) & (counts.truth > 0)
     shared = counts.count[both]
     iou = shared / (area_a[place_a[both]] + area_b[place_b[both]] - shared)
     skip_a, skip_b = int((ours <= 0).sum()), int((truth <= 0).sum())
     pairs = np.stack([place_a[both] - skip_a, place_b[both] - skip_b], axis=1).astype(np.int64)
-    return Overlap(ours[skip_a:], truth[skip_b:], pairs, iou, shared, (area_a[skip_a:], area_b[skip_b:]))
+    return Overlap(
+        ours[skip_a:], truth[skip_b:], pairs, iou, shared, (area_a[skip_a:], area_b[skip_b:])
+    )
 
 
 def matched(overlap: Overlap, least: float) -> Integers:
-    """(n,) positions in ``overlap.pairs`` of the most pairs of at least this IoU, no object in two of them."""
+    """(n,) positions in ``overlap.pairs`` of the most pairs of at least this IoU, no object in two
+    of them.
+    """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
     good = np.flatnonzero(overlap.iou >= least)
     shape = (len(overlap.ours), len(overlap.truth))
     graph = csr_array((np.ones(len(good)), tuple(overlap.pairs[good].T)), shape=shape)
-    partner = maximum_bipartite_matching(graph, perm_type="column") if len(good) else np.full(shape[0], -1)
+    partner = (
+        maximum_bipartite_matching(graph, perm_type="column")
+        if len(good)
+        else np.full(shape[0], -1)
+    )
     return np.asarray(good[partner[overlap.pairs[good, 0]] == overlap.pairs[good, 1]], np.int64)
 
 
@@ -114,30 +144,41 @@ def objects(overlap: Overlap) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``objects`` and ``truth``: how many there are. ``at``: by IoU from 0.5 to 0.95 the matches, missed and invented, precision, recall,
-        F1 and ``ap`` (matches over all three). ``f1``, ``precision``, ``recall``: those at 0.5. ``ap``: the mean over all. ``dice``: the
-        mean of the pairs matched at 0.5. ``pq``, ``sq``, ``rq``: panoptic, segmentation and recognition quality of all objects as one
-        class. ``splits``: objects of the truth that hold most of several of ours; ``merges``: the reverse.
+        ``objects`` and ``truth``: how many there are. ``at``: by IoU from 0.5 to 0.95 the matches,
+        missed and invented, precision, recall, F1 and ``ap`` (matches over all three). ``f1``,
+        ``precision``, ``recall``: those at 0.5. ``ap``: the mean over all. ``dice``: the mean of
+        the pairs matched at 0.5. ``pq``, ``sq``, ``rq``: panoptic, segmentation and recognition
+        quality of all objects as one class. ``splits``: objects of the truth that hold most of
+        several of ours; ``merges``: the reverse.
     """
     n, m = len(overlap.ours), len(overlap.truth)
     at = {least: _at(len(matched(overlap, least)), n, m) for least in THRESHOLDS}
     iou = overlap.iou[matched(overlap, 0.5)]
     found = {"objects": n, "truth": m, **{k: at[0.5][k] for k in ("f1", "precision", "recall")}}
     found |= {"ap": float(np.mean([each["ap"] for each in at.values()]))}
-    found |= {"dice": _ratio((2 * iou / (1 + iou)).sum(), len(iou)), **_quality(iou.sum(), len(iou), n, m)}
+    found |= {
+        "dice": _ratio((2 * iou / (1 + iou)).sum(), len(iou)),
+        **_quality(iou.sum(), len(iou), n, m),
+    }
     split, merged = broken(overlap)
     return found | {"splits": int(split.sum()), "merges": int(merged.sum()), "at": at}
 
 
 def broken(overlap: Overlap) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(m,) which objects of the truth hold most of several of ours; (n,) which of ours hold most of several of the truth."""
-    inside, around = (overlap.shared > MOSTLY * overlap.area[side][overlap.pairs[:, side]] for side in (0, 1))
+    """(m,) which objects of the truth hold most of several of ours; (n,) which of ours hold most of
+    several of the truth.
+    """
+    inside, around = (
+        overlap.shared > MOSTLY * overlap.area[side][overlap.pairs[:, side]] for side in (0, 1)
+    )
     split = np.bincount(overlap.pairs[inside, 1], minlength=len(overlap.truth)) > 1
     return split, np.bincount(overlap.pairs[around, 0], minlength=len(overlap.ours)) > 1
 
 
 def boxes(ours: Floats, truth: Floats) -> Overlap:
-    """How far boxes (low row, low column, high row, high column; high ones excluded) overlap. Areas are in whole pixels."""
+    """How far boxes (low row, low column, high row, high column; high ones excluded) overlap. Areas
+    are in whole pixels.
+    """
     import shapely
 
     shapes = [shapely.box(b[:, 1], b[:, 0], b[:, 3], b[:, 2]) for b in (ours, truth)]
@@ -152,17 +193,22 @@ def boxes(ours: Floats, truth: Floats) -> Overlap:
 
 
 def information(counts: Contingency) -> dict[str, float]:
-    """The variation of information, in bits: ``vi_split``, what the truth does not tell of our labels, and ``vi_merge`` the reverse.
+    """The variation of information, in bits: ``vi_split``, what the truth does not tell of our
+    labels, and ``vi_merge`` the reverse.
 
     References
     ----------
-    M. Meilă (2007), "Comparing clusterings: an information based distance", J. Multivariate Analysis 98(5), 873-895.
+    M. Meilă (2007), "Comparing clusterings: an information based distance", J. Multivariate
+    Analysis 98(5), 873-895.
     """
     total = counts.count.sum()
     if not total:
         return {"vi_split": 0.0, "vi_merge": 0.0}
     joint = counts.count / total
-    each = [np.bincount(np.unique(names, return_inverse=True)[1], joint) for names in (counts.ours, counts.truth)]
+    each = [
+        np.bincount(np.unique(names, return_inverse=True)[1], joint)
+        for names in (counts.ours, counts.truth)
+    ]
     ours, truth, both = (float(-(p * np.log2(p)).sum()) for p in (*each, joint))
     return {"vi_split": max(both - truth, 0.0), "vi_merge": max(both - ours, 0.0)}
 
@@ -172,20 +218,26 @@ def rand(counts: Contingency) -> dict[str, float]:
 
     References
     ----------
-    I. Arganda-Carreras et al. (2015), "Crowdsourcing the creation of image segmentation algorithms for connectomics", Frontiers in
-    Neuroanatomy 9, 142.
+    I. Arganda-Carreras et al. (2015), "Crowdsourcing the creation of image segmentation algorithms
+    for connectomics", Frontiers in Neuroanatomy 9, 142.
     """
     inside = counts.truth > 0
     shared = counts.count[inside].astype(np.float64)
     ours, truth = (
-        np.bincount(np.unique(names[inside], return_inverse=True)[1], shared, 1) if inside.any() else np.zeros(1)
+        np.bincount(np.unique(names[inside], return_inverse=True)[1], shared, 1)
+        if inside.any()
+        else np.zeros(1)
         for names in (counts.ours, counts.truth)
     )
     both = (shared**2).sum() - shared.sum()
     precision = _ratio(both, (ours**2).sum() - shared.sum())
     recall = _ratio(both, (truth**2).sum() - shared.sum())
     error = 1.0 - _ratio(2 * precision * recall, precision + recall)
-    return {"adapted_rand_error": error, "adapted_rand_precision": precision, "adapted_rand_recall": recall}
+    return {
+        "adapted_rand_error": error,
+        "adapted_rand_precision": precision,
+        "adapted_rand_recall": recall,
+    }
 
 
 def semantic(counts: Contingency) -> dict[str, Any]:
@@ -194,13 +246,18 @@ def semantic(counts: Contingency) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``classes``: by class its ``iou``, ``dice``, ``precision``, ``recall`` and ``pixels`` in the truth; ``accuracy``; ``iou`` and
-        ``dice``: the means over the classes that occur; ``confusion``: by class of the truth, by class of ours, the pixels.
+        ``classes``: by class its ``iou``, ``dice``, ``precision``, ``recall`` and ``pixels`` in the
+        truth; ``accuracy``; ``iou`` and ``dice``: the means over the classes that occur;
+        ``confusion``: by class of the truth, by class of ours, the pixels.
     """
     names = np.unique(np.concatenate([counts.ours, counts.truth]))
     table = np.zeros((len(names), len(names)), np.int64)
     table[np.searchsorted(names, counts.truth), np.searchsorted(names, counts.ours)] = counts.count
-    hits, truth, ours = np.diag(table).tolist(), table.sum(axis=1).tolist(), table.sum(axis=0).tolist()
+    hits, truth, ours = (
+        np.diag(table).tolist(),
+        table.sum(axis=1).tolist(),
+        table.sum(axis=0).tolist(),
+    )
     each = {
         int(name): {
             "iou": _ratio(h, t + o - h),
@@ -211,13 +268,27 @@ def semantic(counts: Contingency) -> dict[str, Any]:
         }
         for name, h, t, o in zip(names, hits, truth, ours, strict=True)
     }
-    means = {key: _ratio(sum(one[key] for one in each.values()), len(each)) for key in ("iou", "dice")}
-    confusion = {int(n): {int(k): int(table[i, j]) for j, k in enumerate(names)} for i, n in enumerate(names)}
-    return {"accuracy": _ratio(sum(hits), int(table.sum())), **means, "classes": each, "confusion": confusion}
+    means = {
+        key: _ratio(sum(one[key] for one in each.values()), len(each)) for key in ("iou", "dice")
+    }
+    confusion = {
+        int(n): {int(k): int(table[i, j]) for j, k in enumerate(names)} for i, n in enumerate(names)
+    }
+    return {
+        "accuracy": _ratio(sum(hits), int(table.sum())),
+        **means,
+        "classes": each,
+        "confusion": confusion,
+    }
 
 
 def panoptic(
-    counts: Contingency, ours: dict[int, int], truth: dict[int, int], *, void: int | None = None, things: Container[int] | None = None
+    counts: Contingency,
+    ours: dict[int, int],
+    truth: dict[int, int],
+    *,
+    void: int | None = None,
+    things: Container[int] | None = None,
 ) -> dict[str, Any]:
     """Panoptic, segmentation and recognition quality.
 
@@ -228,15 +299,16 @@ def panoptic(
     ours, truth
         By segment, its class: a match needs one class.
     void
-        The class of the truth of which nothing is asked: pixels of it count for nothing, and segments mostly on it are not false.
+        The class of the truth of which nothing is asked: pixels of it count for nothing, and
+        segments mostly on it are not false.
     things
         The classes that are those of things, where that is known.
 
     Returns
     -------
     dict
-        ``pq``, ``sq``, ``rq``: the means over classes, and with ``_things`` and ``_stuff`` over those; ``classes``: by class the same with
-        its matches, missed and invented.
+        ``pq``, ``sq``, ``rq``: the means over classes, and with ``_things`` and ``_stuff`` over
+        those; ``classes``: by class the same with its matches, missed and invented.
 
     References
     ----------
@@ -246,10 +318,16 @@ def panoptic(
     kind_a = np.array([ours.get(int(k), -1) for k in overlap.ours], np.int64)
     kind_b = np.array([truth.get(int(k), -1) for k in overlap.truth], np.int64)
     unknown = np.zeros(len(overlap.ours))
-    empty = (kind_b == void)[overlap.pairs[:, 1]] if void is not None else np.zeros(len(overlap.pairs), bool)
+    empty = (
+        (kind_b == void)[overlap.pairs[:, 1]]
+        if void is not None
+        else np.zeros(len(overlap.pairs), bool)
+    )
     np.add.at(unknown, overlap.pairs[empty, 0], overlap.shared[empty])
     area_a, area_b = (area[overlap.pairs[:, side]] for side, area in enumerate(overlap.area))
-    iou = overlap.shared / np.maximum(area_a - unknown[overlap.pairs[:, 0]] + area_b - overlap.shared, 1)
+    iou = overlap.shared / np.maximum(
+        area_a - unknown[overlap.pairs[:, 0]] + area_b - overlap.shared, 1
+    )
     good = (iou > 0.5) & (kind_a[overlap.pairs[:, 0]] == kind_b[overlap.pairs[:, 1]]) & ~empty
     met_a, met_b = np.zeros(len(kind_a), bool), np.zeros(len(kind_b), bool)
     met_a[overlap.pairs[good, 0]], met_b[overlap.pairs[good, 1]] = True, True
@@ -257,22 +335,32 @@ def panoptic(
     each: dict[int, dict[str, Any]] = {}
     for kind in sorted({*kind_a.tolist(), *kind_b.tolist()} - {void}):
         mine = good & (kind_a[overlap.pairs[:, 0]] == kind)
-        hits, missed, invented = int(mine.sum()), int((~met_b & (kind_b == kind)).sum()), int((false & (kind_a == kind)).sum())
+        hits, missed, invented = (
+            int(mine.sum()),
+            int((~met_b & (kind_b == kind)).sum()),
+            int((false & (kind_a == kind)).sum()),
+        )
         quality = _quality(iou[mine].sum(), hits, hits + invented, hits + missed)
         each[kind] = {**quality, "matches": hits, "missed": missed, "invented": invented}
-    occurring = {kind: one for kind, one in each.items() if one["matches"] + one["missed"] + one["invented"]}
+    occurring = {
+        kind: one for kind, one in each.items() if one["matches"] + one["missed"] + one["invented"]
+    }
     groups = {"": set(occurring)}
     if things is not None:
         groups["_things"] = {kind for kind in occurring if kind in things}
         groups["_stuff"] = set(occurring) - groups["_things"]
     means = {
-        f"{k}{name}": _ratio(sum(occurring[kind][k] for kind in kinds), len(kinds)) for name, kinds in groups.items() for k in _QUALITIES
+        f"{k}{name}": _ratio(sum(occurring[kind][k] for kind in kinds), len(kinds))
+        for name, kinds in groups.items()
+        for k in _QUALITIES
     }
     return {**means, "classes": each}
 
 
 def boundary(hits: tuple[int, int], totals: tuple[int, int]) -> dict[str, float]:
-    """The boundary F1: of how many of our border pixels, and of the truth's, ``hits`` have one of the other beside them."""
+    """The boundary F1: of how many of our border pixels, and of the truth's, ``hits`` have one of
+    the other beside them.
+    """
     precision, recall = _ratio(hits[0], totals[0]), _ratio(hits[1], totals[1])
     return {
         "boundary_f1": _ratio(2 * precision * recall, precision + recall),
@@ -284,11 +372,23 @@ def boundary(hits: tuple[int, int], totals: tuple[int, int]) -> dict[str, float]
 def _at(hits: int, ours: int, truth: int) -> dict[str, Any]:
     precision, recall = _ratio(hits, ours), _ratio(hits, truth)
     f1, ap = _ratio(2 * hits, ours + truth), _ratio(hits, ours + truth - hits)
-    return {"matches": hits, "missed": truth - hits, "invented": ours - hits, "precision": precision, "recall": recall, "f1": f1, "ap": ap}
+    return {
+        "matches": hits,
+        "missed": truth - hits,
+        "invented": ours - hits,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "ap": ap,
+    }
 
 
 def _quality(iou: float, hits: int, ours: int, truth: int) -> dict[str, float]:
-    return {"pq": _ratio(2 * iou, ours + truth), "sq": _ratio(iou, hits), "rq": _ratio(2 * hits, ours + truth)}
+    return {
+        "pq": _ratio(2 * iou, ours + truth),
+        "sq": _ratio(iou, hits),
+        "rq": _ratio(2 * hits, ours + truth),
+    }
 
 
 def _ratio(part: float, whole: float) -> float:

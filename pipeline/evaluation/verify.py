@@ -1,15 +1,19 @@
-"""Whether a result holds: parts of it are cut into other tiles, segmented again, and compared object by object and pixel by pixel.
+"""Whether a result holds: parts of it are cut into other tiles, segmented again, and compared
+object by object and pixel by pixel.
 
-A part is four neighbouring tiles of a grid of another size. An object that lies whole inside is right if the result has the same pixels
-under one id. What goes on beyond the part is left out, since nothing is known of it here. Statistics of the image are those that the run
-found; they are not found again.
+A part is four neighbouring tiles of a grid of another size. An object that lies whole inside is
+right if the result has the same pixels under one id. What goes on beyond the part is left out,
+since nothing is known of it here. Statistics of the image are those that the run found; they are
+not found again.
 
-Where the run took several segmenters, each part is segmented by each of them that it met there, and of each those objects are compared that
-lie whole in tiles that the run gave to it: what such a tile draws does not depend on who draws the next. Regions that are merged on the
-graph of the whole image are compared by their superpixels, each of which lies in one region.
+Where the run took several segmenters, each part is segmented by each of them that it met there, and
+of each those objects are compared that lie whole in tiles that the run gave to it: what such a tile
+draws does not depend on who draws the next. Regions that are merged on the graph of the whole image
+are compared by their superpixels, each of which lies in one region.
 
-Classes are compared pixel by pixel, but those of objects that go on beyond the part, and where nothing is left of an object that was too
-small or of ground that may be a hole, since beyond the part either may go on.
+Classes are compared pixel by pixel, but those of objects that go on beyond the part, and where
+nothing is left of an object that was too small or of ground that may be a hole, since beyond the
+part either may go on.
 """
 
 from __future__ import annotations
@@ -26,7 +30,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, OutputError
-from pipeline.evaluation.differences import Kinds, Part, Verification, compare, compare_kinds, count_edges
+from pipeline.evaluation.differences import (
+    Kinds,
+    Part,
+    Verification,
+    compare,
+    compare_kinds,
+    count_edges,
+)
 from pipeline.execution.planning import Plan, opened, plan
 from pipeline.execution.result import Result
 from pipeline.image.grid import Box, Grid, sides
@@ -34,7 +45,17 @@ from pipeline.jobs import plugins
 from pipeline.jobs.binding import bound
 from pipeline.jobs.job import Job
 from pipeline.segmenters.superpixel import Superpixels
-from pipeline.stages import EMPTY, FIRST, SKIPPED, Method, Run, overlay, pixels_key, route, table_key
+from pipeline.stages import (
+    EMPTY,
+    FIRST,
+    SKIPPED,
+    Method,
+    Run,
+    overlay,
+    pixels_key,
+    route,
+    table_key,
+)
 from pipeline.stages.group import group
 from pipeline.stages.link import link
 from pipeline.stages.measure import gather
@@ -60,25 +81,36 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
     parts
         How many parts, spread over the image.
     job
-        What was run. Needed only where its record does not hold it: functions, and images in memory.
+        What was run. Needed only where its record does not hold it: functions, and images in
+        memory.
 
     Raises
     ------
     OutputError
-        If there is no complete result, or its image, its seeds or its methods cannot be had again, or are others now.
+        If there is no complete result, or its image, its seeds or its methods cannot be had again,
+        or are others now.
     """
     result = Result(str(path))
     record = result.record
     if not record["complete"]:
         raise OutputError(f"{path} holds no complete labels; there is nothing to verify")
-    found, certificates = Verification(), dict(zip(result.objects["id"], result.objects["certificate"], strict=True))
+    found, certificates = (
+        Verification(),
+        dict(zip(result.objects["id"], result.objects["certificate"], strict=True)),
+    )
     with tempfile.TemporaryDirectory() as folder:
         draft = _planned(record, Path(folder), job)
-        found.strange = strangers(record, {method.name: draft.run.steady(method) for method in draft.run.methods})
+        found.strange = strangers(
+            record, {method.name: draft.run.steady(method) for method in draft.run.methods}
+        )
         seams = Grid(draft.run.grid.shape, tuple(record["plan"]["tiles"]["size"]))
         for number, tiles in enumerate(_blocks(draft.run.grid, parts)):
             box = _around([draft.run.grid.core(tile) for tile in tiles])
-            published = {name: _published(result, name, box) for name in ("instance", "semantic") if name in record["results"]}
+            published = {
+                name: _published(result, name, box)
+                for name in ("instance", "semantic")
+                if name in record["results"]
+            }
             found.parts, found.pixels = found.parts + 1, found.pixels + box.size
             count_edges(found, next(iter(published.values())), box, seams)
             for part, kinds in _drawn_again(draft, seams, tiles, Path(folder, str(number))):
@@ -94,32 +126,58 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
 
 def _doubted(difference: Mapping[str, Any]) -> dict[str, Any]:
     """The same, of what may have been drawn otherwise elsewhere."""
-    return {**difference, "certificate": "agreed" if difference["certificate"] == "proved" else difference["certificate"]}
+    return {
+        **difference,
+        "certificate": "agreed"
+        if difference["certificate"] == "proved"
+        else difference["certificate"],
+    }
 
 
 def _published(result: Result, name: str, box: Box) -> Labels:
-    """What the result has in a box: labels, or classes, of which -1 is where nothing was measured."""
+    """What the result has in a box: labels, or classes, of which -1 is where nothing was
+    measured.
+    """
     if name == "instance":
         return np.asarray(result.labels.data[box.slices].compute(), np.int64)
     kinds = result.classes.data[box.slices].compute()
     return np.where(kinds == np.iinfo(kinds.dtype).max, -1, kinds.astype(np.int64))
 
 
-def _drawn_again(draft: Plan, seams: Grid, tiles: list[int], folder: Path) -> Iterator[tuple[Part, Kinds]]:
+def _drawn_again(
+    draft: Plan, seams: Grid, tiles: list[int], folder: Path
+) -> Iterator[tuple[Part, Kinds]]:
     """Some tiles as each segmenter that the run took there draws them, or as layers do."""
     box = _around([draft.run.grid.core(tile) for tile in tiles])
     if draft.job.layers:
         yield _again(
             _laid(draft, Scratch(str(folder)).begin(), tiles),
             tiles,
-            Part(box, seams.whole, *_NOTHING, np.ones(box.shape, bool), drawn_by=frozenset(layer.use for layer in draft.job.layers)),
+            Part(
+                box,
+                seams.whole,
+                *_NOTHING,
+                np.ones(box.shape, bool),
+                drawn_by=frozenset(layer.use for layer in draft.job.layers),
+            ),
         )
         return
     owner = _owner(draft, seams, box)
     for way in np.unique(owner[owner >= FIRST]).tolist():
         run = _only(draft.run, way, Scratch(str(folder / str(way))).begin(), tiles)
         merged = hasattr(draft.run.methods[way - FIRST].segmenter, "merge")
-        yield _again(run, tiles, Part(box, seams.whole, *_NOTHING, owner == way, merged, frozenset([draft.run.methods[way - FIRST].name])))
+        yield _again(
+            run,
+            tiles,
+            Part(
+                box,
+                seams.whole,
+                *_NOTHING,
+                owner == way,
+                merged,
+                frozenset([draft.run.methods[way - FIRST].name]),
+            ),
+        )
 
 
 def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
@@ -132,8 +190,16 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
         name: _known(what, fitted.get(name, {}), job and job.segmenters[name], plugins.SEGMENTERS)
         for name, what in told["segmenters"].items()
     }
-    steps = [_known(what, fitted.get(f"step {k + 1}", {}), job and job.steps[k], plugins.STEPS) for k, what in enumerate(told["steps"])]
-    size = [max(1, min(n, int(SHARE * t))) for n, t in zip(record["plan"]["frame"]["shape"], record["plan"]["tiles"]["size"], strict=True)]
+    steps = [
+        _known(what, fitted.get(f"step {k + 1}", {}), job and job.steps[k], plugins.STEPS)
+        for k, what in enumerate(told["steps"])
+    ]
+    size = [
+        max(1, min(n, int(SHARE * t)))
+        for n, t in zip(
+            record["plan"]["frame"]["shape"], record["plan"]["tiles"]["size"], strict=True
+        )
+    ]
     try:
         again = Job(
             source=told["source"] if job is None else job.source,
@@ -148,19 +214,28 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
         draft = plan(again, workers=1, memory=record["identity"]["tiles"]["memory"])
     except JobError as error:
         raise OutputError(f"the run's job cannot be had again: {error}") from error
-    if unfit := [layer.use for layer in again.layers if layer.when or hasattr(again.segmenters[layer.use], "merge")]:
+    if unfit := [
+        layer.use
+        for layer in again.layers
+        if layer.when or hasattr(again.segmenters[layer.use], "merge")
+    ]:
         raise OutputError(
-            f"{', '.join(unfit)}: layers of some tiles only, and those merged on the graph of the whole image, cannot be verified in "
+            f"{', '.join(unfit)}: layers of some tiles only, and those merged on the graph of "
+            f"the whole image, cannot be verified in "
             "parts; run the job in other tiles, and compare"
         )
     now, then = json.loads(json.dumps(draft.identity())), record["identity"]
     if now["source"]["fingerprint"] != then["source"]["fingerprint"]:
         raise OutputError("the image has changed since the run")
     if changed := differences(then["companions"], now["companions"]):
-        raise OutputError(f"what the segmenters were given besides the image has changed since the run: {'; '.join(changed)}")
+        raise OutputError(
+            f"what the segmenters were given besides the image has changed since the run: "
+            f"{'; '.join(changed)}"
+        )
     if unfitted := [m.name for m in draft.run.methods if getattr(m.segmenter, "unfitted", False)]:
         raise OutputError(
-            f"{', '.join(unfitted)}: the record does not hold what was found in the image; allowed: segmenters that are fitted"
+            f"{', '.join(unfitted)}: the record does not hold what was found in the image; "
+            f"allowed: segmenters that are fitted"
         )
     return draft
 
@@ -168,18 +243,26 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
 def _refuse_another(told: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """OutputError if a job is not the one that was run."""
     keys = ("segmenters", "steps", "route", "layers", "stitch")
-    before, now = ({key: what[key] for key in keys} for what in (told, json.loads(json.dumps(given))))
+    before, now = (
+        {key: what[key] for key in keys} for what in (told, json.loads(json.dumps(given)))
+    )
     if changed := differences(before, now):
-        raise OutputError(f"the job is another than the one that was run ({'; '.join(changed)}); give the job as it was")
+        raise OutputError(
+            f"the job is another than the one that was run ({'; '.join(changed)}); give the job "
+            f"as it was"
+        )
 
 
 def _known(what: Mapping[str, Any], fitted: Mapping[str, Any], given: Any, group: str) -> Any:
-    """A segmenter or a step with what was fitted: from the record, or where that cannot hold it, what is given."""
+    """A segmenter or a step with what was fitted: from the record, or where that cannot hold it,
+    what is given.
+    """
     if what["kind"] in plugins.kinds(group):
         return {**{key: held for key, held in what.items() if key != "code"}, **fitted}
     if given is None:
         raise OutputError(
-            f"the run used {what['kind']}, which its record does not hold; allowed: kinds of segmenters and steps, "
+            f"the run used {what['kind']}, which its record does not hold; allowed: kinds of "
+            f"segmenters and steps, "
             "or from Python verify(path, job=job) with the job that was run"
         )
     return replace(given, **fitted) if fitted else given
@@ -188,7 +271,10 @@ def _known(what: Mapping[str, Any], fitted: Mapping[str, Any], given: Any, group
 def _owner(draft: Plan, seams: Grid, box: Box) -> npt.NDArray[np.int16]:
     """By pixel of a box, the route that its tile took in the run."""
     own = replace(draft.run, grid=seams)
-    spans = [range(a // size, -(-b // size)) for a, b, size in zip(box.start, box.stop, seams.tile, strict=True)]
+    spans = [
+        range(a // size, -(-b // size))
+        for a, b, size in zip(box.start, box.stop, seams.tile, strict=True)
+    ]
     tiles = [seams.number(at) for at in itertools.product(*spans)]
     work = route.routing(own, draft.job.route, tuple(range(tile, tile + 1) for tile in tiles))
     owner = np.full(box.shape, EMPTY, np.int16)
@@ -204,7 +290,12 @@ def _blocks(grid: Grid, parts: int) -> list[list[int]]:
     chosen = np.unique(np.linspace(0, number - 1, min(parts, number)).round().astype(int))
     corners = [tuple(int(k) for k in np.unravel_index(c, last)) for c in chosen]
     return [
-        [grid.number(at) for at in itertools.product(*(range(k, min(k + 2, n)) for k, n in zip(corner, grid.counts, strict=True)))]
+        [
+            grid.number(at)
+            for at in itertools.product(
+                *(range(k, min(k + 2, n)) for k, n in zip(corner, grid.counts, strict=True))
+            )
+        ]
         for corner in corners
     ]
 
@@ -212,12 +303,15 @@ def _blocks(grid: Grid, parts: int) -> list[list[int]]:
 def _around(cores: list[Box]) -> Box:
     """The box that some cores fill."""
     return Box(
-        tuple(np.min([core.start for core in cores], axis=0).tolist()), tuple(np.max([core.stop for core in cores], axis=0).tolist())
+        tuple(np.min([core.start for core in cores], axis=0).tolist()),
+        tuple(np.max([core.stop for core in cores], axis=0).tolist()),
     )
 
 
 def _only(run: Run, number: int, scratch: Scratch, tiles: list[int]) -> Run:
-    """A run in which the tiles of a part go to one method, of merged regions to their superpixels; all others go nowhere."""
+    """A run in which the tiles of a part go to one method, of merged regions to their superpixels;
+    all others go nowhere.
+    """
     routes = np.full(len(run.grid), SKIPPED, np.int16)
     for tile in tiles:
         routes[tile] = number if run.valid(run.read(run.grid.core(tile))[1]).any() else EMPTY
@@ -234,9 +328,16 @@ def _unmerged(method: Method) -> Method:
 
 
 def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
-    """Segment some tiles: their labels, by label whether the object lies whole in the part and is sure, and the classes of pixels."""
+    """Segment some tiles: their labels, by label whether the object lies whole in the part and is
+    sure, and the classes of pixels.
+    """
     number, box = _drawn(run, tiles), part.box
-    labels, kinds, known, proved = np.zeros(box.shape, np.int64), np.zeros(box.shape, np.int64), part.mine.copy(), np.ones(box.shape, bool)
+    labels, kinds, known, proved = (
+        np.zeros(box.shape, np.int64),
+        np.zeros(box.shape, np.int64),
+        part.mine.copy(),
+        np.ones(box.shape, bool),
+    )
     for tile in (tile for tile in tiles if run.routes[tile] >= FIRST):
         own, table = _table(run, tile)
         at = run.grid.core(tile).within(box)
@@ -244,7 +345,9 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
         kinds[at] = np.where(table["ids"] > 0, table["kind"], 0)[own]
         for each in (each for each in overlay.drawers(run) if each.routes[tile] >= FIRST):
             own, table = _table(each, tile)
-            known[at] &= (own == 0) | (table["ids"] > 0)[own]  # what was removed, or is no hole, may be otherwise beyond the part
+            known[at] &= (own == 0) | (table["ids"] > 0)[
+                own
+            ]  # what was removed, or is no hole, may be otherwise beyond the part
             proved[at] &= (table["status"] == PROVED)[own]
     cut = np.zeros(number + 1, bool)
     for side in sides(box, run.grid.whole):
@@ -254,7 +357,9 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
     for id_, status in _statuses(run):
         sure[id_] &= status == PROVED
     cut[0] = False
-    if any(run.method(tile).contract.identity != "class" for tile in tiles if run.routes[tile] >= FIRST):
+    if any(
+        run.method(tile).contract.identity != "class" for tile in tiles if run.routes[tile] >= FIRST
+    ):
         known &= ~cut[labels]
     absent = ~run.valid(run.read(box)[1])
     kinds[absent], known, proved = -1, known | (absent & part.mine), proved | absent
@@ -263,7 +368,9 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
 
 def _table(run: Run, tile: int) -> tuple[npt.NDArray[np.integer], Arrays]:
     """A tile's labels, and what is known of them."""
-    return run.scratch.load(pixels_key(tile), "labels")[1]["labels"], run.joined.load(table_key(tile), "ids", "kind", "status")[1]
+    return run.scratch.load(pixels_key(tile), "labels")[1]["labels"], run.joined.load(
+        table_key(tile), "ids", "kind", "status"
+    )[1]
 
 
 def _laid(draft: Plan, scratch: Scratch, tiles: list[int]) -> Run:
@@ -286,4 +393,8 @@ def _drawn(run: Run, tiles: list[int]) -> int:
 
 def _statuses(run: Run) -> list[tuple[int, int]]:
     found = [gather(run, slab)[1] for slab in range(run.grid.counts[0])]
-    return [pair for about in found for pair in zip(about["id"].tolist(), about["status"].tolist(), strict=True)]
+    return [
+        pair
+        for about in found
+        for pair in zip(about["id"].tolist(), about["status"].tolist(), strict=True)
+    ]

@@ -29,15 +29,21 @@ class Crew:
         """A stage as it is told of."""
         return f"{self.layer} {stage}".strip()
 
-    def each(self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]) -> Iterator[tuple[int, T]]:
+    def each(
+        self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]
+    ) -> Iterator[tuple[int, T]]:
         """Each item with the function's value; the first that fails ends the stage."""
         work, stage = list(items), self.named(stage)
-        for done, outcome in enumerate(self.engine.run(function, context, work, label=stage), start=1):
+        for done, outcome in enumerate(
+            self.engine.run(function, context, work, label=stage), start=1
+        ):
             if outcome.error is not None:
                 raise TilesError(f"{stage} {outcome.item}: {outcome.error}")
             self.watch(Event(stage, done, len(work)))
             yield outcome.item, outcome.value  # type: ignore[misc]
 
-    def all(self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]) -> dict[int, T]:
+    def all(
+        self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]
+    ) -> dict[int, T]:
         """The function's value by item, in order of the items."""
         return dict(sorted(self.each(stage, function, context, items)))

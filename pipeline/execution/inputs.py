@@ -1,4 +1,6 @@
-"""What segmenters are given besides the image (seeds, markers), opened before a run and told apart by checksums."""
+"""What segmenters are given besides the image (seeds, markers), opened before a run and told apart
+by checksums.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from pipeline.segmenters import Segmenter
 
 
 def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
-    """The segmenter with what it is given opened, suited to the image; JobError names ``where`` and what does not fit."""
+    """The segmenter with what it is given opened, suited to the image; JobError names ``where`` and
+    what does not fit.
+    """
     what: Any = segmenter
     for name in getattr(segmenter, "companions", ()):
         given = getattr(what, name)
@@ -32,4 +36,8 @@ def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
 def fingerprints(segmenter: Segmenter) -> dict[str, Any]:
     """By option, what tells apart what the segmenter was given."""
     held = {name: getattr(segmenter, name) for name in getattr(segmenter, "companions", ())}
-    return {name: companion.fingerprint() for name, companion in held.items() if isinstance(companion, Companion)}
+    return {
+        name: companion.fingerprint()
+        for name, companion in held.items()
+        if isinstance(companion, Companion)
+    }

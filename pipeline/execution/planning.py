@@ -1,4 +1,6 @@
-"""What a run will do, decided before anything is read: the grid, the halo, the methods; and what will be refused."""
+"""What a run will do, decided before anything is read: the grid, the halo, the methods; and what
+will be refused.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Plan:
     source: Source
     run: Run
     layout: tuple[tuple[int, ...], tuple[int, ...] | None]
-    """The chunk of the labels along each axis, and the shard, if there are any; a core is a whole number of them."""
+    """The chunk of the labels along each axis, and the shard, if there are any; a core is a whole
+    number of them.
+    """
 
     fingerprint: Mapping[str, Any]
     """What tells the image from any other."""
@@ -75,7 +79,9 @@ class Plan:
 
     @property
     def staging(self) -> Path:
-        """Where the result lies until it is whole: that of this run, and of this way of joining its tiles."""
+        """Where the result lies until it is whole: that of this run, and of this way of joining its
+        tiles.
+        """
         return self.hidden / f"{STAGING}{self.run.scratch.join}"
 
     def of(self, run: str, join: str) -> Plan:
@@ -84,12 +90,19 @@ class Plan:
 
     @property
     def nest(self) -> Nest | None:
-        """Where labels go in the image itself, if that is asked for; JobError if it has no place for them."""
+        """Where labels go in the image itself, if that is asked for; JobError if it has no place
+        for them.
+        """
         if self.job.output.into_source is None:
             return None
         if not hasattr(self.source, "home"):
-            raise JobError("output.into_source: labels lie in OME-Zarr images only; allowed: none of another image")
-        same = {key: what for key, what in self.identity().items() if key not in ("tiles", "devices")}  # and memory: as workers have it
+            raise JobError(
+                "output.into_source: labels lie in OME-Zarr images only; allowed: none of "
+                "another image"
+            )
+        same = {
+            key: what for key, what in self.identity().items() if key not in ("tiles", "devices")
+        }  # and memory: as workers have it
         mark = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
         try:
             home = self.source.home()
@@ -98,23 +111,37 @@ class Plan:
         return Nest(home, self.job.output.into_source, mark, self.job.output.replace_in_source)
 
     def identity(self) -> dict[str, Any]:
-        """All that the labels of tiles depend on: a run begun with another identity is not resumed."""
+        """All that the labels of tiles depend on: a run begun with another identity is
+        not resumed.
+        """
         job, frame = self.job.plain(), self.source.frame
-        devices = chosen(self.job.segmenters, {method.name: method.contract for method in self.run.methods})
+        devices = chosen(
+            self.job.segmenters, {method.name: method.contract for method in self.run.methods}
+        )
         return {
             "algorithms": ALGORITHMS,
             "source": {
                 "fingerprint": dict(self.fingerprint),
                 "shape": list(frame.shape),
                 "bands": list(frame.bands),
-                "nodata": frame.nodata if frame.nodata is None or math.isfinite(frame.nodata) else str(frame.nodata),  # NaN is not itself
+                "nodata": frame.nodata
+                if frame.nodata is None or math.isfinite(frame.nodata)
+                else str(frame.nodata),  # NaN is not itself
             },
-            "tiles": {"size": list(self.run.grid.tile), "depth": self.run.depth, "max_halo": self.run.max_halo, "memory": self.run.memory},
+            "tiles": {
+                "size": list(self.run.grid.tile),
+                "depth": self.run.depth,
+                "max_halo": self.run.max_halo,
+                "memory": self.run.memory,
+            },
             "steps": job["steps"],
             "segmenters": job["segmenters"],
             "identities": {method.name: method.contract.identity for method in self.run.methods},
-            "companions": {method.name: fingerprints(method.segmenter) for method in self.run.methods},
-            "route": job["route"] or sorted(({**layer, "classes": None} for layer in job["layers"]), key=str),
+            "companions": {
+                method.name: fingerprints(method.segmenter) for method in self.run.methods
+            },
+            "route": job["route"]
+            or sorted(({**layer, "classes": None} for layer in job["layers"]), key=str),
             **({"devices": devices} if devices else {}),
         }
 
@@ -122,13 +149,25 @@ class Plan:
         """The identity, and what only the stages after segmenting depend on."""
         output = self.job.output.model_dump(exclude={"path", "scratch", "keep_scratch"})
         layers = {"layers": self.job.plain()["layers"]} if self.job.layers else {}
-        terms = {"identity": self.identity(), **layers, "stitch": self.job.stitch.model_dump(), "output": output}
-        return dict(json.loads(json.dumps(terms)))  # as a record gives it back: numbers of classes are keys of mappings
+        terms = {
+            "identity": self.identity(),
+            **layers,
+            "stitch": self.job.stitch.model_dump(),
+            "output": output,
+        }
+        return dict(
+            json.loads(json.dumps(terms))
+        )  # as a record gives it back: numbers of classes are keys of mappings
 
     def _halo(self, method: Method) -> dict[str, int]:
         """A halo, and what it is made of."""
         steps = self.run.reach_of_steps()
-        return {"pixels": method.halo, "reach": method.contract.reach, "steps": steps, "compared": self.run.depth}
+        return {
+            "pixels": method.halo,
+            "reach": method.contract.reach,
+            "steps": steps,
+            "compared": self.run.depth,
+        }
 
     def facts(self) -> dict[str, Any]:
         """The plan in plain words and numbers."""
@@ -137,8 +176,17 @@ class Plan:
         return {
             "tilewise": __version__,
             "frame": asdict(frame),
-            **({"not_understood": doubts} if (doubts := told(self.source).get("not_understood")) else {}),
-            "tiles": {"number": len(run.grid), "grid": list(run.grid.counts), "size": list(run.grid.tile), "chunk": list(self.layout[0])}
+            **(
+                {"not_understood": doubts}
+                if (doubts := told(self.source).get("not_understood"))
+                else {}
+            ),
+            "tiles": {
+                "number": len(run.grid),
+                "grid": list(run.grid.counts),
+                "size": list(run.grid.tile),
+                "chunk": list(self.layout[0]),
+            }
             | ({} if self.layout[1] is None else {"shard": list(self.layout[1])}),
             "devices": {method.name: method.contract.device for method in run.methods},
             "halo": {method.name: self._halo(method) for method in run.methods},
@@ -149,7 +197,14 @@ class Plan:
         }
 
 
-def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None = None, engine: Engine | None = None) -> Plan:
+def plan(
+    job: Job,
+    *,
+    workers: int,
+    memory: int,
+    begun: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+) -> Plan:
     """Open the source and settle what is left to choose.
 
     Parameters
@@ -161,7 +216,8 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     memory
         Bytes that one task may use.
     begun
-        The ``tiles`` and ``devices`` of the identity of a run that is being resumed: what depended on its workers then is not chosen anew.
+        The ``tiles`` and ``devices`` of the identity of a run that is being resumed: what depended
+        on its workers then is not chosen anew.
     engine
         Where it will run, to be asked for the devices that segmenters want; None: nowhere yet.
 
@@ -182,29 +238,53 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     job.refuse_misfit(len(source.frame.bands))
     output_layout.refuse(job.output, source.frame)
     shape = source.frame.shape
-    given = {name: accompanied(segmenter, suited.frame, f"segmenters.{name}") for name, segmenter in job.segmenters.items()}
+    given = {
+        name: accompanied(segmenter, suited.frame, f"segmenters.{name}")
+        for name, segmenter in job.segmenters.items()
+    }
     segmenters, contracts = settled(given, engine, begun.get("devices", {}))
     wanted, stuff = results(job, contracts, len(shape)), {layer.stuff for layer in job.layers}
     for name, contract in contracts.items():
         _refuse_misfit(f"segmenters.{name}", segmenters[name], contract, pixel)
         if contract.lines and (job.layers or "instance" not in wanted or len(shape) != 2):
             raise JobError(
-                f"segmenters.{name}: lines without objects, in layers, or in a volume; allowed: results: [instance], in two dimensions"
+                f"segmenters.{name}: lines without objects, in layers, or in a volume; allowed: "
+                f"results: [instance], in two dimensions"
             )
-    classes_only = {name for name in contracts if name in stuff or not (job.layers or "instance" in wanted)}
+    classes_only = {
+        name for name in contracts if name in stuff or not (job.layers or "instance" in wanted)
+    }
     if not job.layers and not all(contract.plain for contract in contracts.values()):
-        classes_only = set()  # an object of a route that decides by whole objects may go on in any other, which must draw objects too
-    contracts = {name: replace(c, identity="class") if name in classes_only and c.plain else c for name, c in contracts.items()}
+        # an object of a route that decides by whole objects may go on in any other, which must draw
+        # objects too
+        classes_only = set()
+    contracts = {
+        name: replace(c, identity="class") if name in classes_only and c.plain else c
+        for name, c in contracts.items()
+    }
     asked = HALO[len(shape)] if job.tiles.halo == "auto" else job.tiles.halo
     depth = depth_of(list(contracts.values()), asked)
     steps = tuple(job.steps)
     far = depth + sum(step.reach for step in steps)
-    methods = tuple(Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items())
+    methods = tuple(
+        Method(name, segmenters[name], c, c.reach + far) for name, c in contracts.items()
+    )
     most = MAX_HALO[len(shape)] if job.tiles.max_halo == "auto" else job.tiles.max_halo
     none = np.zeros(0, np.int16)
     tile_size.refuse_far_sight(methods, steps, most)
     most = max(most, *(method.halo for method in methods))  # every window reads so far
-    draft = Run(source, Grid(shape, shape), methods, none, depth, most, memory, scratch(job), job.stitch.iou, steps)
+    draft = Run(
+        source,
+        Grid(shape, shape),
+        methods,
+        none,
+        depth,
+        most,
+        memory,
+        scratch(job),
+        job.stitch.iou,
+        steps,
+    )
     tile = (
         tuple(begun["size"])
         if job.tiles.size == "auto" and len(begun.get("size", ())) == len(shape)
@@ -216,29 +296,50 @@ def plan(job: Job, *, workers: int, memory: int, begun: Mapping[str, Any] | None
     tile_size.refuse_too_many(grid)
     run = replace(draft, grid=grid, routes=np.full(len(grid), FIRST, np.int16))
     tile_size.refuse_too_large(run)
-    made = Plan(job, source, run, output_layout.layout(job.output, tile, shape), source.fingerprint(), wanted)
+    made = Plan(
+        job,
+        source,
+        run,
+        output_layout.layout(job.output, tile, shape),
+        source.fingerprint(),
+        wanted,
+    )
     _ = made.nest  # refused now where the image has no place for it
     _refuse_own_image(made)
     return made
 
 
 def _refuse_own_image(draft: Plan) -> None:
-    """JobError where the result would take the place of the image, or of a file that belongs to it."""
+    """JobError where the result would take the place of the image, or of a file that
+    belongs to it.
+    """
     image: Any = getattr(draft.source, "files", getattr(draft.source, "path", ()))
     for file in (image,) if isinstance(image, (str, os.PathLike)) else image:
         if any(lies_in(os.fspath(file), joined(draft.job.output.path, name)) for name in PUBLISHED):
-            raise JobError(f"output.path: {draft.job.output.path}; a result there may take the place of {file}; choose another folder")
+            raise JobError(
+                f"output.path: {draft.job.output.path}; a result there may take the place of "
+                f"{file}; choose another folder"
+            )
 
 
 def results(job: Job, contracts: Mapping[str, Contract], ndim: int) -> tuple[str, ...]:
-    """What is wanted: what the job says, or what its segmenters are for; JobError if there is no such result of a volume."""
+    """What is wanted: what the job says, or what its segmenters are for; JobError if there is no
+    such result of a volume.
+    """
     wanted = tuple(job.output.results or ())
     if "panoptic" in wanted and ndim == 3:
-        raise JobError("output.results: panoptic of a volume; allowed: instance and semantic, which are the pair of its rasters")
+        raise JobError(
+            "output.results: panoptic of a volume; allowed: instance and semantic, which are the "
+            "pair of its rasters"
+        )
     both = bool(job.layers) or all(contract.things is not None for contract in contracts.values())
     if "panoptic" in wanted or (both and not wanted):
         return ("instance", "semantic", "panoptic") if ndim == 2 else ("instance", "semantic")
-    return wanted or (("semantic",) if all(contract.result == "semantic" for contract in contracts.values()) else ("instance",))
+    return wanted or (
+        ("semantic",)
+        if all(contract.result == "semantic" for contract in contracts.values())
+        else ("instance",)
+    )
 
 
 def _named(job: Job) -> Job:
@@ -247,7 +348,12 @@ def _named(job: Job) -> Job:
     known = {number: entry for entries in brought.values() for number, entry in entries.items()}
     if job.layers:  # a class of several keeps its name where it stays alone
         each = [layer for layer in job.layers if not isinstance(layer.classes, int)]
-        known = {layer.final(number): entry for layer in each for number, entry in brought[layer.use].items() if layer.final(number)}
+        known = {
+            layer.final(number): entry
+            for layer in each
+            for number, entry in brought[layer.use].items()
+            if layer.final(number)
+        }
     output = job.output.model_copy(update={"legend": {**known, **job.output.legend}})
     return job.model_copy(update={"output": output}) if known else job
 

@@ -1,5 +1,5 @@
-"""What is settled of the whole image before any tile is drawn: the statistics that steps and segmenters ask for, and where each tile goes.
-Both are found once, and kept in the scratch store.
+"""What is settled of the whole image before any tile is drawn: the statistics that steps and
+segmenters ask for, and where each tile goes. Both are found once, and kept in the scratch store.
 """
 
 from __future__ import annotations
@@ -19,32 +19,59 @@ from pipeline.stages import route as routing
 
 
 def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
-    """By tile why it cannot be read, where such tiles are to be skipped. SourceError if none can."""
+    """By tile why it cannot be read, where such tiles are to be skipped. SourceError if
+    none can.
+    """
     if policy != "skip":
         return {}
-    lost = {tile: why for tile, why in crew.each("read", unreadable_tiles.unreadable, run, range(len(run.grid))) if why}
+    lost = {
+        tile: why
+        for tile, why in crew.each("read", unreadable_tiles.unreadable, run, range(len(run.grid)))
+        if why
+    }
     if len(lost) == len(run.grid):
         raise SourceError(f"no tile can be read: {run.grid.name(0)}: {lost[0]}")
     return lost
 
 
 def fit(run: Run, crew: Crew) -> Run:
-    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds as they need; and the ground's."""
+    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds
+    as they need; and the ground's.
+    """
     terrain.find(run)
     for number in range(fitting.MOST_ROUNDS):
         wanted = fitting.subjects(run)
         if not wanted:
             return run
         if not run.scratch.sound(fitting.key(number)):
-            samples = {subject.name: _sample(run, subject, crew) for subject in wanted if sample_size(subject.what)}
+            samples = {
+                subject.name: _sample(run, subject, crew)
+                for subject in wanted
+                if sample_size(subject.what)
+            }
             counted = tuple(subject for subject in wanted if not sample_size(subject.what))
-            survey = fitting.Survey(run, counted, fitting.batches(run, crew.engine.workers) if counted else ())
+            survey = fitting.Survey(
+                run, counted, fitting.batches(run, crew.engine.workers) if counted else ()
+            )
             batches = range(len(survey.batches))
-            bins = fitting.common_bins(found for _, found in crew.each("survey", fitting.ranges, survey, batches))
-            counts = fitting.added(bins, (found for _, found in crew.each("fit", fitting.counts, replace(survey, bins=bins), batches)))
+            bins = fitting.common_bins(
+                found for _, found in crew.each("survey", fitting.ranges, survey, batches)
+            )
+            counts = fitting.added(
+                bins,
+                (
+                    found
+                    for _, found in crew.each(
+                        "fit", fitting.counts, replace(survey, bins=bins), batches
+                    )
+                ),
+            )
             fitting.save(run, number, bins, counts, samples)
         run = fitting.fitted(run, number, wanted)
-    raise SegmenterError(f"{', '.join(subject.name for subject in wanted)}: still unfitted after {fitting.MOST_ROUNDS} rounds of fitting")
+    raise SegmenterError(
+        f"{', '.join(subject.name for subject in wanted)}: still unfitted after "
+        f"{fitting.MOST_ROUNDS} rounds of fitting"
+    )
 
 
 def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
@@ -53,7 +80,15 @@ def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
 
     def gather(boxes: list[Box]) -> Sample:
         survey = fitting.Survey(run, (subject,), boxes=tuple(boxes))
-        return merge((found for _, found in crew.each("sample", fitting.sample, survey, range(-(-len(boxes) // fitting.PER_ITEM)))), size)
+        return merge(
+            (
+                found
+                for _, found in crew.each(
+                    "sample", fitting.sample, survey, range(-(-len(boxes) // fitting.PER_ITEM))
+                )
+            ),
+            size,
+        )
 
     return collect(run.grid.shape, size, gather)
 

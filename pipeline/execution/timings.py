@@ -1,4 +1,6 @@
-"""What each route took: tiles, pixels and seconds; and what the dearest of them would have taken everywhere."""
+"""What each route took: tiles, pixels and seconds; and what the dearest of them would have taken
+everywhere.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,18 @@ from pipeline.stages import EMPTY, FIRST, SKIPPED, Run
 from pipeline.stages.overlay import drawers, sheets_of
 from pipeline.stages.segment import Segmented
 
-UNLIKE = "processors or libraries that may differ in the last digit drew it, so nothing of it is proved; run.json lists them (processors)"
+UNLIKE = (
+    "processors or libraries that may differ in the last digit drew it, so nothing of it is "
+    "proved; run.json lists them (processors)"
+)
 """What is told of a route."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The seconds that tiles took in this run; what an earlier one did before it was interrupted, nobody knows."""
+    """The seconds that tiles took in this run; what an earlier one did before it was interrupted,
+    nobody knows.
+    """
 
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     """By route and tile."""
@@ -37,50 +44,79 @@ class Clock:
             tiles = self.seconds.setdefault(run.method(outcome.item).name, {})
             tiles[outcome.item] = tiles.get(outcome.item, 0.0) + outcome.value["seconds"]
             if outcome.value["told"]:
-                self.told.setdefault(run.method(outcome.item).name, set()).update(outcome.value["told"])
+                self.told.setdefault(run.method(outcome.item).name, set()).update(
+                    outcome.value["told"]
+                )
 
 
 def routes(run: Run, clock: Clock) -> dict[str, dict[str, Any]]:
-    """What each route took: its ``tiles``, the ``pixels`` of their cores, and of a segmenter the ``seconds`` that it took, on any worker,
-    at as many of them as are ``timed``: those that were done in this run; ``told``, if it did something otherwise than asked. Of layers,
-    what each of them took.
+    """What each route took: its ``tiles``, the ``pixels`` of their cores, and of a segmenter the
+    ``seconds`` that it took, on any worker, at as many of them as are ``timed``: those that were
+    done in this run; ``told``, if it did something otherwise than asked. Of layers, what each of
+    them took.
     """
     size = _sizes(run.grid)
     runs = [(sheet.layer.use, sheet.run.routes >= FIRST) for sheet in sheets_of(run)]
-    runs = runs or [(method.name, run.routes == FIRST + number) for number, method in enumerate(run.methods)]
-    found = {name: _counted(run.routes == route, size) for name, route in (("empty", EMPTY), (SKIP, SKIPPED))}
+    runs = runs or [
+        (method.name, run.routes == FIRST + number) for number, method in enumerate(run.methods)
+    ]
+    found = {
+        name: _counted(run.routes == route, size)
+        for name, route in (("empty", EMPTY), (SKIP, SKIPPED))
+    }
     unlike = {each.methods[route - FIRST].name for each in drawers(run) for route in each.mixed()}
     for name, mine in runs:
         spent = clock.seconds.get(name, {})
-        found[name] = {**_counted(mine, size), "seconds": round(sum(spent.values()), 3), "timed": len(spent)}
+        found[name] = {
+            **_counted(mine, size),
+            "seconds": round(sum(spent.values()), 3),
+            "timed": len(spent),
+        }
         if told := sorted(clock.told.get(name, ())) + [UNLIKE] * (name in unlike):
             found[name]["told"] = told
     return found
 
 
 def dearest(run: Run, clock: Clock) -> dict[str, Any] | None:
-    """The ``route`` that took most for a pixel, and about how many ``seconds`` it would have taken at all tiles with a valid pixel.
+    """The ``route`` that took most for a pixel, and about how many ``seconds`` it would have taken
+    at all tiles with a valid pixel.
 
     None of layers, which all see every tile, and where nothing was timed.
     """
     size = _sizes(run.grid)
-    names = [] if sheets_of(run) else [method.name for method in run.methods if clock.seconds.get(method.name)]
+    names = (
+        []
+        if sheets_of(run)
+        else [method.name for method in run.methods if clock.seconds.get(method.name)]
+    )
     if not names:
         return None
-    pace = {name: sum(clock.seconds[name].values()) / int(size[list(clock.seconds[name])].sum()) for name in names}
+    pace = {
+        name: sum(clock.seconds[name].values()) / int(size[list(clock.seconds[name])].sum())
+        for name in names
+    }
     route = max(names, key=pace.__getitem__)
     return {"route": route, "seconds": round(pace[route] * int(size[run.routes != EMPTY].sum()), 3)}
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:
-    """A run's routes as its record has them: a line for each that a tile took, where not all took the same; and what segmenters told."""
+    """A run's routes as its record has them: a line for each that a tile took, where not all took
+    the same; and what segmenters told.
+    """
     taken = {name: facts for name, facts in record["routes"].items() if facts["tiles"]}
-    told = [f"  {name:16} {what}" for name, facts in taken.items() for what in facts.get("told", ())]
+    told = [
+        f"  {name:16} {what}" for name, facts in taken.items() for what in facts.get("told", ())
+    ]
     if len(taken.keys() - {"empty"}) < 2:
         return told
-    found = [f"  {name:16} {facts['tiles']:,} tiles, {facts['pixels'] / 1e6:,.1f} Mpx{_spent(facts)}" for name, facts in taken.items()]
+    found = [
+        f"  {name:16} {facts['tiles']:,} tiles, {facts['pixels'] / 1e6:,.1f} Mpx{_spent(facts)}"
+        for name, facts in taken.items()
+    ]
     if most := record["dearest"]:
-        found.append(f"  {most['route']} everywhere would have taken about {most['seconds']:,.1f} s")
+        found.append(
+            f"  {most['route']} everywhere would have taken about {most['seconds']:,.1f} s"
+        )
     return found + told
 
 
@@ -98,6 +134,7 @@ def _counted(mine: npt.NDArray[np.bool_], size: npt.NDArray[np.int64]) -> dict[s
 def _sizes(grid: Grid) -> npt.NDArray[np.int64]:
     """The pixels of each tile's core: (tile,)."""
     extents = [
-        np.minimum(tile, extent - tile * np.arange(count)) for tile, extent, count in zip(grid.tile, grid.shape, grid.counts, strict=True)
+        np.minimum(tile, extent - tile * np.arange(count))
+        for tile, extent, count in zip(grid.tile, grid.shape, grid.counts, strict=True)
     ]
     return reduce(np.multiply.outer, extents).ravel().astype(np.int64)

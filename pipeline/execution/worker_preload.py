@@ -1,7 +1,9 @@
-"""What a worker process of our own loads as soon as it is there, beside its work: otherwise its first tile would wait for it.
+"""What a worker process of our own loads as soon as it is there, beside its work: otherwise its
+first tile would wait for it.
 
-Dask calls `dask_setup` in each worker that `pipeline.engine.cluster` starts, which knows this module by its name alone. Importing the
-stages takes 0.4 s, numba's own start 0.4 s more, Zarr and Arrow 0.2 s; meanwhile the process that asks opens the image and plans.
+Dask calls `dask_setup` in each worker that `pipeline.engine.cluster` starts, which knows this
+module by its name alone. Importing the stages takes 0.4 s, numba's own start 0.4 s more, Zarr and
+Arrow 0.2 s; meanwhile the process that asks opens the image and plans.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ def load() -> None:
     import pipeline.stages
     from pipeline.imageops.components import pieces
 
-    stages = (f"pipeline.stages.{module.name}" for module in pkgutil.iter_modules(pipeline.stages.__path__))
+    stages = (
+        f"pipeline.stages.{module.name}"
+        for module in pkgutil.iter_modules(pipeline.stages.__path__)
+    )
     for name in (*stages, *LIBRARIES):
         import_module(name)
     pieces(np.ones((1, 1), bool))

@@ -1,8 +1,10 @@
-"""Bands by name. What a job calls ``nir`` becomes the band's number, from 1, once the image is known.
+"""Bands by name. What a job calls ``nir`` becomes the band's number, from 1, once the image is
+known.
 
-A segmenter or a step lists the options that name bands in its attribute ``of_bands``. Their values are a band, pairs or lists of bands, or
-a mapping from bands to weights. Everything that is recorded, compared or computed has numbers, so that a run is the same whichever way
-its bands were called.
+A segmenter or a step lists the options that name bands in its attribute ``of_bands``. Their values
+are a band, pairs or lists of bands, or a mapping from bands to weights. Everything that is
+recorded, compared or computed has numbers, so that a run is the same whichever way its bands were
+called.
 """
 
 from __future__ import annotations
@@ -22,18 +24,26 @@ SHOWN = 24
 
 
 def numbered(what: T, names: Sequence[str]) -> T:
-    """The same with its bands by number, for an image whose bands have these names; JobError names the option and what is allowed."""
+    """The same with its bands by number, for an image whose bands have these names; JobError names
+    the option and what is allowed.
+    """
     held: Any = what
     for option in getattr(what, "of_bands", ()):
         given = getattr(held, option)
-        found = _weights(given, names, option) if isinstance(given, Mapping) else _numbers(given, names, option)
+        found = (
+            _weights(given, names, option)
+            if isinstance(given, Mapping)
+            else _numbers(given, names, option)
+        )
         if found != given:
             held = replace(held, **{option: found})
     return held  # type: ignore[no-any-return]
 
 
 def number(band: int | str, names: Sequence[str], option: str) -> int:
-    """The number of a band, from 1, that is called by its name or by its number; JobError where there is no such name."""
+    """The number of a band, from 1, that is called by its name or by its number; JobError where
+    there is no such name.
+    """
     if not isinstance(band, str):
         return band
     if band not in names:
@@ -42,26 +52,35 @@ def number(band: int | str, names: Sequence[str], option: str) -> int:
 
 
 def indices(bands: Iterable[int | str], count: int, option: str = "bands") -> tuple[int, ...]:
-    """The indices, from 0, of some of ``count`` bands that have no names; JobError where one is called by a name."""
+    """The indices, from 0, of some of ``count`` bands that have no names; JobError where one is
+    called by a name.
+    """
     names = [str(k + 1) for k in range(count)]
     return tuple(number(band, names, option) - 1 for band in bands)
 
 
 def numbered_trait(trait: str, names: Sequence[str], where: str) -> str:
-    """A trait of bands, ``mean_nir`` or ``index_nir_red``, with their numbers: ``mean_4``, ``index_4_3``; any other trait as it is.
+    """A trait of bands, ``mean_nir`` or ``index_nir_red``, with their numbers: ``mean_4``,
+    ``index_4_3``; any other trait as it is.
 
-    JobError names ``where`` the trait stands, where the image has no such bands, or the name can be read in two ways.
+    JobError names ``where`` the trait stands, where the image has no such bands, or the name can be
+    read in two ways.
     """
     kind, _, rest = trait.partition("_")
     if kind not in ("mean", "index") or not is_name(rest):
         return trait
-    known = {str(k + 1): k + 1 for k in range(len(names))} | {name: k + 1 for k, name in enumerate(names) if is_name(name)}
+    known = {str(k + 1): k + 1 for k in range(len(names))} | {
+        name: k + 1 for k, name in enumerate(names) if is_name(name)
+    }
     ways = [(a,) for a in known] if kind == "mean" else itertools.product(known, known)
     found = [tuple(known[name] for name in way) for way in ways if "_".join(way) == rest]
     if not found:
         raise JobError(f"{where}.{trait}: the image has no such band; {_allowed(rest, names)}")
     if len(found) > 1:
-        raise JobError(f"{where}.{trait}: this may be the bands {' or '.join(map(str, found))}; allowed: their numbers, index_A_B")
+        raise JobError(
+            f"{where}.{trait}: this may be the bands {' or '.join(map(str, found))}; allowed: "
+            f"their numbers, index_A_B"
+        )
     return "_".join((kind, *map(str, found[0])))
 
 
@@ -75,13 +94,18 @@ def is_name(text: str) -> bool:
 
 
 def unlike(name: str, names: Iterable[str]) -> str:
-    """A name as it is where there is none such yet, or else with the first number from 2 that makes it another.
+    """A name as it is where there is none such yet, or else with the first number from 2 that makes
+    it another.
 
     >>> unlike("ndvi", ["red", "ndvi"])
     'ndvi_2'
     """
     taken = set(names)
-    return next(each for each in itertools.chain([name], (f"{name}_{k}" for k in itertools.count(2))) if each not in taken)
+    return next(
+        each
+        for each in itertools.chain([name], (f"{name}_{k}" for k in itertools.count(2)))
+        if each not in taken
+    )
 
 
 def _numbers(given: Any, names: Sequence[str], option: str) -> Any:
@@ -93,14 +117,19 @@ def _numbers(given: Any, names: Sequence[str], option: str) -> Any:
 
 
 def _weights(given: Mapping[Any, float], names: Sequence[str], option: str) -> tuple[float, ...]:
-    """One number for each band, 0 for those that are not named. A band's number may be text, as keys of JSON are."""
+    """One number for each band, 0 for those that are not named. A band's number may be text, as
+    keys of JSON are.
+    """
     found = [0.0] * len(names)
     for band, weight in given.items():
         text = str(band)
         places = {list(names).index(text)} if text in names else set()
         places |= {int(text) - 1} if text.isdigit() and 1 <= int(text) <= len(names) else set()
         if len(places) > 1:
-            raise JobError(f"{option}: {band} is the number of one band and the name of another; allowed: a list, one number for each band")
+            raise JobError(
+                f"{option}: {band} is the number of one band and the name of another; allowed: a "
+                f"list, one number for each band"
+            )
         if not places:
             raise JobError(f"{option}: the image has no band {band!r}; {_allowed(band, names)}")
         found[places.pop()] += weight
@@ -108,7 +137,9 @@ def _weights(given: Mapping[Any, float], names: Sequence[str], option: str) -> t
 
 
 def _allowed(band: object, names: Sequence[str]) -> str:
-    """What bands may be called: their names in their order, of very many the first, and the one most like what was written."""
+    """What bands may be called: their names in their order, of very many the first, and the one
+    most like what was written.
+    """
     numbers = f"numbers from 1 to {len(names)}"
     if all(name.isdigit() for name in names):
         return f"allowed: {numbers}, since its bands have no names"

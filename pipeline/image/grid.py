@@ -1,6 +1,7 @@
 """Integer regions and the grid of tiles. Knows nothing of pixels' values, coordinates or Dask.
 
-A tile is named by its number in raster order of the grid. Its *core* is what it owns; the cores cover the image once.
+A tile is named by its number in raster order of the grid. Its *core* is what it owns; the cores
+cover the image once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if len(self.start) != len(self.stop):
-            raise ValueError(f"a box has one start and one stop per axis, not {self.start} and {self.stop}")
+            raise ValueError(
+                f"a box has one start and one stop per axis, not {self.start} and {self.stop}"
+            )
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Box:
@@ -61,7 +64,10 @@ class Box:
         """This box as slices into an array that holds ``outer``, of which it must be a part."""
         if self not in outer:
             raise ValueError(f"{self} does not lie in {outer}")
-        return tuple(slice(a - origin, b - origin) for a, b, origin in zip(self.start, self.stop, outer.start, strict=True))
+        return tuple(
+            slice(a - origin, b - origin)
+            for a, b, origin in zip(self.start, self.stop, outer.start, strict=True)
+        )
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -86,7 +92,10 @@ class Grid:
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.tile) or min(self.tile) < 1:
-            raise ValueError(f"a tile has at least one pixel along each of the image's axes, not {self.tile} in {self.shape}")
+            raise ValueError(
+                f"a tile has at least one pixel along each of the image's axes, not {self.tile} "
+                f"in {self.shape}"
+            )
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -104,7 +113,9 @@ class Grid:
     def position(self, tile: int) -> tuple[int, ...]:
         """The tile's place in the grid, along each axis."""
         if not 0 <= tile < len(self):
-            raise IndexError(f"there is no tile {tile}; they are numbered from 0 to {len(self) - 1}")
+            raise IndexError(
+                f"there is no tile {tile}; they are numbered from 0 to {len(self) - 1}"
+            )
         place = []
         for count in reversed(self.counts):
             tile, remainder = divmod(tile, count)
@@ -121,14 +132,19 @@ class Grid:
     def core(self, tile: int) -> Box:
         """What the tile owns."""
         start = tuple(at * size for at, size in zip(self.position(tile), self.tile, strict=True))
-        return Box(start, tuple(a + size for a, size in zip(start, self.tile, strict=True))) & self.whole
+        return (
+            Box(start, tuple(a + size for a, size in zip(start, self.tile, strict=True)))
+            & self.whole
+        )
 
     def window(self, tile: int, halo: int) -> Box:
         """The tile's core grown by ``halo``, clipped to the image."""
         return self.core(tile).grow(halo) & self.whole
 
     def neighbours(self, tile: int, *, forward: bool = False) -> Iterator[int]:
-        """The tiles whose cores touch this one's in a face, an edge or a corner; ``forward``: those that come after it only."""
+        """The tiles whose cores touch this one's in a face, an edge or a corner; ``forward``: those
+        that come after it only.
+        """
         at = self.position(tile)
         for step in itertools.product((-1, 0, 1), repeat=len(at)):
             there = tuple(a + s for a, s in zip(at, step, strict=True))
@@ -137,7 +153,9 @@ class Grid:
                 yield self.number(there)
 
     def slabs(self) -> Iterator[range]:
-        """The tiles of each layer along the first axis, in turn: a row of tiles, or in 3-D a plane of them."""
+        """The tiles of each layer along the first axis, in turn: a row of tiles, or in 3-D a plane
+        of them.
+        """
         per_slab = len(self) // self.counts[0]
         for slab in range(self.counts[0]):
             yield range(slab * per_slab, (slab + 1) * per_slab)
@@ -169,6 +187,8 @@ def sides(box: Box, image: Box) -> list[Side]:
     for axis, high in itertools.product(range(len(box.start)), (False, True)):
         face = [slice(None)] * len(box.start)
         face[axis] = slice(-1, None) if high else slice(0, 1)
-        going_on = box.stop[axis] < image.stop[axis] if high else box.start[axis] > image.start[axis]
+        going_on = (
+            box.stop[axis] < image.stop[axis] if high else box.start[axis] > image.start[axis]
+        )
         found.append(Side(axis, high, tuple(face), going_on))
     return found

@@ -13,7 +13,9 @@ from pipeline.errors import JobError, nearest
 MOST = 65534
 """The highest class that there may be."""
 CLASS = 1 << 47
-"""Of a segment that tells its class: its number is this times the class, plus its own number among those of the class; 0 is none."""
+"""Of a segment that tells its class: its number is this times the class, plus its own number among
+those of the class; 0 is none.
+"""
 
 RGB = tuple[int, int, int]
 
@@ -32,7 +34,8 @@ class Entry:
 
 
 def entry(number: int, given: Any = None) -> Entry:
-    """A class as a job describes it, a name or ``{name, colour}``; what is not said is made up from the number.
+    """A class as a job describes it, a name or ``{name, colour}``; what is not said is made up from
+    the number.
 
     JobError where it is something else.
 
@@ -42,21 +45,40 @@ def entry(number: int, given: Any = None) -> Entry:
     ('background', 'class 2')
     """
     known = given if isinstance(given, Mapping) else {} if given is None else {"name": given}
-    name, colour = known.get("name", f"class {number}" if number else "background"), known.get("colour")
+    name, colour = (
+        known.get("name", f"class {number}" if number else "background"),
+        known.get("colour"),
+    )
     if unknown := next((key for key in known if key not in ("name", "colour")), None):
-        raise JobError(f"legend.{number}.{unknown}: there is no such key; {nearest(unknown, ('name', 'colour'))}")
-    if not isinstance(name, str):
-        raise JobError(f"legend.{number}: {given!r}; allowed: a name, in quotes if it is a number, yes or no, or {{name: …, colour: …}}")
-    if "colour" in known and not (isinstance(colour, str) and re.fullmatch("#[0-9a-fA-F]{6}", colour)):
         raise JobError(
-            f"legend.{number}.colour: {colour!r}; allowed: '#0040ff' or the like, in quotes: without them, YAML leaves out what follows #"
+            f"legend.{number}.{unknown}: there is no such key; "
+            f"{nearest(unknown, ('name', 'colour'))}"
         )
-    return Entry(name, _made_up(number) if colour is None else (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)))
+    if not isinstance(name, str):
+        raise JobError(
+            f"legend.{number}: {given!r}; allowed: a name, in quotes if it is a number, yes or "
+            f"no, or {{name: …, colour: …}}"
+        )
+    if "colour" in known and not (
+        isinstance(colour, str) and re.fullmatch("#[0-9a-fA-F]{6}", colour)
+    ):
+        raise JobError(
+            f"legend.{number}.colour: {colour!r}; allowed: '#0040ff' or the like, in quotes: "
+            f"without them, YAML leaves out what follows #"
+        )
+    return Entry(
+        name,
+        _made_up(number)
+        if colour is None
+        else (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)),
+    )
 
 
 def legend(highest: int, given: Mapping[int, Any]) -> dict[int, Entry]:
     """The classes from 0 to the highest, and what else is described."""
-    return {number: entry(number, given.get(number)) for number in sorted({*range(highest + 1), *given})}
+    return {
+        number: entry(number, given.get(number)) for number in sorted({*range(highest + 1), *given})
+    }
 
 
 def refuse(given: Mapping[int, Any]) -> None:
@@ -71,5 +93,7 @@ def _made_up(number: int) -> RGB:
     """Hues that are far apart for numbers that follow each other (the golden ratio), grey for 0."""
     if number == 0:
         return (40, 42, 48)
-    red, green, blue = colorsys.hls_to_rgb(number * 0.6180339887 % 1, (0.45, 0.62, 0.75)[number % 3], 0.7)
+    red, green, blue = colorsys.hls_to_rgb(
+        number * 0.6180339887 % 1, (0.45, 0.62, 0.75)[number % 3], 0.7
+    )
     return (round(255 * red), round(255 * green), round(255 * blue))

@@ -1,13 +1,17 @@
-"""How large an image's pixels are: in square metres on the ground, in square micrometres under a microscope.
+"""How large an image's pixels are: in square metres on the ground, in square micrometres under a
+microscope.
 
-Of a geographic CRS a pixel is a part of the ellipsoid, between two meridians and two parallels unless the image is rotated, so that its
-area depends on where it lies. So it does in a projected CRS whose areas are not true (see `ground`), as in Web Mercator: areas are those on
-the ground, and those in its plane have a column of their own. A pixel's area is rounded once, to a fixed fraction of a square metre, and
-areas are sums of these whole numbers: they do not depend on the tiling, nor on the processor.
+Of a geographic CRS a pixel is a part of the ellipsoid, between two meridians and two parallels
+unless the image is rotated, so that its area depends on where it lies. So it does in a projected
+CRS whose areas are not true (see `ground`), as in Web Mercator: areas are those on the ground, and
+those in its plane have a column of their own. A pixel's area is rounded once, to a fixed fraction
+of a square metre, and areas are sums of these whole numbers: they do not depend on the tiling, nor
+on the processor.
 
 References
 ----------
-J. P. Snyder, Map Projections: A Working Manual, USGS Professional Paper 1395 (1987), section 4: the radii of curvature.
+J. P. Snyder, Map Projections: A Working Manual, USGS Professional Paper 1395 (1987), section 4: the
+radii of curvature.
 """
 
 from __future__ import annotations
@@ -31,9 +35,13 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 LIMBS, EXPONENT = 3, -64
-"""The area of a pixel, where pixels are not alike, is a whole number of 2^-64 square metres, in limbs of 32 bits."""
+"""The area of a pixel, where pixels are not alike, is a whole number of 2^-64 square metres, in
+limbs of 32 bits.
+"""
 _COLUMNS = {"um": Fraction(1, 10**6), "mm": Fraction(1, 1000), "m": Fraction(1)}
-"""The units that columns have, in metres: a length is told in the first that is not shorter, or in metres."""
+"""The units that columns have, in metres: a length is told in the first that is not shorter, or in
+metres.
+"""
 _GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
 """Places and weights of a mean over -1 to 1, exact for polynomials of degree 5."""
 
@@ -46,7 +54,9 @@ class Scale:
     """m, mm or um."""
 
     factor: float
-    """How many of it the unit of the transform or of the pixel size is; of a geographic CRS, its unit in radians."""
+    """How many of it the unit of the transform or of the pixel size is; of a geographic CRS, its
+    unit in radians.
+    """
 
     ellipsoid: tuple[float, float] | None = None
     """Of a geographic CRS: the semi-major axis in metres, and the square of the eccentricity."""
@@ -54,7 +64,8 @@ class Scale:
 
 @functools.lru_cache(maxsize=16)
 def scale(frame: Frame) -> Scale | None:
-    """How large pixels are; None where nobody says: of an axis, of a transform without a CRS, of how far the planes of a map are apart.
+    """How large pixels are; None where nobody says: of an axis, of a transform without a CRS, of
+    how far the planes of a map are apart.
 
     >>> scale(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     Scale(unit='um', factor=1.0, ellipsoid=None)
@@ -80,10 +91,14 @@ def _in_column(frame: Frame) -> Scale | None:
     return Scale(unit, float(found.metres / _COLUMNS[unit]))
 
 
-def alike(units: Sequence[str | None], sizes: Sequence[float]) -> tuple[str, tuple[float, ...], tuple[int, ...]]:
-    """Sizes along axes in the unit of the last axis whose unit is a length, and which axes have none: their sizes are left as they are.
+def alike(
+    units: Sequence[str | None], sizes: Sequence[float]
+) -> tuple[str, tuple[float, ...], tuple[int, ...]]:
+    """Sizes along axes in the unit of the last axis whose unit is a length, and which axes have
+    none: their sizes are left as they are.
 
-    Where no axis has such a unit, all are left as they are, in the unit that all have, or in pixels.
+    Where no axis has such a unit, all are left as they are, in the unit that all have, or in
+    pixels.
 
     >>> alike(["nanometer", "microns", "µm"], [500.0, 0.25, 0.25]), alike([None, "um"], [2.0, 0.5])
     (('micrometer', (0.5, 0.25, 0.25), ()), ('micrometer', (2.0, 0.5), (0,)))
@@ -98,7 +113,8 @@ def alike(units: Sequence[str | None], sizes: Sequence[float]) -> tuple[str, tup
 
 
 def unclear(axes: Sequence[str], units: Sequence[str | None]) -> list[str]:
-    """A sentence for each axis whose unit is no length that is known, where it says one or where others have one.
+    """A sentence for each axis whose unit is no length that is known, where it says one or where
+    others have one.
 
     >>> unclear("zyx", [None, "cubits", "um"])[1]
     "the unit along y is 'cubits', which is no length that is known; no size is taken there"
@@ -108,7 +124,10 @@ def unclear(axes: Sequence[str], units: Sequence[str | None]) -> list[str]:
         if unit is None and known:
             told.append(f"there is no unit along {axis}; no size is taken there")
         elif unit is not None and unit not in ("pixel", "pixels") and length(unit) is None:
-            told.append(f"the unit along {axis} is {unit!r}, which is no length that is known; no size is taken there")
+            told.append(
+                f"the unit along {axis} is {unit!r}, which is no length that is known; no size "
+                f"is taken there"
+            )
     return told
 
 
@@ -125,7 +144,8 @@ def in_unit(size: float, unit: str, wanted: str) -> float | None:
 
 
 def size_column(frame: Frame) -> str | None:
-    """What the column of areas, or of volumes, is called besides that in pixels; None where there is none.
+    """What the column of areas, or of volumes, is called besides that in pixels; None where there
+    is none.
 
     >>> size_column(Frame((5, 5, 5), pixel_size=(2.0, 0.5, 0.5), unit="micrometer"))
     'volume_um3'
@@ -137,7 +157,8 @@ def size_column(frame: Frame) -> str | None:
 
 
 def pixel_extent(frame: Frame) -> float | None:
-    """The area of a pixel, or of a volume's its volume, in the unit of its column; None where it is not the same everywhere, or unknown.
+    """The area of a pixel, or of a volume's its volume, in the unit of its column; None where it is
+    not the same everywhere, or unknown.
 
     >>> pixel_extent(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     0.25
@@ -157,51 +178,78 @@ def plane_extent(frame: Frame) -> float | None:
 
 
 def plane_column(frame: Frame) -> str | None:
-    """What the column of areas in the plane of the CRS is called, beside that of those on the ground; None where they are one."""
+    """What the column of areas in the plane of the CRS is called, beside that of those on the
+    ground; None where they are one.
+    """
     return "area_plane_m2" if vary(frame) and plane_extent(frame) is not None else None
 
 
 def vary(frame: Frame) -> bool:
-    """Whether the areas of pixels are known, and are not all alike: in a geographic CRS, or one whose areas are not true."""
+    """Whether the areas of pixels are known, and are not all alike: in a geographic CRS, or one
+    whose areas are not true.
+    """
     found = scale(frame)
     return found is not None and (found.ellipsoid is not None or not is_true(frame))
 
 
-def pixel_areas(frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground | None = None) -> Integers:
-    """The areas of pixels on the ground, (row, column, LIMBS), or where they depend on the row alone (row, 1, LIMBS), in square metres of
-    2^EXPONENT, from the first of some rows and columns up to the last. A pixel that reaches beyond a pole ends there.
+def pixel_areas(
+    frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground | None = None
+) -> Integers:
+    """The areas of pixels on the ground, (row, column, LIMBS), or where they depend on the row
+    alone (row, 1, LIMBS), in square metres of 2^EXPONENT, from the first of some rows and columns
+    up to the last. A pixel that reaches beyond a pole ends there.
 
     ``ground`` is what `ground_of` the frame was found once; ValueError where all pixels are alike.
     """
     found = scale(frame)
-    if found is not None and found.ellipsoid is None and (ground := ground or ground_of(frame)) is not None:
+    if (
+        found is not None
+        and found.ellipsoid is None
+        and (ground := ground or ground_of(frame)) is not None
+    ):
         return _on_ground(frame, rows, columns, ground)
     if found is None or found.ellipsoid is None or frame.transform is None:
         raise ValueError("all pixels are alike, or nobody says how large they are")
     a, b, _, d, e, top = (value * found.factor for value in frame.transform)
     if b == d == 0:
         # Each edge is computed in the same way for the pixels on either side.
-        edges = np.clip(top + e * np.arange(rows[0], rows[1] + 1, dtype=np.float64), -math.pi / 2, math.pi / 2)[:, None]
+        edges = np.clip(
+            top + e * np.arange(rows[0], rows[1] + 1, dtype=np.float64), -math.pi / 2, math.pi / 2
+        )[:, None]
         middle, half = (edges[1:] + edges[:-1]) / 2, np.abs(edges[1:] - edges[:-1]) / 2
-        mean = sum((weight * _density(middle + place * half, found.ellipsoid) for place, weight in _GAUSS), np.zeros(middle.shape))
+        mean = sum(
+            (weight * _density(middle + place * half, found.ellipsoid) for place, weight in _GAUSS),
+            np.zeros(middle.shape),
+        )
         return _limbs(mean * (2 * half) * abs(a))
-    row, column = np.arange(*rows, dtype=np.float64)[:, None] + 0.5, np.arange(*columns, dtype=np.float64) + 0.5
+    row, column = (
+        np.arange(*rows, dtype=np.float64)[:, None] + 0.5,
+        np.arange(*columns, dtype=np.float64) + 0.5,
+    )
     mean = np.zeros((rows[1] - rows[0], columns[1] - columns[0]))
     for (down, w), (across, v) in itertools.product(_GAUSS, repeat=2):
-        latitude = np.clip(top + d * (column + across / 2) + e * (row + down / 2), -math.pi / 2, math.pi / 2)
+        latitude = np.clip(
+            top + d * (column + across / 2) + e * (row + down / 2), -math.pi / 2, math.pi / 2
+        )
         mean += w * v * _density(latitude, found.ellipsoid)
     return _limbs(mean * abs(a * e - b * d))
 
 
-def _on_ground(frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground) -> Integers:
-    """The areas of pixels of a projected CRS: those in its plane, by what these are on the ground."""
+def _on_ground(
+    frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground
+) -> Integers:
+    """The areas of pixels of a projected CRS: those in its plane, by what these are on
+    the ground.
+    """
     row, column = (np.arange(*span, dtype=np.float64) + 0.5 for span in (rows, columns))
     if not ground.fine:
         ratio = ground.at(row, column, slice(0, 1))[..., 0]
     else:
         ratio = np.zeros(1)
         for (down, w), (across, v) in itertools.product(_GAUSS, repeat=2):
-            ratio = ratio + w * v * ground.at(row + down / 2, column + across / 2, slice(0, 1))[..., 0]
+            ratio = (
+                ratio + w * v * ground.at(row + down / 2, column + across / 2, slice(0, 1))[..., 0]
+            )
     return _limbs(ratio * (plane_extent(frame) or 0.0))
 
 
@@ -209,7 +257,9 @@ def _density(latitude: Floats, ellipsoid: tuple[float, float]) -> Floats:
     """Square metres for each radian of longitude and of latitude."""
     major, squared = ellipsoid
     height = sine(latitude)
-    return np.asarray(major * major * (1 - squared) * cosine(latitude) / (1 - squared * height * height) ** 2)
+    return np.asarray(
+        major * major * (1 - squared) * cosine(latitude) / (1 - squared * height * height) ** 2
+    )
 
 
 def _limbs(areas: Floats) -> Integers:
@@ -221,8 +271,15 @@ def _limbs(areas: Floats) -> Integers:
     return limbs
 
 
-def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: npt.ArrayLike, across: npt.ArrayLike) -> Floats | None:
-    """How long steps from pixels' centres are, in the unit of `scale`, or where that is None in that of the transform.
+def step_lengths(
+    frame: Frame,
+    row: npt.ArrayLike,
+    column: npt.ArrayLike,
+    down: npt.ArrayLike,
+    across: npt.ArrayLike,
+) -> Floats | None:
+    """How long steps from pixels' centres are, in the unit of `scale`, or where that is None in
+    that of the transform.
 
     Parameters
     ----------
@@ -235,14 +292,24 @@ def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: 
 
     Returns
     -------
-    (n,), or None where the image has no scale at all. In a geographic CRS the length on the ellipsoid, of a line that is straight in
-    longitude and latitude; in a projected one whose areas are not true, on the ellipsoid too.
+    (n,), or None where the image has no scale at all. In a geographic CRS the length on the
+    ellipsoid, of a line that is straight in longitude and latitude; in a projected one whose areas
+    are not true, on the ellipsoid too.
     """
     found = scale(frame)
     if found is None and frame.transform is None:
         return None
-    a, b, _, d, e, f = frame.transform or (frame.pixel_size[1], 0.0, 0.0, 0.0, frame.pixel_size[0], 0.0)
-    rows, columns, down, across = (np.asarray(each, np.float64) for each in (row, column, down, across))
+    a, b, _, d, e, f = frame.transform or (
+        frame.pixel_size[1],
+        0.0,
+        0.0,
+        0.0,
+        frame.pixel_size[0],
+        0.0,
+    )
+    rows, columns, down, across = (
+        np.asarray(each, np.float64) for each in (row, column, down, across)
+    )
     factor = 1.0 if found is None else found.factor
     x, y = (a * across + b * down) * factor, (d * across + e * down) * factor
     ground = None if found is None else ground_of(frame)
@@ -257,6 +324,9 @@ def step_lengths(frame: Frame, row: npt.ArrayLike, column: npt.ArrayLike, down: 
         latitude = np.clip(start + y * (1 + place) / 2, -math.pi / 2, math.pi / 2)
         height = sine(latitude)
         flat = 1 - squared * height * height
-        east, north = x * cosine(latitude) * major / np.sqrt(flat), y * major * (1 - squared) / (flat * np.sqrt(flat))
+        east, north = (
+            x * cosine(latitude) * major / np.sqrt(flat),
+            y * major * (1 - squared) / (flat * np.sqrt(flat)),
+        )
         total += weight * np.sqrt(east * east + north * north)
     return total

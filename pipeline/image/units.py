@@ -1,7 +1,9 @@
-"""Units of length, by whichever of their names an image's metadata have: what they are called here, and how long they are.
+"""Units of length, by whichever of their names an image's metadata have: what they are called here,
+and how long they are.
 
-Names are looked up with Pint, which knows plurals, prefixes and symbols. It takes a third of a second to load, so that those which most
-images have are known here, and it is loaded for another only.
+Names are looked up with Pint, which knows plurals, prefixes and symbols. It takes a third of a
+second to load, so that those which most images have are known here, and it is loaded for another
+only.
 """
 
 from __future__ import annotations
@@ -17,8 +19,12 @@ COMMON |= dict.fromkeys(("micrometer", "micron", "um", "μm"), -6)
 """The power of ten that a unit is in metres."""
 PREFIXES = ("", "deca", "hecto", "kilo", "deci", "centi", "milli", "micro", "nano", "pico", "femto")
 POWERS = (0, 1, 2, 3, -1, -2, -3, -6, -9, -12, -15)
-NO_LENGTHS = frozenset({"pixel", "pixels", "px", "css_pixel", "unknown", "degree", "degrees", "radian", "pt", "li"})
-"""What need not be looked up, and what Pint takes for a length and images mean otherwise: pixels, points, lines."""
+NO_LENGTHS = frozenset(
+    {"pixel", "pixels", "px", "css_pixel", "unknown", "degree", "degrees", "radian", "pt", "li"}
+)
+"""What need not be looked up, and what Pint takes for a length and images mean otherwise: pixels,
+points, lines.
+"""
 LONGEST = 40
 """Letters of a name that is looked up."""
 
@@ -36,10 +42,12 @@ class Length:
 
 @functools.lru_cache(maxsize=256)
 def length(name: str) -> Length | None:
-    """The unit of length that a name stands for, whichever case, plural or sign for micro it has; None where it is none.
+    """The unit of length that a name stands for, whichever case, plural or sign for micro it has;
+    None where it is none.
 
     >>> length("µm"), length("Microns"), length("pixel")
-    (Length(name='micrometer', metres=Fraction(1, 1000000)), Length(name='micrometer', metres=Fraction(1, 1000000)), None)
+    (Length(name='micrometer', metres=Fraction(1, 1000000)), Length(name='micrometer',
+    metres=Fraction(1, 1000000)), None)
     """
     plain = unicodedata.normalize("NFKC", name).strip().replace(" ", "_").replace("-", "_")
     if plain in COMMON:
@@ -49,7 +57,9 @@ def length(name: str) -> Length | None:
     return _looked_up(plain) or _looked_up(plain.lower())
 
 
-_SI = {Fraction(10) ** power: f"{prefix}meter" for prefix, power in zip(PREFIXES, POWERS, strict=True)}
+_SI = {
+    Fraction(10) ** power: f"{prefix}meter" for prefix, power in zip(PREFIXES, POWERS, strict=True)
+}
 
 
 def _named(name: str, metres: Fraction) -> Length:
@@ -59,7 +69,9 @@ def _named(name: str, metres: Fraction) -> Length:
 def _looked_up(name: str) -> Length | None:
     """By Pint; None where it has no such unit, or one that is no length."""
     registry = _registry()
-    found = [unit for _, unit, _ in registry.parse_unit_name(name)]  # of a name alone: no expression is ever evaluated
+    found = [
+        unit for _, unit, _ in registry.parse_unit_name(name)
+    ]  # of a name alone: no expression is ever evaluated
     if not found or found[0] in NO_LENGTHS:
         return None
     unit = registry.Unit(name)

@@ -1,7 +1,8 @@
 """The loops over a tile's pixels that add up what is in its labels.
 
-They are compiled by numba because NumPy would pass over the pixels once for each column of the table. One loop takes in all that is
-integer, a run of equal labels in a row at a time: to find the runs costs as much as to add up what is in them.
+They are compiled by numba because NumPy would pass over the pixels once for each column of the
+table. One loop takes in all that is integer, a run of equal labels in a row at a time: to find the
+runs costs as much as to add up what is in them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,24 @@ NARROW = 2
 
 
 @numba.njit(cache=True, nogil=True)
-def add_up(labels, block, origin, extent, area, anchor, low, high, place, value, square, minimum, maximum):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Add up areas, anchors, boxes and coordinates, and the values of bands of integers, a run of equal labels in a row at a time."""
+def add_up(  # type: ignore[no-untyped-def]  # noqa: ANN201
+    labels,  # noqa: ANN001
+    block,  # noqa: ANN001
+    origin,  # noqa: ANN001
+    extent,  # noqa: ANN001
+    area,  # noqa: ANN001
+    anchor,  # noqa: ANN001
+    low,  # noqa: ANN001
+    high,  # noqa: ANN001
+    place,  # noqa: ANN001
+    value,  # noqa: ANN001
+    square,  # noqa: ANN001
+    minimum,  # noqa: ANN001
+    maximum,  # noqa: ANN001
+):
+    """Add up areas, anchors, boxes and coordinates, and the values of bands of integers, a run of
+    equal labels in a row at a time.
+    """
     planes, rows, columns = labels.shape
     for p in range(planes):
         for r in range(rows):
@@ -55,7 +72,8 @@ def add_up(labels, block, origin, extent, area, anchor, low, high, place, value,
 
 @numba.njit(cache=True, nogil=True)
 def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The sum of some integers of up to 32 bits, that of their squares in two limbs, the least and the greatest.
+    """The sum of some integers of up to 32 bits, that of their squares in two limbs, the least and
+    the greatest.
 
     No limb overflows below 2^31 pixels.
     """
@@ -82,8 +100,9 @@ def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @numba.njit(cache=True, nogil=True)
 def add_grounds(labels, areas, ground):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Add up the areas of pixels, (row, column, limb) or (row, 1, limb), limb by limb. Those are below 2^32: none overflows below 2^31
-    pixels. (In `add_up` this would slow down images whose pixels are all alike.)
+    """Add up the areas of pixels, (row, column, limb) or (row, 1, limb), limb by limb. Those are
+    below 2^32: none overflows below 2^31 pixels. (In `add_up` this would slow down images whose
+    pixels are all alike.)
     """
     for r in range(labels.shape[0]):
         for c in range(labels.shape[1]):

@@ -1,8 +1,9 @@
 """Colours as other numbers: hue and saturation, CIE L*a*b*, and the stains of histology.
 
-Written out pixel by pixel where scikit-image multiplies matrices, since a matrix product may round in another way in another window; and
-without the logarithms, powers and roots of libraries, which differ between processors in the last bit. Of integers of up to 16 bits what
-is made of one band is looked up.
+Written out pixel by pixel where scikit-image multiplies matrices, since a matrix product may round
+in another way in another window; and without the logarithms, powers and roots of libraries, which
+differ between processors in the last bit. Of integers of up to 16 bits what is made of one band is
+looked up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ STAINS = ("haematoxylin", "eosin", "dab")
 CHANNELS = (*HSV, *LAB, *STAINS)
 COLOURS = (0, 1, 2)
 """The bands, by index, that channels are made of."""
-XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+XYZ_OF_RGB = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
 """Of linear sRGB, for D65 (ITU-R BT.709)."""
 WHITE = (0.95047, 1.0, 1.08883)
 BLACK = 1e-6
@@ -40,11 +45,12 @@ def channel(block: npt.NDArray[Any], name: str) -> Floats:
     Parameters
     ----------
     block
-        (band, row, column) or (band, plane, row, column), of which the first three bands are red, green and blue: integers over the whole
-        range of their type, or floats from 0 to 1.
+        (band, row, column) or (band, plane, row, column), of which the first three bands are red,
+        green and blue: integers over the whole range of their type, or floats from 0 to 1.
     name
-        ``hue``, ``saturation``, ``value``, each from 0 to 1; ``lightness`` from 0 to 100, ``a`` (green to red) and ``b`` (blue to
-        yellow) of CIE L*a*b* for D65; ``haematoxylin``, ``eosin`` or ``dab``, the amount of the stain, 0 or more.
+        ``hue``, ``saturation``, ``value``, each from 0 to 1; ``lightness`` from 0 to 100, ``a``
+        (green to red) and ``b`` (blue to yellow) of CIE L*a*b* for D65; ``haematoxylin``, ``eosin``
+        or ``dab``, the amount of the stain, 0 or more.
 
     Returns
     -------
@@ -57,11 +63,15 @@ def channel(block: npt.NDArray[Any], name: str) -> Floats:
 
     References
     ----------
-    A. C. Ruifrok, D. A. Johnston (2001), "Quantification of histochemical staining by color deconvolution", Analytical and Quantitative
-    Cytology and Histology 23(4), 291-299; ISO/CIE 11664-4 for L*a*b*.
+    A. C. Ruifrok, D. A. Johnston (2001), "Quantification of histochemical staining by color
+    deconvolution", Analytical and Quantitative Cytology and Histology 23(4), 291-299; ISO/CIE
+    11664-4 for L*a*b*.
     """
     if len(block) < 3:
-        raise JobError(f"channel {name!r} is made of red, green and blue, and the image has {len(block)} band(s)")
+        raise JobError(
+            f"channel {name!r} is made of red, green and blue, and the image has {len(block)} "
+            f"band(s)"
+        )
     if name in HSV:
         return np.asarray(_hsv(*(_share(band) for band in block[:3]))[HSV.index(name)])
     return _stain(block, STAINS.index(name)) if name in STAINS else _lab(block, LAB.index(name))
@@ -69,12 +79,19 @@ def channel(block: npt.NDArray[Any], name: str) -> Floats:
 
 def _share(band: npt.NDArray[Any]) -> Floats:
     """A band's values as parts of the highest that there may be."""
-    return np.asarray(band.astype(np.float64) / (1.0 if band.dtype.kind == "f" else float(np.iinfo(band.dtype).max)))
+    return np.asarray(
+        band.astype(np.float64)
+        / (1.0 if band.dtype.kind == "f" else float(np.iinfo(band.dtype).max))
+    )
 
 
 def _made(curve: Callable[[npt.NDArray[Any]], Floats], band: npt.NDArray[Any]) -> Floats:
     """What a curve makes of each value of a band; where these can be few, it is looked up."""
-    if band.dtype.kind != "u" or band.dtype.itemsize > SMALL or band.size < 1 << 8 * band.dtype.itemsize:
+    if (
+        band.dtype.kind != "u"
+        or band.dtype.itemsize > SMALL
+        or band.size < 1 << 8 * band.dtype.itemsize
+    ):
         return curve(band)
     return looked_up(_table(curve, band.dtype), band)
 
@@ -98,7 +115,9 @@ def _stain(block: npt.NDArray[Any], stain: int) -> Floats:
 
 
 def _depth(band: npt.NDArray[Any]) -> Floats:
-    """How much of its light a stain takes away, 1 for all of it: as in scikit-image, a pixel may be black."""
+    """How much of its light a stain takes away, 1 for all of it: as in scikit-image, a pixel may be
+    black.
+    """
     return logarithm(np.maximum(_share(band), BLACK)) / logarithm(BLACK)
 
 
@@ -106,7 +125,9 @@ def _lab(block: npt.NDArray[Any], axis: int) -> Floats:
     linear = [_made(_linear, band) for band in block[:3]]
     wanted = {0: (1,), 1: (0, 1), 2: (1, 2)}[axis]
     first, *second = (_bent(_mixed(linear, XYZ_OF_RGB[k]) / WHITE[k]) for k in wanted)
-    return 116.0 * first - 16.0 if axis == 0 else (500.0 if axis == 1 else 200.0) * (first - second[0])
+    return (
+        116.0 * first - 16.0 if axis == 0 else (500.0 if axis == 1 else 200.0) * (first - second[0])
+    )
 
 
 def _linear(band: npt.NDArray[Any]) -> Floats:
@@ -119,7 +140,9 @@ def _linear(band: npt.NDArray[Any]) -> Floats:
 
 def _bent(share: Floats) -> Floats:
     """The cube root, and a straight line near black."""
-    return np.where(share > 0.008856, root(np.maximum(share, 0.008), 3), 7.787 * share + 16.0 / 116.0)
+    return np.where(
+        share > 0.008856, root(np.maximum(share, 0.008), 3), 7.787 * share + 16.0 / 116.0
+    )
 
 
 def _mixed(bands: list[Floats], weights: Sequence[float]) -> Floats:

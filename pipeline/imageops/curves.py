@@ -1,12 +1,14 @@
 """Labels -> lines: the chains of pixels along curves.
 
-The pixels of a curve and what joins them are a graph: a pixel is joined to each of its four neighbours of the same label, and across a
-corner only where neither of the two pixels beside that corner is of the label. Ends and junctions are pixels that are not joined to just
-two others; a *chain* runs from one of these to another, or round and round where there is none.
+The pixels of a curve and what joins them are a graph: a pixel is joined to each of its four
+neighbours of the same label, and across a corner only where neither of the two pixels beside that
+corner is of the label. Ends and junctions are pixels that are not joined to just two others; a
+*chain* runs from one of these to another, or round and round where there is none.
 
-What joins two pixels depends on the pixels around one of them, so a part of an image whose surroundings of one pixel are known can be
-traced alone. A chain that goes on beyond it is an open chain, which ends with the name of the step that leaves; the same step leaves
-the open chain on the other side. DESIGN reserves ``polygons`` for outlines; this is about curves.
+What joins two pixels depends on the pixels around one of them, so a part of an image whose
+surroundings of one pixel are known can be traced alone. A chain that goes on beyond it is an open
+chain, which ends with the name of the step that leaves; the same step leaves the open chain on the
+other side. DESIGN reserves ``polygons`` for outlines; this is about curves.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Chains:
     """Chains of pixels, one after the other."""
 
     pixels: Integers
-    """(n,) each pixel's number in raster order of the image. A chain that is closed ends with the pixel with which it began."""
+    """(n,) each pixel's number in raster order of the image. A chain that is closed ends with the
+    pixel with which it began.
+    """
 
     start: Integers
     """(m + 1,) where each chain begins, and where the last ends."""
@@ -65,10 +69,20 @@ class Chains:
 def concatenate(parts: list[Chains]) -> Chains:
     """The chains of all parts, one after the other."""
     lengths = [np.diff(part.start) for part in parts]
-    start = np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))]).astype(np.int64)
+    start = np.concatenate(
+        [[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))]
+    ).astype(np.int64)
     nothing = np.zeros(0, np.int64)
-    pixels, label = (np.concatenate([nothing, *(getattr(part, name) for part in parts)]) for name in ("pixels", "label"))
-    return Chains(pixels, start, label, np.concatenate([nothing.reshape(0, 2), *(part.ends for part in parts)]))
+    pixels, label = (
+        np.concatenate([nothing, *(getattr(part, name) for part in parts)])
+        for name in ("pixels", "label")
+    )
+    return Chains(
+        pixels,
+        start,
+        label,
+        np.concatenate([nothing.reshape(0, 2), *(part.ends for part in parts)]),
+    )
 
 
 def trace(labels: npt.NDArray[np.integer], origin: tuple[int, int], width: int) -> Chains:
@@ -86,8 +100,8 @@ def trace(labels: npt.NDArray[np.integer], origin: tuple[int, int], width: int) 
     Returns
     -------
     Chains
-        Those that lie whole in the part begin at the end that comes first in raster order; closed ones, at their first pixel and towards
-        that of its two neighbours that comes first.
+        Those that lie whole in the part begin at the end that comes first in raster order; closed
+        ones, at their first pixel and towards that of its two neighbours that comes first.
 
     Examples
     --------
@@ -100,7 +114,8 @@ def trace(labels: npt.NDArray[np.integer], origin: tuple[int, int], width: int) 
 
 
 def join(parts: Chains) -> Iterator[tuple[Integers, int]]:
-    """The pixels and the label of each chain that open chains make, where every step that leaves one enters another.
+    """The pixels and the label of each chain that open chains make, where every step that leaves
+    one enters another.
 
     They begin as those of `trace` do; in no order.
     """
@@ -112,7 +127,10 @@ def join(parts: Chains) -> Iterator[tuple[Integers, int]]:
         raise ValueError("an open chain goes on in none; all tiles of the image are needed")
     sequence, start = _walk(other)
     for a, b in zip(start[:-1].tolist(), start[1:].tolist(), strict=True):
-        pieces = [parts.pixels[parts.start[end // 2] : parts.start[end // 2 + 1]][:: -1 if end % 2 else 1] for end in sequence[a:b]]
+        pieces = [
+            parts.pixels[parts.start[end // 2] : parts.start[end // 2 + 1]][:: -1 if end % 2 else 1]
+            for end in sequence[a:b]
+        ]
         pixels = np.concatenate(pieces)
         ring = other[sequence[a]] != SHUT
         yield _directed(pixels, ring=ring), int(parts.label[sequence[a] // 2])
@@ -139,7 +157,9 @@ def _arms(labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
                 continue
             for k in range(8):
                 dr, dc = AROUND[k]
-                if labels[r + dr, c + dc] == mine and (dr == 0 or dc == 0 or (labels[r + dr, c] != mine and labels[r, c + dc] != mine)):
+                if labels[r + dr, c + dc] == mine and (
+                    dr == 0 or dc == 0 or (labels[r + dr, c] != mine and labels[r, c + dc] != mine)
+                ):
                     arms[r - 1, c - 1] |= 1 << k
     return arms
 
@@ -170,7 +190,9 @@ def _trace(arms, labels, top, left, width):  # type: ignore[no-untyped-def]  # n
     label, ends = np.empty(total + 1, np.int64), np.full((total + 1, 2), -1, np.int64)
     left_over = arms.copy()
     number = at = 0
-    for turn in range(3):  # from ends and junctions; then from where a chain enters; then round those that are left
+    for turn in range(
+        3
+    ):  # from ends and junctions; then from where a chain enters; then round those that are left
         for r in range(rows):
             for c in range(columns):
                 for k in range(8):
@@ -183,9 +205,24 @@ def _trace(arms, labels, top, left, width):  # type: ignore[no-untyped-def]  # n
                     if turn == 1:  # backwards: the chain comes in by this step
                         left_over[r, c] ^= 1 << k
                         ends[number, 0] = _step(r + top, c + left, k, width)
-                        at = _follow(arms, left_over, r, c, _only(left_over[r, c]), at, top, left, width, pixels, ends, number)
+                        at = _follow(
+                            arms,
+                            left_over,
+                            r,
+                            c,
+                            _only(left_over[r, c]),
+                            at,
+                            top,
+                            left,
+                            width,
+                            pixels,
+                            ends,
+                            number,
+                        )
                     else:
-                        at = _follow(arms, left_over, r, c, k, at, top, left, width, pixels, ends, number)
+                        at = _follow(
+                            arms, left_over, r, c, k, at, top, left, width, pixels, ends, number
+                        )
                     label[number] = labels[r, c]
                     number += 1
                     start[number] = at
@@ -203,7 +240,9 @@ def _only(arms):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 @numba.njit(cache=True, nogil=True)
 def _follow(arms, left_over, r, c, k, at, top, left, width, pixels, ends, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write the pixels of a chain from one of its pixels on, by arm k, to its end; how many pixels are written then."""
+    """Write the pixels of a chain from one of its pixels on, by arm k, to its end; how many pixels
+    are written then.
+    """
     rows, columns = arms.shape
     while True:
         pixels[at] = (r + top) * width + c + left
@@ -223,7 +262,9 @@ def _follow(arms, left_over, r, c, k, at, top, left, width, pixels, ends, number
 
 @numba.njit(cache=True, nogil=True)
 def _walk(other):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Which open chains follow each other: by chain, the end (2 · part + 0 or 1) by which each of its parts is entered."""
+    """Which open chains follow each other: by chain, the end (2 · part + 0 or 1) by which each of
+    its parts is entered.
+    """
     done = np.zeros(len(other) // 2, np.bool_)
     sequence, start = np.empty(len(done), np.int64), np.zeros(len(done) + 1, np.int64)
     at = number = 0

@@ -1,9 +1,11 @@
-"""Which labels of different windows are one object, where nothing proves it: by evidence, the strongest first.
+"""Which labels of different windows are one object, where nothing proves it: by evidence, the
+strongest first.
 
-What a window *saw* of a part is its own label where it owns the part; where another tile does, the label that it drew itself in its halo,
-if that and the part are each other's best partner where the windows overlap, with as much intersection over union as evidence needs. Two
-parts, or what was joined of them, are not joined by evidence if any window saw them as two different labels, whether it owns these or not
-and however strong the evidence of other windows is.
+What a window *saw* of a part is its own label where it owns the part; where another tile does, the
+label that it drew itself in its halo, if that and the part are each other's best partner where the
+windows overlap, with as much intersection over union as evidence needs. Two parts, or what was
+joined of them, are not joined by evidence if any window saw them as two different labels, whether
+it owns these or not and however strong the evidence of other windows is.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def join(number: int, pairs: Integers) -> Integers:
-    """Number the connected sets of ``number`` nodes under the pairs (n, 2): an array (number,) of 0, 1, …"""
+    """Number the connected sets of ``number`` nodes under the pairs (n, 2): an array (number,) of
+    0, 1, …
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    edges = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(number, number))
+    edges = coo_array(
+        (np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(number, number)
+    )
     return np.asarray(connected_components(edges, directed=False)[1], np.int64)
 
 
@@ -40,7 +46,9 @@ class Evidence:
     """(m,) likewise."""
 
 
-def join_by_evidence(group: Integers, tile: Integers, evidence: Evidence, least: float) -> tuple[Integers, Booleans]:
+def join_by_evidence(
+    group: Integers, tile: Integers, evidence: Evidence, least: float
+) -> tuple[Integers, Booleans]:
     """Join groups by evidence, the strongest first, never what one window saw apart.
 
     Parameters
@@ -61,7 +69,9 @@ def join_by_evidence(group: Integers, tile: Integers, evidence: Evidence, least:
     """
     alike, strong = evidence.alike, evidence.iou >= least
     number = int(group.max(initial=-1)) + 1
-    chain = join(number, group[alike[strong]])  # by group: as it would be if nobody had seen anything apart
+    chain = join(
+        number, group[alike[strong]]
+    )  # by group: as it would be if nobody had seen anything apart
     sights = _sights(group, chain, evidence, least)
     torn = np.isin(chain, _torn(chain[group[sights[:, 0]]], tile[sights[:, 1]], sights[:, 1]))
     first = np.full(number, number)
@@ -70,13 +80,20 @@ def join_by_evidence(group: Integers, tile: Integers, evidence: Evidence, least:
     order = np.lexsort((alike[:, 1], alike[:, 0], -evidence.iou))
     order = order[strong[order] & torn[group[alike[order, 0]]]]
     some = torn[group[sights[:, 0]]]
-    _join_torn(names, group[alike[order]], group[sights[some, 0]], np.stack([tile[sights[some, 1]], sights[some, 1]], axis=1))
+    _join_torn(
+        names,
+        group[alike[order]],
+        group[sights[some, 0]],
+        np.stack([tile[sights[some, 1]], sights[some, 1]], axis=1),
+    )
     joined = names[group]
     return joined, joined[alike[:, 0]] != joined[alike[:, 1]]
 
 
 def _sights(group: Integers, chain: Integers, evidence: Evidence, least: float) -> Integers:
-    """(n, 2) nodes that evidence may join, each with a node that a window saw it as: itself, in its own."""
+    """(n, 2) nodes that evidence may join, each with a node that a window saw it as: itself, in its
+    own.
+    """
     touched = np.zeros(len(chain), bool)
     touched[group[evidence.alike.ravel()]] = True
     mine = np.flatnonzero(touched[group])
@@ -93,7 +110,8 @@ def _torn(chain: Integers, window: Integers, label: Integers) -> Integers:
 
 
 def _join_torn(names: Integers, pairs: Integers, group: Integers, sights: Integers) -> None:
-    """Join groups, pair by pair, where no window saw two different labels of them; ``names``, by group, is changed.
+    """Join groups, pair by pair, where no window saw two different labels of them; ``names``, by
+    group, is changed.
 
     ``sights`` are windows with the labels that they saw of each ``group``.
     """
@@ -110,7 +128,9 @@ def _join_torn(names: Integers, pairs: Integers, group: Integers, sights: Intege
 
     for one, other in pairs.tolist():
         a, b = sorted((root(one), root(other)))
-        if a == b or any(len(seen[a][window] | seen[b][window]) > 1 for window in seen[a].keys() & seen[b].keys()):
+        if a == b or any(
+            len(seen[a][window] | seen[b][window]) > 1 for window in seen[a].keys() & seen[b].keys()
+        ):
             continue
         parent[b] = a
         for window, labels in seen.pop(b).items():

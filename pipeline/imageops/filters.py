@@ -1,11 +1,13 @@
 """What surrounds a pixel: Gaussian and box means of the valid pixels near it.
 
-Each gives to the last bit the same at a pixel whatever window it is computed in, provided that all within reach is there: sums are made in
-an order that does not depend on where the window begins. (Running sums and integral images, SciPy's and scikit-image's way, do depend
-on it.) Pixels that are not valid are left out, and which way is taken is decided per pixel, never per window.
+Each gives to the last bit the same at a pixel whatever window it is computed in, provided that all
+within reach is there: sums are made in an order that does not depend on where the window begins.
+(Running sums and integral images, SciPy's and scikit-image's way, do depend on it.) Pixels that are
+not valid are left out, and which way is taken is decided per pixel, never per window.
 
-Nor do the bits depend on the processor: what NumPy and the C library compute otherwise on another one comes from `elementary`. The Gaussian
-is a loop of our own, compiled by numba, that adds in SciPy's order, in a quarter of the time; its weights are rounded once, so it is
+Nor do the bits depend on the processor: what NumPy and the C library compute otherwise on another
+one comes from `elementary`. The Gaussian is a loop of our own, compiled by numba, that adds in
+SciPy's order, in a quarter of the time; its weights are rounded once, so it is
 `scipy.ndimage.gaussian_filter` to some 15 digits.
 """
 
@@ -41,7 +43,9 @@ def usable(value: npt.NDArray[Any], valid: Flags) -> Flags:
 
 
 def smooth(value: npt.NDArray[Any], valid: Flags, sigma: float) -> Floats:
-    """A Gaussian mean of the valid pixels, float64; NaN where none is within reach. Beyond the image its edge pixels go on."""
+    """A Gaussian mean of the valid pixels, float64; NaN where none is within reach. Beyond the
+    image its edge pixels go on.
+    """
     from scipy import ndimage
 
     good = usable(value, valid)
@@ -54,7 +58,9 @@ def smooth(value: npt.NDArray[Any], valid: Flags, sigma: float) -> Floats:
 
 
 def _gaussian(value: npt.NDArray[Any], sigma: float) -> Floats:
-    """What `scipy.ndimage.correlate1d` gives for each axis in turn, with the weights of `elementary.bell`, to the last bit."""
+    """What `scipy.ndimage.correlate1d` gives for each axis in turn, with the weights of
+    `elementary.bell`, to the last bit.
+    """
     weights = bell(sigma, gaussian_radius(sigma))
     solid: Floats = value.astype(np.float64)
     if value.size < WORTH_COMPILING:
@@ -74,12 +80,19 @@ def _gaussian(value: npt.NDArray[Any], sigma: float) -> Floats:
 
 
 def _weighed(value: Floats, weights: Floats, axis: int) -> Floats:
-    """What is 0, 1, 2, … pixels away along an axis, weighed and added, the furthest first after the pixel itself."""
+    """What is 0, 1, 2, … pixels away along an axis, weighed and added, the furthest first after the
+    pixel itself.
+    """
     far, extent = len(weights) - 1, value.shape[axis]
-    wide = np.pad(value, [(far, far) if a == axis else (0, 0) for a in range(value.ndim)], mode="edge")
+    wide = np.pad(
+        value, [(far, far) if a == axis else (0, 0) for a in range(value.ndim)], mode="edge"
+    )
     total = value * weights[0]
     for k in range(far, 0, -1):
-        total += (_part(wide, axis, far - k, far - k + extent) + _part(wide, axis, far + k, far + k + extent)) * weights[k]
+        total += (
+            _part(wide, axis, far - k, far - k + extent)
+            + _part(wide, axis, far + k, far + k + extent)
+        ) * weights[k]
     return np.asarray(total)
 
 
@@ -105,7 +118,9 @@ def _weigh_rows(plane, r, weights, here):  # type: ignore[no-untyped-def]  # noq
 
 @numba.njit(cache=True, nogil=True)
 def _smooth_plane(plane, weights, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The same along both axes, a row at a time: first down and then across while the row is still in the cache."""
+    """The same along both axes, a row at a time: first down and then across while the row is still
+    in the cache.
+    """
     rows, columns = plane.shape
     far = len(weights) - 1
     line = np.empty(columns + 2 * far)
@@ -118,25 +133,35 @@ def _smooth_plane(plane, weights, out):  # type: ignore[no-untyped-def]  # noqa:
         for c in range(columns):
             smooth_row[c] = here[c] * weights[0]
         for k in range(far, 0, -1):
-            left, right, weight = line[far - k : far - k + columns], line[far + k : far + k + columns], weights[k]
+            left, right, weight = (
+                line[far - k : far - k + columns],
+                line[far + k : far + k + columns],
+                weights[k],
+            )
             for c in range(columns):
                 smooth_row[c] += (left[c] + right[c]) * weight
 
 
 def local_mean(value: npt.NDArray[Any], valid: Flags, width: int) -> Floats:
-    """The mean of the valid pixels in a square (a cube) of an odd ``width`` around each pixel; NaN where there is none."""
+    """The mean of the valid pixels in a square (a cube) of an odd ``width`` around each pixel; NaN
+    where there is none.
+    """
     return _moments(value, valid, width, squares=False)[0]
 
 
-def local_mean_and_deviation(value: npt.NDArray[Any], valid: Flags, width: int) -> tuple[Floats, Floats]:
-    """The mean and the population standard deviation of the valid pixels in a square (a cube) of an odd ``width`` around each pixel."""
+def local_mean_and_deviation(
+    value: npt.NDArray[Any], valid: Flags, width: int
+) -> tuple[Floats, Floats]:
+    """The mean and the population standard deviation of the valid pixels in a square (a cube) of an
+    odd ``width`` around each pixel.
+    """
     mean, square = _moments(value, valid, width, squares=True)
     return mean, np.sqrt(np.maximum(square - mean * mean, 0))
 
 
 def local_median(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
-    """The median of the valid pixels in a square (a cube) around each pixel, float64; NaN where there is none. Beyond the image its edge
-    pixels go on.
+    """The median of the valid pixels in a square (a cube) around each pixel, float64; NaN where
+    there is none. Beyond the image its edge pixels go on.
     """
     from scipy import ndimage
 
@@ -146,7 +171,9 @@ def local_median(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
     median = ndimage.median_filter(filled, size=width, mode="nearest")
     if good.all():
         return np.asarray(median)
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(np.where(good, filled, np.nan), radius, mode="edge"), (width,) * value.ndim)
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(np.where(good, filled, np.nan), radius, mode="edge"), (width,) * value.ndim
+    )
     partly = ~ndimage.minimum_filter(good, size=width, mode="nearest")
     some = partly & ndimage.maximum_filter(good, size=width, mode="nearest")
     median[partly] = np.nan
@@ -155,18 +182,26 @@ def local_median(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
 
 
 def opening(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
-    """What is left when everything brighter that does not hold a square (a cube) of 2 ``radius`` + 1 pixels is cut down to what is around
-    it; float64, no pixel brighter than before. Pixels that are not valid count for nothing. It looks twice the radius away.
+    """What is left when everything brighter that does not hold a square (a cube) of 2 ``radius`` +
+    1 pixels is cut down to what is around it; float64, no pixel brighter than before. Pixels that
+    are not valid count for nothing. It looks twice the radius away.
     """
     from scipy import ndimage
 
     width = 2 * radius + 1
-    lowest = ndimage.minimum_filter(np.where(usable(value, valid), value, np.inf).astype(np.float64), size=width, mode="nearest")
-    return np.asarray(ndimage.maximum_filter(np.where(np.isinf(lowest), -np.inf, lowest), size=width, mode="nearest"))
+    lowest = ndimage.minimum_filter(
+        np.where(usable(value, valid), value, np.inf).astype(np.float64), size=width, mode="nearest"
+    )
+    return np.asarray(
+        ndimage.maximum_filter(
+            np.where(np.isinf(lowest), -np.inf, lowest), size=width, mode="nearest"
+        )
+    )
 
 
 def derivatives(value: npt.NDArray[Any], valid: Flags, *, scharr: bool = False) -> Floats:
-    """(axis, …) how steeply the values rise along each axis, per pixel, by Sobel's or Scharr's weights; 0 beside pixels that are not valid.
+    """(axis, …) how steeply the values rise along each axis, per pixel, by Sobel's or Scharr's
+    weights; 0 beside pixels that are not valid.
 
     Beyond the image its edge pixels go on. It looks one pixel away.
     """
@@ -186,8 +221,12 @@ def derivatives(value: npt.NDArray[Any], valid: Flags, *, scharr: bool = False) 
     return found
 
 
-def local_entropy(value: npt.NDArray[Any], valid: Flags, width: int, limits: Sequence[float]) -> Floats:
-    """Shannon's entropy, in bits, of the levels between ``limits`` of the valid pixels in a square (a cube) of an odd ``width``."""
+def local_entropy(
+    value: npt.NDArray[Any], valid: Flags, width: int, limits: Sequence[float]
+) -> Floats:
+    """Shannon's entropy, in bits, of the levels between ``limits`` of the valid pixels in a square
+    (a cube) of an odd ``width``.
+    """
     good = usable(value, valid)
     level = np.digitize(np.where(good, value, 0), limits)
     number, total = _box_sum(good.astype(np.float64), width), np.zeros(valid.shape)
@@ -195,7 +234,9 @@ def local_entropy(value: npt.NDArray[Any], valid: Flags, width: int, limits: Seq
     for k in range(len(limits) + 1):
         total += bits[_box_sum((good & (level == k)).astype(np.float64), width).astype(np.intp)]
     with np.errstate(invalid="ignore"):
-        return np.asarray((bits[number.astype(np.intp)] - total) / number)  # NaN where there is no pixel
+        return np.asarray(
+            (bits[number.astype(np.intp)] - total) / number
+        )  # NaN where there is no pixel
 
 
 @lru_cache(maxsize=4)
@@ -211,12 +252,14 @@ def gabor_reach(wavelength: float) -> int:
 
 
 def local_gabor(value: npt.NDArray[Any], valid: Flags, wavelength: float) -> Floats:
-    """How strong a pattern of a ``wavelength`` in pixels is around each pixel, whatever its direction: the mean amplitude of Gabor filters,
-    one octave wide, in four directions of rows and columns; what is not valid counts as its surroundings' mean.
+    """How strong a pattern of a ``wavelength`` in pixels is around each pixel, whatever its
+    direction: the mean amplitude of Gabor filters, one octave wide, in four directions of rows and
+    columns; what is not valid counts as its surroundings' mean.
 
     References
     ----------
-    A. K. Jain, F. Farrokhnia (1991), "Unsupervised texture segmentation using Gabor filters", Pattern Recognition 24(12), 1167-1186.
+    A. K. Jain, F. Farrokhnia (1991), "Unsupervised texture segmentation using Gabor filters",
+    Pattern Recognition 24(12), 1167-1186.
     """
     from scipy import ndimage
 
@@ -231,7 +274,9 @@ def local_gabor(value: npt.NDArray[Any], valid: Flags, wavelength: float) -> Flo
         for axis, share in ((value.ndim - 2, down), (value.ndim - 1, across)):
             turn = share * steps / wavelength
             turn = 2 * math.pi * (turn - np.rint(turn))
-            wave = ndimage.correlate1d(wave, weights * cosine(turn) + 1j * (weights * sine(turn)), axis, mode="constant")
+            wave = ndimage.correlate1d(
+                wave, weights * cosine(turn) + 1j * (weights * sine(turn)), axis, mode="constant"
+            )
         total += np.sqrt(wave.real * wave.real + wave.imag * wave.imag)
     return total / 4
 
@@ -246,14 +291,18 @@ def _moments(value: npt.NDArray[Any], valid: Flags, width: int, *, squares: bool
     filled = np.where(good, value, 0).astype(np.float64)
     number = _box_sum(good.astype(np.float64), width)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return [_box_sum(term, width) / number for term in ((filled, filled * filled) if squares else (filled,))]
+        return [
+            _box_sum(term, width) / number
+            for term in ((filled, filled * filled) if squares else (filled,))
+        ]
 
 
 def _box_sum(value: Floats, width: int) -> Floats:
     """The sum of all pixels in a box around each, nothing beyond the edge.
 
-    Along each axis the sums of 2, 4, 8, … neighbours are made from each other, and those that make up ``width`` are added. So every sum is
-    made in the same way, in a number of steps that grows with the logarithm of the width.
+    Along each axis the sums of 2, 4, 8, … neighbours are made from each other, and those that make
+    up ``width`` are added. So every sum is made in the same way, in a number of steps that grows
+    with the logarithm of the width.
     """
     for axis in range(value.ndim):
         extent = value.shape[axis]
@@ -261,7 +310,9 @@ def _box_sum(value: Floats, width: int) -> Floats:
         power, at, length = np.pad(value, margin), 1, 1
         total = _part(power, axis, 0, extent)  # the width is odd
         while 2 * length <= width:
-            power = _part(power, axis, 0, power.shape[axis] - length) + _part(power, axis, length, power.shape[axis])
+            power = _part(power, axis, 0, power.shape[axis] - length) + _part(
+                power, axis, length, power.shape[axis]
+            )
             length *= 2
             if width & length:
                 total = total + _part(power, axis, at, at + extent)

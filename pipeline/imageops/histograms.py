@@ -1,6 +1,7 @@
 """Histograms of whole images, and the thresholds found from them.
 
-The bins of a histogram are fixed for the whole image, so that the counts of tiles add up to those of the untiled image.
+The bins of a histogram are fixed for the whole image, so that the counts of tiles add up to those
+of the untiled image.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Histogram:
         return float(self.centers[int(np.searchsorted(total, share / 100 * total[-1]))])
 
     def span(self, low: float, high: float) -> tuple[float, float]:
-        """Two percentiles, the second made larger by 1 where they are one; 0 and 1 of an empty histogram."""
+        """Two percentiles, the second made larger by 1 where they are one; 0 and 1 of an empty
+        histogram.
+        """
         if not len(self.centers):
             return 0.0, 1.0
         least, most = self.percentile(low), self.percentile(high)
@@ -50,15 +53,17 @@ class Histogram:
             return self
         starts = np.arange(0, len(self.counts), width)
         number = np.diff(np.append(starts, len(self.counts)))
-        return Histogram(np.add.reduceat(self.counts, starts), np.add.reduceat(self.centers, starts) / number)
+        return Histogram(
+            np.add.reduceat(self.counts, starts), np.add.reduceat(self.centers, starts) / number
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
     """Bins of equal width over the range of a feature, the same for every tile of an image.
 
-    Integers whose range is below 65,536 have a bin for each value, other integers 65,536 bins; floats have 256, as in scikit-image's
-    ``threshold_otsu``, with which the result then agrees.
+    Integers whose range is below 65,536 have a bin for each value, other integers 65,536 bins;
+    floats have 256, as in scikit-image's ``threshold_otsu``, with which the result then agrees.
     """
 
     low: float
@@ -93,7 +98,9 @@ class Bins:
         if values.dtype.name == "float64" and self.dtype == "float64" and self.low < self.high:
             edges = np.linspace(self.low, self.high, self.number + 1)
             return np.asarray(_counted(np.ascontiguousarray(values), edges))
-        return np.histogram(values, self.number, (kind(self.low), kind(self.high)))[0].astype(np.int64)
+        return np.histogram(values, self.number, (kind(self.low), kind(self.high)))[0].astype(
+            np.int64
+        )
 
     def histogram(self, counts: npt.NDArray[np.int64]) -> Histogram:
         """The counts of all tiles, added up, with the bins' centres."""
@@ -105,7 +112,9 @@ class Bins:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _counted(values, edges):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """`numpy.histogram`, value for value, in a third of its time: one pass and no arrays between."""
+    """`numpy.histogram`, value for value, in a third of its time: one pass and no arrays
+    between.
+    """
     number, low, span = len(edges) - 1, edges[0], edges[-1] - edges[0]
     count = np.zeros(number, np.int64)
     for value in values:
@@ -119,7 +128,9 @@ def _counted(values, edges):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
     return count
 
 
-def histogram(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_], floats: int = FLOAT_BINS) -> Histogram:
+def histogram(
+    feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_], floats: int = FLOAT_BINS
+) -> Histogram:
     """The histogram of a feature that is at hand whole; ``floats``: how many bins floats have."""
     values = measured(feature, valid)
     if values.size == 0:
@@ -131,16 +142,20 @@ def histogram(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_], floats: i
 def threshold(histogram: Histogram, method: str) -> float:
     """The threshold that a method (one of FINDERS) finds in a histogram of at least two values.
 
-    Where scikit-image takes a histogram, the work is its own. ``minimum`` is found in at most 256 bins.
+    Where scikit-image takes a histogram, the work is its own. ``minimum`` is found in at most 256
+    bins.
 
     References
     ----------
-    N. Otsu (1979), "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9(1), 62-66.
-    C. H. Li, P. K. S. Tam (1998), "An iterative algorithm for minimum cross entropy thresholding", Pattern Recognition Letters 18, 771-776.
-    J.-C. Yen, F.-J. Chang, S. Chang (1995), "A new criterion for automatic multilevel thresholding", IEEE Trans. IP 4(3), 370-378.
-    G. W. Zack, W. E. Rogers, S. A. Latt (1977), "Automatic measurement of sister chromatid exchange frequency", J. Histochem. 25, 741-753.
-    T. W. Ridler, S. Calvard (1978), "Picture thresholding using an iterative selection method", IEEE Trans. SMC 8, 630-632.
-    J. M. S. Prewitt, M. L. Mendelsohn (1966), "The analysis of cell images", Ann. N. Y. Academy of Sciences 128, 1035-1053 (minimum).
+    N. Otsu (1979), "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9(1),
+    62-66. C. H. Li, P. K. S. Tam (1998), "An iterative algorithm for minimum cross entropy
+    thresholding", Pattern Recognition Letters 18, 771-776. J.-C. Yen, F.-J. Chang, S. Chang (1995),
+    "A new criterion for automatic multilevel thresholding", IEEE Trans. IP 4(3), 370-378. G. W.
+    Zack, W. E. Rogers, S. A. Latt (1977), "Automatic measurement of sister chromatid exchange
+    frequency", J. Histochem. 25, 741-753. T. W. Ridler, S. Calvard (1978), "Picture thresholding
+    using an iterative selection method", IEEE Trans. SMC 8, 630-632. J. M. S. Prewitt, M. L.
+    Mendelsohn (1966), "The analysis of cell images", Ann. N. Y. Academy of Sciences 128, 1035-1053
+    (minimum).
 
     Raises
     ------
@@ -150,18 +165,21 @@ def threshold(histogram: Histogram, method: str) -> float:
     try:
         return float(FINDERS[method](histogram))
     except (RuntimeError, IndexError) as error:
-        raise SegmenterError(f"the threshold by {method} cannot be found in the image's histogram; try otsu") from error
+        raise SegmenterError(
+            f"the threshold by {method} cannot be found in the image's histogram; try otsu"
+        ) from error
 
 
 def levels(histogram: Histogram, classes: int) -> tuple[float, ...]:
-    """The thresholds between classes of the least variance within them (multi-Otsu), ascending, found in at most 256 bins.
+    """The thresholds between classes of the least variance within them (multi-Otsu), ascending,
+    found in at most 256 bins.
 
     Fewer where the image has fewer values than classes are asked for.
 
     References
     ----------
-    P.-S. Liao, T.-S. Chen, P.-C. Chung (2001), "A fast algorithm for multilevel thresholding", J. Information Science and Engineering
-    17(5), 713-727; scikit-image's.
+    P.-S. Liao, T.-S. Chen, P.-C. Chung (2001), "A fast algorithm for multilevel thresholding", J.
+    Information Science and Engineering 17(5), 713-727; scikit-image's.
     """
     from skimage.filters import threshold_multiotsu
 
@@ -169,7 +187,9 @@ def levels(histogram: Histogram, classes: int) -> tuple[float, ...]:
     present = np.flatnonzero(coarse.counts)
     if len(present) <= classes:
         return tuple(coarse.centers[present[:-1]].tolist())
-    return tuple(threshold_multiotsu(hist=(coarse.counts, coarse.centers), classes=classes).tolist())
+    return tuple(
+        threshold_multiotsu(hist=(coarse.counts, coarse.centers), classes=classes).tolist()
+    )
 
 
 def _otsu(histogram: Histogram) -> float:
@@ -179,9 +199,15 @@ def _otsu(histogram: Histogram) -> float:
 
 
 def _yen(histogram: Histogram) -> float:
-    """The level with the greatest correlation on both sides; scikit-image compares logarithms, which processors round otherwise."""
+    """The level with the greatest correlation on both sides; scikit-image compares logarithms,
+    which processors round otherwise.
+    """
     share = histogram.counts / histogram.counts.sum()
-    below, square, rest = np.cumsum(share)[:-1], np.cumsum(share * share)[:-1], np.cumsum((share * share)[::-1])[::-1][1:]
+    below, square, rest = (
+        np.cumsum(share)[:-1],
+        np.cumsum(share * share)[:-1],
+        np.cumsum((share * share)[::-1])[::-1][1:],
+    )
     between = below * (1.0 - below)
     return float(histogram.centers[int(np.argmax(between * between / (square * rest)))])
 
@@ -189,7 +215,8 @@ def _yen(histogram: Histogram) -> float:
 def _isodata(histogram: Histogram) -> float:
     """The lowest level midway between the means of the values up to it and above it, to a bin.
 
-    scikit-image compares in the centers' precision, and finds no such level in some histograms of float32; here the nearest is taken.
+    scikit-image compares in the centers' precision, and finds no such level in some histograms of
+    float32; here the nearest is taken.
     """
     counts, centers = histogram.counts.astype(np.float64), histogram.centers.astype(np.float64)
     below, sums = np.cumsum(counts)[:-1], np.cumsum(counts * centers)
@@ -219,7 +246,10 @@ def _li(histogram: Histogram) -> float:
     before, now = -np.inf, float(np.average(values, weights=histogram.counts))
     while abs(now - before) > width / 2:
         above = values > now
-        fore, back = (float(np.average(values[part], weights=histogram.counts[part])) for part in (above, ~above))
+        fore, back = (
+            float(np.average(values[part], weights=histogram.counts[part]))
+            for part in (above, ~above)
+        )
         if back == 0:
             break
         before, now = now, (back - fore) / float(logarithm(back) - logarithm(fore))
@@ -239,5 +269,11 @@ def _triangle(histogram: Histogram) -> float:
 
 
 FINDERS: dict[str, Callable[[Histogram], float]] = {
-    "otsu": _otsu, "li": _li, "yen": _yen, "triangle": _triangle, "isodata": _isodata, "minimum": _minimum, "mean": _mean,
-}  # fmt: skip
+    "otsu": _otsu,
+    "li": _li,
+    "yen": _yen,
+    "triangle": _triangle,
+    "isodata": _isodata,
+    "minimum": _minimum,
+    "mean": _mean,
+}

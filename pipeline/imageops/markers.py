@@ -1,4 +1,6 @@
-"""Heights of which objects are the hills: summits that stand alone, and the order in which they are flooded."""
+"""Heights of which objects are the hills: summits that stand alone, and the order in which they are
+flooded.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ import numpy.typing as npt
 from pipeline.imageops.components import pieces
 
 
-def levelled(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], depth: float) -> npt.NDArray[np.float64]:
-    """The heights without the summits that rise less than ``depth`` above their pass (h-maxima), within each piece of support."""
+def levelled(
+    height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], depth: float
+) -> npt.NDArray[np.float64]:
+    """The heights without the summits that rise less than ``depth`` above their pass (h-maxima),
+    within each piece of support.
+    """
     if not depth or not support.any():
         return height
     floor = height[support & np.isfinite(height)].min(initial=0) - depth
@@ -20,26 +26,41 @@ def levelled(height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], de
     return reconstructed(np.maximum(ground - depth, floor), ground)
 
 
-def reconstructed(seed: npt.NDArray[np.float64], mask: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The seed, nowhere above the mask, dilated under the mask until nothing changes; neighbours touch by sides and corners.
+def reconstructed(
+    seed: npt.NDArray[np.float64], mask: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The seed, nowhere above the mask, dilated under the mask until nothing changes; neighbours
+    touch by sides and corners.
 
-    The values are those of `skimage.morphology.reconstruction`, which sorts all pixels first and takes ten times as long.
+    The values are those of `skimage.morphology.reconstruction`, which sorts all pixels first and
+    takes ten times as long.
 
     References
     ----------
-    L. Vincent (1993), "Morphological grayscale reconstruction in image analysis: applications and efficient algorithms", IEEE Trans. Image
-    Processing 2(2), 176-201: the hybrid algorithm.
+    L. Vincent (1993), "Morphological grayscale reconstruction in image analysis: applications and
+    efficient algorithms", IEEE Trans. Image Processing 2(2), 176-201: the hybrid algorithm.
     """
     low, high = (np.pad(values, 1, constant_values=-np.inf) for values in (seed, mask))
     strides = np.array(low.strides) // low.itemsize
-    steps = np.array([step for step in itertools.product((-1, 0, 1), repeat=seed.ndim) if step > (0,) * seed.ndim]) @ strides
+    steps = (
+        np.array(
+            [
+                step
+                for step in itertools.product((-1, 0, 1), repeat=seed.ndim)
+                if step > (0,) * seed.ndim
+            ]
+        )
+        @ strides
+    )
     _reconstruct(low.ravel(), high.ravel(), steps)
     return low[(slice(1, -1),) * seed.ndim].copy()
 
 
 @numba.njit(cache=True, nogil=True)
 def _reconstruct(value, mask, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Once forwards, once backwards, and what may still spread then from a queue, in which no pixel stands twice. Borders are -inf."""
+    """Once forwards, once backwards, and what may still spread then from a queue, in which no pixel
+    stands twice. Borders are -inf.
+    """
     number, before = len(value), -steps
     _scan(value, mask, before, range(number))
     _scan(value, mask, steps, range(number - 1, -1, -1))
@@ -56,7 +77,9 @@ def _reconstruct(value, mask, steps):  # type: ignore[no-untyped-def]  # noqa: A
 
 @numba.njit(cache=True, nogil=True)
 def _scan(value, mask, steps, order):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Lift each pixel to the highest of the neighbours that come before it in an order, under the mask."""
+    """Lift each pixel to the highest of the neighbours that come before it in an order, under the
+    mask.
+    """
     for i in order:
         if mask[i] > -np.inf:
             best = value[i]
@@ -82,17 +105,24 @@ def _spread(value, mask, steps, queue, many, waits):  # type: ignore[no-untyped-
 
 
 def summits(
-    height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], piece: npt.NDArray[np.int32], min_distance: int
+    height: npt.NDArray[np.float64],
+    support: npt.NDArray[np.bool_],
+    piece: npt.NDArray[np.int32],
+    min_distance: int,
 ) -> npt.NDArray[np.intp]:
-    """The summits that stand alone within ``min_distance`` in their piece of support, as flat indices that ascend.
+    """The summits that stand alone within ``min_distance`` in their piece of support, as flat
+    indices that ascend.
 
-    A summit is a connected set of equal pixels with nothing higher beside it; its first pixel stands for it. Of two summits of one
-    piece that are no further apart than ``min_distance``, the higher one stays, and of equal ones the first in raster order.
+    A summit is a connected set of equal pixels with nothing higher beside it; its first pixel
+    stands for it. Of two summits of one piece that are no further apart than ``min_distance``, the
+    higher one stays, and of equal ones the first in raster order.
     """
     from scipy import ndimage, spatial
 
     tops = support & (height == ndimage.maximum_filter(height, size=3, mode="nearest"))
-    slopes = ndimage.maximum_filter(np.where(support & ~tops, height, -np.inf), size=3, mode="nearest")
+    slopes = ndimage.maximum_filter(
+        np.where(support & ~tops, height, -np.inf), size=3, mode="nearest"
+    )
     plateau, flat = pieces(tops)[0].ravel(), np.flatnonzero(tops)
     summit = np.ones(int(plateau.max(initial=0)) + 1, bool)
     summit[plateau[flat[(slopes == height).ravel()[flat]]]] = False  # part of it goes on upwards
@@ -107,10 +137,14 @@ def summits(
     return np.sort(ranked[_greedy(len(ranked), near[own[near[:, 0]] == own[near[:, 1]]])])
 
 
-def without_ties(surface: npt.NDArray[np.float64], markers: npt.NDArray[np.intp], piece: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Lower the markers of one piece that are equally low by a few units in the last place, so that the first is flooded first.
+def without_ties(
+    surface: npt.NDArray[np.float64], markers: npt.NDArray[np.intp], piece: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Lower the markers of one piece that are equally low by a few units in the last place, so that
+    the first is flooded first.
 
-    scikit-image takes equal markers in an order that depends on all the others in the image, hence on the tiling.
+    scikit-image takes equal markers in an order that depends on all the others in the image, hence
+    on the tiling.
     """
     if not len(markers):
         return surface
@@ -119,15 +153,23 @@ def without_ties(surface: npt.NDArray[np.float64], markers: npt.NDArray[np.intp]
     order = np.lexsort((markers, value, own))
     new = (np.diff(value[order], prepend=np.nan) != 0) | (np.diff(own[order], prepend=-1) != 0)
     ends = np.append(np.flatnonzero(new)[1:], len(order))
-    after = np.repeat(ends, np.diff(np.append(np.flatnonzero(new), len(order)))) - np.arange(len(order))
+    after = np.repeat(ends, np.diff(np.append(np.flatnonzero(new), len(order)))) - np.arange(
+        len(order)
+    )
     bits = value[order].view(np.int64)
-    steps = np.where(bits < 0, bits + after, bits - after)  # away from, or towards, zero: the integers order floats by magnitude
-    flat[markers[order]] = np.where(value[order] == 0, -np.finfo(np.float64).tiny * after, steps.view(np.float64))
+    steps = np.where(
+        bits < 0, bits + after, bits - after
+    )  # away from, or towards, zero: the integers order floats by magnitude
+    flat[markers[order]] = np.where(
+        value[order] == 0, -np.finfo(np.float64).tiny * after, steps.view(np.float64)
+    )
     return flat.reshape(surface.shape)
 
 
 def _greedy(number: int, rivals: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    """Which candidates, given best first, stand when each one that stands strikes out its later rivals; ``rivals`` are pairs (n, 2)."""
+    """Which candidates, given best first, stand when each one that stands strikes out its later
+    rivals; ``rivals`` are pairs (n, 2).
+    """
     kept = np.ones(number, bool)
     pairs = np.sort(rivals, axis=1)
     for better, worse in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():

@@ -1,7 +1,7 @@
 """Graphs of regions: which regions to merge. Pure functions over arrays; no pixels, no tiles.
 
-All sums are integers, so that those of tiles add up to those of the image exactly, and what is decided by them does not depend on the
-tiling. Ties are broken by the numbers of the regions.
+All sums are integers, so that those of tiles add up to those of the image exactly, and what is
+decided by them does not depend on the tiling. Ties are broken by the numbers of the regions.
 """
 
 from __future__ import annotations
@@ -39,21 +39,26 @@ class Graph:
     def distances(self) -> npt.NDArray[np.float64]:
         """(m,) how far apart the mean features of two regions are."""
         means = self.means()
-        return np.asarray(np.sqrt(((means[self.pairs[:, 0]] - means[self.pairs[:, 1]]) ** 2).sum(axis=1)))
+        return np.asarray(
+            np.sqrt(((means[self.pairs[:, 0]] - means[self.pairs[:, 1]]) ** 2).sum(axis=1))
+        )
 
 
 def below(graph: Graph, threshold: float) -> Integers:
-    """Join all regions that touch and whose mean features are less than ``threshold`` apart: (n,) the number of each one's set."""
+    """Join all regions that touch and whose mean features are less than ``threshold`` apart: (n,)
+    the number of each one's set.
+    """
     return join(len(graph.area), graph.pairs[graph.distances() < threshold])
 
 
 def felzenszwalb(graph: Graph, scale: float) -> Integers:
-    """Join regions where the difference between two sets is no greater than within them: (n,) the number of each one's set.
+    """Join regions where the difference between two sets is no greater than within them: (n,) the
+    number of each one's set.
 
     References
     ----------
-    P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image segmentation", Int. J. Computer Vision 59(2), 167-181. Sizes
-    are in pixels.
+    P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image segmentation", Int.
+    J. Computer Vision 59(2), 167-181. Sizes are in pixels.
     """
     weight = graph.distances()
     order = np.lexsort((graph.pairs[:, 1], graph.pairs[:, 0], weight))
@@ -61,8 +66,9 @@ def felzenszwalb(graph: Graph, scale: float) -> Integers:
 
 
 def hierarchical(graph: Graph, threshold: float) -> Integers:
-    """Join the two regions whose mean features are nearest, again and again with the mean of what was joined, until all that touch are at
-    least ``threshold`` apart: (n,) the number of each one's set.
+    """Join the two regions whose mean features are nearest, again and again with the mean of what
+    was joined, until all that touch are at least ``threshold`` apart: (n,) the number of each one's
+    set.
     """
     return _numbered(_hierarchical(graph.pairs, graph.area, graph.sums, float(threshold)))
 
@@ -77,7 +83,11 @@ def _felzenszwalb(pairs, weight, area, scale):  # type: ignore[no-untyped-def]  
     root, size, within = np.arange(number), area.copy(), np.zeros(number)
     for k in range(len(pairs)):
         a, b = root_of(root, pairs[k, 0]), root_of(root, pairs[k, 1])
-        if a != b and weight[k] <= within[a] + scale / size[a] and weight[k] <= within[b] + scale / size[b]:
+        if (
+            a != b
+            and weight[k] <= within[a] + scale / size[a]
+            and weight[k] <= within[b] + scale / size[b]
+        ):
             a, b = min(a, b), max(a, b)
             root[b], size[a], within[a] = a, size[a] + size[b], weight[k]
     for k in range(number):
@@ -96,9 +106,16 @@ def _apart(area, sums, a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, A
 
 @numba.njit(cache=True, nogil=True)
 def _hierarchical(pairs, area, sums, threshold):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """A heap of edges; what is taken from it counts only if neither end has changed since. Each set keeps a chain of its edges."""
+    """A heap of edges; what is taken from it counts only if neither end has changed since. Each set
+    keeps a chain of its edges.
+    """
     number, many = len(area), len(pairs)
-    area, sums, root, changes = area.copy(), sums.copy(), np.arange(number), np.zeros(number, np.int64)
+    area, sums, root, changes = (
+        area.copy(),
+        sums.copy(),
+        np.arange(number),
+        np.zeros(number, np.int64),
+    )
     first, last = np.full(number, -1), np.full(number, -1)
     after = np.full(2 * many, -1)  # half edges: 2k at the lower end of pair k, 2k + 1 at the higher
     heap = [(0.0, 0, 0, 0, 0) for _ in range(0)]
@@ -138,7 +155,9 @@ def _append(first, last, after, a, begin, end):  # type: ignore[no-untyped-def] 
 
 @numba.njit(cache=True, nogil=True)
 def _renew(heap, a, first, last, after, pairs, root, changes, area, sums):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Weigh the edges of a set anew, each neighbour once; drop those that lead to itself or to one that was met before."""
+    """Weigh the edges of a set anew, each neighbour once; drop those that lead to itself or to one
+    that was met before.
+    """
     met = {a}
     before, half = -1, first[a]
     while half >= 0:
@@ -154,6 +173,8 @@ def _renew(heap, a, first, last, after, pairs, root, changes, area, sums):  # ty
         else:
             met.add(other)
             low, high = min(a, other), max(a, other)
-            heapq.heappush(heap, (_apart(area, sums, low, high), low, high, changes[low], changes[high]))
+            heapq.heappush(
+                heap, (_apart(area, sums, low, high), low, high, changes[low], changes[high])
+            )
             before = half
         half = following

@@ -1,7 +1,8 @@
 """Sums over the pixels of each label that add up across tiles, exactly, in any order.
 
-Counts and coordinates add exactly in 64 bits; the values of bands and their squares are kept as exact sums, from which the mean and the
-deviation are rounded once. (The square of a float is rounded to a float first, pixel by pixel.)
+Counts and coordinates add exactly in 64 bits; the values of bands and their squares are kept as
+exact sums, from which the mean and the deviation are rounded once. (The square of a float is
+rounded to a float first, pixel by pixel.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import numpy.typing as npt
 
 from pipeline.image.grid import Box
 from pipeline.imageops.accumulate import add_grounds, add_up
-from pipeline.numerics.exact_sums import INTEGER_LIMBS, Exact, Floats, Integers, add_floats, carry, ratio, stack
+from pipeline.numerics.exact_sums import (
+    INTEGER_LIMBS,
+    Exact,
+    Floats,
+    Integers,
+    add_floats,
+    carry,
+    ratio,
+    stack,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,9 @@ class Sums:
     """(n,) pixels."""
 
     anchor: Integers
-    """(n,) the first pixel in raster order, as its number in the whole image; the largest int64 where there is none."""
+    """(n,) the first pixel in raster order, as its number in the whole image; the largest int64
+    where there is none.
+    """
 
     low: Integers
     """(n, axis) first row and column (plane, row and column)."""
@@ -41,7 +53,9 @@ class Sums:
     """(n,) the class: where pixels have voted, that of most of them, or the lowest of several."""
 
     votes: Integers
-    """(n, class) pixels that are of a class, of 1 and higher ones; of none where classes are not voted on."""
+    """(n, class) pixels that are of a class, of 1 and higher ones; of none where classes are not
+    voted on.
+    """
 
     marked: Integers
     """(n,) pixels that are seeds; all of them where none are asked for."""
@@ -50,7 +64,8 @@ class Sums:
     """(n, band) pixels of which the band was measured: those that its values are of."""
 
     ground: Integers
-    """(n, limb) sums of pixels' areas, in limbs of 32 bits; of no limb where all pixels are alike."""
+    """(n, limb) sums of pixels' areas, in limbs of 32 bits; of no limb where all pixels are alike.
+    """
 
     minimum: Floats
     """(n, band)."""
@@ -72,7 +87,9 @@ class Sums:
         return Sums(*(_take(getattr(self, field.name), rows) for field in fields(self)))
 
     def merge(self, owner: Integers, number: int) -> Sums:
-        """Add up the rows that have the same owner, 0 to ``number`` - 1; a row whose owner is negative is left out."""
+        """Add up the rows that have the same owner, 0 to ``number`` - 1; a row whose owner is
+        negative is left out.
+        """
         rows = np.flatnonzero(owner >= 0)
         rows = rows[np.argsort(owner[rows], kind="stable")]
         mine = owner[rows]
@@ -84,17 +101,28 @@ class Sums:
                 getattr(merged, name)[at] = add.reduceat(getattr(self, name)[rows], starts, axis=0)
         for name in ("value", "square"):
             if len(starts):
-                getattr(merged, name).limbs[at] = np.add.reduceat(getattr(self, name).limbs[rows], starts, axis=0)
+                getattr(merged, name).limbs[at] = np.add.reduceat(
+                    getattr(self, name).limbs[rows], starts, axis=0
+                )
                 carry(getattr(merged, name).limbs)
         carry(merged.ground[:, None])
         return replace(merged, kind=_elected(merged.kind, merged.votes))
 
 
 _ADDITION: dict[str, np.ufunc] = {
-    "area": np.add, "anchor": np.minimum, "low": np.minimum, "high": np.maximum,
-    "place": np.add, "kind": np.maximum, "votes": np.add, "marked": np.add, "count": np.add, "ground": np.add,
-    "minimum": np.minimum, "maximum": np.maximum,
-}  # fmt: skip
+    "area": np.add,
+    "anchor": np.minimum,
+    "low": np.minimum,
+    "high": np.maximum,
+    "place": np.add,
+    "kind": np.maximum,
+    "votes": np.add,
+    "marked": np.add,
+    "count": np.add,
+    "ground": np.add,
+    "minimum": np.minimum,
+    "maximum": np.maximum,
+}
 
 ROWS = 128
 """Rows of which the areas of pixels are held at once."""
@@ -107,7 +135,10 @@ NO_BANDS = np.zeros((0, 1, 1, 1), np.uint8)
 def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Sums:
     """Sums of ``number`` labels without a pixel; limbs as in ``like``."""
     exact = [
-        Exact(np.zeros((number, bands, e.limbs.shape[2] if e else INTEGER_LIMBS), np.int64), e.exponent if e else 0)
+        Exact(
+            np.zeros((number, bands, e.limbs.shape[2] if e else INTEGER_LIMBS), np.int64),
+            e.exponent if e else 0,
+        )
         for e in ((like.value, like.square) if like else (None, None))
     ]
     return Sums(
@@ -130,9 +161,16 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
 
 def concatenate(parts: Sequence[Sums]) -> Sums:
     """The rows of all parts, one after the other; there is at least one part."""
-    parts = [replace(part, **wide) for part, wide in zip(parts, _padded(parts, ("votes", "ground")), strict=True)]
-    plain: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ADDITION}
-    return Sums(**plain, value=stack([p.value for p in parts]), square=stack([p.square for p in parts]))
+    parts = [
+        replace(part, **wide)
+        for part, wide in zip(parts, _padded(parts, ("votes", "ground")), strict=True)
+    ]
+    plain: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _ADDITION
+    }
+    return Sums(
+        **plain, value=stack([p.value for p in parts]), square=stack([p.square for p in parts])
+    )
 
 
 def measure(
@@ -155,7 +193,8 @@ def measure(
     labels
         (row, column) or (plane, row, column), 0 to ``number``.
     block
-        The pixels of the core, (band, row, column) or (band, plane, row, column); finite wherever there is a label and they are measured.
+        The pixels of the core, (band, row, column) or (band, plane, row, column); finite wherever
+        there is a label and they are measured.
     number
         The highest label.
     core
@@ -163,16 +202,19 @@ def measure(
     shape
         The image's shape.
     measured
-        Where each band was measured, of the block's shape; everywhere where not given. A band's values are those of these pixels.
+        Where each band was measured, of the block's shape; everywhere where not given. A band's
+        values are those of these pixels.
     kind
         (number,) the class of each label; 1 where not given.
     votes
-        Of the labels' shape: the class that a pixel is for, 0 for none. A label for which there are any is of the class of most of them.
+        Of the labels' shape: the class that a pixel is for, 0 for none. A label for which there are
+        any is of the class of most of them.
     seeds
         Of the labels' shape: the pixels that count as seeds; all of them where not given.
     areas
-        Called with the first of some rows of the image, and one past the last: the areas of the core's pixels there, (row, column, limb),
-        or (row, 1, limb) where they depend on the row alone, in limbs of 32 bits. Where given, the areas are added up too.
+        Called with the first of some rows of the image, and one past the last: the areas of the
+        core's pixels there, (row, column, limb), or (row, 1, limb) where they depend on the row
+        alone, in limbs of 32 bits. Where given, the areas are added up too.
     """
     axes, bands = labels.ndim, len(block)
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
@@ -181,22 +223,36 @@ def measure(
     pixels = block.reshape((bands, *solid.shape))
     whole = block.dtype.kind in "biu" and block.dtype.itemsize <= WORD
     partly = _partly(labels, measured, bands)
-    sums = _added(solid, pixels if whole and not partly else NO_BANDS, number, origin, extent, bands)
+    sums = _added(
+        solid, pixels if whole and not partly else NO_BANDS, number, origin, extent, bands
+    )
     count = np.repeat(sums.area[:, None], bands, axis=1)
     if partly or not whole:
         of_band = [_where(solid, measured, k) if k in partly else solid for k in range(bands)]
         for k in partly:
             count[:, k] = np.bincount(of_band[k].ravel(), minlength=number + 1)[1:]
-        sums = replace(sums, **_by_band(of_band, pixels, number, origin, extent, sums, integers=whole))
-    ground = np.zeros((number, 0), np.int64) if areas is None else _grounds(labels, areas, number, core)
-    marked = sums.area.copy() if seeds is None else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
+        sums = replace(
+            sums, **_by_band(of_band, pixels, number, origin, extent, sums, integers=whole)
+        )
+    ground = (
+        np.zeros((number, 0), np.int64) if areas is None else _grounds(labels, areas, number, core)
+    )
+    marked = (
+        sums.area.copy()
+        if seeds is None
+        else np.bincount(labels[seeds], minlength=number + 1)[1:].astype(np.int64)
+    )
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
     around = {name: getattr(sums, name)[:, 3 - axes :].copy() for name in ("low", "high", "place")}
-    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, count=count, ground=ground)
+    return replace(
+        sums, **around, kind=kinds, votes=counted, marked=marked, count=count, ground=ground
+    )
 
 
-def _partly(labels: npt.NDArray[np.int32], measured: npt.NDArray[np.bool_] | None, bands: int) -> list[int]:
+def _partly(
+    labels: npt.NDArray[np.int32], measured: npt.NDArray[np.bool_] | None, bands: int
+) -> list[int]:
     """The bands that were not measured at some labelled pixel."""
     if measured is None or measured.all():
         return []
@@ -204,16 +260,34 @@ def _partly(labels: npt.NDArray[np.int32], measured: npt.NDArray[np.bool_] | Non
     return [k for k in range(bands) if (drawn & ~measured[k]).any()]
 
 
-def _where(solid: npt.NDArray[np.int32], measured: npt.NDArray[np.bool_] | None, band: int) -> npt.NDArray[np.int32]:
+def _where(
+    solid: npt.NDArray[np.int32], measured: npt.NDArray[np.bool_] | None, band: int
+) -> npt.NDArray[np.int32]:
     """The labels where a band was measured, 0 elsewhere."""
     assert measured is not None  # noqa: S101  a band is missing somewhere
-    return np.where(measured[band].reshape(solid.shape), solid, np.int32(0)).astype(solid.dtype, copy=False)
+    return np.where(measured[band].reshape(solid.shape), solid, np.int32(0)).astype(
+        solid.dtype, copy=False
+    )
 
 
-def _added(solid: Any, pixels: Any, number: int, origin: Integers, extent: Integers, bands: int) -> Sums:
-    """Areas, boxes and coordinates of labels, (plane, row, column), and the values of bands of integers, if there are any."""
+def _added(
+    solid: Any, pixels: Any, number: int, origin: Integers, extent: Integers, bands: int
+) -> Sums:
+    """Areas, boxes and coordinates of labels, (plane, row, column), and the values of bands of
+    integers, if there are any.
+    """
     sums = empty(number, 3, bands)
-    columns = (sums.area, sums.anchor, sums.low, sums.high, sums.place, sums.value.limbs, sums.square.limbs, sums.minimum, sums.maximum)
+    columns = (
+        sums.area,
+        sums.anchor,
+        sums.low,
+        sums.high,
+        sums.place,
+        sums.value.limbs,
+        sums.square.limbs,
+        sums.minimum,
+        sums.maximum,
+    )
     add_up(solid, pixels, origin, extent, *columns)
     carry(sums.value.limbs)
     carry(sums.square.limbs)
@@ -221,28 +295,47 @@ def _added(solid: Any, pixels: Any, number: int, origin: Integers, extent: Integ
 
 
 def _by_band(
-    of_band: Sequence[Any], pixels: Any, number: int, origin: Integers, extent: Integers, sums: Sums, *, integers: bool
+    of_band: Sequence[Any],
+    pixels: Any,
+    number: int,
+    origin: Integers,
+    extent: Integers,
+    sums: Sums,
+    *,
+    integers: bool,
 ) -> dict[str, Any]:
     """The columns of bands' values, each over labels of its own."""
     if not integers:
         low, high = sums.minimum, sums.maximum
         value, square = add_floats(of_band, pixels, number, low, high)
         return {"value": value, "square": square}
-    each = [_added(labels, pixels[k : k + 1], number, origin, extent, 1) for k, labels in enumerate(of_band)]
+    each = [
+        _added(labels, pixels[k : k + 1], number, origin, extent, 1)
+        for k, labels in enumerate(of_band)
+    ]
     return {
-        **{name: np.concatenate([getattr(one, name) for one in each], axis=1) for name in ("minimum", "maximum")},
-        **{name: Exact(np.concatenate([getattr(one, name).limbs for one in each], axis=1), 0) for name in ("value", "square")},
+        **{
+            name: np.concatenate([getattr(one, name) for one in each], axis=1)
+            for name in ("minimum", "maximum")
+        },
+        **{
+            name: Exact(np.concatenate([getattr(one, name).limbs for one in each], axis=1), 0)
+            for name in ("value", "square")
+        },
     }
 
 
 def grounds(sums: Sums, exponent: int) -> Floats:
-    """(n,) the sums of pixels' areas, rounded once; ``exponent`` is the power of two of the lowest limb."""
+    """(n,) the sums of pixels' areas, rounded once; ``exponent`` is the power of two of the lowest
+    limb.
+    """
     total = Exact(sums.ground[:, None], exponent).integers()[:, 0]
     return ratio(total, np.ones(len(total), object), exponent)
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:
-    """The mean and the population standard deviation of each band over the pixels of which it was measured, (n, band).
+    """The mean and the population standard deviation of each band over the pixels of which it was
+    measured, (n, band).
 
     Rounded once from the exact sums; NaN where a band was measured at none.
     """
@@ -250,21 +343,34 @@ def means(sums: Sums) -> tuple[Floats, Floats]:
     area = np.where(known, sums.count, 1).astype(object)
     value, square = sums.value.integers(), sums.square.integers()
     twice = min(2 * sums.value.exponent, sums.square.exponent)
-    spread = area * (square << (sums.square.exponent - twice)) - ((value * value) << (2 * sums.value.exponent - twice))
+    spread = area * (square << (sums.square.exponent - twice)) - (
+        (value * value) << (2 * sums.value.exponent - twice)
+    )
     deviation = np.sqrt(np.maximum(ratio(spread, area * area, twice), 0))
     mean = ratio(value, area, sums.value.exponent)
     return np.where(known, mean, np.nan), np.where(known, deviation, np.nan)
 
 
 def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Columns as wide as the widest among the parts: of a part without rows it is not known how wide they are."""
+    """Columns as wide as the widest among the parts: of a part without rows it is not known how
+    wide they are.
+    """
     most = {name: max(getattr(part, name).shape[1] for part in parts) for name in names}
     return [
-        {name: np.pad(getattr(part, name), [(0, 0), (0, n - getattr(part, name).shape[1])]) for name, n in most.items()} for part in parts
+        {
+            name: np.pad(getattr(part, name), [(0, 0), (0, n - getattr(part, name).shape[1])])
+            for name, n in most.items()
+        }
+        for part in parts
     ]
 
 
-def _grounds(labels: npt.NDArray[np.integer], areas: Callable[[tuple[int, int]], Integers], number: int, core: Box) -> Integers:
+def _grounds(
+    labels: npt.NDArray[np.integer],
+    areas: Callable[[tuple[int, int]], Integers],
+    number: int,
+    core: Box,
+) -> Integers:
     """(number, limb) the sums of the areas of each label's pixels."""
     first, last = core.start[0], core.stop[0]
     parts = [(top, min(top + ROWS, last)) for top in range(first, last, ROWS)]

@@ -1,8 +1,9 @@
 """A sample of an image's pixels that does not depend on how the image is tiled.
 
-Every pixel has a rank, a fixed scrambling of its number in the image; the sample is the valid pixels of the lowest ranks. Of an image of
-many squares only so many are looked at as the sample needs, and which those are is a scrambling of their numbers likewise. So a sample of a
-gigantic image costs no more than one of a large image.
+Every pixel has a rank, a fixed scrambling of its number in the image; the sample is the valid
+pixels of the lowest ranks. Of an image of many squares only so many are looked at as the sample
+needs, and which those are is a scrambling of their numbers likewise. So a sample of a gigantic
+image costs no more than one of a large image.
 """
 
 from __future__ import annotations
@@ -48,14 +49,21 @@ def rank(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
 
 
 def pick(
-    features: npt.NDArray[Any], valid: npt.NDArray[np.bool_], box: Box, shape: Sequence[int], size: int, highest: int = HIGHEST
+    features: npt.NDArray[Any],
+    valid: npt.NDArray[np.bool_],
+    box: Box,
+    shape: Sequence[int],
+    size: int,
+    highest: int = HIGHEST,
 ) -> Sample:
-    """The ``size`` valid pixels of the lowest ranks in a box, or those of them whose rank is not above ``highest``.
+    """The ``size`` valid pixels of the lowest ranks in a box, or those of them whose rank is not
+    above ``highest``.
 
     Parameters
     ----------
     features
-        (feature, row, column) or (feature, plane, row, column) of the box; a pixel where one is not finite is left out.
+        (feature, row, column) or (feature, plane, row, column) of the box; a pixel where one is not
+        finite is left out.
     valid
         Which of the box's pixels are valid.
     box
@@ -67,16 +75,26 @@ def pick(
     highest
         The highest rank that still counts, where so many pixels of lower ranks are known already.
     """
-    axes = np.ix_(*(np.arange(first, last) for first, last in zip(box.start, box.stop, strict=True)))
+    axes = np.ix_(
+        *(np.arange(first, last) for first, last in zip(box.start, box.stop, strict=True))
+    )
     everywhere = np.ravel_multi_index(axes, tuple(shape)).astype(np.int64)
     wanted = valid & np.isfinite(features).all(axis=0)
     if highest < HIGHEST:
         wanted &= rank(everywhere) <= np.uint64(highest)
-    return _lowest(Sample(everywhere[wanted], np.stack([feature[wanted] for feature in features], axis=1).astype(np.float64)), size)
+    return _lowest(
+        Sample(
+            everywhere[wanted],
+            np.stack([feature[wanted] for feature in features], axis=1).astype(np.float64),
+        ),
+        size,
+    )
 
 
 def picked(parts: Iterable[Callable[[int], Sample]], size: int) -> Sample:
-    """The ``size`` pixels of the lowest ranks of several parts, each of which is told the highest rank that still counts."""
+    """The ``size`` pixels of the lowest ranks of several parts, each of which is told the highest
+    rank that still counts.
+    """
     found, highest = [], HIGHEST
     for part in parts:
         found.append(part(highest))
@@ -89,7 +107,13 @@ def picked(parts: Iterable[Callable[[int], Sample]], size: int) -> Sample:
 def merge(samples: Iterable[Sample], size: int) -> Sample:
     """The ``size`` pixels of the lowest ranks of several samples of different pixels."""
     parts = [part for part in samples if len(part.places)] or [NOTHING]
-    return _lowest(Sample(np.concatenate([part.places for part in parts]), np.concatenate([part.rows for part in parts])), size)
+    return _lowest(
+        Sample(
+            np.concatenate([part.places for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+        ),
+        size,
+    )
 
 
 def collect(shape: Sequence[int], size: int, gather: Callable[[list[Box]], Sample]) -> Sample:

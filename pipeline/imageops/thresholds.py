@@ -1,4 +1,5 @@
-"""Foreground by a threshold: given, found from the histogram of the whole image, or from what surrounds each pixel.
+"""Foreground by a threshold: given, found from the histogram of the whole image, or from what
+surrounds each pixel.
 
 Below the segmenters, which share it.
 """
@@ -26,7 +27,9 @@ WINDOW, WEIGHT = 51, 0.2
 
 @dataclass(frozen=True, slots=True)
 class Foreground:
-    """The pixels whose feature is above a threshold or in an interval, or those for which it is not; or classes between thresholds."""
+    """The pixels whose feature is above a threshold or in an interval, or those for which it is
+    not; or classes between thresholds.
+    """
 
     value: float | None = None
     """Foreground is above this."""
@@ -44,13 +47,16 @@ class Foreground:
     """For ``multiotsu``: how many classes, the background included."""
 
     weak: float | None = None
-    """Where ``value`` or its method is the strong threshold: the weak one. Foreground is what is above it."""
+    """Where ``value`` or its method is the strong threshold: the weak one. Foreground is what is
+    above it.
+    """
 
     dark: bool = False
     """Foreground is what is not above the threshold (not in the interval), in place of what is."""
 
     window: int | None = None
-    """For local methods: the extent in pixels of what surrounds a pixel, an odd number; None: 51."""
+    """For local methods: the extent in pixels of what surrounds a pixel, an odd number; None: 51.
+    """
 
     k: float | None = None
     """For ``sauvola`` and ``niblack``: how much the deviation counts; None: 0.2."""
@@ -59,17 +65,33 @@ class Foreground:
     """For ``local_mean`` and ``local_gaussian``: what is taken off the mean; None: nothing."""
 
     spread: float | None = None
-    """For ``sauvola``: the largest deviation that there may be; None: half the range of the image's values."""
+    """For ``sauvola``: the largest deviation that there may be; None: half the range of the image's
+    values.
+    """
 
     def __post_init__(self) -> None:
-        given = [name for name in ("value", "interval", "levels", "method") if getattr(self, name) is not None]
+        given = [
+            name
+            for name in ("value", "interval", "levels", "method")
+            if getattr(self, name) is not None
+        ]
         if len(given) != 1:
-            raise JobError(f"{' and '.join(given) or 'no threshold'} given; allowed: one of value, interval, levels, method")
+            raise JobError(
+                f"{' and '.join(given) or 'no threshold'} given; allowed: one of value, "
+                f"interval, levels, method"
+            )
         if self.method is not None and self.method not in METHODS:
-            raise JobError(f"the threshold method {self.method!r} is not known; {nearest(self.method, METHODS)}")
-        if self.interval is not None and not (len(self.interval) == 2 and self.interval[0] <= self.interval[1]):
+            raise JobError(
+                f"the threshold method {self.method!r} is not known; "
+                f"{nearest(self.method, METHODS)}"
+            )
+        if self.interval is not None and not (
+            len(self.interval) == 2 and self.interval[0] <= self.interval[1]
+        ):
             raise JobError(f"interval: {self.interval!r}; allowed: two numbers, the lower first")
-        if self.levels is not None and not (self.levels and all(a < b for a, b in zip(self.levels, self.levels[1:], strict=False))):
+        if self.levels is not None and not (
+            self.levels and all(a < b for a, b in zip(self.levels, self.levels[1:], strict=False))
+        ):
             raise JobError(f"levels: {self.levels!r}; allowed: numbers that ascend")
         self._refuse_idle_options()
         if self.method == MULTIOTSU and not 2 <= (self.classes or 0) <= 5:
@@ -78,8 +100,15 @@ class Foreground:
             raise JobError(f"window: {self.window}; allowed: an odd number of pixels, from 3")
         if self.spread is not None and not self.spread > 0:
             raise JobError(f"spread: {self.spread}; allowed: more than 0")
-        if self.weak is not None and self.value is not None and (self.weak < self.value if self.dark else self.weak > self.value):
-            raise JobError(f"weak: {self.weak}; allowed: {'at least' if self.dark else 'at most'} the threshold, {self.value}")
+        if (
+            self.weak is not None
+            and self.value is not None
+            and (self.weak < self.value if self.dark else self.weak > self.value)
+        ):
+            raise JobError(
+                f"weak: {self.weak}; allowed: {'at least' if self.dark else 'at most'} the "
+                f"threshold, {self.value}"
+            )
 
     def _refuse_idle_options(self) -> None:
         """Refuse options that would change nothing."""
@@ -93,7 +122,9 @@ class Foreground:
         ):
             plain = name == "weak" and self.value is not None
             if getattr(self, name) is not None and self.method not in methods and not plain:
-                raise JobError(f"{name} is given, and has no effect here; it goes with {', '.join(methods)}")
+                raise JobError(
+                    f"{name} is given, and has no effect here; it goes with {', '.join(methods)}"
+                )
 
     @property
     def reach(self) -> int:
@@ -108,56 +139,92 @@ class Foreground:
         return self.method in GLOBAL or (self.method == "sauvola" and self.spread is None)
 
     def fit(self, histogram: Histogram) -> Foreground:
-        """The same with what the method finds. An image of one value has no foreground; SegmenterError for one without valid pixels."""
+        """The same with what the method finds. An image of one value has no foreground;
+        SegmenterError for one without valid pixels.
+        """
         if not self.unfitted:
             return self
         present = np.flatnonzero(histogram.counts)
         if present.size == 0:
             raise SegmenterError("no threshold can be fitted: the image has no valid pixel")
         if self.method == "sauvola":
-            return replace(self, spread=max(float(np.ptp(histogram.centers)) / 2, float(np.finfo(np.float64).tiny)))
+            return replace(
+                self,
+                spread=max(float(np.ptp(histogram.centers)) / 2, float(np.finfo(np.float64).tiny)),
+            )
         if present.size == 1:
-            return replace(self, value=-math.inf if self.dark else math.inf, method=None, classes=None, weak=None)
+            return replace(
+                self,
+                value=-math.inf if self.dark else math.inf,
+                method=None,
+                classes=None,
+                weak=None,
+            )
         if self.method == MULTIOTSU:
-            return replace(self, levels=levels(histogram, self.classes or 0), method=None, classes=None)
+            return replace(
+                self, levels=levels(histogram, self.classes or 0), method=None, classes=None
+            )
         value = threshold(histogram, str(self.method))
         weak = self.weak if self.weak is None else (max if self.dark else min)(self.weak, value)
         return replace(self, value=value, weak=weak, method=None)
 
     def __call__(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-        """Where the feature, already made, is foreground: bool, or with several levels the class, uint8; 0 where NaN or not valid."""
+        """Where the feature, already made, is foreground: bool, or with several levels the class,
+        uint8; 0 where NaN or not valid.
+        """
         if self.levels is not None:
             above = np.zeros(valid.shape, np.uint8)
             for level in self.levels:
                 above += feature > level
             measured = valid & ~np.isnan(feature) if feature.dtype.kind == "f" else valid
-            return np.where(measured, len(self.levels) - above if self.dark else above, 0).astype(np.uint8)
+            return np.where(measured, len(self.levels) - above if self.dark else above, 0).astype(
+                np.uint8
+            )
         if self.interval is not None:
-            return self._turned((feature >= self.interval[0]) & (feature <= self.interval[1]), feature, valid)
-        return self._turned(feature > (self._local(feature, valid) if self.weak is None else self.weak), feature, valid)
+            return self._turned(
+                (feature >= self.interval[0]) & (feature <= self.interval[1]), feature, valid
+            )
+        return self._turned(
+            feature > (self._local(feature, valid) if self.weak is None else self.weak),
+            feature,
+            valid,
+        )
 
-    def strong(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
+    def strong(
+        self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_] | None:
         """Where the foreground is above ``value`` too; None where there is no weak threshold."""
         return None if self.weak is None else self._turned(feature > self.value, feature, valid)
 
-    def _turned(self, inside: npt.NDArray[np.bool_], feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _turned(
+        self, inside: npt.NDArray[np.bool_], feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
         if self.dark:
             inside = ~inside & ~np.isnan(feature) if feature.dtype.kind == "f" else ~inside
         return np.asarray(inside & valid)
 
-    def _local(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> float | npt.NDArray[np.float64]:
+    def _local(
+        self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> float | npt.NDArray[np.float64]:
         """The threshold: one number, or one for each pixel."""
         if self.value is not None:
             return self.value
         if self.unfitted:
-            raise SegmenterError(f"the threshold by {self.method} is not fitted; call fit() with the image's histogram first")
+            raise SegmenterError(
+                f"the threshold by {self.method} is not fitted; call fit() with the image's "
+                f"histogram first"
+            )
         if self.method == "local_mean":
             return local_mean(feature, valid, self._width) - (self.offset or 0.0)
         if self.method == "local_gaussian":
             return smooth(feature, valid, self._sigma) - (self.offset or 0.0)
         k = WEIGHT if self.k is None else self.k
         mean, deviation = local_mean_and_deviation(feature, valid, self._width)
-        return mean - k * deviation if self.spread is None else mean * (1 + k * (deviation / self.spread - 1))
+        return (
+            mean - k * deviation
+            if self.spread is None
+            else mean * (1 + k * (deviation / self.spread - 1))
+        )
 
     @property
     def _width(self) -> int:

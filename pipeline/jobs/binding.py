@@ -1,4 +1,6 @@
-"""A job bound to its image: the bands that it names by number, and what the image is once all steps are done."""
+"""A job bound to its image: the bands that it names by number, and what the image is once all steps
+are done.
+"""
 
 from __future__ import annotations
 
@@ -31,32 +33,53 @@ class Bound:
 
 
 def bound(job: Job, frame: Frame) -> Bound:
-    """The job with bands by number, and the image as its steps leave it; JobError names the key where a band is not there."""
+    """The job with bands by number, and the image as its steps leave it; JobError names the key
+    where a band is not there.
+    """
     after = _stepped(job, frame)
-    segmenters = {name: _numbered(what, after.frame.bands, f"segmenters.{name}") for name, what in job.segmenters.items()}
+    segmenters = {
+        name: _numbered(what, after.frame.bands, f"segmenters.{name}")
+        for name, what in job.segmenters.items()
+    }
     parts: Mapping[str, Any] = {
         "segmenters": segmenters,
-        "route": [replace(r, when=routing.numbered(r.when, frame.bands, f"route[{k}].when")) for k, r in enumerate(job.route)],
-        "layers": [replace(r, when=routing.numbered(r.when, frame.bands, f"layers[{k}].when")) for k, r in enumerate(job.layers)],
+        "route": [
+            replace(r, when=routing.numbered(r.when, frame.bands, f"route[{k}].when"))
+            for k, r in enumerate(job.route)
+        ],
+        "layers": [
+            replace(r, when=routing.numbered(r.when, frame.bands, f"layers[{k}].when"))
+            for k, r in enumerate(job.layers)
+        ],
     }
     return replace(after, job=after.job.model_copy(update=parts))
 
 
 def _stepped(job: Job, frame: Frame) -> Bound:
-    """The job with the bands of its steps by number. JobError if a step is for images of other bands."""
+    """The job with the bands of its steps by number. JobError if a step is for images of other
+    bands.
+    """
     pixel: Any = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
     steps, names = [], frame.bands
     for number, given in enumerate(job.steps):
         step = _numbered(given, names, f"steps[{number}]")
         try:
             unfitted = getattr(step, "unfitted", False)
-            made = pixel.astype(np.float64) if unfitted else stepped(step, pixel, np.ones(pixel.shape, bool))[0]
+            made = (
+                pixel.astype(np.float64)
+                if unfitted
+                else stepped(step, pixel, np.ones(pixel.shape, bool))[0]
+            )
         except JobError as error:
             raise JobError(f"steps[{number}]: {error}") from error
         names, pixel = _named(step, names, made), made
         steps.append(step)
     dtype = pixel.dtype.name if pixel.dtype.kind in "biuf" else frame.dtype
-    return Bound(job.model_copy(update={"steps": steps}), replace(frame, bands=names, dtype=dtype, together=()), pixel)
+    return Bound(
+        job.model_copy(update={"steps": steps}),
+        replace(frame, bands=names, dtype=dtype, together=()),
+        pixel,
+    )
 
 
 def _numbered(what: Any, names: tuple[str, ...], where: str) -> Any:
@@ -67,7 +90,9 @@ def _numbered(what: Any, names: tuple[str, ...], where: str) -> Any:
 
 
 def _named(step: Any, names: tuple[str, ...], made: Any) -> tuple[str, ...]:
-    """What the bands are called after a step. One that does not say keeps names where it keeps the number of bands."""
+    """What the bands are called after a step. One that does not say keeps names where it keeps the
+    number of bands.
+    """
     if hasattr(step, "named"):
         return tuple(step.named(names))
     return names if len(made) == len(names) else tuple(str(k + 1) for k in range(len(made)))

@@ -1,4 +1,6 @@
-"""What code refers to, and whose it is: a user's own, this package's, Python's, or an installed library's."""
+"""What code refers to, and whose it is: a user's own, this package's, Python's, or an installed
+library's.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 PACKAGE = __name__.partition(".")[0]
-_LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_LIBRARIES = tuple(
+    Path(sysconfig.get_path(name)).resolve()
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +37,24 @@ class Referred:
     """The modules that it imports itself."""
 
     def __or__(self, other: Referred) -> Referred:
-        return Referred(*(getattr(self, name) | getattr(other, name) for name in ("names", "assigned", "attributes", "modules")))
+        return Referred(
+            *(
+                getattr(self, name) | getattr(other, name)
+                for name in ("names", "assigned", "attributes", "modules")
+            )
+        )
 
 
 _OPERATIONS = {
-    "LOAD_GLOBAL": "names", "LOAD_NAME": "names", "STORE_GLOBAL": "assigned", "DELETE_GLOBAL": "assigned",
-    "LOAD_ATTR": "attributes", "LOAD_METHOD": "attributes", "IMPORT_FROM": "attributes", "IMPORT_NAME": "modules",
-}  # fmt: skip
+    "LOAD_GLOBAL": "names",
+    "LOAD_NAME": "names",
+    "STORE_GLOBAL": "assigned",
+    "DELETE_GLOBAL": "assigned",
+    "LOAD_ATTR": "attributes",
+    "LOAD_METHOD": "attributes",
+    "IMPORT_FROM": "attributes",
+    "IMPORT_NAME": "modules",
+}
 
 
 def referred(code: CodeType) -> Referred:
@@ -48,17 +64,27 @@ def referred(code: CodeType) -> Referred:
         if step.opname in _OPERATIONS:
             found.setdefault(_OPERATIONS[step.opname], set()).add(str(step.argval))
     within = (referred(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return functools.reduce(Referred.__or__, within, Referred(**{name: frozenset(names) for name, names in found.items()}))
+    return functools.reduce(
+        Referred.__or__,
+        within,
+        Referred(**{name: frozenset(names) for name, names in found.items()}),
+    )
 
 
 def assigned_in(names: dict[str, Any]) -> frozenset[str]:
     """The global names of a module that its functions assign."""
-    functions = [held for held in list(names.values()) if isinstance(held, FunctionType) and held.__globals__ is names]
+    functions = [
+        held
+        for held in list(names.values())
+        if isinstance(held, FunctionType) and held.__globals__ is names
+    ]
     return frozenset().union(*(referred(function.__code__).assigned for function in functions))
 
 
 def imported(name: str, names: dict[str, Any]) -> ModuleType | None:
-    """A module of a user's own that a function imports; None of others, and of one that is not there."""
+    """A module of a user's own that a function imports; None of others, and of one that is not
+    there.
+    """
     package = names.get("__package__") or ""
     for full in (name, f"{package}.{name}" if package and name else package):
         try:
@@ -73,7 +99,9 @@ def imported(name: str, names: dict[str, Any]) -> ModuleType | None:
 
 @functools.cache
 def of_user(module: str) -> bool:
-    """Whether a module is a user's own: neither this package's, nor Python's, nor one of an installed library."""
+    """Whether a module is a user's own: neither this package's, nor Python's, nor one of an
+    installed library.
+    """
     top = module.partition(".")[0]
     if top == "__main__":
         return True
@@ -81,7 +109,8 @@ def of_user(module: str) -> bool:
         return False
     file = file_of(module) or file_of(top)
     return file is None or not (
-        {"site-packages", "dist-packages"} & set(file.parts) or any(file.resolve().is_relative_to(folder) for folder in _LIBRARIES)
+        {"site-packages", "dist-packages"} & set(file.parts)
+        or any(file.resolve().is_relative_to(folder) for folder in _LIBRARIES)
     )
 
 
@@ -89,7 +118,11 @@ def file_of(module: str) -> Path | None:
     """Where a module lies; None of one that was typed."""
     loaded = sys.modules.get(module)
     try:
-        found = loaded.__file__ if loaded is not None else getattr(importlib.util.find_spec(module), "origin", None)
+        found = (
+            loaded.__file__
+            if loaded is not None
+            else getattr(importlib.util.find_spec(module), "origin", None)
+        )
     except (ImportError, ValueError, AttributeError):
         return None
     return Path(found) if found else None
@@ -97,14 +130,20 @@ def file_of(module: str) -> Path | None:
 
 @functools.cache
 def origin(module: str) -> str:
-    """A module by its name, and the version of the library that brings it, or if a user compiled it, a checksum."""
+    """A module by its name, and the version of the library that brings it, or if a user compiled
+    it, a checksum.
+    """
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top in ("", "builtins", PACKAGE):
         return module
     if of_user(module):
         file = file_of(module)
         compiled = file is not None and file.suffix in (".so", ".pyd")
-        return f"{module} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file is not None and compiled else module
+        return (
+            f"{module} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+            if file is not None and compiled
+            else module
+        )
     try:
         return f"{module} {version((packages_distributions().get(top) or [top])[0])}"
     except PackageNotFoundError:

@@ -1,11 +1,14 @@
-"""What a callable does, as checksums that change when its code does, and not when it is moved: of bytecode, constants, names and values.
+"""What a callable does, as checksums that change when its code does, and not when it is moved: of
+bytecode, constants, names and values.
 
-A function is described by checksums by name: its own, and one for each function, class or constant of the user's modules that it refers
-to, however far, so that what changed can be told. Line numbers, names of files and addresses are no part of it. What an installed library
-brings counts by the library's name and version, and this package's own code not at all: `ALGORITHMS` stands for that.
+A function is described by checksums by name: its own, and one for each function, class or constant
+of the user's modules that it refers to, however far, so that what changed can be told. Line
+numbers, names of files and addresses are no part of it. What an installed library brings counts by
+the library's name and version, and this package's own code not at all: `ALGORITHMS` stands for
+that.
 
-No library does this. `dask.tokenize` and `joblib.hash` take an importable function by its name, whatever is in it; cloudpickle's bytes
-hold line numbers and paths, and differ between processes.
+No library does this. `dask.tokenize` and `joblib.hash` take an importable function by its name,
+whatever is in it; cloudpickle's bytes hold line numbers and paths, and differ between processes.
 """
 
 from __future__ import annotations
@@ -27,10 +30,26 @@ from pipeline.jobs.bytecode import assigned_in, imported, of_user, origin, refer
 LENGTH = 16
 """Hexadecimal digits of a checksum."""
 _PASSING = {
-    "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotations_cache__", "__annotate__", "__annotate_func__",
-    "__firstlineno__", "__static_attributes__", "__match_args__", "__dataclass_fields__", "__abstractmethods__", "_abc_impl",
-    "__parameters__", "__slotnames__", "__orig_bases__", "__slots__", "__qualname__",
-}  # fmt: skip
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__annotations__",
+    "__annotations_cache__",
+    "__annotate__",
+    "__annotate_func__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__match_args__",
+    "__dataclass_fields__",
+    "__abstractmethods__",
+    "_abc_impl",
+    "__parameters__",
+    "__slotnames__",
+    "__orig_bases__",
+    "__slots__",
+    "__qualname__",
+}
 """Of a class, what its code does not depend on, or what says the same again."""
 
 
@@ -45,22 +64,28 @@ def checksums(what: Any) -> dict[str, str]:
     Returns
     -------
     dict
-        By ``module.name``, of what it refers to as well. The same in every process, wherever the code stands in its file.
+        By ``module.name``, of what it refers to as well. The same in every process, wherever the
+        code stands in its file.
 
     Examples
     --------
     >>> first, second = (functools.partial(round, ndigits=digits) for digits in (1, 2))
-    >>> checksums(first) == checksums(second), checksums(first) == checksums(functools.partial(round, ndigits=1))
+    >>> third = functools.partial(round, ndigits=1)
+    >>> checksums(first) == checksums(second), checksums(first) == checksums(third)
     (False, True)
     """
     made = what if isinstance(what, (FunctionType, type)) else type(what)
     reader = _Reader((getattr(made, "__module__", None) or "").partition(".")[0])
     top = reader.told(what)
-    return ({} if top[0] == "see" else {"itself": _digest(top)}) | dict(sorted(reader.pieces.items()))
+    return ({} if top[0] == "see" else {"itself": _digest(top)}) | dict(
+        sorted(reader.pieces.items())
+    )
 
 
 def value(what: Any) -> str:
-    """A checksum of data, or of a callable with all that it depends on: the same for equal ones in every process."""
+    """A checksum of data, or of a callable with all that it depends on: the same for equal ones in
+    every process.
+    """
     reader = _Reader("")
     return _digest([reader.told(what), sorted(reader.pieces.items())])
 
@@ -70,25 +95,39 @@ def _digest(told: Any) -> str:
 
 
 def _bytes(array: np.ndarray[Any, Any]) -> list[Any]:
-    return ["array", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+    return [
+        "array",
+        array.dtype.str,
+        array.shape,
+        hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
+    ]
 
 
 class _Reader:
-    """Reads what code and data are, in a form whose text is the same in every process; pieces of code are told of once, by name."""
+    """Reads what code and data are, in a form whose text is the same in every process; pieces of
+    code are told of once, by name.
+    """
 
     def __init__(self, own: str) -> None:
         self.own = own
         """The package whose code counts though it is installed: that of the callable itself."""
         self.pieces: dict[str, str] = {}
         self.names: dict[int, str] = {}
-        """By address, what was met already; and what lies there is kept, so that nothing else comes to lie there."""
+        """By address, what was met already; and what lies there is kept, so that nothing else comes
+        to lie there.
+        """
         self.kept: list[Any] = []
         self.open: dict[int, int] = {}
-        """By address, the containers that are being read: what holds itself is named by its depth."""
+        """By address, the containers that are being read: what holds itself is named by its depth.
+        """
 
     def told(self, what: Any) -> Any:
         """Data by value, code by name."""
-        if what is None or what is Ellipsis or isinstance(what, (bool, int, float, complex, str, bytes)):
+        if (
+            what is None
+            or what is Ellipsis
+            or isinstance(what, (bool, int, float, complex, str, bytes))
+        ):
             return [type(what).__name__, repr(what)]
         if id(what) in self.names:
             return ["see", self.names[id(what)]]
@@ -107,7 +146,9 @@ class _Reader:
             if isinstance(what, kinds):
                 return reads(self, what)
         held = getattr(what, "__dict__", {})
-        wrapped = held.get("py_func", held.get("__wrapped__"))  # of numba; of functools.wraps and lru_cache
+        wrapped = held.get(
+            "py_func", held.get("__wrapped__")
+        )  # of numba; of functools.wraps and lru_cache
         if callable(what) and wrapped is not None:
             return [type(what).__name__, self.told(wrapped), self.told(held.get("targetoptions"))]
         if inspect.isroutine(what) or isinstance(what, np.ufunc):
@@ -122,11 +163,18 @@ class _Reader:
         return [type(what).__name__, *sorted(map(self.told, what), key=repr)]
 
     def mapping(self, what: Any) -> Any:
-        return ["mapping", *sorted(([self.told(key), self.told(held)] for key, held in what.items()), key=repr)]
+        return [
+            "mapping",
+            *sorted(([self.told(key), self.told(held)] for key, held in what.items()), key=repr),
+        ]
 
     def array(self, what: Any) -> Any:
         array = np.asarray(what)
-        return ["objects", array.shape, *map(self.told, array.ravel())] if array.dtype.hasobject else _bytes(array)
+        return (
+            ["objects", array.shape, *map(self.told, array.ravel())]
+            if array.dtype.hasobject
+            else _bytes(array)
+        )
 
     def object(self, what: Any) -> Any:
         """An object: its class and its state."""
@@ -135,7 +183,12 @@ class _Reader:
             return [kind, self.told(what.__dask_tokenize__())]
         if type(what).__module__.partition(".")[0] == "torch" and hasattr(what, "detach"):
             flat = what.detach().cpu().contiguous().reshape(-1)
-            return [kind, str(what.dtype), tuple(what.shape), self.told(flat.view(sys.modules["torch"].uint8).numpy())]
+            return [
+                kind,
+                str(what.dtype),
+                tuple(what.shape),
+                self.told(flat.view(sys.modules["torch"].uint8).numpy()),
+            ]
         reduce = copyreg.dispatch_table.get(type(what))
         try:
             made = what.__reduce_ex__(4) if reduce is None else reduce(what)
@@ -143,10 +196,16 @@ class _Reader:
             return [kind]
         if isinstance(made, str):
             return [kind, made]
-        return [kind, *map(self.told, made[:3]), *(self.told(list(part)) for part in made[3:5] if part is not None)]
+        return [
+            kind,
+            *map(self.told, made[:3]),
+            *(self.told(list(part)) for part in made[3:5] if part is not None),
+        ]
 
     def piece(self, what: Any) -> Any:
-        """A function or a class: a piece of its own where it is a user's, else by the library's name and version."""
+        """A function or a class: a piece of its own where it is a user's, else by the library's
+        name and version.
+        """
         module = getattr(what, "__module__", None) or ""
         if not (of_user(module) or (self.own and module.partition(".")[0] == self.own)):
             return ["library", origin(module), what.__qualname__]
@@ -157,7 +216,9 @@ class _Reader:
             self.names[id(what)] = f"{name} {number}" if number > 1 else name
             self.kept.append(what)
             told = self.function(what) if isinstance(what, FunctionType) else self.kind(what)
-            self.pieces[self.names[id(what)]] = _digest([told, None if of_user(module) else origin(module)])
+            self.pieces[self.names[id(what)]] = _digest(
+                [told, None if of_user(module) else origin(module)]
+            )
         return ["see", self.names[id(what)]]
 
     def function(self, what: FunctionType) -> Any:
@@ -174,22 +235,47 @@ class _Reader:
 
     def kind(self, what: type) -> Any:
         bases = [self.told(base) for base in what.__bases__ if base is not object]
-        members = {name: held for name, held in vars(what).items() if name not in _PASSING and not inspect.ismemberdescriptor(held)}
-        return [bases, [[name, self.told(held)] for name, held in sorted(members.items()) if not inspect.isgetsetdescriptor(held)]]
+        members = {
+            name: held
+            for name, held in vars(what).items()
+            if name not in _PASSING and not inspect.ismemberdescriptor(held)
+        }
+        return [
+            bases,
+            [
+                [name, self.told(held)]
+                for name, held in sorted(members.items())
+                if not inspect.isgetsetdescriptor(held)
+            ],
+        ]
 
     def code(self, code: CodeType) -> Any:
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
-        return [code.co_code.hex(), names, counts, [self.told(constant) for constant in code.co_consts], code.co_exceptiontable.hex()]
+        return [
+            code.co_code.hex(),
+            names,
+            counts,
+            [self.told(constant) for constant in code.co_consts],
+            code.co_exceptiontable.hex(),
+        ]
 
     def globals(self, what: FunctionType) -> Any:
-        """What a function, and those within it, refer to by name; what functions assign is their state, and no part of their code."""
+        """What a function, and those within it, refer to by name; what functions assign is their
+        state, and no part of their code.
+        """
         module = str(what.__globals__.get("__name__", ""))
         if not of_user(module):
             return []
         read = referred(what.__code__)
-        known = {name: what.__globals__[name] for name in sorted(read.names) if name in what.__globals__}
-        known |= {name: made for name in sorted(read.modules) if (made := imported(name, what.__globals__)) is not None}
+        known = {
+            name: what.__globals__[name] for name in sorted(read.names) if name in what.__globals__
+        }
+        known |= {
+            name: made
+            for name in sorted(read.modules)
+            if (made := imported(name, what.__globals__)) is not None
+        }
         told = []
         for name, held in known.items():
             if isinstance(held, ModuleType):
@@ -217,7 +303,12 @@ class _Reader:
         try:
             taken = {name: held for name, held in vars(module).items() if name in attributes}
             return [
-                [name, self.through(held, attributes) if isinstance(held, ModuleType) else self.told(held)]
+                [
+                    name,
+                    self.through(held, attributes)
+                    if isinstance(held, ModuleType)
+                    else self.told(held),
+                ]
                 for name, held in sorted(taken.items())
             ]
         finally:
@@ -235,9 +326,15 @@ _KINDS: tuple[tuple[Any, Callable[[_Reader, Any], Any]], ...] = (
     ((np.ndarray, np.generic), _Reader.array),
     (CodeType, _Reader.code),
     (ModuleType, lambda _, what: ["module", origin(what.__name__)]),
-    (functools.partial, lambda self, what: ["partial", *map(self.told, (what.func, what.args, what.keywords))]),
+    (
+        functools.partial,
+        lambda self, what: ["partial", *map(self.told, (what.func, what.args, what.keywords))],
+    ),
     (MethodType, lambda self, what: ["method", self.told(what.__func__), self.told(what.__self__)]),
-    ((staticmethod, classmethod), lambda self, what: [type(what).__name__, self.told(what.__func__)]),
+    (
+        (staticmethod, classmethod),
+        lambda self, what: [type(what).__name__, self.told(what.__func__)],
+    ),
     (property, lambda self, what: ["property", *map(self.told, (what.fget, what.fset, what.fdel))]),
     (functools.cached_property, lambda self, what: ["property", self.told(what.func)]),
     ((FunctionType, type), _Reader.piece),

@@ -1,4 +1,6 @@
-"""A job: what is segmented, how, and where the result goes. The same in YAML and in Python; where it runs is not part of it."""
+"""A job: what is segmented, how, and where the result goes. The same in YAML and in Python; where
+it runs is not part of it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.config import yaml_files
 from pipeline.config.messages import PLAIN, explained, refusal
@@ -25,25 +35,33 @@ from pipeline.storage.locations import lies_in
 
 Pixels = Annotated[int, Field(ge=1, strict=True)]
 Size = Pixels | list[Pixels] | Literal["auto"]
-Version = Annotated[Literal["0.5", "0.4"], BeforeValidator(lambda given: str(given) if isinstance(given, float) else given)]
+Version = Annotated[
+    Literal["0.5", "0.4"],
+    BeforeValidator(lambda given: str(given) if isinstance(given, float) else given),
+]
 """YAML reads 0.4 as a number."""
 MOST_REPAIRS = 8
 """Windows doubled more often are larger than any image."""
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
 
 
 class Tiles(_Part):
     """How the image is cut."""
 
     size: Size = "auto"
-    """The core of a tile along each axis, in pixels: a number, a list (row, column) or (plane, row, column), or ``auto``."""
+    """The core of a tile along each axis, in pixels: a number, a list (row, column) or (plane, row,
+    column), or ``auto``.
+    """
 
     halo: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
-    """Pixels on either side of a seam by which neighbours are compared; auto: 64 (16 in 3-D). What a segmenter's reach needs comes on top.
-    Connected pixels are joined exactly by one."""
+    """Pixels on either side of a seam by which neighbours are compared; auto: 64 (16 in 3-D). What
+    a segmenter's reach needs comes on top. Connected pixels are joined exactly by one.
+    """
 
     max_halo: Annotated[int, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
     """How far beyond its core a tile may read to hold an object whole; auto: 1024 (128 in 3-D)."""
@@ -56,7 +74,9 @@ class Stitch(_Part):
     """The least intersection over union that is evidence."""
 
     repair: Annotated[int, Field(ge=0, le=MOST_REPAIRS, strict=True)] = 0
-    """How many times tiles with disputed seams are segmented again, each time in windows twice as large (beyond max_halo)."""
+    """How many times tiles with disputed seams are segmented again, each time in windows twice as
+    large (beyond max_halo).
+    """
 
 
 class Output(_Part):
@@ -66,25 +86,34 @@ class Output(_Part):
     """A folder."""
 
     results: list[Literal["instance", "semantic", "panoptic"]] | None = None
-    """``instance``: each object has its number (``labels``). ``semantic``: each pixel has its class (``classes``). ``panoptic``: both, and
-    COCO's panoptic PNG and JSON (2-D, of layers, or of segmenters that draw things and stuff). None: what the segmenters are for; of
-    layers, all."""
+    """``instance``: each object has its number (``labels``). ``semantic``: each pixel has its class
+    (``classes``). ``panoptic``: both, and COCO's panoptic PNG and JSON (2-D, of layers, or of
+    segmenters that draw things and stuff). None: what the segmenters are for; of layers, all.
+    """
 
     labels: list[Literal["zarr", "cog", "ome-tiff"]] = ["zarr"]
-    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only), ``ome-tiff`` a tiled OME-TIFF with a pyramid (only of
-    images that have no place in the world). The same for classes."""
+    """OME-Zarr is always written; ``cog`` adds a cloud-optimised GeoTIFF (2-D only), ``ome-tiff`` a
+    tiled OME-TIFF with a pyramid (only of images that have no place in the world). The same for
+    classes.
+    """
 
     ome_zarr: Version = "0.5"
     """The version of OME-Zarr: 0.5 is of Zarr 3; 0.4 of Zarr 2, for readers that know no other."""
 
     chunk: Size = "auto"
-    """The extent of the labels' chunks along each axis, in pixels; a tile is a whole number of them. auto: up to 1024 (128 in 3-D)."""
+    """The extent of the labels' chunks along each axis, in pixels; a tile is a whole number of
+    them. auto: up to 1024 (128 in 3-D).
+    """
 
     shard: Size | None = None
-    """The extent of shards, files that hold many chunks each (0.5 only); a tile is a whole number of them. auto: a tile; None: none."""
+    """The extent of shards, files that hold many chunks each (0.5 only); a tile is a whole number
+    of them. auto: a tile; None: none.
+    """
 
     into_source: Annotated[str, Field(min_length=1)] | None = None
-    """A name: the labels (or where there are only classes, these) are also written into the image itself, an OME-Zarr, as labels/NAME."""
+    """A name: the labels (or where there are only classes, these) are also written into the image
+    itself, an OME-Zarr, as labels/NAME.
+    """
 
     replace_in_source: Annotated[bool, Field(strict=True)] = False
     """Whether other labels of that name may be replaced there."""
@@ -120,7 +149,9 @@ class Output(_Part):
     @classmethod
     def _results(cls, given: list[str] | None) -> list[str] | None:
         if given is not None and (not given or len(set(given)) < len(given)):
-            raise JobError(f"output.results: {given!r}; allowed: instance, semantic, panoptic, each once")
+            raise JobError(
+                f"output.results: {given!r}; allowed: instance, semantic, panoptic, each once"
+            )
         return given
 
     @field_validator("path", "scratch", mode="before")
@@ -132,12 +163,14 @@ class Output(_Part):
 class Job(_Part):
     """What is segmented, how, and where the result goes.
 
-    ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options. ``steps`` is what is made of the image
-    before segmenting, in order: mappings (``kind`` and options), or any callables from a block to a block. ``segmenters`` maps names to
-    mappings or to any callable. ``route`` may be left out where there is one segmenter. With ``layers`` in its place every segmenter sees
-    every tile, and the first layer that has something at a pixel has it. ``on_bad_tile`` says what becomes of tiles that cannot be read:
-    ``fail``: nothing is published; ``skip``: they are not valid, the rest is published, and the result is not complete. To know them, every
-    tile is read once beforehand.
+    ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options.
+    ``steps`` is what is made of the image before segmenting, in order: mappings (``kind`` and
+    options), or any callables from a block to a block. ``segmenters`` maps names to mappings or to
+    any callable. ``route`` may be left out where there is one segmenter. With ``layers`` in its
+    place every segmenter sees every tile, and the first layer that has something at a pixel has it.
+    ``on_bad_tile`` says what becomes of tiles that cannot be read: ``fail``: nothing is published;
+    ``skip``: they are not valid, the rest is published, and the result is not complete. To know
+    them, every tile is read once beforehand.
     """
 
     source: Any
@@ -154,17 +187,36 @@ class Job(_Part):
         try:
             super().__init__(**parts)
         except ValidationError as error:
-            keys: dict[str, type[BaseModel]] = {"": Job, "tiles": Tiles, "stitch": Stitch, "output": Output}
+            keys: dict[str, type[BaseModel]] = {
+                "": Job,
+                "tiles": Tiles,
+                "stitch": Stitch,
+                "output": Output,
+            }
             told = partial(elsewhere, used=kinds_in(parts.get("segmenters")))
-            raise JobError("\n".join(explained(error.errors(), {path: part.model_fields for path, part in keys.items()}, told))) from None
+            raise JobError(
+                "\n".join(
+                    explained(
+                        error.errors(),
+                        {path: part.model_fields for path, part in keys.items()},
+                        told,
+                    )
+                )
+            ) from None
 
     @field_validator("source")
     @classmethod
     def _source(cls, given: Any) -> Any:
-        if isinstance(given, (bool, int, float, NoneType)) or (isinstance(given, str) and "\0" in given):
-            raise JobError(refusal("source", given, "a path, or {path: …} with the reader's options"))
+        if isinstance(given, (bool, int, float, NoneType)) or (
+            isinstance(given, str) and "\0" in given
+        ):
+            raise JobError(
+                refusal("source", given, "a path, or {path: …} with the reader's options")
+            )
         if isinstance(given, Mapping) and "path" not in given:
-            close = next((f"; was it meant by {key!r}?" for key in given if like(key, ["path"])), "")
+            close = next(
+                (f"; was it meant by {key!r}?" for key in given if like(key, ["path"])), ""
+            )
             raise JobError(f"source.path is missing; it names the image{close}")
         return given
 
@@ -177,32 +229,58 @@ class Job(_Part):
     @classmethod
     def _segmenters(cls, given: dict[str, Any]) -> dict[str, Segmenter]:
         if not given:
-            raise JobError("segmenters: none given; name at least one, such as {land: {kind: threshold}}")
+            raise JobError(
+                "segmenters: none given; name at least one, such as {land: {kind: threshold}}"
+            )
         if SKIP in given:
-            raise JobError(f"segmenters.{SKIP}: this name means that a tile is left out; choose another")
+            raise JobError(
+                f"segmenters.{SKIP}: this name means that a tile is left out; choose another"
+            )
         for name, what in given.items():
-            hint = like(name, [other for other in given if other != name], asked="or did you mean the segmenter")
-            if isinstance(what, Mapping) and "kind" not in what and hint:  # also what `--set` makes of a misspelt name
-                raise JobError(f"segmenters.{name}.kind is missing; {nearest('', plugins.kinds())}{hint}")
+            hint = like(
+                name,
+                [other for other in given if other != name],
+                asked="or did you mean the segmenter",
+            )
+            if (
+                isinstance(what, Mapping) and "kind" not in what and hint
+            ):  # also what `--set` makes of a misspelt name
+                raise JobError(
+                    f"segmenters.{name}.kind is missing; {nearest('', plugins.kinds())}{hint}"
+                )
         return {name: _segmenter(name, what) for name, what in given.items()}
 
     @model_validator(mode="after")
     def _routes(self) -> Job:
         names = list(self.segmenters)
         if self.layers and self.route:
-            raise JobError("route: given with layers; allowed: `when` in a layer, which says for which tiles its segmenter is asked")
-        things = {name: getattr(what, "things", None) for name, what in self.segmenters.items()}
-        if not self.layers and "panoptic" in (self.output.results or ()) and None in things.values():
             raise JobError(
-                "output.results: panoptic; allowed with layers, which say what is a thing and what is stuff, "
+                "route: given with layers; allowed: `when` in a layer, which says for which "
+                "tiles its segmenter is asked"
+            )
+        things = {name: getattr(what, "things", None) for name, what in self.segmenters.items()}
+        if (
+            not self.layers
+            and "panoptic" in (self.output.results or ())
+            and None in things.values()
+        ):
+            raise JobError(
+                "output.results: panoptic; allowed with layers, which say what is a thing and "
+                "what is stuff, "
                 "or where every segmenter draws both"
             )
         if not self.route and not self.layers and len(names) > 1:
-            raise JobError(f"route: missing; with several segmenters ({', '.join(names)}) it says which tile goes where, or layers do")
+            raise JobError(
+                f"route: missing; with several segmenters ({', '.join(names)}) it says which "
+                f"tile goes where, or layers do"
+            )
         rules = [rule(given, f"route[{number}]", names) for number, given in enumerate(self.route)]
         refuse_unreached(rules)
         object.__setattr__(self, "route", rules if rules or self.layers else [Rule(names[0])])
-        stack = [layers.layer(given, f"layers[{number}]", names) for number, given in enumerate(self.layers)]
+        stack = [
+            layers.layer(given, f"layers[{number}]", names)
+            for number, given in enumerate(self.layers)
+        ]
         if stack:
             layers.refuse(stack, things)
         object.__setattr__(self, "layers", stack)
@@ -212,11 +290,18 @@ class Job(_Part):
     def _places(self) -> Job:
         """The result, and what lies between stages, must not be written into the image."""
         given = self.source.get("path") if isinstance(self.source, Mapping) else self.source
-        images = [image for image in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(image, (str, os.PathLike))]
+        images = [
+            image
+            for image in (given if isinstance(given, (list, tuple)) else [given])
+            if isinstance(image, (str, os.PathLike))
+        ]
         for image, key in itertools.product(images, ("path", "scratch")):
             place = getattr(self.output, key)
             if place and lies_in(place, os.fspath(image)):
-                raise JobError(f"output.{key}: {place!r} lies in the image ({os.fspath(image)}); allowed: a folder outside of it")
+                raise JobError(
+                    f"output.{key}: {place!r} lies in the image ({os.fspath(image)}); allowed: a "
+                    f"folder outside of it"
+                )
         return self
 
     def refuse_misfit(self, bands: int) -> None:
@@ -229,10 +314,14 @@ class Job(_Part):
         """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
         source = self.source
         return {
-            "source": {key: _named(part) for key, part in source.items()} if isinstance(source, Mapping) else _named(source),
+            "source": {key: _named(part) for key, part in source.items()}
+            if isinstance(source, Mapping)
+            else _named(source),
             "tiles": self.tiles.model_dump(),
             "steps": [plugins.describe(step) for step in self.steps],
-            "segmenters": {name: plugins.describe(segmenter) for name, segmenter in self.segmenters.items()},
+            "segmenters": {
+                name: plugins.describe(segmenter) for name, segmenter in self.segmenters.items()
+            },
             "route": [rule.plain() for rule in self.route],
             "layers": [layer.plain() for layer in self.layers],
             "stitch": self.stitch.model_dump(),
@@ -249,7 +338,11 @@ def _named(what: Any) -> Any:
         return [_named(part) for part in what]
     if isinstance(what, str):
         return redacted(what)
-    return what if isinstance(what, (int, float, NoneType)) else f"{type(what).__module__}.{type(what).__name__}"
+    return (
+        what
+        if isinstance(what, (int, float, NoneType))
+        else f"{type(what).__module__}.{type(what).__name__}"
+    )
 
 
 def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Job:
@@ -271,9 +364,15 @@ def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = 
     parts = yaml_files.read(file, "the job file")
     if not isinstance(parts, dict):
         what = PLAIN.get(type(parts), "one value").partition(",")[0]
-        raise JobError(f"the job file {file} holds {what}, not the keys of a job; {nearest('', Job.model_fields)}")
+        raise JobError(
+            f"the job file {file} holds {what}, not the keys of a job; "
+            f"{nearest('', Job.model_fields)}"
+        )
     if "train" in parts and "segmenters" not in parts:
-        raise JobError(f"the job file {file} is a card by which a network is trained, by: tilewise train {file}")
+        raise JobError(
+            f"the job file {file} is a card by which a network is trained, by: tilewise train "
+            f"{file}"
+        )
     yaml_files.change(parts, changes or {})
     return Job(**{str(key): value for key, value in parts.items()})
 
@@ -285,18 +384,24 @@ def _segmenter(name: str, what: Any) -> Any:
     if isinstance(what, str):
         return plugins.build({"kind": what}, where)
     if not callable(what):
-        raise JobError(f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: threshold}}, or in Python any callable")
+        raise JobError(
+            f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: threshold}}, "
+            f"or in Python any callable"
+        )
     Contract.of(what)
     return what
 
 
 def _step(what: Any, where: str) -> Any:
     if isinstance(what, (Mapping, str)):
-        return plugins.build({"kind": what} if isinstance(what, str) else what, where, plugins.STEPS)
+        return plugins.build(
+            {"kind": what} if isinstance(what, str) else what, where, plugins.STEPS
+        )
     reach = getattr(what, "reach", None)
     if not callable(what) or isinstance(reach, bool) or not isinstance(reach, int) or reach < 0:
         raise JobError(
-            f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: smooth, sigma: 2}}, "
+            f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: smooth, "
+            f"sigma: 2}}, "
             "or in Python any callable that states its reach in pixels"
         )
     return what

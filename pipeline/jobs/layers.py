@@ -1,4 +1,6 @@
-"""Layers of a panoptic result: things, which are counted, over stuff, which is not; the first that has something at a pixel has it."""
+"""Layers of a panoptic result: things, which are counted, over stuff, which is not; the first that
+has something at a pixel has it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ KEYS = ("things", "stuff", "classes", "when")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one segmenter draws, as a part of the whole. Exactly one of ``things`` and ``stuff`` is given.
+    """What one segmenter draws, as a part of the whole. Exactly one of ``things`` and ``stuff`` is
+    given.
 
     >>> Layer(things="trees", classes=5).final(1), Layer(stuff="cover", classes={2: 0}).final(2)
     (5, 0)
@@ -28,19 +31,35 @@ class Layer:
     """A segmenter's name: all its pixels of one class are one segment, which has no id."""
 
     classes: int | Mapping[int, int] | None = None
-    """The class of all of it in the result; or by class of the segmenter's the class in the result, where they differ: 0 leaves these
-    pixels to the layers below."""
+    """The class of all of it in the result; or by class of the segmenter's the class in the result,
+    where they differ: 0 leaves these pixels to the layers below.
+    """
 
     when: Mapping[str, Range] = field(default_factory=dict)
-    """The traits of the tiles that the segmenter is asked for, as in a rule of `pipeline.jobs.routing`; all tiles where there are none."""
+    """The traits of the tiles that the segmenter is asked for, as in a rule of
+    `pipeline.jobs.routing`; all tiles where there are none.
+    """
 
     def __post_init__(self) -> None:
         if (self.things is None) == (self.stuff is None):
-            raise JobError(f"things: {self.things!r}, stuff: {self.stuff!r}; allowed: one of them, a segmenter's name")
+            raise JobError(
+                f"things: {self.things!r}, stuff: {self.stuff!r}; allowed: one of them, a "
+                f"segmenter's name"
+            )
         mapped = isinstance(self.classes, Mapping)
-        numbers = dict(self.classes) if isinstance(self.classes, Mapping) else {1: 1 if self.classes is None else self.classes}
-        if not all(_class(own, least=1) and _class(final, least=0 if mapped else 1) for own, final in numbers.items()):
-            raise JobError(f"classes: {self.classes!r}; allowed: a class from 1 to {MOST}, or {{class: class in the result}}, 0 for none")
+        numbers = (
+            dict(self.classes)
+            if isinstance(self.classes, Mapping)
+            else {1: 1 if self.classes is None else self.classes}
+        )
+        if not all(
+            _class(own, least=1) and _class(final, least=0 if mapped else 1)
+            for own, final in numbers.items()
+        ):
+            raise JobError(
+                f"classes: {self.classes!r}; allowed: a class from 1 to {MOST}, or {{class: "
+                f"class in the result}}, 0 for none"
+            )
         self.rule  # noqa: B018  refuses unknown traits
 
     @property
@@ -67,7 +86,11 @@ class Layer:
     def plain(self) -> dict[str, Any]:
         """As a job says it."""
         classes = dict(self.classes) if isinstance(self.classes, Mapping) else self.classes
-        known: dict[str, Any] = {self.role: self.use, "classes": classes, "when": plain_conditions(self.when)}
+        known: dict[str, Any] = {
+            self.role: self.use,
+            "classes": classes,
+            "when": plain_conditions(self.when),
+        }
         return {key: value for key, value in known.items() if value not in (None, {})}
 
 
@@ -75,36 +98,52 @@ def layer(given: Any, where: str, names: Sequence[str]) -> Layer:
     """A layer as a job describes it; JobError names ``where``, the value and what is allowed."""
     if isinstance(given, Mapping):
         if unknown := next((key for key in given if key not in KEYS), None):
-            raise JobError(f"{where}.{unknown}: there is no such key; {nearest(str(unknown), KEYS)}")
+            raise JobError(
+                f"{where}.{unknown}: there is no such key; {nearest(str(unknown), KEYS)}"
+            )
         parts = {**given, "when": conditions(given.get("when"), f"{where}.when")}
         try:
             given = Layer(**parts)
         except JobError as error:
             raise JobError(f"{where}.{error}") from error
     if not isinstance(given, Layer):
-        raise JobError(f"{where}: {given!r}; allowed: a layer such as {{things: {names[0]}}} or {{stuff: {names[0]}}}")
+        raise JobError(
+            f"{where}: {given!r}; allowed: a layer such as {{things: {names[0]}}} or {{stuff: "
+            f"{names[0]}}}"
+        )
     if given.use not in names:
         raise JobError(f"{where}.{given.role}: {given.use!r}; {nearest(given.use, names)}")
     return given
 
 
-def refuse(layers: Sequence[Layer], things: Mapping[str, Sequence[int] | None], highest: Mapping[str, int] | None = None) -> None:
-    """JobError where a segmenter is in no layer or in too many, or a class is that of things and of stuff.
+def refuse(
+    layers: Sequence[Layer],
+    things: Mapping[str, Sequence[int] | None],
+    highest: Mapping[str, int] | None = None,
+) -> None:
+    """JobError where a segmenter is in no layer or in too many, or a class is that of things and of
+    stuff.
 
     Parameters
     ----------
     layers
         From the uppermost down.
     things
-        By segmenter, which of its classes are things, where it draws both things and stuff; such a one may be in a layer of each.
+        By segmenter, which of its classes are things, where it draws both things and stuff; such a
+        one may be in a layer of each.
     highest
-        By segmenter its highest class, once that is known; before that, only classes that are named are compared.
+        By segmenter its highest class, once that is known; before that, only classes that are named
+        are compared.
     """
     for name in things:
-        _refuse_places(name, [each for each in layers if each.use == name], both=things[name] is not None)
+        _refuse_places(
+            name, [each for each in layers if each.use == name], both=things[name] is not None
+        )
     roles: dict[int, Layer] = {}
     for each in layers:
-        for number in _finals(each, _owns(each, things[each.use], (highest or {}).get(each.use, 0))) - {0}:
+        for number in _finals(
+            each, _owns(each, things[each.use], (highest or {}).get(each.use, 0))
+        ) - {0}:
             if roles.setdefault(number, each).role != each.role:
                 other = roles[number].use
                 raise JobError(
@@ -118,10 +157,17 @@ def _refuse_places(name: str, mine: Sequence[Layer], *, both: bool) -> None:
     if not mine:
         raise JobError(f"layers: {name} is in none; allowed: each segmenter in one layer")
     if len(mine) > 1 and not (both and sorted(each.role for each in mine) == ["stuff", "things"]):
-        some = "one that draws both, in one of things and one of stuff" if both else "each segmenter in one"
+        some = (
+            "one that draws both, in one of things and one of stuff"
+            if both
+            else "each segmenter in one"
+        )
         raise JobError(f"layers: {name} is in two layers; allowed: {some}")
     if any(each.when != mine[0].when for each in mine):
-        raise JobError(f"layers: {name} draws things and stuff at once, of the same tiles; allowed: the same `when` in both layers")
+        raise JobError(
+            f"layers: {name} draws things and stuff at once, of the same tiles; allowed: the "
+            f"same `when` in both layers"
+        )
 
 
 def _owns(each: Layer, things: Sequence[int] | None, highest: int) -> set[int]:

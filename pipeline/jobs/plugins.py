@@ -1,5 +1,5 @@
-"""Segmenters and steps by name. The built-in ones come in by the same door as anybody's: the entry-point groups ``pipeline.segmenters`` and
-``pipeline.steps``.
+"""Segmenters and steps by name. The built-in ones come in by the same door as anybody's: the
+entry-point groups ``pipeline.segmenters`` and ``pipeline.steps``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ __all__ = ["SEGMENTERS", "STEPS", "build", "describe", "kind_of", "kinds", "load
 
 
 def load(kind: str, where: str = "kind", group: str = SEGMENTERS) -> type[Any]:
-    """The class of a kind; JobError, naming ``where`` it was asked for, if there is none or it cannot be imported."""
+    """The class of a kind; JobError, naming ``where`` it was asked for, if there is none or it
+    cannot be imported.
+    """
     found = kinds(group)
     if not isinstance(kind, str) or kind not in found:
         raise JobError(f"{where}: there is no kind {kind!r}; {nearest(kind, found)}")
@@ -41,11 +43,14 @@ def options(kind: type[Any]) -> dict[str, inspect.Parameter]:
 def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -> Any:
     """A segmenter or a step from ``{"kind": …, option: value, …}``.
 
-    JobError says which key, what was given and what is allowed; ``where`` is the path of the description in the job.
+    JobError says which key, what was given and what is allowed; ``where`` is the path of the
+    description in the job.
     """
     given = dict(description)
     if "kind" not in given:
-        raise JobError(f"{where}.kind is missing; {nearest('', kinds(group))}{_instead(given, group)}")
+        raise JobError(
+            f"{where}.kind is missing; {nearest('', kinds(group))}{_instead(given, group)}"
+        )
     kind = load(given.pop("kind"), f"{where}.kind", group)
     given = taken(kind, given, where, unknown="there is no such option")
     try:
@@ -53,18 +58,22 @@ def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -
         if group == SEGMENTERS:
             Contract.of(built)
     except (JobError, TypeError) as error:
-        raise JobError(placed(str(error).removeprefix(f"{kind.__name__}."), where, options(kind))) from error
+        raise JobError(
+            placed(str(error).removeprefix(f"{kind.__name__}."), where, options(kind))
+        ) from error
     return built
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """A segmenter or a step as `build` takes it, so far as it can be written down; of what is not this package's own, checksums of its code
-    besides: see `bytecode`.
+    """A segmenter or a step as `build` takes it, so far as it can be written down; of what is not
+    this package's own, checksums of its code besides: see `bytecode`.
     """
     what: Any = segmenter
     own = type(what).__module__.partition(".")[0] == __name__.partition(".")[0]
     if dataclasses.is_dataclass(what) and not isinstance(what, type):
-        return {"kind": kind_of(what), **shown(_plain(what))} | ({} if own else {"code": code_checksums.checksums(type(what))})
+        return {"kind": kind_of(what), **shown(_plain(what))} | (
+            {} if own else {"code": code_checksums.checksums(type(what))}
+        )
     name = getattr(segmenter, "__qualname__", type(segmenter).__qualname__)
     return {"kind": f"python:{name}", "code": code_checksums.checksums(segmenter)}
 
@@ -77,7 +86,13 @@ def _plain(what: Any) -> Any:
         return {str(key): _plain(held) for key, held in what.items()}
     if isinstance(what, (list, tuple)):
         return [_plain(part) for part in what]
-    what = os.fspath(what) if isinstance(what, os.PathLike) else what.item() if isinstance(what, np.generic) else what
+    what = (
+        os.fspath(what)
+        if isinstance(what, os.PathLike)
+        else what.item()
+        if isinstance(what, np.generic)
+        else what
+    )
     if what is None or isinstance(what, (bool, int, float, str)):
         return what
     extent = f" {what.dtype} {what.shape}" if isinstance(what, np.ndarray) else ""
@@ -85,9 +100,14 @@ def _plain(what: Any) -> Any:
 
 
 def kind_of(what: Any) -> str:
-    """The name of the kind that a segmenter or a step is of; of one that is not installed, where its class lies."""
+    """The name of the kind that a segmenter or a step is of; of one that is not installed, where
+    its class lies.
+    """
     known = {**kinds(STEPS), **kinds()}
-    return next((name for name, point in known.items() if point.value == _path(type(what))), _path(type(what)))
+    return next(
+        (name for name, point in known.items() if point.value == _path(type(what))),
+        _path(type(what)),
+    )
 
 
 def _instead(given: Mapping[str, Any], group: str) -> str:

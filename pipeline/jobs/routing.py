@@ -1,7 +1,8 @@
-"""Which segmenter a tile goes to: rules over traits of its pixels, tried in order; the first that holds wins.
+"""Which segmenter a tile goes to: rules over traits of its pixels, tried in order; the first that
+holds wins.
 
-Traits are measured on a glance at the core (every n-th pixel, or an overview), so they cost little, and are the same wherever they are
-measured. A rule's answer is a segmenter's name, or ``skip``.
+Traits are measured on a glance at the core (every n-th pixel, or an overview), so they cost little,
+and are the same wherever they are measured. A rule's answer is a segmenter's name, or ``skip``.
 """
 
 from __future__ import annotations
@@ -56,8 +57,15 @@ def _entropy(block: Pixels, measured: Flags) -> float:
 
 
 def _edges(block: Pixels, measured: Flags) -> float:
-    """The mean difference of neighbouring measured pixels, over the spread of all: 0 for a flat tile, about 1 for noise."""
-    grey, known, spread, steps = _grey(block, measured), measured.any(axis=0), _spread(block, measured), []
+    """The mean difference of neighbouring measured pixels, over the spread of all: 0 for a flat
+    tile, about 1 for noise.
+    """
+    grey, known, spread, steps = (
+        _grey(block, measured),
+        measured.any(axis=0),
+        _spread(block, measured),
+        [],
+    )
     for axis in range(grey.ndim):
         both = np.delete(known, 0, axis) & np.delete(known, -1, axis)
         steps.append(np.abs(np.diff(grey, axis=axis))[both])
@@ -70,7 +78,9 @@ def _index(block: Pixels, measured: Flags, a: int, b: int) -> float:
     both = measured[a - 1] & measured[b - 1]
     one, two = block[a - 1][both], block[b - 1][both]
     total = one + two
-    return float(((one - two)[total != 0] / total[total != 0]).mean()) if (total != 0).any() else 0.0
+    return (
+        float(((one - two)[total != 0] / total[total != 0]).mean()) if (total != 0).any() else 0.0
+    )
 
 
 TRAITS: dict[str, Callable[[Pixels, Flags], float]] = {
@@ -96,7 +106,9 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.min <= self.max:
-            raise JobError(f"{{min: {self.min}, max: {self.max}}}; allowed: two numbers, max no less than min")
+            raise JobError(
+                f"{{min: {self.min}, max: {self.max}}}; allowed: two numbers, max no less than min"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +119,11 @@ class Rule:
     """A segmenter's name in the job, or ``skip``."""
 
     when: Mapping[str, Range] = field(default_factory=dict)
-    """By trait: valid (share of pixels of which all that a segmenter reads was measured), mean, spread (standard deviation), entropy
-    (bits), edges (0 flat, about 1 noise), tissue (share of pixels on a slide that are tissue), mean_2 (of the second band), index_4_3
-    (the mean normalised difference of two), or with the bands' names, mean_nir, index_nir_red."""
+    """By trait: valid (share of pixels of which all that a segmenter reads was measured), mean,
+    spread (standard deviation), entropy (bits), edges (0 flat, about 1 noise), tissue (share of
+    pixels on a slide that are tissue), mean_2 (of the second band), index_4_3 (the mean normalised
+    difference of two), or with the bands' names, mean_nir, index_nir_red.
+    """
 
     def __post_init__(self) -> None:
         for trait, span in self.when.items():
@@ -117,11 +131,19 @@ class Rule:
                 raise JobError(f"when.{trait}: there is no such trait; {nearest(trait, FORMS)}")
             ends = [end for end in (span.min, span.max) if abs(end) < np.inf]
             if trait in SHARES and not all(0 <= end <= 1 for end in ends):
-                raise JobError(f"when.{trait}: {ends[-1]}; allowed: from 0 to 1, the share of pixels that {SHARES[trait]}")
+                raise JobError(
+                    f"when.{trait}: {ends[-1]}; allowed: from 0 to 1, the share of pixels that "
+                    f"{SHARES[trait]}"
+                )
 
     def holds(self, block: Pixels, measured: Flags, given: Mapping[str, float]) -> bool:
-        """Whether every trait lies in its range; ``given`` are those that are not measured on the block."""
-        found = {name: given[name] if name in given else trait(name, block, measured) for name in self.when}
+        """Whether every trait lies in its range; ``given`` are those that are not measured on the
+        block.
+        """
+        found = {
+            name: given[name] if name in given else trait(name, block, measured)
+            for name in self.when
+        }
         return all(span.min <= found[name] <= span.max for name, span in self.when.items())
 
     def plain(self) -> dict[str, Any]:
@@ -136,7 +158,9 @@ def rule(given: Any, where: str, names: Sequence[str]) -> Rule:
         given = {"use": given}
     if isinstance(given, Mapping):
         if unknown := next((key for key in given if key not in ("use", "when")), None):
-            raise JobError(f"{where}.{unknown}: there is no such key; {nearest(unknown, ('use', 'when'))}")
+            raise JobError(
+                f"{where}.{unknown}: there is no such key; {nearest(unknown, ('use', 'when'))}"
+            )
         if "use" not in given:
             raise JobError(f"{where}.use is missing; {nearest('', (*names, SKIP))}")
         when = conditions(given.get("when"), f"{where}.when")
@@ -145,7 +169,10 @@ def rule(given: Any, where: str, names: Sequence[str]) -> Rule:
         except JobError as error:
             raise JobError(f"{where}.{error}") from error
     if not isinstance(given, Rule):
-        raise JobError(f"{where}: {given!r}; allowed: a rule such as {{use: {names[0]}, when: {{valid: {{min: 0.5}}}}}}")
+        raise JobError(
+            f"{where}: {given!r}; allowed: a rule such as {{use: {names[0]}, when: {{valid: "
+            f"{{min: 0.5}}}}}}"
+        )
     if given.use not in (*names, SKIP):
         raise JobError(f"{where}.use: {given.use!r}; {nearest(given.use, (*names, SKIP))}")
     return given
@@ -156,7 +183,8 @@ def refuse_unreached(rules: Sequence[Rule]) -> None:
     always = next((number for number, rule in enumerate(rules) if not rule.when), len(rules))
     if always < len(rules) - 1:
         raise JobError(
-            f"route[{always + 1}]: no tile comes to it, since route[{always}] ({rules[always].use}) holds for all; "
+            f"route[{always + 1}]: no tile comes to it, since route[{always}] "
+            f"({rules[always].use}) holds for all; "
             f"allowed: `when` in route[{always}], or what holds for all as the last"
         )
 
@@ -165,22 +193,34 @@ def refuse_misfit(when: Mapping[str, Range], bands: int, where: str) -> None:
     """JobError where a trait is of a band that the image has not."""
     for name in when:
         if name == "tissue" and bands < COLOURS:
-            raise JobError(f"{where}.tissue: the image has {bands} {'band' if bands == 1 else 'bands'}; allowed: red, green and blue first")
+            raise JobError(
+                f"{where}.tissue: the image has {bands} {'band' if bands == 1 else 'bands'}; "
+                f"allowed: red, green and blue first"
+            )
         if max(_bands(name), default=0) > bands:
-            raise JobError(f"{where}.{name}: the image has {bands} {'band' if bands == 1 else 'bands'}; allowed: 1 to {bands}")
+            raise JobError(
+                f"{where}.{name}: the image has {bands} {'band' if bands == 1 else 'bands'}; "
+                f"allowed: 1 to {bands}"
+            )
 
 
 def conditions(given: Any, where: str) -> dict[str, Range]:
     """The ranges of traits as a job describes them; none where it does not."""
     if given is not None and not isinstance(given, Mapping):
-        raise JobError(f"{where}: {given!r}; allowed: traits with their ranges, such as {{valid: {{min: 0.5}}}}")
+        raise JobError(
+            f"{where}: {given!r}; allowed: traits with their ranges, such as {{valid: {{min: "
+            f"0.5}}}}"
+        )
     return {str(name): _range(span, f"{where}.{name}") for name, span in (given or {}).items()}
 
 
 def plain_conditions(when: Mapping[str, Range]) -> dict[str, dict[str, float]]:
     """Ranges of traits as a job says them."""
     ends = {name: {"min": span.min, "max": span.max} for name, span in when.items()}
-    return {name: {end: value for end, value in span.items() if abs(value) < np.inf} for name, span in ends.items()}
+    return {
+        name: {end: value for end, value in span.items() if abs(value) < np.inf}
+        for name, span in ends.items()
+    }
 
 
 def _range(given: Any, where: str) -> Range:
@@ -191,7 +231,9 @@ def _range(given: Any, where: str) -> Range:
     ):
         raise JobError(f"{where}: {given!r}; allowed: {{min: number}}, {{max: number}} or both")
     if unknown := next((key for key in given if key not in ("min", "max")), None):
-        raise JobError(f"{where}.{unknown}: there is no such key; {nearest(str(unknown), ('min', 'max'))}")
+        raise JobError(
+            f"{where}.{unknown}: there is no such key; {nearest(str(unknown), ('min', 'max'))}"
+        )
     try:
         return Range(**given)
     except JobError as error:
@@ -205,30 +247,43 @@ def _bands(trait: str) -> list[int]:
 
 
 def _of_named(trait: str) -> bool:
-    """Whether a trait is of bands that go by their names, which only an image knows: mean_nir, index_nir_red."""
+    """Whether a trait is of bands that go by their names, which only an image knows: mean_nir,
+    index_nir_red.
+    """
     kind, _, rest = trait.partition("_")
     return kind in ("mean", "index") and is_name(rest)
 
 
 def numbered(when: Mapping[str, Range], names: Sequence[str], where: str) -> dict[str, Range]:
-    """The same with bands by number, for an image whose bands have these names; JobError where it has no such band."""
+    """The same with bands by number, for an image whose bands have these names; JobError where it
+    has no such band.
+    """
     return {numbered_trait(trait, names, where): span for trait, span in when.items()}
 
 
 def trait(name: str, block: Pixels, measured: Flags) -> float:
-    """A trait of a block of pixels, (band, row, column) or (band, plane, row, column); JobError if it names a band that is not there."""
+    """A trait of a block of pixels, (band, row, column) or (band, plane, row, column); JobError if
+    it names a band that is not there.
+    """
     if name in TRAITS:
         return TRAITS[name](block, measured)
     bands = _bands(name)
     if not bands or max(bands) > len(block):
-        raise JobError(f"the trait {name!r} of an image with {len(block)} bands; bands are counted from 1")
+        raise JobError(
+            f"the trait {name!r} of an image with {len(block)} bands; bands are counted from 1"
+        )
     if len(bands) == 1:
         own = slice(bands[0] - 1, bands[0])
         return TRAITS["mean"](block[own], measured[own])
     return _index(block, measured, *bands)
 
 
-def choose(rules: Sequence[Rule], block: npt.NDArray[Any], measured: Flags, given: Mapping[str, float] | None = None) -> str:
+def choose(
+    rules: Sequence[Rule],
+    block: npt.NDArray[Any],
+    measured: Flags,
+    given: Mapping[str, float] | None = None,
+) -> str:
     """The name that the first rule which holds gives; ``skip`` where none does."""
     pixels = np.where(measured, block, 0).astype(np.float64)
     return next((rule.use for rule in rules if rule.holds(pixels, measured, given or {})), SKIP)

@@ -21,39 +21,64 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema() -> dict[str, Any]:
-    """The schema: of every kind of segmenter and step that is installed, all options with their types, defaults and meanings."""
+    """The schema: of every kind of segmenter and step that is installed, all options with their
+    types, defaults and meanings.
+    """
     whole = Job.model_json_schema()
     parts = whole["properties"]
-    parts["source"] = {"anyOf": [PATHS, _mapping({"path": PATHS, "kind": {"enum": sorted(KINDS)}}, more=True)]}
+    parts["source"] = {
+        "anyOf": [PATHS, _mapping({"path": PATHS, "kind": {"enum": sorted(KINDS)}}, more=True)]
+    }
     parts["steps"]["items"] = _of_kind("step")
     parts["segmenters"] |= {"minProperties": 1, "additionalProperties": _of_kind("segmenter")}
     bounds = _mapping({"min": {"type": "number"}, "max": {"type": "number"}})
-    when = {"type": "object", "description": f"Traits of a tile: {', '.join(FORMS)}.", "additionalProperties": bounds}
+    when = {
+        "type": "object",
+        "description": f"Traits of a tile: {', '.join(FORMS)}.",
+        "additionalProperties": bounds,
+    }
     when["properties"] = dict.fromkeys((*TRAITS, *GIVEN), bounds)
     use = {"type": "string", "description": f"A segmenter's name, or {SKIP}."}
     parts["route"]["items"] = _mapping({"use": use, "when": when}, required=["use"])
     classes = {"anyOf": [{"type": "integer"}, {"type": "object"}]}
-    parts["layers"]["items"] = _mapping({key: {"type": "string"} for key in layers.KEYS} | {"classes": classes, "when": when})
+    parts["layers"]["items"] = _mapping(
+        {key: {"type": "string"} for key in layers.KEYS} | {"classes": classes, "when": when}
+    )
     whole["$defs"] |= _kinds("segmenter", plugins.SEGMENTERS) | _kinds("step", plugins.STEPS)
     return {"$schema": DIALECT, **whole}
 
 
 def described(kind: type[Any]) -> dict[str, str]:
-    """What the options of a kind mean: by name, the string beneath it in the class or in one that it is made from."""
+    """What the options of a kind mean: by name, the string beneath it in the class or in one that
+    it is made from.
+    """
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__[:-1]):
-        with contextlib.suppress(OSError):  # of a class that was written at a prompt there is no text
-            (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(each))).body if isinstance(node, ast.ClassDef))
+        with contextlib.suppress(
+            OSError
+        ):  # of a class that was written at a prompt there is no text
+            (body,) = (
+                node.body
+                for node in ast.parse(textwrap.dedent(inspect.getsource(each))).body
+                if isinstance(node, ast.ClassDef)
+            )
             for pair in itertools.pairwise(body):
                 match pair:
-                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                        value=ast.Constant(value=str(text))
+                    ):
                         found[name] = " ".join(text.split())
     return found
 
 
 def _of_kind(what: str) -> dict[str, Any]:
     """Either the bare name of a kind, or a mapping with its options."""
-    return {"anyOf": [{"$ref": f"#/$defs/{what}"}, {"enum": list(plugins.kinds(plugins.STEPS if what == "step" else plugins.SEGMENTERS))}]}
+    return {
+        "anyOf": [
+            {"$ref": f"#/$defs/{what}"},
+            {"enum": list(plugins.kinds(plugins.STEPS if what == "step" else plugins.SEGMENTERS))},
+        ]
+    }
 
 
 def _kinds(what: str, group: str) -> dict[str, Any]:
@@ -63,23 +88,50 @@ def _kinds(what: str, group: str) -> dict[str, Any]:
         kind = plugins.load(name, group=group)
         options, meaning = _options(kind), described(kind)
         for key, option in options["properties"].items():
-            options["properties"][key] = {"description": meaning[key], **option} if key in meaning else option
+            options["properties"][key] = (
+                {"description": meaning[key], **option} if key in meaning else option
+            )
         known[f"{what} {name}"] = {
-            **_mapping({"kind": {"const": name}, **options["properties"]}, required=["kind", *options.get("required", [])]),
+            **_mapping(
+                {"kind": {"const": name}, **options["properties"]},
+                required=["kind", *options.get("required", [])],
+            ),
             "description": (inspect.getdoc(kind) or "").split("\n")[0],
         }
     names = list(plugins.kinds(group))
-    cases = [{"if": {"properties": {"kind": {"const": name}}}, "then": {"$ref": f"#/$defs/{what} {name}"}} for name in names]
-    return known | {what: {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": names}}, "allOf": cases}}
+    cases = [
+        {
+            "if": {"properties": {"kind": {"const": name}}},
+            "then": {"$ref": f"#/$defs/{what} {name}"},
+        }
+        for name in names
+    ]
+    return known | {
+        what: {
+            "type": "object",
+            "required": ["kind"],
+            "properties": {"kind": {"enum": names}},
+            "allOf": cases,
+        }
+    }
 
 
 def _options(kind: type[Any]) -> dict[str, Any]:
-    """The options of a kind as a schema's properties; of one whose types pydantic does not know, their names."""
+    """The options of a kind as a schema's properties; of one whose types pydantic does not know,
+    their names.
+    """
     try:
         return TypeAdapter(kind).json_schema()
     except PydanticSchemaGenerationError:
         return {"properties": {name: {} for name in plugins.options(kind)}}
 
 
-def _mapping(properties: dict[str, Any], required: list[str] | None = None, *, more: bool = False) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": required or [], "additionalProperties": more}
+def _mapping(
+    properties: dict[str, Any], required: list[str] | None = None, *, more: bool = False
+) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required or [],
+        "additionalProperties": more,
+    }

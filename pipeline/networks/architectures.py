@@ -1,8 +1,10 @@
-"""Networks from their cards: built by torchvision or segmentation-models-pytorch and filled with weights, or loaded as exported.
+"""Networks from their cards: built by torchvision or segmentation-models-pytorch and filled with
+weights, or loaded as exported.
 
-Weights are read as safetensors or by ``torch.load(weights_only=True)``, exported programs as `pipeline.networks.archives` copies them.
-Whatever can run code when it is read (a pickle, a TorchScript archive) is refused unless it is asked for by name. Weights of 16 bits
-become 32: halves are for shipping.
+Weights are read as safetensors or by ``torch.load(weights_only=True)``, exported programs as
+`pipeline.networks.archives` copies them. Whatever can run code when it is read (a pickle, a
+TorchScript archive) is refused unless it is asked for by name. Weights of 16 bits become 32: halves
+are for shipping.
 """
 
 from __future__ import annotations
@@ -21,13 +23,24 @@ if TYPE_CHECKING:
     import torch
 
 INSTALL = "pip install 'tilewise[networks]'"
-FAMILIES = ("unet", "unetplusplus", "fpn", "linknet", "pspnet", "pan", "manet", "deeplabv3", "deeplabv3plus")
+FAMILIES = (
+    "unet",
+    "unetplusplus",
+    "fpn",
+    "linknet",
+    "pspnet",
+    "pan",
+    "manet",
+    "deeplabv3",
+    "deeplabv3plus",
+)
 """What segmentation-models-pytorch builds, by the option ``family`` of kind ``unet``."""
 BACKBONES = ("resnet50", "resnet101")
 DETECTORS = ("resnet50", "resnet18", "resnet34", "resnet101", "mobilenet_v3_large")
 """Backbones of kind ``maskrcnn``."""
 ANCHORS = {5: (32, 64, 128, 256, 512), 3: (64, 128, 256)}
-"""By how many levels its pyramid has, the extents of its boxes in pixels where the card names none."""
+"""By how many levels its pyramid has, the extents of its boxes in pixels where the card names none.
+"""
 INSTANCES = {"boundary": 3, "flows": 3, "affinities": 3}
 """Channels of the decoders to instances, in two dimensions."""
 UNSAFE = "(With unsafe: true it is read all the same, and whatever code is in it runs.)"
@@ -36,27 +49,39 @@ EXPORTED = ("torchscript", "pt2", "onnx")
 
 
 def channels(card: Card) -> int:
-    """How many channels a network gives: what its decoder wants, or one for each class and one for the background."""
+    """How many channels a network gives: what its decoder wants, or one for each class and one for
+    the background.
+    """
     kind = str(card.decoder.get("kind", "semantic"))
     if kind in INSTANCES:
         return INSTANCES[kind]
     if kind == "panoptic":  # the foreground of what parts objects is told by the classes
         instances = str(dict(card.decoder.get("instances") or {}).get("kind", "boundary"))
-        return len(card.classes) + (card.decoder.get("background", 0) is not None) + INSTANCES.get(instances, 3) - 1
+        return (
+            len(card.classes)
+            + (card.decoder.get("background", 0) is not None)
+            + INSTANCES.get(instances, 3)
+            - 1
+        )
     if len(card.classes) == 1 and card.decoder.get("threshold") is not None:
         return 1
     return len(card.classes) + (card.decoder.get("background", 0) is not None)
 
 
 def build(card: Card) -> torch.nn.Module:
-    """The network that a card describes, with random weights; JobError where the description does not hold."""
+    """The network that a card describes, with random weights; JobError where the description does
+    not hold.
+    """
     makers = {"unet": _build_unet, "fcn": _build_fcn, "maskrcnn": _build_maskrcnn}
     if card.kind not in makers:
         raise JobError(f"kind: {card.kind!r}; {nearest(card.kind, (*makers, *EXPORTED))}")
     try:
         return makers[card.kind](card, dict(card.architecture))
     except ImportError as error:
-        raise JobError(f"{card.kind} needs a package that is not installed ({error.name}); install it with: {INSTALL}") from error
+        raise JobError(
+            f"{card.kind} needs a package that is not installed ({error.name}); install it with: "
+            f"{INSTALL}"
+        ) from error
     except (TypeError, ValueError, KeyError) as error:
         raise JobError(f"architecture: {dict(card.architecture)}: {error}") from error
 
@@ -78,17 +103,22 @@ def _build_fcn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
 
     backbone = _one_of(options, "backbone", BACKBONES)
     make = segmentation.fcn_resnet50 if backbone == BACKBONES[0] else segmentation.fcn_resnet101
-    made = make(weights=None, weights_backbone=None, num_classes=channels(card), aux_loss=False, **options)
+    made = make(
+        weights=None, weights_backbone=None, num_classes=channels(card), aux_loss=False, **options
+    )
     _take_bands(made, len(card.bands))
     return _Main(made)
 
 
 def _build_maskrcnn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
-    """Torchvision's Mask R-CNN; on resnet50, weights are named as those of its ``maskrcnn_resnet50_fpn``; its trained ones are ``frozen``.
+    """Torchvision's Mask R-CNN; on resnet50, weights are named as those of its
+    ``maskrcnn_resnet50_fpn``; its trained ones are ``frozen``.
 
-    Options beside the numbers of its constructor: ``backbone``; ``trainable``, how many of the backbone's layers are trained, from the
-    last; ``frozen``, whether batch norms keep their statistics, which small batches want once there are good ones; ``anchors``, the extents
-    of boxes that are tried first, one for each level of the pyramid; ``ratios``, their heights by their widths.
+    Options beside the numbers of its constructor: ``backbone``; ``trainable``, how many of the
+    backbone's layers are trained, from the last; ``frozen``, whether batch norms keep their
+    statistics, which small batches want once there are good ones; ``anchors``, the extents of boxes
+    that are tried first, one for each level of the pyramid; ``ratios``, their heights by their
+    widths.
     """
     from torch.nn import BatchNorm2d
     from torchvision.models.detection import FasterRCNN, MaskRCNN, backbone_utils
@@ -96,28 +126,52 @@ def _build_maskrcnn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
     from torchvision.ops import FrozenBatchNorm2d
 
     name = _one_of(options, "backbone", DETECTORS)
-    how: dict[str, Any] = {"norm_layer": FrozenBatchNorm2d if options.pop("frozen", False) else BatchNorm2d, "weights": None}
+    how: dict[str, Any] = {
+        "norm_layer": FrozenBatchNorm2d if options.pop("frozen", False) else BatchNorm2d,
+        "weights": None,
+    }
     if name.startswith("resnet"):
-        body = backbone_utils.resnet_fpn_backbone(backbone_name=name, trainable_layers=options.pop("trainable", 5), **how)
+        body = backbone_utils.resnet_fpn_backbone(
+            backbone_name=name, trainable_layers=options.pop("trainable", 5), **how
+        )
     else:
-        body = backbone_utils.mobilenet_backbone(backbone_name=name, fpn=True, trainable_layers=options.pop("trainable", 6), **how)
+        body = backbone_utils.mobilenet_backbone(
+            backbone_name=name, fpn=True, trainable_layers=options.pop("trainable", 6), **how
+        )
     _take_bands(body, len(card.bands))
     levels = 5 if name.startswith("resnet") else 3
-    anchors, ratios = options.pop("anchors", ANCHORS[levels]), tuple(options.pop("ratios", (0.5, 1.0, 2.0)))
+    anchors, ratios = (
+        options.pop("anchors", ANCHORS[levels]),
+        tuple(options.pop("ratios", (0.5, 1.0, 2.0))),
+    )
     if len(anchors) != levels:
-        raise JobError(f"architecture.anchors: {anchors!r}; {name} has {levels} levels; allowed: an extent in pixels for each")
+        raise JobError(
+            f"architecture.anchors: {anchors!r}; {name} has {levels} levels; allowed: an extent "
+            f"in pixels for each"
+        )
     tried = AnchorGenerator(tuple((size,) for size in anchors), (ratios,) * levels)
-    numbers = {name for name, one in inspect.signature(FasterRCNN).parameters.items() if isinstance(one.default, int | float)}
+    numbers = {
+        name
+        for name, one in inspect.signature(FasterRCNN).parameters.items()
+        if isinstance(one.default, int | float)
+    }
     for option in options:  # torchvision takes any word, and says nothing
         if option not in numbers - {"min_size", "max_size"}:
-            raise JobError(f"architecture.{option}: there is no such option of maskrcnn; {nearest(option, numbers)}")
-    made: torch.nn.Module = MaskRCNN(body, num_classes=len(card.classes) + 1, rpn_anchor_generator=tried, **options)
+            raise JobError(
+                f"architecture.{option}: there is no such option of maskrcnn; "
+                f"{nearest(option, numbers)}"
+            )
+    made: torch.nn.Module = MaskRCNN(
+        body, num_classes=len(card.classes) + 1, rpn_anchor_generator=tried, **options
+    )
     made.transform = _AsItIs(len(card.bands))
     return made
 
 
 def _one_of(options: dict[str, Any], name: str, allowed: Sequence[str]) -> str:
-    """An option that is one of some words, the first of them where it is not given; it is taken out of the options."""
+    """An option that is one of some words, the first of them where it is not given; it is taken out
+    of the options.
+    """
     given = options.pop(name, allowed[0])
     if given not in allowed:
         raise JobError(f"architecture.{name}: {given!r}; {nearest(str(given), allowed)}")
@@ -128,16 +182,30 @@ def _take_bands(network: torch.nn.Module, bands: int) -> None:
     """Put a convolution for another number of bands in the place of a network's first."""
     import torch
 
-    name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d))
+    name, first = next(
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+    )
     if bands != first.in_channels:
         parent, _, own = name.rpartition(".")
         size, stride, padding = first.kernel_size, first.stride, first.padding
-        other = torch.nn.Conv2d(bands, first.out_channels, size, stride, padding, bias=first.bias is not None)  # type: ignore[arg-type]
+        other = torch.nn.Conv2d(
+            bands,
+            first.out_channels,
+            size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            bias=first.bias is not None,
+        )
         setattr(network.get_submodule(parent), own, other)
 
 
-def _AsItIs(bands: int) -> torch.nn.Module:  # noqa: N802  a class that can be made only where torch is imported
-    """In the place of what torchvision does to images first: values are scaled already, and an image is not resized."""
+# a class that can be made only where torch is imported
+def _AsItIs(bands: int) -> torch.nn.Module:  # noqa: N802
+    """In the place of what torchvision does to images first: values are scaled already, and an
+    image is not resized.
+    """
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     class AsItIs(GeneralizedRCNNTransform):  # type: ignore[misc]
@@ -147,8 +215,11 @@ def _AsItIs(bands: int) -> torch.nn.Module:  # noqa: N802  a class that can be m
     return AsItIs(1, 1, [0.0] * bands, [1.0] * bands)
 
 
-def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802  a class that can be made only where torch is imported
-    """Torchvision's segmenters answer with a mapping; this gives the one tensor that is asked for."""
+# a class that can be made only where torch is imported
+def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802
+    """Torchvision's segmenters answer with a mapping; this gives the one tensor that is
+    asked for.
+    """
     import torch
 
     class Main(torch.nn.Module):
@@ -164,15 +235,20 @@ def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802  a class t
 
 
 def refuse(bundle: Bundle, *, unsafe: bool) -> None:
-    """JobError, before any work, where weights are of a kind that cannot be read without running what is in them."""
+    """JobError, before any work, where weights are of a kind that cannot be read without running
+    what is in them.
+    """
     if bundle.card.kind == "torchscript" and not unsafe:
         raise JobError(
-            f"{bundle.path.name}: TorchScript can run code when it is read, so it is refused; export the network as ONNX or pt2. {UNSAFE}"
+            f"{bundle.path.name}: TorchScript can run code when it is read, so it is refused; "
+            f"export the network as ONNX or pt2. {UNSAFE}"
         )
 
 
 def load(bundle: Bundle, *, unsafe: bool = False) -> torch.nn.Module:
-    """The network of a bundle with its weights, ready to infer; JobError where they do not fit or may not be read."""
+    """The network of a bundle with its weights, ready to infer; JobError where they do not fit or
+    may not be read.
+    """
     import pickle
 
     import torch
@@ -200,11 +276,15 @@ def _exported(path: Path, *, unsafe: bool) -> torch.nn.Module:
     try:
         return torch.export.load(file).module()
     except Exception as error:
-        raise JobError(f"{path.name} cannot be read as pt2: {type(error).__name__}: {error}") from error
+        raise JobError(
+            f"{path.name} cannot be read as pt2: {type(error).__name__}: {error}"
+        ) from error
 
 
 def weights(bundle: Bundle, *, unsafe: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors in a file of weights, by name, as float32; JobError if it is a pickle that was not asked for."""
+    """The tensors in a file of weights, by name, as float32; JobError if it is a pickle that was
+    not asked for.
+    """
     import torch
 
     if bundle.path.suffix == SAFE:
@@ -226,37 +306,59 @@ def weights(bundle: Bundle, *, unsafe: bool = False) -> dict[str, torch.Tensor]:
         found = found.get("state_dict", found)
     elif hasattr(found, "state_dict"):
         found = found.state_dict()
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in found.values()
+    ):
         raise JobError(f"{bundle.path.name} holds no tensors by name; allowed: a state_dict")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in found.items()
+    }
 
 
 def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """Put weights into a network; JobError says which do not fit."""
     wanted = network.state_dict()
-    missing, surplus = [key for key in wanted if key not in tensors], [key for key in tensors if key not in wanted]
+    missing, surplus = (
+        [key for key in wanted if key not in tensors],
+        [key for key in tensors if key not in wanted],
+    )
     shapes = [
         f"{key} is {tuple(tensors[key].shape)} and should be {tuple(wanted[key].shape)}"
         for key in wanted
         if key in tensors and tensors[key].shape != wanted[key].shape
     ]
     if missing or surplus or shapes:
-        told = [*(f"{key} is missing" for key in missing), *(f"{key} is not in the architecture" for key in surplus), *shapes]
+        told = [
+            *(f"{key} is missing" for key in missing),
+            *(f"{key} is not in the architecture" for key in surplus),
+            *shapes,
+        ]
         more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
-        raise JobError(f"the weights in {name} do not fit the architecture: {'; '.join(told[:3])}{more}")
+        raise JobError(
+            f"the weights in {name} do not fit the architecture: {'; '.join(told[:3])}{more}"
+        )
     network.load_state_dict(dict(tensors))
 
 
 def save(card: Card, network: torch.nn.Module, path: str, *, half: bool = False) -> None:
-    """Write a bundle as one safetensors file, with halves in place of floats if asked for; OutputError where the disk refuses."""
+    """Write a bundle as one safetensors file, with halves in place of floats if asked for;
+    OutputError where the disk refuses.
+    """
     import json
 
     from safetensors.torch import save as serialise
 
     from pipeline.errors import OutputError
 
-    state = {name: tensor.half() if half and tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()}
-    data = serialise({name: tensor.contiguous() for name, tensor in state.items()}, {"card": json.dumps(card.plain(), indent=1)})
+    state = {
+        name: tensor.half() if half and tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    data = serialise(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        {"card": json.dumps(card.plain(), indent=1)},
+    )
     try:
         with open(path, "wb") as file:  # noqa: PTH123
             file.write(data)
@@ -269,4 +371,7 @@ def refuse_nothing(answer: Any) -> None:
     import numpy as np
 
     if not np.isfinite(answer).all():
-        raise SegmenterError("the network returned values that are no finite numbers; look at its weights, scaling and precision")
+        raise SegmenterError(
+            "the network returned values that are no finite numbers; look at its weights, "
+            "scaling and precision"
+        )

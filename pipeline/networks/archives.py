@@ -1,13 +1,16 @@
-"""Exported programs (``.pt2``), looked into before PyTorch reads them: what in them could run code is refused.
+"""Exported programs (``.pt2``), looked into before PyTorch reads them: what in them could run code
+is refused.
 
-``torch.export.load`` unpickles without bounds where the safe way fails, loads libraries, evaluates the expressions of sizes, compiles
-guards, and writes Python from the names of values. So an archive is copied here, member by member: what is a pickle must load with
-``weights_only=True``, text must be of the forms below, and all else is refused. PyTorch is handed the copy, and nothing that was not
+``torch.export.load`` unpickles without bounds where the safe way fails, loads libraries, evaluates
+the expressions of sizes, compiles guards, and writes Python from the names of values. So an archive
+is copied here, member by member: what is a pickle must load with ``weights_only=True``, text must
+be of the forms below, and all else is refused. PyTorch is handed the copy, and nothing that was not
 looked at.
 
 References
 ----------
-PyTorch's ``torch/export/pt2_archive`` (the members) and ``torch/_export/serde/schema.py`` (the program), of PyTorch 2.6 to 2.14.
+PyTorch's ``torch/export/pt2_archive`` (the members) and ``torch/_export/serde/schema.py`` (the
+program), of PyTorch 2.6 to 2.14.
 """
 
 from __future__ import annotations
@@ -23,11 +26,23 @@ from typing import Any
 
 from pipeline.errors import JobError
 
-DAMAGE = (zipfile.BadZipFile, NotImplementedError, LookupError, TypeError, AttributeError, EOFError, RecursionError)
-"""What Python's readers of archives and JSON raise of damaged ones, and what this module does where keys are missing."""
+DAMAGE = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RecursionError,
+)
+"""What Python's readers of archives and JSON raise of damaged ones, and what this module does where
+keys are missing.
+"""
 MEMBERS = 1 << 16
 """Files in an archive."""
-TEXTS = re.compile(r"archive_format|archive_version|byteorder|version|\.data/\w+|\.format_version|\.storage_alignment")
+TEXTS = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.data/\w+|\.format_version|\.storage_alignment"
+)
 """Short members, which are no code and no pickle."""
 PROGRAM = re.compile(r"models/\w+\.json|serialized_exported_program\.json")
 """Members that are programs. Archives of PyTorch before 2.8 have other names."""
@@ -35,7 +50,9 @@ PAYLOADS = re.compile(r"data/(weights|constants)/\w+_config\.json")
 """Members that say what each tensor is."""
 TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 """Members that are the bytes of tensors."""
-PICKLES = re.compile(r"data/(sample_inputs|weights|constants)/\w+\.pt|serialized_(state_dict|constants|example_inputs)\.pt")
+PICKLES = re.compile(
+    r"data/(sample_inputs|weights|constants)/\w+\.pt|serialized_(state_dict|constants|example_inputs)\.pt"
+)
 """Members that are pickles of tensors."""
 EXTRA = re.compile(r"extra(_files)?/.*")
 """Texts that whoever exported put there; nobody reads them here."""
@@ -48,7 +65,14 @@ TARGET = re.compile(
     r"|torch\.(_C\._set_grad_enabled|amp\.autocast_mode\._(enter|exit)_autocast)"
 )
 """What a program may call: arithmetic on tensors and sizes, of which nothing touches a file."""
-NAMES = {"name", "as_name", "as_symint_name", "as_symfloat_name", "as_symbool_name", "forward_arg_names"}
+NAMES = {
+    "name",
+    "as_name",
+    "as_symint_name",
+    "as_symfloat_name",
+    "as_symbool_name",
+    "forward_arg_names",
+}
 """Keys whose values become names in Python that PyTorch writes."""
 PLAIN = re.compile(r"[\w.:/+\- ]*")
 """Any other text: names of weights, devices, versions."""
@@ -75,10 +99,51 @@ FUNCTIONS = {
         "Lt",
         "Le",
     ),
-    *("Gt", "Ge", "Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "floor", "ceiling"),
-    *("FloorDiv", "ModularIndexing", "Where", "PythonMod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv", "LShift", "RShift"),
-    *("PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv", "IsNonOverlappingAndDenseIndicator", "TruncToFloat", "TruncToInt"),
-    *("RoundToInt", "RoundDecimal", "ToFloat", "Identity", "max", "min", "abs", "round", "int", "float"),
+    *(
+        "Gt",
+        "Ge",
+        "Equality",
+        "Unequality",
+        "StrictLessThan",
+        "LessThan",
+        "StrictGreaterThan",
+        "GreaterThan",
+        "floor",
+        "ceiling",
+    ),
+    *(
+        "FloorDiv",
+        "ModularIndexing",
+        "Where",
+        "PythonMod",
+        "CleanDiv",
+        "CeilToInt",
+        "FloorToInt",
+        "CeilDiv",
+        "LShift",
+        "RShift",
+    ),
+    *(
+        "PowByNatural",
+        "FloatPow",
+        "FloatTrueDiv",
+        "IntTrueDiv",
+        "IsNonOverlappingAndDenseIndicator",
+        "TruncToFloat",
+        "TruncToInt",
+    ),
+    *(
+        "RoundToInt",
+        "RoundDecimal",
+        "ToFloat",
+        "Identity",
+        "max",
+        "min",
+        "abs",
+        "round",
+        "int",
+        "float",
+    ),
     *("is_contiguous", "cast_symbool_to_symint_guardless"),
 }
 """What expressions of sizes may call, besides what is in a module of SUMS."""
@@ -88,22 +153,53 @@ METHODS = {"size", "stride", "storage_offset", "dim"}
 FOREIGN = re.compile(r'__|[#"\\\n\r]')
 """What no such expression holds, and what could end the line that PyTorch writes it into."""
 ARITHMETIC = (
-    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Name, ast.Load, ast.keyword, ast.Constant),
-    *(ast.Subscript, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.Call, ast.Tuple, ast.List),
+    *(
+        ast.Expression,
+        ast.BinOp,
+        ast.UnaryOp,
+        ast.BoolOp,
+        ast.Compare,
+        ast.IfExp,
+        ast.Name,
+        ast.Load,
+        ast.keyword,
+        ast.Constant,
+    ),
+    *(
+        ast.Subscript,
+        ast.operator,
+        ast.unaryop,
+        ast.boolop,
+        ast.cmpop,
+        ast.Call,
+        ast.Tuple,
+        ast.List,
+    ),
 )
 
 
 def exported(path: Path) -> io.BytesIO:
-    """A copy of an exported program that runs no code when it is read; JobError where the file holds what could."""
+    """A copy of an exported program that runs no code when it is read; JobError where the file
+    holds what could.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _copied({one.filename: archive.read(one) for one in members(archive, path.stat().st_size, path.name)}, path.name)
+            return _copied(
+                {
+                    one.filename: archive.read(one)
+                    for one in members(archive, path.stat().st_size, path.name)
+                },
+                path.name,
+            )
     except (*DAMAGE, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise JobError(f"{path.name} is no exported program: {type(error).__name__}: {error}") from error
+        raise JobError(
+            f"{path.name} is no exported program: {type(error).__name__}: {error}"
+        ) from error
 
 
 def members(archive: zipfile.ZipFile, size: int, what: str) -> list[zipfile.ZipInfo]:
-    """The members of an archive of so many bytes; JobError, which calls it ``what``, where they are more than it holds.
+    """The members of an archive of so many bytes; JobError, which calls it ``what``, where they are
+    more than it holds.
 
     PyTorch packs nothing, so that an archive is as large as what it holds.
     """
@@ -111,26 +207,40 @@ def members(archive: zipfile.ZipFile, size: int, what: str) -> list[zipfile.ZipI
     if len(found) > MEMBERS:
         raise JobError(f"{what} holds {len(found)} files; allowed: {MEMBERS}")
     if any(one.compress_type != zipfile.ZIP_STORED or one.flag_bits & 1 for one in found):
-        raise JobError(f"{what} is packed; allowed: as PyTorch saves it, where nothing is; save it anew with PyTorch")
-    if len({one.filename for one in found}) != len(found) or sum(one.file_size for one in found) > size:
-        raise JobError(f"{what} holds files twice, or more than its {size} bytes; allowed: each once; save it anew with PyTorch")
+        raise JobError(
+            f"{what} is packed; allowed: as PyTorch saves it, where nothing is; save it anew "
+            f"with PyTorch"
+        )
+    if (
+        len({one.filename for one in found}) != len(found)
+        or sum(one.file_size for one in found) > size
+    ):
+        raise JobError(
+            f"{what} holds files twice, or more than its {size} bytes; allowed: each once; save "
+            f"it anew with PyTorch"
+        )
     return found
 
 
 def tensors(file: Path | bytes, what: str) -> Any:
-    """What a pickle of tensors holds; JobError, which calls it ``what``, where it is none or could run code."""
+    """What a pickle of tensors holds; JobError, which calls it ``what``, where it is none or could
+    run code.
+    """
     import torch
 
     try:
         if zipfile.is_zipfile(_opened(file)):
             with zipfile.ZipFile(_opened(file)) as archive:
-                members(archive, len(file) if isinstance(file, bytes) else file.stat().st_size, what)
+                members(
+                    archive, len(file) if isinstance(file, bytes) else file.stat().st_size, what
+                )
         return torch.load(_opened(file), map_location="cpu", weights_only=True)
     except (JobError, OSError):
         raise
     except Exception as error:
         raise JobError(
-            f"{what} is no pickle of tensors alone: it can run code when it is read, so it is refused; save its state_dict as safetensors"
+            f"{what} is no pickle of tensors alone: it can run code when it is read, so it is "
+            f"refused; save its state_dict as safetensors"
         ) from error
 
 
@@ -142,9 +252,16 @@ def _copied(found: Mapping[str, bytes], what: str) -> io.BytesIO:
     """An archive of what was looked at."""
     root = "" if "version" in found else next(iter(found), "").partition("/")[0] + "/"
     if not all(name.startswith(root) for name in found):
-        raise JobError(f"{what} is no exported program: its files lie in several folders; allowed: in one")
+        raise JobError(
+            f"{what} is no exported program: its files lie in several folders; allowed: in one"
+        )
     known = {name.removeprefix(root): data for name, data in found.items()}
-    plain = {name for each, data in known.items() if PAYLOADS.fullmatch(each) for name in _payloads(each, data, known, what)}
+    plain = {
+        name
+        for each, data in known.items()
+        if PAYLOADS.fullmatch(each)
+        for name in _payloads(each, data, known, what)
+    }
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as archive:
         for name, data in known.items():
@@ -167,34 +284,51 @@ def _looked_at(name: str, data: bytes, plain: set[str], what: str) -> bytes:
         if len(data) > 256 or not data.isascii():
             raise JobError(f"{what} is no version; allowed: a short text")
     elif name not in plain and not PAYLOADS.fullmatch(name):
-        raise JobError(f"{what} is nothing that is read without running code; allowed: a program of PyTorch's own operators, and tensors")
+        raise JobError(
+            f"{what} is nothing that is read without running code; allowed: a program of "
+            f"PyTorch's own operators, and tensors"
+        )
     return data
 
 
 def _payloads(name: str, data: bytes, known: Mapping[str, bytes], what: str) -> Iterator[str]:
-    """The members that hold the tensors of a configuration: of plain numbers, and as many as it says."""
+    """The members that hold the tensors of a configuration: of plain numbers, and as many as it
+    says.
+    """
     folder = name.rpartition("/")[0]
     for tensor, entry in dict(json.loads(data)["config"]).items():
         member = f"{folder}/{entry.get('path_name')}"
         if entry.get("use_pickle") or not TENSORS.fullmatch(member) or member not in known:
-            raise JobError(f"{what}: {tensor} is no tensor of plain numbers, and could run code when it is read; allowed: plain tensors")
+            raise JobError(
+                f"{what}: {tensor} is no tensor of plain numbers, and could run code when it is "
+                f"read; allowed: plain tensors"
+            )
         sizes = [size.get("as_int") for size in (entry.get("tensor_meta") or {}).get("sizes", [])]
         if not known[member] and 0 not in sizes:
-            raise JobError(f"{what}: {tensor} has sizes {sizes}, and no numbers; allowed: as many as its sizes say")
+            raise JobError(
+                f"{what}: {tensor} has sizes {sizes}, and no numbers; allowed: as many as its "
+                f"sizes say"
+            )
         yield member
 
 
 def _program(found: Any, what: str, key: str = "") -> Any:
-    """A part of a program, without what is only told of it; JobError where it is no arithmetic on tensors."""
+    """A part of a program, without what is only told of it; JobError where it is no arithmetic on
+    tensors.
+    """
     if isinstance(found, dict):
         if not all(PLAIN.fullmatch(name) for name in found):
             raise JobError(f"{what} has a key {max(found, key=len)[:60]!r}; allowed: names")
-        return {name: {} if name == "metadata" else _program(part, what, name) for name, part in found.items()}
+        return {
+            name: {} if name == "metadata" else _program(part, what, name)
+            for name, part in found.items()
+        }
     if isinstance(found, list):
         return [_program(part, what, key) for part in found]
     if isinstance(found, str) and not _is_plain(found, key):
         raise JobError(
-            f"{what} has {found[:60]!r} for {key}, which could run code when it is read; allowed: operators of PyTorch's own on tensors"
+            f"{what} has {found[:60]!r} for {key}, which could run code when it is read; "
+            f"allowed: operators of PyTorch's own on tensors"
         )
     return found
 
@@ -209,34 +343,46 @@ def _is_plain(text: str, key: str) -> bool:
         return _is_structure(json.loads(text))
     if key in NAMES:
         return text == "" or text.isidentifier()
-    if key in ("as_string", "as_strings"):  # they are quoted where they are written: modes of padding, messages
+    if key in (
+        "as_string",
+        "as_strings",
+    ):  # they are quoted where they are written: modes of padding, messages
         return True
     return PLAIN.fullmatch(text) is not None
 
 
 def _is_structure(found: Any) -> bool:
-    """Whether this says how inputs are gathered, in containers of Python's own with names for keys."""
+    """Whether this says how inputs are gathered, in containers of Python's own with names
+    for keys.
+    """
     if isinstance(found, list):
         return all(isinstance(part, int) or _is_structure(part) for part in found)
     if not isinstance(found, dict) or found.get("type") not in KINDS:
         return False
     keys = json.loads(found.get("context") or "null")
-    named = keys is None or (isinstance(keys, list) and all(isinstance(key, str | int) and PLAIN.fullmatch(str(key)) for key in keys))
+    named = keys is None or (
+        isinstance(keys, list)
+        and all(isinstance(key, str | int) and PLAIN.fullmatch(str(key)) for key in keys)
+    )
     return named and _is_structure(found.get("children_spec", []))
 
 
 def is_arithmetic(text: str) -> bool:
     """Whether an expression only computes with sizes: PyTorch evaluates it.
 
-    >>> is_arithmetic("Add(FloorDiv(Symbol('s0', positive=True), Integer(2)), 1)"), is_arithmetic("__import__('os').getcwd()")
-    (True, False)
+    >>> is_arithmetic("Add(FloorDiv(Symbol('s0', positive=True), Integer(2)), 1)")
+    True
+    >>> is_arithmetic("__import__('os').getcwd()")
+    False
     """
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     return (
-        not FOREIGN.search(text) and all(isinstance(node, ast.Attribute) or _is_sum(node) for node in ast.walk(tree)) and _calls_known(tree)
+        not FOREIGN.search(text)
+        and all(isinstance(node, ast.Attribute) or _is_sum(node) for node in ast.walk(tree))
+        and _calls_known(tree)
     )
 
 
@@ -251,7 +397,12 @@ def _is_sum(node: ast.AST) -> bool:
 def _calls_known(tree: ast.AST) -> bool:
     """Whether all that is called is allowed, and nothing else has attributes."""
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    known = [call for call in calls if (name := ast.unparse(call)) in FUNCTIONS or SUMS.fullmatch(name)]
+    known = [
+        call for call in calls if (name := ast.unparse(call)) in FUNCTIONS or SUMS.fullmatch(name)
+    ]
     methods = [call for call in calls if isinstance(call, ast.Attribute) and call.attr in METHODS]
     good = {id(part) for call in known for part in ast.walk(call)} | {id(call) for call in methods}
-    return all(id(node) in good for node in (*calls, *(node for node in ast.walk(tree) if isinstance(node, ast.Attribute))))
+    return all(
+        id(node) in good
+        for node in (*calls, *(node for node in ast.walk(tree) if isinstance(node, ast.Attribute)))
+    )

@@ -1,10 +1,13 @@
-"""Networks that stay on their worker: loaded once per process, weights and device, and never sent through the graph.
+"""Networks that stay on their worker: loaded once per process, weights and device, and never sent
+through the graph.
 
-A window's patches go to the device in batches whose size is found from its free memory, and halved where that does not suffice; at last the
-processor computes them. What was done instead is kept, and told. One thread computes at a time: a worker with two threads (and GPU=2) reads
-and decodes one window while it computes another.
+A window's patches go to the device in batches whose size is found from its free memory, and halved
+where that does not suffice; at last the processor computes them. What was done instead is kept, and
+told. One thread computes at a time: a worker with two threads (and GPU=2) reads and decodes one
+window while it computes another.
 
-What concerns a GPU (its memory, pinning, autocast of halves) was written against PyTorch's documentation and never run on one.
+What concerns a GPU (its memory, pinning, autocast of halves) was written against PyTorch's
+documentation and never run on one.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ class Way:
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
 
     precision: str = "float32"
-    """What is multiplied: ``bfloat16`` and ``float16`` by autocast. Results are then not those of float32."""
+    """What is multiplied: ``bfloat16`` and ``float16`` by autocast. Results are then not those of
+    float32.
+    """
 
     compiled: bool = False
     """Whether `torch.compile` is asked for."""
@@ -69,7 +74,9 @@ class Detections:
     """By detection, its class, from 1."""
 
     masks: Floats
-    """(detection, row, column): the probability, from 0 to 1, that a pixel of the patch is of the object."""
+    """(detection, row, column): the probability, from 0 to 1, that a pixel of the patch is of the
+    object.
+    """
 
 
 @dataclass(slots=True)
@@ -77,15 +84,18 @@ class Resident:
     """A network that is loaded."""
 
     forward: Callable[[Floats], Any]
-    """(patch, band, row, column) to (patch, channel, row, column), in whatever batches it is given; of a detector, to a list of
-    `Detections`."""
+    """(patch, band, row, column) to (patch, channel, row, column), in whatever batches it is given;
+    of a detector, to a list of `Detections`.
+    """
 
     way: Way
     batch: int | None = None
     """Patches that the device holds at once; None: not known yet."""
 
     told: list[str] = field(default_factory=list)
-    """What was done otherwise than asked, once each: smaller batches, the processor in place of the device."""
+    """What was done otherwise than asked, once each: smaller batches, the processor in place of the
+    device.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     """One thread computes; others read and decode meanwhile."""
@@ -94,10 +104,14 @@ class Resident:
     """Makes the same for the processor."""
 
     moved: bool = False
-    """Whether the processor computes in place of the device: what it draws may differ from what the run's other workers draw."""
+    """Whether the processor computes in place of the device: what it draws may differ from what the
+    run's other workers draw.
+    """
 
     room: Callable[[Floats], int] | None = None
-    """How many patches like one the device's free memory holds, tried out on that one. None: it is not asked."""
+    """How many patches like one the device's free memory holds, tried out on that one. None: it is
+    not asked.
+    """
 
     def __call__(self, patches: Floats) -> Floats:
         """The answer for patches of one shape; SegmenterError where it is no finite number."""
@@ -107,9 +121,11 @@ class Resident:
         return answer
 
     def detect(self, patch: Floats) -> Detections:
-        """What a detector finds in one patch, (band, row, column); SegmenterError where it is no finite number.
+        """What a detector finds in one patch, (band, row, column); SegmenterError where it is no
+        finite number.
 
-        Patches are given one by one: in batches libraries add in another order, and a score near the least would come and go.
+        Patches are given one by one: in batches libraries add in another order, and a score near
+        the least would come and go.
         """
         with self.lock:
             answers: list[list[Detections]] = self._parts(patch[None])
@@ -127,7 +143,9 @@ class Resident:
     def _flipped(self, patches: Floats) -> Floats:
         total = self._in_batches(patches)
         for axes in ((-1,), (-2,), (-2, -1)):
-            total = total + np.flip(self._in_batches(np.ascontiguousarray(np.flip(patches, axes))), axes)
+            total = total + np.flip(
+                self._in_batches(np.ascontiguousarray(np.flip(patches, axes))), axes
+            )
         return total / np.float32(4)
 
     def _in_batches(self, patches: Floats) -> Floats:
@@ -156,8 +174,14 @@ class Resident:
             self._tell(f"batches of {size} did not fit on {self.way.device}; {size // 2} since")
             return size // 2
         if self.fallback is None:
-            raise SegmenterError(f"one patch does not fit into the memory of {self.way.device} ({error}); use a smaller window") from error
-        self._tell(f"one patch did not fit on {self.way.device}; computed on the cpu since, and not called proved")
+            raise SegmenterError(
+                f"one patch does not fit into the memory of {self.way.device} ({error}); use a "
+                f"smaller window"
+            ) from error
+        self._tell(
+            f"one patch did not fit on {self.way.device}; computed on the cpu since, and not "
+            f"called proved"
+        )
         self.forward, self.fallback, self.moved = self.fallback(), None, True
         return 1
 
@@ -190,14 +214,30 @@ def loaded() -> list[tuple[str, Way]]:
 
 
 def available(device: str) -> str:
-    """The device that a word names on this machine: ``auto`` and ``gpu`` take what there is; JobError where what is named is not there."""
+    """The device that a word names on this machine: ``auto`` and ``gpu`` take what there is;
+    JobError where what is named is not there.
+    """
     import torch
 
-    gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-    if device in ("auto", "gpu"):  # a worker that offers the resource GPU has said that it has one; in tests it has not
+    gpu = (
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else None
+    )
+    if device in (
+        "auto",
+        "gpu",
+    ):  # a worker that offers the resource GPU has said that it has one; in tests it has not
         return gpu or "cpu"
-    if (device.startswith("cuda") and not torch.cuda.is_available()) or (device == "mps" and gpu != "mps"):
-        raise JobError(f"device: {device!r} is not on this machine; allowed here: {'cpu' if gpu is None else f'cpu, {gpu}'}, or auto")
+    if (device.startswith("cuda") and not torch.cuda.is_available()) or (
+        device == "mps" and gpu != "mps"
+    ):
+        raise JobError(
+            f"device: {device!r} is not on this machine; allowed here: "
+            f"{'cpu' if gpu is None else f'cpu, {gpu}'}, or auto"
+        )
     return device
 
 
@@ -246,12 +286,22 @@ def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
     def forward(patches: Floats) -> Any:
         batch = torch.from_numpy(np.ascontiguousarray(patches))
         if device.type == "cuda":
-            batch = batch.pin_memory().to(device, non_blocking=True, memory_format=torch.channels_last)
+            batch = batch.pin_memory().to(
+                device, non_blocking=True, memory_format=torch.channels_last
+            )
         else:
             batch = batch.to(device)
-        with torch.inference_mode(), full_precision(way.precision), autocast(device.type, way.precision):
+        with (
+            torch.inference_mode(),
+            full_precision(way.precision),
+            autocast(device.type, way.precision),
+        ):
             answer = run(batch)
-        return _array(answer) if isinstance(answer, torch.Tensor) else [detections(one) for one in answer]
+        return (
+            _array(answer)
+            if isinstance(answer, torch.Tensor)
+            else [detections(one) for one in answer]
+        )
 
     return forward
 
@@ -262,15 +312,22 @@ def _array(answer: torch.Tensor) -> Floats:
 
 def detections(answer: Mapping[str, torch.Tensor]) -> Detections:
     """What torchvision's detectors say of an image."""
-    return Detections(_array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0]))
+    return Detections(
+        _array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0])
+    )
 
 
 def threads() -> int:
-    """As many as the process was given: Dask's nannies set OMP_NUM_THREADS, to 1 where workers are as many as processors."""
+    """As many as the process was given: Dask's nannies set OMP_NUM_THREADS, to 1 where workers are
+    as many as processors.
+    """
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "out of memory" in str(error).lower()
+    )

@@ -1,8 +1,11 @@
-"""What a network of PyTorch makes of pixels that are not known: NaN, and everything that looks at it, whatever operations make of it.
+"""What a network of PyTorch makes of pixels that are not known: NaN, and everything that looks at
+it, whatever operations make of it.
 
-While a `Taint` is entered, every operation that is computed is looked at. One that works element by element gives NaN wherever it is
-given NaN, also where it would swallow it, as ``nan_to_num``, ``where`` and ``fmax`` do. Of others it is known by name that they pass NaN
-on. What a NaN was compared with or sorted into, and whatever is not known by name, cannot be followed; that is remembered.
+While a `Taint` is entered, every operation that is computed is looked at. One that works element by
+element gives NaN wherever it is given NaN, also where it would swallow it, as ``nan_to_num``,
+``where`` and ``fmax`` do. Of others it is known by name that they pass NaN on. What a NaN was
+compared with or sorted into, and whatever is not known by name, cannot be followed; that is
+remembered.
 """
 
 from __future__ import annotations
@@ -16,22 +19,43 @@ from torch.utils._pytree import tree_leaves
 
 _PASS_ON = frozenset(
     """
-    _adaptive_avg_pool2d _convolution _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training
-    _reshape_alias _scaled_dot_product_flash_attention_for_cpu _softmax _to_copy _unsafe_view adaptive_avg_pool2d addbmm
-    addmm amax amin avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bmm cat clone col2im constant_pad_nd contiguous
-    conv1d conv2d conv3d conv_transpose2d convolution convolution_overrideable copy copy_ cudnn_batch_norm
-    cudnn_convolution cudnn_convolution_transpose cumsum detach dropout einsum empty_like feature_dropout flip full_like
-    gelu group_norm im2col instance_norm layer_norm linear log_softmax logsumexp matmul max max_pool2d
-    max_pool2d_with_indices max_pool3d_with_indices mean min miopen_batch_norm mkldnn_convolution mm native_batch_norm
-    native_dropout native_group_norm native_layer_norm new_empty new_zeros norm ones_like pad pixel_shuffle
-    pixel_unshuffle prod reflection_pad1d reflection_pad2d repeat replication_pad1d replication_pad2d resize_ roll
-    scaled_dot_product_attention softmax split_with_sizes_copy stack std std_mean sum upsample_bicubic2d
-    upsample_bilinear2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean
-    zeros_like _upsample_bicubic2d_aa _upsample_bilinear2d_aa
+    _adaptive_avg_pool2d _convolution _log_softmax _native_batch_norm_legit
+    _native_batch_norm_legit_no_training _reshape_alias
+    _scaled_dot_product_flash_attention_for_cpu _softmax _to_copy _unsafe_view
+    adaptive_avg_pool2d addbmm addmm amax amin avg_pool1d avg_pool2d avg_pool3d baddbmm
+    batch_norm bmm cat clone col2im constant_pad_nd contiguous conv1d conv2d conv3d
+    conv_transpose2d convolution convolution_overrideable copy copy_ cudnn_batch_norm
+    cudnn_convolution cudnn_convolution_transpose cumsum detach dropout einsum empty_like
+    feature_dropout flip full_like gelu group_norm im2col instance_norm layer_norm linear
+    log_softmax logsumexp matmul max max_pool2d max_pool2d_with_indices max_pool3d_with_indices
+    mean min miopen_batch_norm mkldnn_convolution mm native_batch_norm native_dropout
+    native_group_norm native_layer_norm new_empty new_zeros norm ones_like pad pixel_shuffle
+    pixel_unshuffle prod reflection_pad1d reflection_pad2d repeat replication_pad1d
+    replication_pad2d resize_ roll scaled_dot_product_attention softmax split_with_sizes_copy
+    stack std std_mean sum upsample_bicubic2d upsample_bilinear2d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean zeros_like
+    _upsample_bicubic2d_aa _upsample_bilinear2d_aa
     """.split()  # noqa: SIM905  a list of quoted names would be a page
 )
 """Operations that make NaN of NaN, or move it, or do not look at values."""
-_EACH = frozenset("celu elu hardsigmoid hardswish hardtanh leaky_relu mish prelu relu relu6 selu silu softplus threshold".split())  # noqa: SIM905
+_EACH = frozenset(
+    [
+        "celu",
+        "elu",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "mish",
+        "prelu",
+        "relu",
+        "relu6",
+        "selu",
+        "silu",
+        "softplus",
+        "threshold",
+    ]
+)
 """Operations on each element that PyTorch does not mark as such."""
 
 
@@ -48,7 +72,11 @@ class Taint(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ig
         """Integers and booleans that were made of NaN."""
 
     def __torch_dispatch__(
-        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Compute an operation, and see to its NaN."""
         options = dict(kwargs or {})
@@ -68,10 +96,18 @@ class Taint(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ig
             self.lost = self.lost or name
         if tainted:
             self.met = True
-            self._follow(name, tree_leaves(made), [unknown for _, unknown in tainted], known=passes, each=each)
+            self._follow(
+                name,
+                tree_leaves(made),
+                [unknown for _, unknown in tainted],
+                known=passes,
+                each=each,
+            )
         return made
 
-    def _follow(self, name: str, made: list[Any], unknown: list[torch.Tensor], *, known: bool, each: bool) -> None:
+    def _follow(
+        self, name: str, made: list[Any], unknown: list[torch.Tensor], *, known: bool, each: bool
+    ) -> None:
         if not known:
             self.lost = self.lost or name
         for one in made:
@@ -81,11 +117,15 @@ class Taint(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ig
                 self._hidden[id(one)] = one
             elif each:
                 for mask in unknown:
-                    one.masked_fill_(mask.expand(one.shape) if mask.shape != one.shape else mask, float("nan"))
+                    one.masked_fill_(
+                        mask.expand(one.shape) if mask.shape != one.shape else mask, float("nan")
+                    )
 
 
 def through(forward: Callable[[Any], Any], image: Any) -> tuple[Any, bool, str | None]:
-    """What a network answers where NaN passes through everything; whether an operation of PyTorch was given any, and where one lost it."""
+    """What a network answers where NaN passes through everything; whether an operation of PyTorch
+    was given any, and where one lost it.
+    """
     with Taint() as taint:
         answer = forward(image)
     return answer, taint.met, taint.lost

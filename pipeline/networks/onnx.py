@@ -15,7 +15,8 @@ Floats = npt.NDArray[np.float32]
 
 
 def session(bundle: Bundle, device: str, threads: int) -> Callable[[Floats], Floats]:
-    """The network of a bundle, (patch, band, row, column) to (patch, channel, row, column), on a device and in so many threads.
+    """The network of a bundle, (patch, band, row, column) to (patch, channel, row, column), on a
+    device and in so many threads.
 
     JobError where onnxruntime is not installed, or the file is no network.
     """
@@ -29,7 +30,9 @@ def session(bundle: Bundle, device: str, threads: int) -> Callable[[Floats], Flo
     there = onnxruntime.get_available_providers()
     wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
     try:
-        network = onnxruntime.InferenceSession(str(bundle.path), options, [p for p in wanted if p in there] + ["CPUExecutionProvider"])
+        network = onnxruntime.InferenceSession(
+            str(bundle.path), options, [p for p in wanted if p in there] + ["CPUExecutionProvider"]
+        )
     except Exception as error:
         raise JobError(f"{bundle.path.name} cannot be read as onnx: {error}") from error
     name, shape = network.get_inputs()[0].name, network.get_inputs()[0].shape

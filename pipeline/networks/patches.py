@@ -1,14 +1,17 @@
 """A network over a window, in patches of bounded size.
 
-A network whose answer at a pixel depends on what lies within its reach is run on patches that begin on multiples of its total stride and
-overlap by twice the reach, and of each answer the middle is kept: so it is the answer for the whole image, whatever the window is. (To the
-precision of floats: libraries add in another order for another size.)
+A network whose answer at a pixel depends on what lies within its reach is run on patches that begin
+on multiples of its total stride and overlap by twice the reach, and of each answer the middle is
+kept: so it is the answer for the whole image, whatever the window is. (To the precision of floats:
+libraries add in another order for another size.)
 
-A network that looks at all of what it is given (norms over the window, pooled values, attention), or is given less than its reach, is run
-on patches of one size on a lattice that belongs to the image, and their answers are blended by weights that fall to the patches' edges.
-The answer is then not that for the whole image, but it still does not depend on the tiles, and no seam shows.
+A network that looks at all of what it is given (norms over the window, pooled values, attention),
+or is given less than its reach, is run on patches of one size on a lattice that belongs to the
+image, and their answers are blended by weights that fall to the patches' edges. The answer is then
+not that for the whole image, but it still does not depend on the tiles, and no seam shows.
 
-Beyond the window its edge pixels go on. Where the image goes on there, that changes nothing further in than the reach.
+Beyond the window its edge pixels go on. Where the image goes on there, that changes nothing further
+in than the reach.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ class Patches:
     """Pixels around a patch's middle that serve only to make that right."""
 
     blended: bool = False
-    """Whether patches lie on a lattice and their answers are blended over ``reach`` pixels on either side."""
+    """Whether patches lie on a lattice and their answers are blended over ``reach`` pixels on
+    either side.
+    """
 
     @property
     def halo(self) -> int:
@@ -73,19 +78,40 @@ class Patches:
         array
             (channel, row, column), float32, of the block's rows and columns.
         """
-        spans = [self._spans(first, first + n) for first, n in zip(origin, block.shape[1:], strict=True)]
+        spans = [
+            self._spans(first, first + n) for first, n in zip(origin, block.shape[1:], strict=True)
+        ]
         answer: Floats | None = None
         weight = np.zeros(block.shape[1:], np.float32)
         for group in self._batches(spans, batch):
-            given = np.stack([_cut(block, origin, [(span.start, span.stop) for span in place]) for place in group])
+            given = np.stack(
+                [
+                    _cut(block, origin, [(span.start, span.stop) for span in place])
+                    for place in group
+                ]
+            )
             found = np.asarray(forward(given), np.float32)
-            if found.ndim != 4 or (found.shape[0], *found.shape[2:]) != (given.shape[0], *given.shape[2:]):
-                raise SegmenterError(f"the network returned {found.shape} for {given.shape}; allowed: as many rows and columns")
-            answer = np.zeros((found.shape[1], *block.shape[1:]), np.float32) if answer is None else answer
+            if found.ndim != 4 or (found.shape[0], *found.shape[2:]) != (
+                given.shape[0],
+                *given.shape[2:],
+            ):
+                raise SegmenterError(
+                    f"the network returned {found.shape} for {given.shape}; allowed: as many "
+                    f"rows and columns"
+                )
+            answer = (
+                np.zeros((found.shape[1], *block.shape[1:]), np.float32)
+                if answer is None
+                else answer
+            )
             for place, one in zip(group, found, strict=True):
                 self._lay(answer, weight, one, place, origin)
         assert answer is not None  # noqa: S101  a window has a patch
-        return np.asarray(answer / np.maximum(weight, np.float32(LEAST)), np.float32) if self.blended else answer
+        return (
+            np.asarray(answer / np.maximum(weight, np.float32(LEAST)), np.float32)
+            if self.blended
+            else answer
+        )
 
     def _spans(self, start: int, stop: int) -> list[_Span]:
         """The patches along one axis."""
@@ -93,17 +119,26 @@ class Patches:
             step = self.extent - 2 * self.reach
             first = max(0, -(-(start - self.extent + 1) // step))
             starts = range(first * step, stop, step)
-            whole = [a for a in starts if a >= start] or [starts[0]]  # one that begins before the window is cut by it, and not needed
-            return [_Span(a, a + self.extent, max(a, start), min(a + self.extent, stop)) for a in whole]
+            whole = [a for a in starts if a >= start] or [
+                starts[0]
+            ]  # one that begins before the window is cut by it, and not needed
+            return [
+                _Span(a, a + self.extent, max(a, start), min(a + self.extent, stop)) for a in whole
+            ]
         low, high = start // self.stride * self.stride, -(-stop // self.stride) * self.stride
         margin = -(-self.reach // self.stride) * self.stride
         step = max(self.stride, self.extent - 2 * margin)
         if high - low <= self.extent:
             return [_Span(low, high, start, stop)]
         cuts = [low, *range(low // step * step + step, high, step), high]
-        return [_Span(max(low, a - margin), min(high, b + margin), max(a, start), min(b, stop)) for a, b in itertools.pairwise(cuts)]
+        return [
+            _Span(max(low, a - margin), min(high, b + margin), max(a, start), min(b, stop))
+            for a, b in itertools.pairwise(cuts)
+        ]
 
-    def _batches(self, spans: Sequence[list[_Span]], batch: int) -> Iterator[list[tuple[_Span, ...]]]:
+    def _batches(
+        self, spans: Sequence[list[_Span]], batch: int
+    ) -> Iterator[list[tuple[_Span, ...]]]:
         """Patches of one shape, as many at once as asked for."""
         alike: dict[tuple[int, ...], list[tuple[_Span, ...]]] = defaultdict(list)
         for place in itertools.product(*spans):
@@ -112,10 +147,19 @@ class Patches:
             for first in range(0, len(places), batch):
                 yield places[first : first + batch]
 
-    def _lay(self, answer: Floats, weight: Floats, one: Floats, place: Sequence[_Span], origin: Sequence[int]) -> None:
+    def _lay(
+        self,
+        answer: Floats,
+        weight: Floats,
+        one: Floats,
+        place: Sequence[_Span],
+        origin: Sequence[int],
+    ) -> None:
         """Put the answer for a patch where it belongs."""
         here = tuple(slice(span.first - span.start, span.last - span.start) for span in place)
-        there = tuple(slice(span.first - o, span.last - o) for span, o in zip(place, origin, strict=True))
+        there = tuple(
+            slice(span.first - o, span.last - o) for span, o in zip(place, origin, strict=True)
+        )
         if not self.blended:
             answer[(slice(None), *there)] = one[(slice(None), *here)]
             return
@@ -126,8 +170,9 @@ class Patches:
 
 
 def cut(card: Card, window: int | None = None, margin: int | None = None) -> Patches:
-    """How a window is cut for the network of a card, in patches of ``window`` pixels, of which ``margin`` on either side serve the middle;
-    JobError where these cannot be. None: what the card says.
+    """How a window is cut for the network of a card, in patches of ``window`` pixels, of which
+    ``margin`` on either side serve the middle; JobError where these cannot be. None: what the card
+    says.
     """
     stride = card.stride
     if card.reach is not None and (margin is None or margin >= card.reach):
@@ -137,7 +182,10 @@ def cut(card: Card, window: int | None = None, margin: int | None = None) -> Pat
     extent = window or card.window
     margin = max(1, extent // OVERLAP) if margin is None else margin
     if extent % stride or 2 * margin >= extent:
-        raise JobError(f"window and margin: {extent} and {margin}; allowed: a window of whole strides ({stride}), wider than two margins")
+        raise JobError(
+            f"window and margin: {extent} and {margin}; allowed: a window of whole strides "
+            f"({stride}), wider than two margins"
+        )
     return Patches(extent, stride, margin, blended=True)
 
 
@@ -152,7 +200,9 @@ class _Span:
 
 
 def _slope(extent: int, overlap: int) -> npt.NDArray[np.float64]:
-    """Weights that rise over twice the overlap from a patch's edge, as a squared sine; those of neighbours add up to one."""
+    """Weights that rise over twice the overlap from a patch's edge, as a squared sine; those of
+    neighbours add up to one.
+    """
     rise = np.sin(np.pi / 2 * (np.arange(2 * overlap) + 0.5) / max(1, 2 * overlap)) ** 2
     weights = np.ones(extent)
     weights[: 2 * overlap] = rise
@@ -162,8 +212,15 @@ def _slope(extent: int, overlap: int) -> npt.NDArray[np.float64]:
 
 def _cut(block: Floats, origin: Sequence[int], spans: Sequence[tuple[int, int]]) -> Floats:
     """Some rows and columns of the image, where they leave the block its edge pixels."""
-    index = [np.clip(np.arange(a, b) - o, 0, n - 1) for (a, b), o, n in zip(spans, origin, block.shape[1:], strict=True)]
-    inside = all(a >= o and b <= o + n for (a, b), o, n in zip(spans, origin, block.shape[1:], strict=True))
+    index = [
+        np.clip(np.arange(a, b) - o, 0, n - 1)
+        for (a, b), o, n in zip(spans, origin, block.shape[1:], strict=True)
+    ]
+    inside = all(
+        a >= o and b <= o + n for (a, b), o, n in zip(spans, origin, block.shape[1:], strict=True)
+    )
     if inside:
-        return block[(slice(None), *(slice(a - o, b - o) for (a, b), o in zip(spans, origin, strict=True)))]
+        return block[
+            (slice(None), *(slice(a - o, b - o) for (a, b), o in zip(spans, origin, strict=True)))
+        ]
     return np.ascontiguousarray(block[:, index[0][:, None], index[1][None, :]])

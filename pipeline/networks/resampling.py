@@ -1,7 +1,9 @@
-"""An image at the pixel size that a network was trained at, and its answer back on the image's grid.
+"""An image at the pixel size that a network was trained at, and its answer back on the image's
+grid.
 
-The coarse grid and the fine one lie over the whole image, both from its upper left corner, and a value is the same sum of the same pixels
-in the same order wherever the window begins. So what is resampled does not depend on the tiling.
+The coarse grid and the fine one lie over the whole image, both from its upper left corner, and a
+value is the same sum of the same pixels in the same order wherever the window begins. So what is
+resampled does not depend on the tiling.
 """
 
 from __future__ import annotations
@@ -24,47 +26,79 @@ class Zoom:
     """Pixels of the image, along an axis, to one of the network's."""
 
     def reach(self, network: int) -> int:
-        """How many pixels of the image away a network looks that looks ``network`` of its own away, there and back."""
+        """How many pixels of the image away a network looks that looks ``network`` of its own away,
+        there and back.
+        """
         return int(np.ceil((network + 2) * self.factor)) + 2
 
-    def cover(self, origin: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The network's pixels that cover a window of the image: the first along each axis, and how many."""
+    def cover(
+        self, origin: Sequence[int], shape: Sequence[int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The network's pixels that cover a window of the image: the first along each axis, and how
+        many.
+        """
         first = tuple(int(np.floor(o / self.factor)) for o in origin)
-        last = tuple(int(np.ceil((o + n) / self.factor)) for o, n in zip(origin, shape, strict=True))
+        last = tuple(
+            int(np.ceil((o + n) / self.factor)) for o, n in zip(origin, shape, strict=True)
+        )
         return first, tuple(b - a for a, b in zip(first, last, strict=True))
 
     def shrink(self, block: Floats, origin: Sequence[int]) -> Floats:
-        """(band, row, column) of the network's pixels: means of the image's pixels that each covers; between four where it is finer."""
+        """(band, row, column) of the network's pixels: means of the image's pixels that each
+        covers; between four where it is finer.
+        """
         first, number = self.cover(origin, block.shape[1:])
         for axis in (0, 1):
-            block = _apply(block, axis + 1, *_means(self.factor, first[axis], number[axis], origin[axis], block.shape[axis + 1]))
+            block = _apply(
+                block,
+                axis + 1,
+                *_means(
+                    self.factor, first[axis], number[axis], origin[axis], block.shape[axis + 1]
+                ),
+            )
         return block
 
     def grow(self, answer: Floats, origin: Sequence[int], shape: Sequence[int]) -> Floats:
-        """(channel, row, column) of a window of the image, linearly between the network's pixels."""
+        """(channel, row, column) of a window of the image, linearly between the network's
+        pixels.
+        """
         first, _ = self.cover(origin, shape)
         for axis in (0, 1):
-            places = (np.arange(origin[axis], origin[axis] + shape[axis]) + 0.5) / self.factor - 0.5 - first[axis]
+            places = (
+                (np.arange(origin[axis], origin[axis] + shape[axis]) + 0.5) / self.factor
+                - 0.5
+                - first[axis]
+            )
             answer = _apply(answer, axis + 1, *_between(places, answer.shape[axis + 1]))
         return answer
 
 
-def _means(factor: float, first: int, number: int, origin: int, extent: int) -> tuple[npt.NDArray[np.intp], Floats]:
+def _means(
+    factor: float, first: int, number: int, origin: int, extent: int
+) -> tuple[npt.NDArray[np.intp], Floats]:
     """By pixel of the network, the image's pixels in it along an axis, and their weights."""
     starts = np.arange(first, first + number) * factor
     if factor < 1:
         return _between(starts + factor / 2 - 0.5 - origin, extent)
     taps = int(np.ceil(factor)) + 1
     places = np.floor(starts).astype(np.intp)[:, None] + np.arange(taps)
-    weights = np.minimum(places + 1, (starts + factor)[:, None]) - np.maximum(places, starts[:, None])
-    return (places - origin).clip(0, extent - 1), (np.maximum(weights, 0) / factor).astype(np.float32)
+    weights = np.minimum(places + 1, (starts + factor)[:, None]) - np.maximum(
+        places, starts[:, None]
+    )
+    return (places - origin).clip(0, extent - 1), (np.maximum(weights, 0) / factor).astype(
+        np.float32
+    )
 
 
-def _between(places: npt.NDArray[np.floating[Any]], extent: int) -> tuple[npt.NDArray[np.intp], Floats]:
+def _between(
+    places: npt.NDArray[np.floating[Any]], extent: int
+) -> tuple[npt.NDArray[np.intp], Floats]:
     """By place, the two pixels that it lies between, and their weights."""
     low = np.floor(places).astype(np.intp)
     share = (places - low).astype(np.float32)
-    return np.stack([low, low + 1], axis=1).clip(0, extent - 1), np.stack([1 - share, share], axis=1)
+    return np.stack([low, low + 1], axis=1).clip(0, extent - 1), np.stack(
+        [1 - share, share], axis=1
+    )
 
 
 def _apply(block: Floats, axis: int, places: npt.NDArray[np.intp], weights: Floats) -> Floats:

@@ -1,12 +1,15 @@
-"""Networks that come inside Python packages, as bundles: what people can run without training anything.
+"""Networks that come inside Python packages, as bundles: what people can run without training
+anything.
 
-``ukis-csmask`` (German Aerospace Center) brings four U-Nets on an EfficientNet for clouds and their shadows in reflectance of Sentinel-2
-and Landsat, as ONNX, with the statistics of their training in a JSON file beside each.
+``ukis-csmask`` (German Aerospace Center) brings four U-Nets on an EfficientNet for clouds and their
+shadows in reflectance of Sentinel-2 and Landsat, as ONNX, with the statistics of their training in
+a JSON file beside each.
 
 References
 ----------
-M. Wieland, F. Fichtner, S. Martinis (2022), "UKIS-CSMASK: a Python package for multi-sensor cloud and cloud-shadow segmentation",
-Int. Archives of Photogrammetry, Remote Sensing and Spatial Information Sciences XLIII-B3, 217-222.
+M. Wieland, F. Fichtner, S. Martinis (2022), "UKIS-CSMASK: a Python package for multi-sensor cloud
+and cloud-shadow segmentation", Int. Archives of Photogrammetry, Remote Sensing and Spatial
+Information Sciences XLIII-B3, 217-222.
 """
 
 from __future__ import annotations
@@ -18,21 +21,31 @@ from pathlib import Path
 from pipeline.errors import JobError, nearest
 from pipeline.networks.card import Bundle, Card
 
-CLOUDS = {f"ukis-csmask/{bands}b-{level}": f"model_{bands}b_{level}" for bands in (6, 4) for level in ("l1c", "l2a")}
-"""By name, the file's: six bands (with two of the short-wave infrared) or four; reflectance at the top of the atmosphere (l1c) or at the
-ground (l2a)."""
+CLOUDS = {
+    f"ukis-csmask/{bands}b-{level}": f"model_{bands}b_{level}"
+    for bands in (6, 4)
+    for level in ("l1c", "l2a")
+}
+"""By name, the file's: six bands (with two of the short-wave infrared) or four; reflectance at the
+top of the atmosphere (l1c) or at the ground (l2a).
+"""
 
 PACKAGES = ("ukis-csmask",)
 
 
 def packaged(name: str) -> Bundle:
-    """The bundle of a name such as ``ukis-csmask/6b-l1c``; JobError where there is none, or its package is not installed."""
+    """The bundle of a name such as ``ukis-csmask/6b-l1c``; JobError where there is none, or its
+    package is not installed.
+    """
     if name not in CLOUDS:
         raise JobError(f"weights: {name}: there is no such network; {nearest(name, CLOUDS)}")
     found = importlib.util.find_spec("ukis_csmask")
     places = list(found.submodule_search_locations or []) if found else []
     if not places:
-        raise JobError(f"weights: {name} is in a package that is not installed; install it with: pip install 'tilewise[clouds]'")
+        raise JobError(
+            f"weights: {name} is in a package that is not installed; install it with: pip "
+            f"install 'tilewise[clouds]'"
+        )
     path = Path(places[0], f"{CLOUDS[name]}.onnx")
     about = json.loads(path.with_suffix(".json").read_text())
     mean, deviation = about["data"]["dataset_statistics"]["img"]
@@ -42,7 +55,10 @@ def packaged(name: str) -> Bundle:
         bands=tuple(about["data"]["dataset_statistics"]["band_names"]),
         classes=("cloud", "cloud shadow"),
         colours=("#f4f4f4", "#4b3f72"),
-        architecture={"encoder": about["model"]["encoder_name"], "decoder": about["model"]["decoder_name"]},
+        architecture={
+            "encoder": about["model"]["encoder_name"],
+            "decoder": about["model"]["decoder_name"],
+        },
         value_scaling={"type": "z-score", "mean": mean, "stddev": deviation},
         value_range=(-0.5, 3.0),
         window=int(about["data"]["target_size"][0]),

@@ -1,11 +1,12 @@
 """Logarithms, roots, sines and bell curves that are the same to the last bit on every processor.
 
-NumPy and the C library choose by the processor how they compute these (with AVX-512, with fused multiply-add), and their ways differ in the
-last bit. Here only sums, products, quotients and square roots are taken, one after the other, each of which IEEE 754 rounds in one way;
-numba fuses none of them unless it is told to. What is found is within three units in the last place of the true value.
+NumPy and the C library choose by the processor how they compute these (with AVX-512, with fused
+multiply-add), and their ways differ in the last bit. Here only sums, products, quotients and square
+roots are taken, one after the other, each of which IEEE 754 rounds in one way; numba fuses none of
+them unless it is told to. What is found is within three units in the last place of the true value.
 
-A kernel's weights are few, and are worked out in decimal numbers and rounded once. So they need not travel with a run: whoever works them
-out has the same.
+A kernel's weights are few, and are worked out in decimal numbers and rounded once. So they need not
+travel with a run: whoever works them out has the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 BITS, BIAS, FRACTION = 1 << 52, 1023, 20
-"""Of a float64: where its exponent begins and what is added to that; and how many terms of a logarithm's series count."""
+"""Of a float64: where its exponent begins and what is added to that; and how many terms of a
+logarithm's series count.
+"""
 FIFTH = 5
 HALF = math.sqrt(0.5)
 LN2_HIGH, LN2_LOW = float.fromhex("0x1.62e42fefap-1"), float.fromhex("0x1.cf79abc9e3b3ap-40")
@@ -29,7 +32,9 @@ LN2 = LN2_HIGH + LN2_LOW
 
 
 def bell(sigma: float, radius: int) -> Floats:
-    """The weights of a Gaussian from its middle to ``radius`` pixels away, (radius + 1,); those on both sides sum to 1."""
+    """The weights of a Gaussian from its middle to ``radius`` pixels away, (radius + 1,); those on
+    both sides sum to 1.
+    """
     return np.array(_bell(float(sigma), radius))
 
 
@@ -56,7 +61,8 @@ def cosine(angle: Floats) -> Floats:
 
 
 def logarithm(value: npt.ArrayLike) -> Floats:
-    """The natural logarithm of numbers above 0, of any shape; of 0 it is -inf, of what is no finite number or below 0 NaN.
+    """The natural logarithm of numbers above 0, of any shape; of 0 it is -inf, of what is no finite
+    number or below 0 NaN.
 
     >>> logarithm([1.0, 0.0]).tolist()
     [0.0, -inf]
@@ -70,7 +76,9 @@ def logarithm(value: npt.ArrayLike) -> Floats:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _logarithm(fraction, exponent, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """2 artanh((m - 1) / (m + 1)) for the m from √½ to √2 that is a power of 2 away, by its series."""
+    """2 artanh((m - 1) / (m + 1)) for the m from √½ to √2 that is a power of 2 away, by
+    its series.
+    """
     for i in range(len(fraction)):
         m, k = fraction[i], float(exponent[i])
         if m < HALF:
@@ -84,7 +92,9 @@ def _logarithm(fraction, exponent, found):  # type: ignore[no-untyped-def]  # no
 
 
 def root(value: Floats, degree: int) -> Floats:
-    """The cube root (``degree`` 3) or the fifth root (5) of normal numbers above 0, of any shape; of other numbers it is anything."""
+    """The cube root (``degree`` 3) or the fifth root (5) of normal numbers above 0, of any shape;
+    of other numbers it is anything.
+    """
     found = np.empty(value.shape)
     flat = np.ascontiguousarray(value).reshape(-1)
     guess = found.reshape(-1)
@@ -104,7 +114,9 @@ def _guess(bits, degree, guess):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _improve(value, degree, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Three steps of Halley's, each of which has three times as many right digits as the one before."""
+    """Three steps of Halley's, each of which has three times as many right digits as the one
+    before.
+    """
     for i in range(len(value)):
         x, y = value[i], found[i]
         for _ in range(3):

@@ -1,7 +1,8 @@
 """Sums of numbers that lose nothing and do not depend on the order.
 
-The sum of floats depends on the order in which they are added. So numbers are added as integers: each float is a whole number times a
-power of two, and is put into *limbs* of 32 bits, as in the accumulators of U. Kulisch.
+The sum of floats depends on the order in which they are added. So numbers are added as integers:
+each float is a whole number times a power of two, and is put into *limbs* of 32 bits, as in the
+accumulators of U. Kulisch.
 """
 
 from __future__ import annotations
@@ -60,36 +61,50 @@ def carry(limbs: Integers) -> None:
         limbs[:, :, k] &= MASK
 
 
-def add_floats(labels: Sequence[Any], block: Any, number: int, minimum: Floats, maximum: Floats) -> tuple[Exact, Exact]:
-    """The sums of the values of each label, and of their squares; ``minimum`` and ``maximum`` (label, band) take in the values too.
+def add_floats(
+    labels: Sequence[Any], block: Any, number: int, minimum: Floats, maximum: Floats
+) -> tuple[Exact, Exact]:
+    """The sums of the values of each label, and of their squares; ``minimum`` and ``maximum``
+    (label, band) take in the values too.
 
-    ``labels`` are for each band (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block`` is (band, plane, row, column), of floats
-    that are finite wherever there is a label, or of integers of 64 bits, which are taken as floats.
+    ``labels`` are for each band (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block``
+    is (band, plane, row, column), of floats that are finite wherever there is a label, or of
+    integers of 64 bits, which are taken as floats.
     """
     sums = []
     for squared in (False, True):
-        spans = [_exponents(own, pixels, squared) for own, pixels in zip(labels, block, strict=True)]
+        spans = [
+            _exponents(own, pixels, squared) for own, pixels in zip(labels, block, strict=True)
+        ]
         known = [span for span in spans if span[0] <= span[1]] or [(0, 0)]
         lowest, highest = min(low for low, _ in known), max(high for _, high in known)
         base = lowest // LIMB * LIMB
         limbs = np.zeros((number, len(block), (highest - base) // LIMB + 4), np.int64)
         for band, (own, pixels) in enumerate(zip(labels, block, strict=True)):
-            _sum_floats(own, pixels, squared, base, limbs[:, band], minimum[:, band], maximum[:, band])
+            _sum_floats(
+                own, pixels, squared, base, limbs[:, band], minimum[:, band], maximum[:, band]
+            )
         carry(limbs)
         sums.append(Exact(limbs, base))
     return sums[0], sums[1]
 
 
-def ratio(numerator: npt.NDArray[np.object_], denominator: npt.NDArray[np.object_], exponent: int) -> Floats:
+def ratio(
+    numerator: npt.NDArray[np.object_], denominator: npt.NDArray[np.object_], exponent: int
+) -> Floats:
     """The ratio numerator · 2^exponent / denominator, rounded once, as Python divides integers."""
     if exponent < 0:
-        return np.asarray(numerator / (denominator << -exponent), np.float64).reshape(numerator.shape)
+        return np.asarray(numerator / (denominator << -exponent), np.float64).reshape(
+            numerator.shape
+        )
     return np.asarray((numerator << exponent) / denominator, np.float64).reshape(numerator.shape)
 
 
 @numba.njit(cache=True, nogil=True)
 def _exponents(labels, pixels, squared):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The lowest and highest power of two of the last bit of a labelled value (or its square); the lowest above the highest for none."""
+    """The lowest and highest power of two of the last bit of a labelled value (or its square); the
+    lowest above the highest for none.
+    """
     lowest, highest = 5000, -5000
     for p in range(labels.shape[0]):
         for r in range(labels.shape[1]):
@@ -103,7 +118,9 @@ def _exponents(labels, pixels, squared):  # type: ignore[no-untyped-def]  # noqa
 
 @numba.njit(cache=True, nogil=True)
 def _sum_floats(labels, pixels, squared, base, limbs, minimum, maximum):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Add the values of a band (or their squares) to three limbs each; ``base`` is the power of two of the first limb."""
+    """Add the values of a band (or their squares) to three limbs each; ``base`` is the power of two
+    of the first limb.
+    """
     for p in range(labels.shape[0]):
         for r in range(labels.shape[1]):
             for c in range(labels.shape[2]):

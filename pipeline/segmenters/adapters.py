@@ -1,10 +1,13 @@
-"""What people already use, where it is installed: Cellpose, StarDist and InstanSeg draw the objects of a window.
+"""What people already use, where it is installed: Cellpose, StarDist and InstanSeg draw the objects
+of a window.
 
-Each looks at the whole window and joins its own tiles inside it in its own way, so nothing that it draws is called proved; objects that
-neighbouring windows drew alike are joined by evidence. Values are brought to percentiles of the whole image here, and the package's own
-normalising of what it is given, which would differ from window to window, is turned off.
+Each looks at the whole window and joins its own tiles inside it in its own way, so nothing that it
+draws is called proved; objects that neighbouring windows drew alike are joined by evidence. Values
+are brought to percentiles of the whole image here, and the package's own normalising of what it is
+given, which would differ from window to window, is turned off.
 
-These were tested with stand-ins of the same interface (of cellpose 4.2, stardist 0.9 and instanseg-torch 0.1), never with their models.
+These were tested with stand-ins of the same interface (of cellpose 4.2, stardist 0.9 and
+instanseg-torch 0.1), never with their models.
 """
 
 from __future__ import annotations
@@ -65,9 +68,16 @@ class Adapter:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 100:
-            raise JobError(f"low, high: {self.low!r}, {self.high!r}; allowed: percentiles from 0 to 100, the lower first")
-        if self.bands is not None and not (self.bands and all(isinstance(band, str) or band >= 1 for band in self.bands)):
-            raise JobError(f"bands: {self.bands!r}; allowed: numbers of bands, from 1, or their names")
+            raise JobError(
+                f"low, high: {self.low!r}, {self.high!r}; allowed: percentiles from 0 to 100, "
+                f"the lower first"
+            )
+        if self.bands is not None and not (
+            self.bands and all(isinstance(band, str) or band >= 1 for band in self.bands)
+        ):
+            raise JobError(
+                f"bands: {self.bands!r}; allowed: numbers of bands, from 1, or their names"
+            )
         if self.device not in ("auto", "cpu", "gpu"):
             raise JobError(f"device: {self.device!r}; allowed: auto, cpu, gpu")
 
@@ -101,7 +111,9 @@ class Adapter:
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         fitted = fitted_to(self, block, valid)
         ends = np.array(fitted.scale)[:, :, None, None]
-        scaled = np.where(valid, (self.feature(block) - ends[:, 0]) / (ends[:, 1] - ends[:, 0]), 0).astype(np.float32)
+        scaled = np.where(
+            valid, (self.feature(block) - ends[:, 0]) / (ends[:, 1] - ends[:, 0]), 0
+        ).astype(np.float32)
         if not self.unsafe:
             self._refuse(Path(self.model).expanduser())
         network = _resident(type(self), self.model, self.device)  # type: ignore[arg-type]
@@ -123,7 +135,8 @@ class Cellpose(Adapter):
 
     References
     ----------
-    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods 18, 100-106.
+    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature
+    Methods 18, 100-106.
     """
 
     model: str = "cpsam_v2"
@@ -149,8 +162,18 @@ class Cellpose(Adapter):
             _looked_at(path, path.stat().st_mtime_ns)
 
     def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
-        image = np.moveaxis(np.concatenate([scaled[:3], np.zeros((max(0, 3 - len(scaled)), *scaled.shape[1:]), np.float32)]), 0, -1)
-        options = {"diameter": self.diameter, "flow_threshold": self.flow_threshold, "cellprob_threshold": self.cellprob_threshold}
+        image = np.moveaxis(
+            np.concatenate(
+                [scaled[:3], np.zeros((max(0, 3 - len(scaled)), *scaled.shape[1:]), np.float32)]
+            ),
+            0,
+            -1,
+        )
+        options = {
+            "diameter": self.diameter,
+            "flow_threshold": self.flow_threshold,
+            "cellprob_threshold": self.cellprob_threshold,
+        }
         return network.eval(image, channel_axis=-1, normalize=False, **options)[0]
 
 
@@ -160,7 +183,8 @@ class StarDist(Adapter):
 
     References
     ----------
-    U. Schmidt et al. (2018), "Cell detection with star-convex polygons", MICCAI, LNCS 11071, 265-273.
+    U. Schmidt et al. (2018), "Cell detection with star-convex polygons", MICCAI, LNCS 11071,
+    265-273.
     """
 
     model: str = "2D_versatile_fluo"
@@ -183,7 +207,9 @@ class StarDist(Adapter):
 
     def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
         image, axes = (scaled[0], "YX") if len(scaled) == 1 else (np.moveaxis(scaled, 0, -1), "YXC")
-        return network.predict_instances(image, axes=axes, prob_thresh=self.prob_thresh, nms_thresh=self.nms_thresh)[0]
+        return network.predict_instances(
+            image, axes=axes, prob_thresh=self.prob_thresh, nms_thresh=self.nms_thresh
+        )[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +218,8 @@ class InstanSeg(Adapter):
 
     References
     ----------
-    T. Goldsborough et al. (2024), "InstanSeg: an embedding-based instance segmentation algorithm optimized for accurate, efficient and
-    portable cell segmentation", arXiv:2408.15954.
+    T. Goldsborough et al. (2024), "InstanSeg: an embedding-based instance segmentation algorithm
+    optimized for accurate, efficient and portable cell segmentation", arXiv:2408.15954.
     """
 
     model: str = "fluorescence_nuclei_and_cells"
@@ -209,20 +235,30 @@ class InstanSeg(Adapter):
     INSTALL: ClassVar[str] = "pip install instanseg-torch"
 
     def _load(self, package: Any) -> Any:
-        return package.InstanSeg(self.model, device="cpu" if self.device == "cpu" else None, verbosity=0)
+        return package.InstanSeg(
+            self.model, device="cpu" if self.device == "cpu" else None, verbosity=0
+        )
 
     def _refuse(self, path: Path) -> None:
         if path.exists():
             raise JobError(
-                f"model: {path} is TorchScript, which can run code when it is read, so it is refused; allowed: the name of a model of "
+                f"model: {path} is TorchScript, which can run code when it is read, so it is "
+                f"refused; allowed: the name of a model of "
                 f"InstanSeg's. {UNSAFE}"
             )
 
     def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
         import torch
 
-        options = {"pixel_size": self.microns, "normalise": False, "return_image_tensor": False, "target": self.target}
-        return np.asarray(network.eval_small_image(torch.from_numpy(scaled), **options)).reshape(scaled.shape[1:])
+        options = {
+            "pixel_size": self.microns,
+            "normalise": False,
+            "return_image_tensor": False,
+            "target": self.target,
+        }
+        return np.asarray(network.eval_small_image(torch.from_numpy(scaled), **options)).reshape(
+            scaled.shape[1:]
+        )
 
 
 @functools.lru_cache(maxsize=16)
@@ -236,11 +272,14 @@ def _looked_at(path: Path, _written: int) -> None:
 
 @functools.cache
 def _resident(kind: type[Adapter], model: str, device: str) -> Any:
-    """A package's network, loaded once per process; JobError with how to install what is missing."""
+    """A package's network, loaded once per process; JobError with how to install what is
+    missing.
+    """
     try:
         package = importlib.import_module(kind.PACKAGE)
     except ImportError as error:
         raise JobError(
-            f"{kind.__name__.lower()} needs a package that is not installed ({error.name}); install it with: {kind.INSTALL}"
+            f"{kind.__name__.lower()} needs a package that is not installed ({error.name}); "
+            f"install it with: {kind.INSTALL}"
         ) from error
     return kind(model=model, device=device)._load(package)  # noqa: SLF001  it is this class's own

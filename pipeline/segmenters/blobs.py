@@ -1,8 +1,9 @@
 """Bright roundish objects of any size and brightness, by the tree of all thresholds.
 
-Every threshold parts a piece of foreground in some way; all of them together are a tree, whose nodes are connected sets of pixels. Of all
-sets of nodes that do not overlap, the one is chosen that covers most with what looks like an ellipse. Everything is decided within one
-piece of support, on whole numbers, so an object is exact where its support lies whole in the window.
+Every threshold parts a piece of foreground in some way; all of them together are a tree, whose
+nodes are connected sets of pixels. Of all sets of nodes that do not overlap, the one is chosen that
+covers most with what looks like an ellipse. Everything is decided within one piece of support, on
+whole numbers, so an object is exact where its support lies whole in the window.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ Labels = npt.NDArray[np.int32]
 STEPS = 40
 """Thresholds to each factor of e in brightness."""
 PREFERENCE = 1.2
-"""So many times as much must the parts of a node cover with ellipses for them to be taken in its place."""
+"""So many times as much must the parts of a node cover with ellipses for them to be taken in its
+place.
+"""
 FINE = 1024
-"""Parts of a pixel in which covers are counted, since sums of whole numbers do not depend on their order."""
+"""Parts of a pixel in which covers are counted, since sums of whole numbers do not depend on their
+order.
+"""
 PEAK = 0.9
 """The share of an object's pixels that are darker than what is called its brightness."""
 MOST = 100_000
@@ -40,10 +45,12 @@ MOST = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blobs(Feature):
-    """Objects that are brighter than what is around them, and round or long, and whose sizes and brightness may differ.
+    """Objects that are brighter than what is around them, and round or long, and whose sizes and
+    brightness may differ.
 
-    Use it for nuclei, cells, grains or spots where one threshold does not fit all: dim ones beside bright ones, or on a ground that is
-    itself bright. Objects that touch and are equally bright are parted by their form, as ``watershed`` does. It is for two dimensions.
+    Use it for nuclei, cells, grains or spots where one threshold does not fit all: dim ones beside
+    bright ones, or on a ground that is itself bright. Objects that touch and are equally bright are
+    parted by their form, as ``watershed`` does. It is for two dimensions.
 
     Examples
     --------
@@ -55,20 +62,24 @@ class Blobs(Feature):
 
     References
     ----------
-    L. Najman, M. Couprie (2006), "Building the component tree in quasi-linear time", IEEE Trans. IP 15(11), 3531-3539; the tree is
-    scikit-image's. C. Arteta et al. (2012), "Learning to detect cells using non-overlapping extremal regions", MICCAI, LNCS 7510, 348-356,
-    for choosing nodes that do not overlap.
+    L. Najman, M. Couprie (2006), "Building the component tree in quasi-linear time", IEEE Trans. IP
+    15(11), 3531-3539; the tree is scikit-image's. C. Arteta et al. (2012), "Learning to detect
+    cells using non-overlapping extremal regions", MICCAI, LNCS 7510, 348-356, for choosing nodes
+    that do not overlap.
     """
 
     sigma: float = 1.0
     """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
 
     threshold: float | str = "li"
-    """The foreground is above this value; or the method that finds it in the image's histogram: otsu, li, yen, triangle, isodata, minimum
-    or mean."""
+    """The foreground is above this value; or the method that finds it in the image's histogram:
+    otsu, li, yen, triangle, isodata, minimum or mean.
+    """
 
     share: float = 0.7
-    """Where a method finds the threshold: it is put at this share of the way up to it from the ground, so that dim objects are seen."""
+    """Where a method finds the threshold: it is put at this share of the way up to it from the
+    ground, so that dim objects are seen.
+    """
 
     ground: float | None = None
     """The brightness of the background; None: the median of what is below the threshold."""
@@ -86,10 +97,14 @@ class Blobs(Feature):
     """An object ends where brightness falls below this share of its own, above the ground."""
 
     local: float = 20.0
-    """Objects are not grown where brightness is below its Gaussian mean over so many pixels (a standard deviation); 0: anywhere."""
+    """Objects are not grown where brightness is below its Gaussian mean over so many pixels (a
+    standard deviation); 0: anywhere.
+    """
 
     min_distance: int = 5
-    """Objects that touch and are equally bright are parted where their middles are further apart than this, in pixels."""
+    """Objects that touch and are equally bright are parted where their middles are further apart
+    than this, in pixels.
+    """
 
     min_depth: float = 0.6
     """And where both are wider than the neck between them by this, in pixels."""
@@ -105,16 +120,24 @@ class Blobs(Feature):
     def __post_init__(self) -> None:
         Feature.__post_init__(self)  # super() does not work in a class with slots
         if isinstance(self.threshold, str) and self.threshold not in FINDERS:
-            raise JobError(f"threshold: {self.threshold!r}; allowed: a value, or {', '.join(FINDERS)}")
+            raise JobError(
+                f"threshold: {self.threshold!r}; allowed: a value, or {', '.join(FINDERS)}"
+            )
         if not 0 < self.min_size < self.max_size <= MOST:
-            raise JobError(f"min_size and max_size: {self.min_size!r} and {self.max_size!r}; allowed: 1 to {MOST}, ascending")
+            raise JobError(
+                f"min_size and max_size: {self.min_size!r} and {self.max_size!r}; allowed: 1 to "
+                f"{MOST}, ascending"
+            )
         for name in ("share", "roundness", "height"):
             if not 0 <= getattr(self, name) <= 1:
                 raise JobError(f"{name}: {getattr(self, name)!r}; allowed: 0 to 1")
         if not 0 <= self.local < 250:
             raise JobError(f"local: {self.local!r}; allowed: 0 to 250 pixels")
         if self.min_distance < 1 or not self.min_depth >= 0:
-            raise JobError(f"min_distance and min_depth: {self.min_distance!r} and {self.min_depth!r}; allowed: from 1, and from 0")
+            raise JobError(
+                f"min_distance and min_depth: {self.min_distance!r} and {self.min_depth!r}; "
+                f"allowed: from 1, and from 0"
+            )
 
     @property
     def reach(self) -> int:
@@ -127,13 +150,29 @@ class Blobs(Feature):
         return isinstance(self.threshold, str) or self.ground is None
 
     def fit(self, histogram: Histogram) -> Blobs:
-        """The same with what the histogram shows; nothing is foreground in an image of one value."""
+        """The same with what the histogram shows; nothing is foreground in an image of
+        one value.
+        """
         if np.count_nonzero(histogram.counts) < 2:
             return replace(self, threshold=float("inf"), ground=0.0)
-        found = threshold(histogram, self.threshold) if isinstance(self.threshold, str) else self.threshold
+        found = (
+            threshold(histogram, self.threshold)
+            if isinstance(self.threshold, str)
+            else self.threshold
+        )
         below = np.cumsum(np.where(histogram.centers <= found, histogram.counts, 0))
-        ground = self.ground if self.ground is not None else float(histogram.centers[int(np.searchsorted(below, below[-1] / 2))])
-        return replace(self, threshold=ground + self.share * (found - ground) if isinstance(self.threshold, str) else found, ground=ground)
+        ground = (
+            self.ground
+            if self.ground is not None
+            else float(histogram.centers[int(np.searchsorted(below, below[-1] / 2))])
+        )
+        return replace(
+            self,
+            threshold=ground + self.share * (found - ground)
+            if isinstance(self.threshold, str)
+            else found,
+            ground=ground,
+        )
 
     def foreground(self, block: Pixels, valid: Flags) -> Flags:
         """The support: what is above the threshold; of the shape of ``valid``."""
@@ -143,7 +182,9 @@ class Blobs(Feature):
         return np.asarray(valid & (value > float(self.threshold)))  # false for NaN
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> Labels:
-        """Label one block as if it were the whole image: int32; without ``min_area``, which is decided on whole objects."""
+        """Label one block as if it were the whole image: int32; without ``min_area``, which is
+        decided on whole objects.
+        """
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         fitted = fitted_to(self, block, valid)
@@ -154,7 +195,10 @@ class Blobs(Feature):
         above = np.where(support, value - fitted.ground, 0.0)
         piece = pieces(support)[0]
         labels = _grown(
-            self._nodes(above, support, float(fitted.threshold) - fitted.ground), above, self._room(value, valid, support), piece
+            self._nodes(above, support, float(fitted.threshold) - fitted.ground),
+            above,
+            self._room(value, valid, support),
+            piece,
         )
         return self._parted(_cut(labels, above, self.height), piece)
 
@@ -163,9 +207,19 @@ class Blobs(Feature):
         from skimage.morphology import max_tree
 
         steps = np.floor(logarithm(np.where(support, above, base) / base) * STEPS)
-        level = np.pad(np.where(support, 1 + steps, 0).astype(np.uint16), 1)  # scikit-image fails on images one pixel wide
+        level = np.pad(
+            np.where(support, 1 + steps, 0).astype(np.uint16), 1
+        )  # scikit-image fails on images one pixel wide
         parent, order = max_tree(level, connectivity=1)
-        found = _chosen(parent.ravel(), order.ravel(), level.ravel(), level.shape[1], self.min_size, self.max_size, self.roundness)
+        found = _chosen(
+            parent.ravel(),
+            order.ravel(),
+            level.ravel(),
+            level.shape[1],
+            self.min_size,
+            self.max_size,
+            self.roundness,
+        )
         return np.asarray(found.reshape(level.shape)[1:-1, 1:-1])
 
     def _room(self, value: Floats, valid: Flags, support: Flags) -> Flags:
@@ -189,7 +243,15 @@ class Blobs(Feature):
         tops = summits(height, inside, own, self.min_distance)
         middles.ravel()[tops] = np.arange(1, len(tops) + 1)
         parts = watershed(without_ties(-height, tops, own), middles, mask=inside, connectivity=2)
-        return np.asarray(watershed(without_ties(-width, np.flatnonzero(parts), piece), parts, mask=labels > 0, connectivity=2), np.int32)
+        return np.asarray(
+            watershed(
+                without_ties(-width, np.flatnonzero(parts), piece),
+                parts,
+                mask=labels > 0,
+                connectivity=2,
+            ),
+            np.int32,
+        )
 
 
 def _grown(nodes: Labels, above: Floats, room: Flags, piece: Labels) -> Labels:
@@ -215,7 +277,9 @@ def _cut(labels: Labels, above: Floats, height: float) -> Labels:
 
 @numba.njit(cache=True, nogil=True)
 def _chosen(parent, order, level, columns, least, most, roundness):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Label the nodes that cover most with ellipses. Whole numbers throughout, so that the order of the tree does not matter."""
+    """Label the nodes that cover most with ellipses. Whole numbers throughout, so that the order of
+    the tree does not matter.
+    """
     number = len(parent)
     sums = np.ones((number, 6), np.int64)  # pixels, x, y, xx, yy, xy
     for i in range(number):
@@ -245,9 +309,19 @@ def _chosen(parent, order, level, columns, least, most, roundness):  # type: ign
 
 @numba.njit(cache=True, nogil=True)
 def _cover(sums, roundness):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """How many pixels, in parts of one, count as covered: the more, the better the pixels fill the ellipse of their moments."""
+    """How many pixels, in parts of one, count as covered: the more, the better the pixels fill the
+    ellipse of their moments.
+    """
     area, x, y, xx, yy, xy = sums
     square = float(area) * float(area)
-    along, across, both = (area * xx - x * x) / square + 1 / 12, (area * yy - y * y) / square + 1 / 12, (area * xy - x * y) / square
+    along, across, both = (
+        (area * xx - x * x) / square + 1 / 12,
+        (area * yy - y * y) / square + 1 / 12,
+        (area * xy - x * y) / square,
+    )
     filled = area / (4 * np.pi * np.sqrt(max(along * across - both * both, 1e-9)))
-    return int(area * FINE * min(max((filled - roundness) / (1 - roundness), 0.0), 1.0)) if roundness < 1 else 0
+    return (
+        int(area * FINE * min(max((filled - roundness) / (1 - roundness), 0.0), 1.0))
+        if roundness < 1
+        else 0
+    )

@@ -1,9 +1,11 @@
 """Classes of pixels that are alike: k-means, Gaussian mixtures and mean shift.
 
-Fitted once, on a sample of pixels that does not depend on the tiling; then the class of a pixel depends on its own features alone. So
-classes are exact under tiling, and so are their connected pieces. Fitting is scikit-learn's. Which class a pixel is nearest to is worked
-out pixel by pixel (by numba): a matrix product may round in another way in another window. Classes are numbered by their centres, first
-feature first, so that a number means the same in every run; centres are rounded to nine digits, below which machines differ.
+Fitted once, on a sample of pixels that does not depend on the tiling; then the class of a pixel
+depends on its own features alone. So classes are exact under tiling, and so are their connected
+pieces. Fitting is scikit-learn's. Which class a pixel is nearest to is worked out pixel by pixel
+(by numba): a matrix product may round in another way in another window. Classes are numbered by
+their centres, first feature first, so that a number means the same in every run; centres are
+rounded to nine digits, below which machines differ.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class Clusters(Features):
             return self._fitted(rows, self.weigh(rows))
 
     def _fitted(self, rows: Floats, weights: Floats) -> Any:
-        """The same with the classes of a sample, whose features are to be multiplied by the weights."""
+        """The same with the classes of a sample, whose features are to be multiplied by the
+        weights.
+        """
         raise NotImplementedError
 
 
@@ -70,17 +74,33 @@ class Centres(Clusters):
 
     def _fitted(self, rows: Floats, weights: Floats) -> Any:
         found = self._found(rows * weights) / np.where(weights > 0, weights, 1.0)
-        centres = sorted({tuple(map(rounded, centre)) for centre in np.where(weights > 0, found, rows[0]).tolist()})
+        centres = sorted(
+            {
+                tuple(map(rounded, centre))
+                for centre in np.where(weights > 0, found, rows[0]).tolist()
+            }
+        )
         return replace(self, centres=tuple(centres), weights=tuple(weights.tolist()))
 
-    def classify(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def classify(
+        self, block: Pixels, valid: Flags, origin: tuple[int, ...]
+    ) -> npt.NDArray[np.uint8]:
         """The class of each pixel, from 1; 0 where a feature is not known."""
         if self.centres is None or self.weights is None:
-            raise SegmenterError("the classes are not fitted; call fit() with a sample of pixels first")
+            raise SegmenterError(
+                "the classes are not fitted; call fit() with a sample of pixels first"
+            )
         features = self.features(block, valid, origin)
-        if len(features) != len(self.weights) or any(len(centre) != len(features) for centre in self.centres):
-            raise JobError(f"centres: of {len(self.weights)} features; allowed: {len(features)}, one for each feature of a pixel")
-        kinds = _nearest(features.reshape(len(features), -1), np.array(self.centres), np.array(self.weights))
+        if len(features) != len(self.weights) or any(
+            len(centre) != len(features) for centre in self.centres
+        ):
+            raise JobError(
+                f"centres: of {len(self.weights)} features; allowed: {len(features)}, one for "
+                f"each feature of a pixel"
+            )
+        kinds = _nearest(
+            features.reshape(len(features), -1), np.array(self.centres), np.array(self.weights)
+        )
         return np.asarray(kinds.reshape(valid.shape))
 
     def _found(self, rows: Floats) -> Floats:
@@ -92,8 +112,9 @@ class Centres(Clusters):
 class KMeans(Centres):
     """Pixels that are alike, in a given number of classes of about equal spread.
 
-    Use it for land cover and other classes that are not known beforehand. Classes of very different size or shape (in the space of
-    features) are better told by ``gmm``; where the number of classes is not known and matters, by ``mean_shift``.
+    Use it for land cover and other classes that are not known beforehand. Classes of very different
+    size or shape (in the space of features) are better told by ``gmm``; where the number of classes
+    is not known and matters, by ``mean_shift``.
 
     Examples
     --------
@@ -104,12 +125,15 @@ class KMeans(Centres):
 
     References
     ----------
-    S. P. Lloyd (1982), "Least squares quantization in PCM", IEEE Trans. Information Theory 28(2), 129-137. T. Caliński, J. Harabasz (1974),
-    "A dendrite method for cluster analysis", Communications in Statistics 3(1), 1-27, for ``auto``. scikit-learn's.
+    S. P. Lloyd (1982), "Least squares quantization in PCM", IEEE Trans. Information Theory 28(2),
+    129-137. T. Caliński, J. Harabasz (1974), "A dendrite method for cluster analysis",
+    Communications in Statistics 3(1), 1-27, for ``auto``. scikit-learn's.
     """
 
     clusters: int | Literal["auto"] = 5
-    """How many classes; ``auto``: the number from 2 to 10 that parts the sample best by Caliński's and Harabasz's criterion."""
+    """How many classes; ``auto``: the number from 2 to 10 that parts the sample best by Caliński's
+    and Harabasz's criterion.
+    """
 
     sample: int = 20_000
     """How many pixels the classes are found in."""
@@ -129,7 +153,11 @@ class KMeans(Centres):
         best, centres = -np.inf, rows[:1]
         for number in sorted({min(number, different) for number in numbers}):
             fitted = Fitter(number, n_init=10, random_state=0).fit(rows)
-            score = calinski_harabasz_score(rows, fitted.labels_) if 1 < number < len(rows) and len(numbers) > 1 else 0.0
+            score = (
+                calinski_harabasz_score(rows, fitted.labels_)
+                if 1 < number < len(rows) and len(numbers) > 1
+                else 0.0
+            )
             if score > best:
                 best, centres = score, fitted.cluster_centers_
         return np.asarray(centres, np.float64)
@@ -137,19 +165,22 @@ class KMeans(Centres):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanShift(Centres):
-    """Pixels that climb to the same peak of the density of features: as many classes as there are peaks.
+    """Pixels that climb to the same peak of the density of features: as many classes as there are
+    peaks.
 
-    Use it where the number of classes is not known. Its one option that matters is ``bandwidth``. It takes a smaller sample than the
-    others, so classes of very few pixels are overlooked.
+    Use it where the number of classes is not known. Its one option that matters is ``bandwidth``.
+    It takes a smaller sample than the others, so classes of very few pixels are overlooked.
 
     References
     ----------
-    D. Comaniciu, P. Meer (2002), "Mean shift: a robust approach toward feature space analysis", IEEE Trans. PAMI 24(5), 603-619.
-    scikit-learn's.
+    D. Comaniciu, P. Meer (2002), "Mean shift: a robust approach toward feature space analysis",
+    IEEE Trans. PAMI 24(5), 603-619. scikit-learn's.
     """
 
     bandwidth: float | None = None
-    """How far apart, in spreads of a feature, pixels may be and still pull at each other; None: from the nearest tenth of the sample."""
+    """How far apart, in spreads of a feature, pixels may be and still pull at each other; None:
+    from the nearest tenth of the sample.
+    """
 
     sample: int = 2_000
     """How many pixels the classes are found in."""
@@ -166,33 +197,46 @@ class MeanShift(Centres):
         from sklearn.cluster import MeanShift as Fitter
         from sklearn.cluster import estimate_bandwidth
 
-        bandwidth = self.bandwidth or max(estimate_bandwidth(rows, quantile=0.1, random_state=0), LEAST_BANDWIDTH)
+        bandwidth = self.bandwidth or max(
+            estimate_bandwidth(rows, quantile=0.1, random_state=0), LEAST_BANDWIDTH
+        )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Binning data failed")  # every pixel of the sample is then where a climb begins
-            return np.asarray(Fitter(bandwidth=bandwidth, bin_seeding=True).fit(rows).cluster_centers_[:MOST], np.float64)
+            warnings.filterwarnings(
+                "ignore", "Binning data failed"
+            )  # every pixel of the sample is then where a climb begins
+            return np.asarray(
+                Fitter(bandwidth=bandwidth, bin_seeding=True).fit(rows).cluster_centers_[:MOST],
+                np.float64,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianMixture(Clusters):
-    """Pixels that are alike, in classes each with a spread and a direction of its own in the space of features.
+    """Pixels that are alike, in classes each with a spread and a direction of its own in the space
+    of features.
 
-    Use it where classes overlap or differ in size, as spectral signatures do. It wants more pixels of each class than ``kmeans``.
+    Use it where classes overlap or differ in size, as spectral signatures do. It wants more pixels
+    of each class than ``kmeans``.
 
     References
     ----------
-    A. P. Dempster, N. M. Laird, D. B. Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", J. Royal Statistical
-    Society B 39(1), 1-38. G. Schwarz (1978), "Estimating the dimension of a model", Annals of Statistics 6(2), 461-464, for ``auto``.
-    scikit-learn's.
+    A. P. Dempster, N. M. Laird, D. B. Rubin (1977), "Maximum likelihood from incomplete data via
+    the EM algorithm", J. Royal Statistical Society B 39(1), 1-38. G. Schwarz (1978), "Estimating
+    the dimension of a model", Annals of Statistics 6(2), 461-464, for ``auto``. scikit-learn's.
     """
 
     clusters: int | Literal["auto"] = 5
-    """How many classes; ``auto``: the number from 1 to 10 with the least Bayesian information criterion."""
+    """How many classes; ``auto``: the number from 1 to 10 with the least Bayesian information
+    criterion.
+    """
 
     sample: int = 20_000
     """How many pixels the classes are found in."""
 
     factors: tuple[tuple[tuple[float, ...], ...], ...] | None = None
-    """By class, (feature, feature): what a pixel's distance from the mean is multiplied by, so that it spreads by 1 in each direction."""
+    """By class, (feature, feature): what a pixel's distance from the mean is multiplied by, so that
+    it spreads by 1 in each direction.
+    """
 
     offsets: tuple[float, ...] | None = None
     """By class, the logarithm of how likely a pixel at its mean is."""
@@ -208,32 +252,53 @@ class GaussianMixture(Clusters):
 
         scaled, different = rows * weights, len(np.unique(rows, axis=0))
         numbers = range(1, AUTO[-1] + 1) if self.clusters == "auto" else (self.clusters,)
-        fits = [Fitter(number, random_state=0).fit(scaled) for number in sorted({min(n, different) for n in numbers})]
+        fits = [
+            Fitter(number, random_state=0).fit(scaled)
+            for number in sorted({min(n, different) for n in numbers})
+        ]
         best = min(fits, key=lambda fit: fit.bic(scaled)) if len(fits) > 1 else fits[0]
         means = np.where(weights > 0, best.means_ / np.where(weights > 0, weights, 1.0), rows[0])
         factors = weights[None, :, None] * best.precisions_cholesky_
-        offsets = np.log(best.weights_) + np.log(np.diagonal(best.precisions_cholesky_, axis1=1, axis2=2)).sum(axis=1)
-        found = sorted((_all_rounded(m), _all_rounded(f), rounded(o)) for m, f, o in zip(means, factors, offsets, strict=True))
+        offsets = np.log(best.weights_) + np.log(
+            np.diagonal(best.precisions_cholesky_, axis1=1, axis2=2)
+        ).sum(axis=1)
+        found = sorted(
+            (_all_rounded(m), _all_rounded(f), rounded(o))
+            for m, f, o in zip(means, factors, offsets, strict=True)
+        )
         centres, factors, offsets = zip(*found, strict=True)
         return replace(self, centres=centres, factors=factors, offsets=offsets)
 
-    def classify(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def classify(
+        self, block: Pixels, valid: Flags, origin: tuple[int, ...]
+    ) -> npt.NDArray[np.uint8]:
         """The class of each pixel, from 1; 0 where a feature is not known."""
         if self.centres is None:
-            raise SegmenterError("the classes are not fitted; call fit() with a sample of pixels first")
+            raise SegmenterError(
+                "the classes are not fitted; call fit() with a sample of pixels first"
+            )
         features = self.features(block, valid, origin)
         model = np.array(self.centres), np.array(self.factors), np.array(self.offsets)
         if model[0].shape[1] != len(features):
-            raise JobError(f"centres: of {model[0].shape[1]} features; allowed: {len(features)}, one for each feature of a pixel")
-        return np.asarray(_likeliest(features.reshape(len(features), -1), *model).reshape(valid.shape))
+            raise JobError(
+                f"centres: of {model[0].shape[1]} features; allowed: {len(features)}, one for "
+                f"each feature of a pixel"
+            )
+        return np.asarray(
+            _likeliest(features.reshape(len(features), -1), *model).reshape(valid.shape)
+        )
 
 
 def _refuse_number(clusters: object, sample: object) -> None:
-    if clusters != "auto" and (isinstance(clusters, bool) or not isinstance(clusters, int) or not 1 <= clusters <= MOST):
+    if clusters != "auto" and (
+        isinstance(clusters, bool) or not isinstance(clusters, int) or not 1 <= clusters <= MOST
+    ):
         raise JobError(f"clusters: {clusters!r}; allowed: 1 to {MOST}, or 'auto'")
     fewest = clusters if isinstance(clusters, int) else 2
     if isinstance(sample, bool) or not isinstance(sample, int) or not fewest <= sample <= 1_000_000:
-        raise JobError(f"sample: {sample!r}; allowed: {fewest} to 1000000 pixels, no fewer than clusters")
+        raise JobError(
+            f"sample: {sample!r}; allowed: {fewest} to 1000000 pixels, no fewer than clusters"
+        )
 
 
 def _all_rounded(array: Any) -> Any:
@@ -242,7 +307,8 @@ def _all_rounded(array: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The number, from 1, of the centre nearest to each pixel; of equally near ones the first; 0 where a feature is not finite.
+    """The number, from 1, of the centre nearest to each pixel; of equally near ones the first; 0
+    where a feature is not finite.
 
     A strip of pixels at a time, so that the compiler makes vectors of the loops over it.
     """
@@ -268,7 +334,9 @@ def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noq
 
 @numba.njit(cache=True, nogil=True)
 def _likeliest(features, centres, factors, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The number, from 1, of the class that each pixel most likely belongs to; 0 where a feature is not finite."""
+    """The number, from 1, of the class that each pixel most likely belongs to; 0 where a feature is
+    not finite.
+    """
     number = features.shape[0]
     kinds = np.zeros(features.shape[1], np.uint8)
     for i in range(features.shape[1]):

@@ -1,4 +1,6 @@
-"""What a segmenter states about itself, and what it may return. `pipeline.segmenters` says what a segmenter is."""
+"""What a segmenter states about itself, and what it may return. `pipeline.segmenters` says what a
+segmenter is.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ class Classes:
     """Pixels of which an object needs at least one; None: it needs none."""
 
     surface: npt.NDArray[Any] | None = None
-    """(value, row, column) or (value, plane, row, column): neighbours of one class belong together only where none of these values
-    differs between them by more than ``step``. None: always."""
+    """(value, row, column) or (value, plane, row, column): neighbours of one class belong together
+    only where none of these values differs between them by more than ``step``. None: always.
+    """
 
     step: float = 0.0
 
@@ -44,12 +47,16 @@ class Keyed:
     """The key of every pixel, 0 for background: integers of up to 64 bits."""
 
     kinds: npt.NDArray[Any] | None = None
-    """The class of every pixel, the same for all pixels of a key; integers, 0 for background. None: all are of class 1."""
+    """The class of every pixel, the same for all pixels of a key; integers, 0 for background. None:
+    all are of class 1.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What drawing the labels of a window takes in memory at its height, besides the window's own pixels, in bytes; as measured."""
+    """What drawing the labels of a window takes in memory at its height, besides the window's own
+    pixels, in bytes; as measured.
+    """
 
     pixel: float = 64.0
     """For each pixel of the window."""
@@ -65,114 +72,174 @@ class Footprint:
 
     def bytes(self, pixels: int, bands: int) -> int:
         """For a window."""
-        return int(pixels * (self.pixel + bands * self.band) + min(pixels, self.batch) * self.passing)
+        return int(
+            pixels * (self.pixel + bands * self.band) + min(pixels, self.batch) * self.passing
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a segmenter states about itself; each field is an attribute of the segmenter, with the default used in its absence."""
+    """What a segmenter states about itself; each field is an attribute of the segmenter, with the
+    default used in its absence.
+    """
 
     identity: Identity = "object"
-    """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` – what was drawn in one piece of support;
-    ``keyed`` – one label, a key that does not depend on the tiling, may need 64 bits, and whose pixels hang together. (``class``, all
-    pixels of one class, is what ``connected`` becomes where only classes are wanted; ``layered`` is what shows of several layers.)"""
+    """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` –
+    what was drawn in one piece of support; ``keyed`` – one label, a key that does not depend on the
+    tiling, may need 64 bits, and whose pixels hang together. (``class``, all pixels of one class,
+    is what ``connected`` becomes where only classes are wanted; ``layered`` is what shows of
+    several layers.)
+    """
 
     reach: int = 0
-    """How many pixels away (along each axis) a pixel can be and still change the class or the support of a pixel. A segmenter that does
-    not state it is on probation."""
+    """How many pixels away (along each axis) a pixel can be and still change the class or the
+    support of a pixel. A segmenter that does not state it is on probation.
+    """
 
     connectivity: int | None = None
-    """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None: those with a common face."""
+    """Which neighbours touch, for ``connected``: 4 or 8 in two dimensions, 6 or 26 in three. None:
+    those with a common face.
+    """
 
     device: str = "cpu"
-    """``cpu``; ``gpu``: its tiles go only to workers that offer the resource GPU; or ``auto``: the GPU where the run's workers offer one
-    when it begins, else the CPU. A dataclass with a field of this name is handed what was found."""
+    """``cpu``; ``gpu``: its tiles go only to workers that offer the resource GPU; or ``auto``: the
+    GPU where the run's workers offer one when it begins, else the CPU. A dataclass with a field of
+    this name is handed what was found.
+    """
 
     min_area: int = 0
     """Objects of fewer pixels are removed, once the parts of each are known."""
 
     fill_holes: bool = False
-    """For ``connected``: background that an object encloses becomes part of it, as `scipy.ndimage.binary_fill_holes` does."""
+    """For ``connected``: background that an object encloses becomes part of it, as
+    `scipy.ndimage.binary_fill_holes` does.
+    """
 
     seeded: bool = False
     """For ``connected``: ``classify`` says which pixels are seeds."""
 
     between: bool = False
-    """For ``connected``, with seeds: objects are not the pixels of the class but what lies between those pieces of it that have a seed."""
+    """For ``connected``, with seeds: objects are not the pixels of the class but what lies between
+    those pieces of it that have a seed.
+    """
 
     lines: bool = False
     """Objects are curves, a pixel wide, in two dimensions: they are written as lines too."""
 
     windowed: bool = False
-    """For ``object``: what is drawn depends on the whole window, so that nothing is proved unless that is the whole image."""
+    """For ``object``: what is drawn depends on the whole window, so that nothing is proved unless
+    that is the whole image.
+    """
 
     proved: bool = True
     """Whether what it draws can be proved at all. False: at best, windows agree."""
 
     portable: bool = False
-    """Whether what it draws is the same to the last bit on every processor of a family. False: where a run's processors differ, windows
-    agree at best."""
+    """Whether what it draws is the same to the last bit on every processor of a family. False:
+    where a run's processors differ, windows agree at best.
+    """
 
     partial: bool = False
     """For ``object``: there may be pieces of the foreground in which nothing is drawn."""
 
     things: tuple[int, ...] | None = None
-    """For ``object``, with ``classify``: the classes that are things, of which objects are; all others are stuff. None: objects are all."""
+    """For ``object``, with ``classify``: the classes that are things, of which objects are; all
+    others are stuff. None: objects are all.
+    """
 
     result: Literal["instance", "semantic"] = "instance"
-    """What is wanted of it where the job does not say: objects, or the class of every pixel; with ``things``, both."""
+    """What is wanted of it where the job does not say: objects, or the class of every pixel; with
+    ``things``, both.
+    """
 
     footprint: Footprint = Footprint()
     """What it takes in memory, by which windows are chosen that fit."""
 
     probation: bool = False
-    """Not stated, but found: it says neither its reach nor that it is ``windowed``. Nothing that it draws is proved where a window is less
-    than the image, and windows are compared wherever they overlap, whatever its identity."""
+    """Not stated, but found: it says neither its reach nor that it is ``windowed``. Nothing that it
+    draws is proved where a window is less than the image, and windows are compared wherever they
+    overlap, whatever its identity.
+    """
 
     @property
     def plain(self) -> bool:
         """Whether the class of a pixel is decided without knowing its object."""
-        return self.identity == "connected" and not (self.min_area or self.fill_holes or self.seeded or self.between)
+        return self.identity == "connected" and not (
+            self.min_area or self.fill_holes or self.seeded or self.between
+        )
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> Contract:
-        """Read and check the attributes of a segmenter; JobError if it is not callable or states what cannot be."""
+        """Read and check the attributes of a segmenter; JobError if it is not callable or states
+        what cannot be.
+        """
         if not callable(segmenter):
             raise JobError(f"a segmenter is a function from a block to labels, not {segmenter!r}")
-        stated = {name: getattr(segmenter, name) for name in cls.__dataclass_fields__ if hasattr(segmenter, name)}
+        stated = {
+            name: getattr(segmenter, name)
+            for name in cls.__dataclass_fields__
+            if hasattr(segmenter, name)
+        }
         stated["probation"] = "reach" not in stated and not stated.get("windowed", False)
         if str(stated.get("device", "")).startswith(("cuda", "mps")):
             stated["device"] = "gpu"
         contract = cls(**stated)
         for name, holds, allowed in (
-            ("identity", contract.identity in ("connected", "object", "keyed"), "'connected', 'object' or 'keyed'"),
+            (
+                "identity",
+                contract.identity in ("connected", "object", "keyed"),
+                "'connected', 'object' or 'keyed'",
+            ),
             ("reach", _whole(contract.reach), "a number of pixels, 0 or more"),
-            ("connectivity", contract.connectivity in (None, 4, 8, 6, 26), "4 or 8 in two dimensions, 6 or 26 in three"),
+            (
+                "connectivity",
+                contract.connectivity in (None, 4, 8, 6, 26),
+                "4 or 8 in two dimensions, 6 or 26 in three",
+            ),
             ("device", contract.device in ("cpu", "gpu", "auto"), "'cpu', 'gpu' or 'auto'"),
             ("result", contract.result in ("instance", "semantic"), "'instance' or 'semantic'"),
-            ("things", contract.things is None or contract.identity == "object", "None where identity is not 'object'"),
+            (
+                "things",
+                contract.things is None or contract.identity == "object",
+                "None where identity is not 'object'",
+            ),
             ("min_area", _whole(contract.min_area), "a number of pixels, 0 or more"),
-            ("fill_holes", not contract.fill_holes or contract.identity == "connected", "True only where identity is 'connected'"),
+            (
+                "fill_holes",
+                not contract.fill_holes or contract.identity == "connected",
+                "True only where identity is 'connected'",
+            ),
         ):
             if not holds:
-                raise JobError(f"{name_of(segmenter)}.{name}: {getattr(contract, name)!r}; allowed: {allowed}")
+                raise JobError(
+                    f"{name_of(segmenter)}.{name}: {getattr(contract, name)!r}; allowed: {allowed}"
+                )
         return contract
 
     def neighbours(self, ndim: int) -> int:
-        """The connectivity for an image of this many dimensions: 4, 8, 6 or 26; JobError if it is one for other dimensions."""
+        """The connectivity for an image of this many dimensions: 4, 8, 6 or 26; JobError if it is
+        one for other dimensions.
+        """
         allowed = (4, 8) if ndim == 2 else (6, 26)
         if self.connectivity not in (None, *allowed):
-            raise JobError(f"connectivity {self.connectivity} in {ndim} dimensions; allowed: {allowed[0]} or {allowed[1]}")
+            raise JobError(
+                f"connectivity {self.connectivity} in {ndim} dimensions; allowed: {allowed[0]} "
+                f"or {allowed[1]}"
+            )
         return self.connectivity or allowed[0]
 
 
 def exactness(kind: Any) -> str:
-    """How far what a kind draws is exact under tiling, in words: its attribute ``exactness``, or what its identity says."""
+    """How far what a kind draws is exact under tiling, in words: its attribute ``exactness``, or
+    what its identity says.
+    """
     if stated := getattr(kind, "exactness", ""):
         return str(stated)
     if getattr(kind, "windowed", False):
         return "only where the image fits into one window"
-    if isinstance(getattr(kind, "proved", True), property):  # of a network: it depends on its bundle
+    if isinstance(
+        getattr(kind, "proved", True), property
+    ):  # of a network: it depends on its bundle
         return "to the precision of floats, where its reach is bounded"
     if getattr(kind, "identity", "object") == "object":
         return "where the foreground's piece fits into a window (`max_halo`)"
@@ -183,8 +250,10 @@ def on_probation(segmenter: Segmenter) -> str:
     """What its user is told of a segmenter that states no reach."""
     name = name_of(segmenter)
     return (
-        f"{name} states no reach, so nothing that it draws is proved, only compared between windows; to earn more, state how many pixels "
-        f"away a pixel can be and still change the foreground or class of a pixel ({name}.reach = 0, if none), or, where that is the whole "
+        f"{name} states no reach, so nothing that it draws is proved, only compared between "
+        f"windows; to earn more, state how many pixels "
+        f"away a pixel can be and still change the foreground or class of a pixel ({name}.reach "
+        f"= 0, if none), or, where that is the whole "
         f"window, {name}.windowed = True"
     )
 
@@ -195,4 +264,6 @@ def name_of(segmenter: Segmenter) -> str:
 
 
 def _whole(number: object) -> bool:
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 0)
+    return (
+        isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 0)
+    )

@@ -1,10 +1,13 @@
-"""Networks as segmenters: a bundle says what the network is, a decoder makes labels of what it gives.
+"""Networks as segmenters: a bundle says what the network is, a decoder makes labels of what it
+gives.
 
-A window is predicted once, by `predict`; the pipeline then asks ``decoder`` for its classes, its support and its labels as it would ask any
-segmenter. The network itself stays on its worker; what travels is the path of its bundle and the checksum of its weights.
+A window is predicted once, by `predict`; the pipeline then asks ``decoder`` for its classes, its
+support and its labels as it would ask any segmenter. The network itself stays on its worker; what
+travels is the path of its bundle and the checksum of its weights.
 
-Exact is what a network draws whose answer at a pixel depends on at most ``reach`` pixels around it, to the precision of floats: the same
-network on a window of another size adds in another order, and where two classes are equally likely to the sixth digit, another may win.
+Exact is what a network draws whose answer at a pixel depends on at most ``reach`` pixels around it,
+to the precision of floats: the same network on a window of another size adds in another order, and
+where two classes are equally likely to the sixth digit, another may win.
 """
 
 from __future__ import annotations
@@ -42,29 +45,40 @@ class Network:
     """A network from a bundle; see the kinds for which."""
 
     weights: str
-    """The bundle: a folder with ``card.yaml``, a safetensors file that holds its card, or the name of one that comes with a package, such
-    as ``ukis-csmask/6b-l1c``."""
+    """The bundle: a folder with ``card.yaml``, a safetensors file that holds its card, or the name
+    of one that comes with a package, such as ``ukis-csmask/6b-l1c``.
+    """
 
     sha256: str | None = None
     """The checksum that its weights must have; None: whatever they have."""
 
     bands: tuple[int | str, ...] | None = None
-    """The image's bands in the network's order, by number from 1 or by name; None: those of the card's names, else all if as many."""
+    """The image's bands in the network's order, by number from 1 or by name; None: those of the
+    card's names, else all if as many.
+    """
 
     decoder_options: Mapping[str, Any] | None = None
     """Options of the decoder, over those of the card."""
 
     window: int | None = None
-    """Rows and columns that the network is given at once; None: the card's, and at least four times its reach."""
+    """Rows and columns that the network is given at once; None: the card's, and at least four times
+    its reach.
+    """
 
     margin: int | None = None
-    """Pixels read around what is kept of each patch; None: the reach. With less, nothing is proved, and patches are blended."""
+    """Pixels read around what is kept of each patch; None: the reach. With less, nothing is proved,
+    and patches are blended.
+    """
 
     pixel_size: Literal["same", "resample", "any"] = "same"
-    """``same``: an image of other pixels than the card's is refused. ``resample``: the network sees it at the card's. ``any``: as it is."""
+    """``same``: an image of other pixels than the card's is refused. ``resample``: the network sees
+    it at the card's. ``any``: as it is.
+    """
 
     device: str = "auto"
-    """``auto``, ``cpu``, ``gpu``, ``cuda:0``, ``mps``. ``gpu`` and ``cuda``: only on workers that offer the resource GPU."""
+    """``auto``, ``cpu``, ``gpu``, ``cuda:0``, ``mps``. ``gpu`` and ``cuda``: only on workers that
+    offer the resource GPU.
+    """
 
     precision: str = "float32"
     """``bfloat16`` and ``float16`` are faster on a GPU; results are then not those of float32."""
@@ -82,7 +96,9 @@ class Network:
     """Objects of fewer pixels are removed."""
 
     scale: tuple[tuple[float, float], ...] | None = None
-    """By band, the values that become 0 and 1, where the card wants the image's percentiles; None: they are found."""
+    """By band, the values that become 0 and 1, where the card wants the image's percentiles; None:
+    they are found.
+    """
 
     zoom: float = 1.0
     """Pixels of the image to one of the network's, where it is resampled; found from the image."""
@@ -90,17 +106,25 @@ class Network:
     of_bands: ClassVar[tuple[str, ...]] = ("bands",)
     KIND: ClassVar[str] = ""
     PASSING: ClassVar[float] = 1000.0
-    """Bytes for a pixel on its way through the network: about what a U-Net on a small encoder takes on a processor."""
+    """Bytes for a pixel on its way through the network: about what a U-Net on a small encoder takes
+    on a processor.
+    """
 
     def __post_init__(self) -> None:
         bundle = self._bundle
         if bundle.card.kind != self.KIND:
-            raise JobError(f"weights: {self.weights} is a bundle of kind {bundle.card.kind!r}; allowed: kind: {bundle.card.kind}")
+            raise JobError(
+                f"weights: {self.weights} is a bundle of kind {bundle.card.kind!r}; allowed: "
+                f"kind: {bundle.card.kind}"
+            )
         refuse(bundle, unsafe=self.unsafe)
         found = bundle.checksum()
         for stated, where in ((self.sha256, "sha256"), (bundle.card.sha256, "the card's sha256")):
             if stated is not None and stated != found:
-                raise JobError(f"{where}: {stated}; the weights in {bundle.path.name} have {found}, so they are others")
+                raise JobError(
+                    f"{where}: {stated}; the weights in {bundle.path.name} have {found}, so they "
+                    f"are others"
+                )
         object.__setattr__(self, "sha256", found)
         if self.bands is not None:
             bundle.card.refuse_number(self.bands)
@@ -125,7 +149,10 @@ class Network:
         """What makes labels of the network's channels."""
         made = decoder_of({**self.card.decoder, **(self.decoder_options or {})})
         if isinstance(made, Panoptic) and max(made.things) > len(self.card.classes):
-            raise JobError(f"decoder.things: {made.things}; the network's classes are 1 to {len(self.card.classes)}")
+            raise JobError(
+                f"decoder.things: {made.things}; the network's classes are 1 to "
+                f"{len(self.card.classes)}"
+            )
         return made
 
     @property
@@ -161,16 +188,23 @@ class Network:
 
     @property
     def footprint(self) -> Footprint:
-        """A batch of patches on its way through the network, its channels, and what the decoder takes."""
+        """A batch of patches on its way through the network, its channels, and what the decoder
+        takes.
+        """
         extent, own = self.patches.extent, getattr(self.decoder, "footprint", Footprint(8.0, 0.0))
-        return Footprint(own.pixel + 8 * channels(self.card), 4.0, self.PASSING, max(PIXELS, extent * extent))
+        return Footprint(
+            own.pixel + 8 * channels(self.card), 4.0, self.PASSING, max(PIXELS, extent * extent)
+        )
 
     @property
     def legend(self) -> dict[int, Any]:
         """By class, its name and its colour where the card gives one."""
         colours = self.card.colours or (None,) * len(self.card.classes)
         pairs = enumerate(zip(self.card.classes, colours, strict=True), start=1)
-        return {number: {"name": name} | ({"colour": colour} if colour else {}) for number, (name, colour) in pairs}
+        return {
+            number: {"name": name} | ({"colour": colour} if colour else {})
+            for number, (name, colour) in pairs
+        }
 
     @property
     def unfitted(self) -> bool:
@@ -178,23 +212,41 @@ class Network:
         return self.card.value_scaling["type"] == "percentiles" and self.scale is None
 
     def suited(self, frame: Frame) -> Network:
-        """The same for an image: its bands by number. JobError where the image is none for this network."""
+        """The same for an image: its bands by number. JobError where the image is none for this
+        network.
+        """
         card, numbers = self.card, self.card.numbers(self.bands, frame.bands)
-        kinds = {np.dtype(card.data_type).kind, np.dtype(frame.dtype).kind} if card.value_scaling["type"] != "percentiles" else set()
+        kinds = (
+            {np.dtype(card.data_type).kind, np.dtype(frame.dtype).kind}
+            if card.value_scaling["type"] != "percentiles"
+            else set()
+        )
         if np.dtype(card.data_type).itemsize < np.dtype(frame.dtype).itemsize and kinds == {"u"}:
-            raise JobError(f"the network was trained on {card.data_type}, and the image is {frame.dtype}; allowed: steps that scale it")
+            raise JobError(
+                f"the network was trained on {card.data_type}, and the image is {frame.dtype}; "
+                f"allowed: steps that scale it"
+            )
         return replace(self, bands=numbers, zoom=self._zoom_of(frame))
 
     bandwise: ClassVar[bool] = True
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of those of ``number`` bands that the network takes, in its order."""
-        return tuple(range(number)) if self.bands is None else tuple(int(band) - 1 for band in self.bands)
+        """The indices, from 0, of those of ``number`` bands that the network takes, in
+        its order.
+        """
+        return (
+            tuple(range(number))
+            if self.bands is None
+            else tuple(int(band) - 1 for band in self.bands)
+        )
 
     def feature(self, block: Pixels) -> Pixels:
         """(band, row, column): the bands that the network takes, in its order."""
         if self.bands is None and len(block) != len(self.card.bands):
-            raise JobError(f"bands: the image has {len(block)}, and the network takes {len(self.card.bands)}: {', '.join(self.card.bands)}")
+            raise JobError(
+                f"bands: the image has {len(block)}, and the network takes "
+                f"{len(self.card.bands)}: {', '.join(self.card.bands)}"
+            )
         return block if self.bands is None else block[[int(number) - 1 for number in self.bands]]
 
     def fit(self, histograms: list[Histogram]) -> Network:
@@ -202,7 +254,8 @@ class Network:
         return replace(self, scale=self.card.spans(histograms))
 
     def predict(self, block: Pixels, valid: Flags, origin: Origin = None) -> Floats:
-        """The network's answer, (channel, row, column) float32, for a window that begins at ``origin``.
+        """The network's answer, (channel, row, column) float32, for a window that begins at
+        ``origin``.
 
         Raises
         ------
@@ -217,15 +270,23 @@ class Network:
         if self.zoom == 1:
             return self.patches.run(given, start, network, batch)
         zoom = Zoom(self.zoom)
-        answer = self.patches.run(zoom.shrink(given, start), zoom.cover(start, valid.shape)[0], network, batch)
+        answer = self.patches.run(
+            zoom.shrink(given, start), zoom.cover(start, valid.shape)[0], network, batch
+        )
         return zoom.grow(answer, start, valid.shape)
 
-    def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> npt.NDArray[np.int32]:
+    def __call__(
+        self, block: Pixels, valid: Flags | None = None, origin: Origin = None
+    ) -> npt.NDArray[np.int32]:
         """Label one block as if it were the whole image: int32."""
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         channels = fitted_to(self, block, valid).predict(block, valid, origin)
-        return label(self.decoder, channels, valid) if self.identity == "connected" else draw(self.decoder, channels, valid, origin)
+        return (
+            label(self.decoder, channels, valid)
+            if self.identity == "connected"
+            else draw(self.decoder, channels, valid, origin)
+        )
 
     @property
     def resident(self) -> Resident:
@@ -249,8 +310,13 @@ class Network:
         return packaged(self.weights) if named else cards.read(self.weights)
 
     def _zoom_of(self, frame: Frame) -> float:
-        """Pixels of an image to one of the network's; JobError where they differ and nobody said what to do."""
-        card, given = self.card, frame.pixel_size[-1] if frame.unit not in ("pixel", "unknown") else None
+        """Pixels of an image to one of the network's; JobError where they differ and nobody said
+        what to do.
+        """
+        card, given = (
+            self.card,
+            frame.pixel_size[-1] if frame.unit not in ("pixel", "unknown") else None,
+        )
         if self.pixel_size == "any" or not card.pixel_size or not given:
             return 1.0
         size = in_unit(given, frame.unit, card.unit)
@@ -258,22 +324,28 @@ class Network:
             return 1.0
         if self.pixel_size == "same" or not size:
             raise JobError(
-                f"the network was trained on pixels of {card.pixel_size:g} {card.unit}, and the image's are {given:g} {frame.unit}; "
-                "let it be resampled (pixel_size: resample, where both are lengths), or take it as it is (pixel_size: any)"
+                f"the network was trained on pixels of {card.pixel_size:g} {card.unit}, and the "
+                f"image's are {given:g} {frame.unit}; "
+                "let it be resampled (pixel_size: resample, where both are lengths), or take it "
+                "as it is (pixel_size: any)"
             )
         return card.pixel_size / size
 
     def _given(self, block: Pixels, valid: Flags) -> Floats:
         """What the network is given of a window: float32, 0 where nothing was measured."""
         if valid.ndim != len(("row", "column")):
-            raise JobError("a network for images of two dimensions, in a volume; allowed: images of rows and columns")
+            raise JobError(
+                "a network for images of two dimensions, in a volume; allowed: images of rows "
+                "and columns"
+            )
         card, values = self.card, self.feature(block)
         good = valid & np.isfinite(values).all(axis=0) if values.dtype.kind == "f" else valid
         if card.value_range is not None and good.any():
             low, high = float(values[:, good].min()), float(values[:, good].max())
             if low < card.value_range[0] or high > card.value_range[1]:
                 raise SegmenterError(
-                    f"the network was trained on values from {card.value_range[0]:g} to {card.value_range[1]:g}, and these are "
+                    f"the network was trained on values from {card.value_range[0]:g} to "
+                    f"{card.value_range[1]:g}, and these are "
                     f"{low:g} to {high:g}; scale the image, by steps in the job"
                 )
         return card.scaled(values, good, self.scale)

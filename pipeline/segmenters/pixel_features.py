@@ -1,6 +1,8 @@
-"""The features of a pixel by which it is called like another: bands, indices, channels, texture and place.
+"""The features of a pixel by which it is called like another: bands, indices, channels, texture and
+place.
 
-Each looks no further than the smoothing and the texture's window, so that they are the same in every window that has these around a pixel.
+Each looks no further than the smoothing and the texture's window, so that they are the same in
+every window that has these around a pixel.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from pipeline.errors import JobError, nearest
 from pipeline.image.bands import indices
 from pipeline.imageops.colours import CHANNELS, COLOURS, channel
 from pipeline.imageops.features import Feature
-from pipeline.imageops.filters import gabor_reach, gaussian_radius, local_entropy, local_gabor, local_mean_and_deviation, smooth
+from pipeline.imageops.filters import (
+    gabor_reach,
+    gaussian_radius,
+    local_entropy,
+    local_gabor,
+    local_mean_and_deviation,
+    smooth,
+)
 from pipeline.imageops.histograms import Histogram
 from pipeline.segmenters import Identity, label
 
@@ -27,8 +36,9 @@ GREYS = 16
 """Levels of grey between which entropy tells."""
 LAB = ("lightness", "a", "b")
 CONTRAST = 100.0
-"""The contrast of an image: between what a hundredth of its pixels lies below and what a hundredth lies above, in the band that spreads
-most."""
+"""The contrast of an image: between what a hundredth of its pixels lies below and what a hundredth
+lies above, in the band that spreads most.
+"""
 AXES = 3
 """Places count as plane, row and column, in two dimensions too."""
 
@@ -65,7 +75,9 @@ class Features:
     """The limits between the levels of grey for entropy; None: they are found in the image."""
 
     connectivity: int | None = None
-    """Which neighbours touch, where objects are wanted: 4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
+    """Which neighbours touch, where objects are wanted: 4 or 8 in two dimensions, 6 or 26 in three;
+    None: 4 or 6.
+    """
 
     min_area: int = 0
     """Pieces of a class of fewer pixels are taken away."""
@@ -82,7 +94,10 @@ class Features:
         Feature(sigma=self.sigma)
         if self.bands == () and not (self.indices or self.channels or self.texture):
             raise JobError("bands: none, and nothing else; allowed: at least one feature")
-        for name, given, allowed in (("channels", self.channels, CHANNELS), ("texture", self.texture, TEXTURES)):
+        for name, given, allowed in (
+            ("channels", self.channels, CHANNELS),
+            ("texture", self.texture, TEXTURES),
+        ):
             for word in given:
                 if word not in allowed:
                     raise JobError(f"{name}: {word!r}; {nearest(word, allowed)}")
@@ -97,17 +112,25 @@ class Features:
     def reach(self) -> int:
         """How far away features look, in pixels."""
         local = [self.window // 2] if set(self.texture) - {"gabor"} else [0]
-        return gaussian_radius(self.sigma) + max(local + [gabor_reach(self.wavelength)] * ("gabor" in self.texture))
+        return gaussian_radius(self.sigma) + max(
+            local + [gabor_reach(self.wavelength)] * ("gabor" in self.texture)
+        )
 
     def reads(self, number: int) -> tuple[int, ...]:
         """The indices, from 0, of those of ``number`` bands that features are made of."""
         if self.texture or self.bands is None:
             return tuple(range(number))
         pairs = (band for pair in self.indices for band in pair)
-        return tuple(dict.fromkeys([*indices((*self.bands, *pairs), number), *(COLOURS if self.channels else ())]))
+        return tuple(
+            dict.fromkeys(
+                [*indices((*self.bands, *pairs), number), *(COLOURS if self.channels else ())]
+            )
+        )
 
     def features(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> Floats:
-        """(feature, row, column) or (feature, plane, row, column); NaN where one is not known. JobError if a band is missing."""
+        """(feature, row, column) or (feature, plane, row, column); NaN where one is not known.
+        JobError if a band is missing.
+        """
         grey: Floats = block.mean(axis=0, dtype=np.float64) if self.texture else np.zeros(0)
         if self.greys_missing:
             return grey[None]
@@ -116,12 +139,16 @@ class Features:
         for number, value in enumerate(looks):
             found[number] = smooth(value, valid, self.sigma) if self.sigma else value
         if self.position:
-            for axis, place in enumerate(np.ix_(*(np.arange(n) + o for n, o in zip(valid.shape, origin, strict=True)))):
+            for axis, place in enumerate(
+                np.ix_(*(np.arange(n) + o for n, o in zip(valid.shape, origin, strict=True)))
+            ):
                 found[axis - valid.ndim] = place
         return found
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label the connected pieces of classes of one block as if it were the whole image: int32, in raster order."""
+        """Label the connected pieces of classes of one block as if it were the whole image: int32,
+        in raster order.
+        """
         return label(self, block, valid)
 
     @property
@@ -131,7 +158,9 @@ class Features:
 
     def with_greys(self, rows: Floats) -> Any:
         """The same with levels of grey that hold equally many pixels of the sample."""
-        limits = np.unique(np.quantile(rows[:, 0], np.arange(1, GREYS) / GREYS, method="inverted_cdf"))
+        limits = np.unique(
+            np.quantile(rows[:, 0], np.arange(1, GREYS) / GREYS, method="inverted_cdf")
+        )
         return replace(self, greys=tuple(limits.tolist()))
 
     def _spectral(self, block: Pixels, valid: Flags) -> list[Pixels]:
@@ -151,7 +180,9 @@ class Features:
         return [made[name] for name in self.texture]
 
     def weigh(self, rows: Floats) -> Floats:
-        """What each feature is multiplied by, so that all spread alike and places count as asked for; 0 where it has one value only."""
+        """What each feature is multiplied by, so that all spread alike and places count as asked
+        for; 0 where it has one value only.
+        """
         spread = rows.std(axis=0)
         weights = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         if self.position:
@@ -209,8 +240,13 @@ class Contrast:
         if self.lab:
             found = [channel(block, name) for name in LAB]
         else:
-            found = [Feature(band=band).feature(block, valid) for band in self.bands or range(1, len(block) + 1)]
-        return np.stack([smooth(value, valid, self.sigma) for value in found] if self.sigma else found)
+            found = [
+                Feature(band=band).feature(block, valid)
+                for band in self.bands or range(1, len(block) + 1)
+            ]
+        return np.stack(
+            [smooth(value, valid, self.sigma) for value in found] if self.sigma else found
+        )
 
     def fit(self, histograms: list[Histogram]) -> Any:
         """The same with the gain that the histograms of the bands show."""
@@ -221,4 +257,6 @@ class Contrast:
 
     def scaled(self, block: Pixels, valid: Flags) -> Floats:
         """(band, …): features in their common scale; NaN where one is not known."""
-        return np.ascontiguousarray(self.feature(block, valid).astype(np.float64) * (self.gain or 1.0))
+        return np.ascontiguousarray(
+            self.feature(block, valid).astype(np.float64) * (self.gain or 1.0)
+        )

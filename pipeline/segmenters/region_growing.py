@@ -1,7 +1,9 @@
-"""Regions grown from seeds by likeness of value, and zones within which values change little from pixel to pixel.
+"""Regions grown from seeds by likeness of value, and zones within which values change little from
+pixel to pixel.
 
-A region is a connected piece of the pixels whose value is near enough to that of a seed. Which value a pixel is nearest to depends on the
-pixel alone, and whether a piece has a seed is decided when all its parts are known: so both are exact at any size.
+A region is a connected piece of the pixels whose value is near enough to that of a seed. Which
+value a pixel is nearest to depends on the pixel alone, and whether a piece has a seed is decided
+when all its parts are known: so both are exact at any size.
 """
 
 from __future__ import annotations
@@ -37,12 +39,13 @@ SMALL = 2
 class RegionGrowing(Feature):
     """Connected pixels whose value is near that of a seed among them.
 
-    Use it for things of even brightness that can be pointed at: a lake, an organ, a field. Where brightness drifts within the thing,
-    ``quasi_flat`` follows it. Where no seeds are given, values are the peaks of the image's histogram, and seeds are pixels in even
-    surroundings.
+    Use it for things of even brightness that can be pointed at: a lake, an organ, a field. Where
+    brightness drifts within the thing, ``quasi_flat`` follows it. Where no seeds are given, values
+    are the peaks of the image's histogram, and seeds are pixels in even surroundings.
 
-    Each pixel belongs to the nearest of the seeds' values (of equally near ones the lower), if that is within the tolerance; a value
-    does not change as its region grows, since then the result would depend on the order of growing.
+    Each pixel belongs to the nearest of the seeds' values (of equally near ones the lower), if that
+    is within the tolerance; a value does not change as its region grows, since then the result
+    would depend on the order of growing.
 
     Examples
     --------
@@ -57,14 +60,20 @@ class RegionGrowing(Feature):
     """
 
     seeds: Any = None
-    """Points [row, column] or [row, column, class] in pixels; the path of a raster of classes on the image's grid or of a vector file;
-    a mapping {points: [[x, y], …], crs: …} or {path: …, attribute: …, layer: …}. None: they are found."""
+    """Points [row, column] or [row, column, class] in pixels; the path of a raster of classes on
+    the image's grid or of a vector file; a mapping {points: [[x, y], …], crs: …} or {path: …,
+    attribute: …, layer: …}. None: they are found.
+    """
 
     tolerance: float | None = None
-    """How far a pixel's value may be from the seed's; None: a sixteenth of the range of the image's values."""
+    """How far a pixel's value may be from the seed's; None: a sixteenth of the range of the image's
+    values.
+    """
 
     around: int = 0
-    """A seed's value is the mean of the pixels up to so far away, the region's and not the seed's alone; 0: its own."""
+    """A seed's value is the mean of the pixels up to so far away, the region's and not the seed's
+    alone; 0: its own.
+    """
 
     number: int = 8
     """How many values are found at most, where no seeds are given."""
@@ -89,7 +98,9 @@ class RegionGrowing(Feature):
         if self.tolerance is not None and not self.tolerance >= 0:
             raise JobError(f"tolerance: {self.tolerance!r}; allowed: 0 or more")
         if self.around < 0:
-            raise JobError(f"around: {self.around!r}; allowed: a number of pixels, 0 for the seed's own value")
+            raise JobError(
+                f"around: {self.around!r}; allowed: a number of pixels, 0 for the seed's own value"
+            )
         if not 1 <= self.number <= PEAKS:
             raise JobError(f"number: {self.number!r}; allowed: 1 to {PEAKS}")
 
@@ -112,18 +123,28 @@ class RegionGrowing(Feature):
         """Whether a box of the image holds no seed."""
         return self.seeds is not None and not any_given_in(self.seeds, box.shape, box.start)
 
-    def features(self, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[np.float64]:
-        """(2, …): at seeds, their class and their value; NaN elsewhere, and everywhere where no seeds are given."""
-        if self.seeds is None or not any_given_in(self.seeds, valid.shape, origin):  # as in most windows
+    def features(
+        self, block: Pixels, valid: Flags, origin: Origin = None
+    ) -> npt.NDArray[np.float64]:
+        """(2, …): at seeds, their class and their value; NaN elsewhere, and everywhere where no
+        seeds are given.
+        """
+        if self.seeds is None or not any_given_in(
+            self.seeds, valid.shape, origin
+        ):  # as in most windows
             return np.full((2, *valid.shape), np.nan)
         kinds = given_in(self.seeds, valid.shape, origin)
         value = self.feature(block, valid).astype(np.float64)
         if self.around:
             value = local_mean(value, valid, 2 * self.around + 1)
-        return np.where((kinds > 0) & np.isfinite(value), np.stack([kinds.astype(np.float64), value]), np.nan)
+        return np.where(
+            (kinds > 0) & np.isfinite(value), np.stack([kinds.astype(np.float64), value]), np.nan
+        )
 
     def fit(self, found: Any) -> RegionGrowing:
-        """The same with the values of seeds, (seed, (class, value)), or with what a histogram shows."""
+        """The same with the values of seeds, (seed, (class, value)), or with what a histogram
+        shows.
+        """
         if isinstance(found, Histogram):
             return self._with_histogram(found)
         if not len(found):
@@ -144,7 +165,9 @@ class RegionGrowing(Feature):
         kind, level = kind[first], level[first]
         kinds = _grown(value, valid, kind, level, self.tolerance)
         if self.seeds is None:
-            return Classes(kinds, (kinds > 0) & _even(value.astype(np.float64), valid, self.tolerance))
+            return Classes(
+                kinds, (kinds > 0) & _even(value.astype(np.float64), valid, self.tolerance)
+            )
         if not any_given_in(self.seeds, valid.shape, origin):  # as in most windows
             return Classes(kinds, np.zeros(valid.shape, bool))
         seeds = given_in(self.seeds, valid.shape, origin)
@@ -153,7 +176,9 @@ class RegionGrowing(Feature):
         return Classes(kinds, (seeds > 0) & (own[seeds] == kinds))
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32, in raster order; without ``min_area``."""
+        """Label one block as if it were the whole image: int32, in raster order; without
+        ``min_area``.
+        """
         return label(self, block, valid)
 
     def _with_histogram(self, histogram: Histogram) -> RegionGrowing:
@@ -168,8 +193,9 @@ class RegionGrowing(Feature):
 class QuasiFlat:
     """Zones in which no step from a pixel to the next is greater than a tolerance, in any band.
 
-    Use it to part an image into even patches, whatever their brightness: fields, flat colour, cartoons. One weak spot in a border joins
-    two zones, so noise is to be smoothed first (``sigma``).
+    Use it to part an image into even patches, whatever their brightness: fields, flat colour,
+    cartoons. One weak spot in a border joins two zones, so noise is to be smoothed first
+    (``sigma``).
 
     Examples
     --------
@@ -179,12 +205,13 @@ class QuasiFlat:
 
     References
     ----------
-    P. Soille (2008), "Constrained connectivity for hierarchical image partitioning and simplification", IEEE Trans. PAMI 30(7), 1132-1145:
-    alpha-connected components.
+    P. Soille (2008), "Constrained connectivity for hierarchical image partitioning and
+    simplification", IEEE Trans. PAMI 30(7), 1132-1145: alpha-connected components.
     """
 
     tolerance: float | None = None
-    """The greatest step; None: a sixty-fourth of the range of the image's values, over all bands."""
+    """The greatest step; None: a sixty-fourth of the range of the image's values, over all bands.
+    """
 
     bands: tuple[int | str, ...] | None = None
     """Bands, by number from 1 or by name; None: all."""
@@ -228,7 +255,9 @@ class QuasiFlat:
     def feature(self, block: Pixels, valid: Flags) -> Pixels:
         """(band, …): the bands that are looked at, smoothed."""
         bands = range(1, len(block) + 1) if self.bands is None else self.bands
-        return np.stack([Feature(band=band, sigma=self.sigma).feature(block, valid) for band in bands])
+        return np.stack(
+            [Feature(band=band, sigma=self.sigma).feature(block, valid) for band in bands]
+        )
 
     def fit(self, histograms: list[Histogram]) -> QuasiFlat:
         """The same with the tolerance that the range of the values gives."""
@@ -238,16 +267,30 @@ class QuasiFlat:
     def classify(self, block: Pixels, valid: Flags) -> Classes:
         """One class for all pixels that have a value."""
         surface = self.feature(block, valid).astype(np.float64)
-        return Classes(valid & np.isfinite(surface).all(axis=0), surface=surface, step=self.tolerance or 0.0)
+        return Classes(
+            valid & np.isfinite(surface).all(axis=0), surface=surface, step=self.tolerance or 0.0
+        )
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32, in raster order; without ``min_area``."""
+        """Label one block as if it were the whole image: int32, in raster order; without
+        ``min_area``.
+        """
         return label(self, block, valid)
 
 
-def _grown(value: Pixels, valid: Flags, kind: npt.NDArray[np.int64], level: npt.NDArray[np.float64], tolerance: float) -> npt.NDArray[Any]:
-    """The class of the nearest of the ascending levels where a pixel is within the tolerance of it; 0 elsewhere."""
-    if value.dtype.kind in "bu" and value.dtype.itemsize <= SMALL:  # what is found for each value holds for each pixel of it
+def _grown(
+    value: Pixels,
+    valid: Flags,
+    kind: npt.NDArray[np.int64],
+    level: npt.NDArray[np.float64],
+    tolerance: float,
+) -> npt.NDArray[Any]:
+    """The class of the nearest of the ascending levels where a pixel is within the tolerance of it;
+    0 elsewhere.
+    """
+    if (
+        value.dtype.kind in "bu" and value.dtype.itemsize <= SMALL
+    ):  # what is found for each value holds for each pixel of it
         every = np.arange(1 << 8 * value.dtype.itemsize, dtype=np.float64)
         kinds = _grown(every, np.ones(len(every), bool), kind, level, tolerance)
         small = kinds.astype(np.min_scalar_type(int(kinds.max())))
@@ -255,11 +298,15 @@ def _grown(value: Pixels, valid: Flags, kind: npt.NDArray[np.int64], level: npt.
         return found if valid.all() else np.where(valid, found, small.dtype.type(0))
     real = value.astype(np.float64)
     nearest = np.searchsorted((level[:-1] + level[1:]) / 2, real)
-    return np.where(valid & (np.abs(real - level[nearest]) <= tolerance), kind[nearest], 0)  # 0 for NaN
+    return np.where(
+        valid & (np.abs(real - level[nearest]) <= tolerance), kind[nearest], 0
+    )  # 0 for NaN
 
 
 def _even(value: npt.NDArray[np.float64], valid: Flags, tolerance: float) -> Flags:
-    """Where all neighbours, corners included, are valid and differ by no more than the tolerance from each other."""
+    """Where all neighbours, corners included, are valid and differ by no more than the tolerance
+    from each other.
+    """
     from scipy import ndimage
 
     high = ndimage.maximum_filter(np.where(valid, value, np.inf), size=3, mode="nearest")
@@ -268,12 +315,18 @@ def _even(value: npt.NDArray[np.float64], valid: Flags, tolerance: float) -> Fla
 
 
 def _peaks(histogram: Histogram, tolerance: float, most: int) -> tuple[tuple[int, float], ...]:
-    """The most frequent values that lie further apart than twice the tolerance, numbered by value."""
+    """The most frequent values that lie further apart than twice the tolerance, numbered
+    by value.
+    """
     if not len(histogram.centers):
         raise SegmenterError("the image has no valid pixel")
     coarse = histogram.coarse()
     chosen: list[float] = []
     for k in np.argsort(-coarse.counts, kind="stable").tolist():
-        if coarse.counts[k] and len(chosen) < most and all(abs(coarse.centers[k] - other) > 2 * tolerance for other in chosen):
+        if (
+            coarse.counts[k]
+            and len(chosen) < most
+            and all(abs(coarse.centers[k] - other) > 2 * tolerance for other in chosen)
+        ):
             chosen.append(float(coarse.centers[k]))
     return tuple(enumerate(sorted(chosen), start=1))

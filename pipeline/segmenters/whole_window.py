@@ -1,8 +1,9 @@
-"""Methods that look at a whole window at once: what they draw anywhere may depend on anything in it.
+"""Methods that look at a whole window at once: what they draw anywhere may depend on anything in
+it.
 
-Nothing here can be proved unless the image fits into one window. Objects that neighbouring windows drew alike are joined by evidence, and
-say so in their certificates (``agreed``, ``disputed``). Use larger tiles, or halos, for fewer disputes; and ``region_graph`` for merging
-that is exact.
+Nothing here can be proved unless the image fits into one window. Objects that neighbouring windows
+drew alike are joined by evidence, and say so in their certificates (``agreed``, ``disputed``). Use
+larger tiles, or halos, for fewer disputes; and ``region_graph`` for merging that is exact.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from pipeline.segmenters.pixel_features import CONTRAST, Contrast
 from pipeline.segmenters.superpixel import Superpixels
 
 ALIKE = 1000.0
-"""The square of the contrast over which likeness falls to 1/e. With less, covers hang together by so little that no cut is found."""
+"""The square of the contrast over which likeness falls to 1/e. With less, covers hang together by
+so little that no cut is found.
+"""
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
@@ -34,13 +37,14 @@ Labels = npt.NDArray[np.int32]
 class Felzenszwalb(Contrast):
     """Regions that differ more from each other than pixels do within them, merged pixel by pixel.
 
-    Use it on images of a window's size, or where small regions matter; ``region_graph`` with ``cut: felzenszwalb`` merges superpixels in
-    the same way over the whole image. It is for two dimensions.
+    Use it on images of a window's size, or where small regions matter; ``region_graph`` with ``cut:
+    felzenszwalb`` merges superpixels in the same way over the whole image. It is for two
+    dimensions.
 
     References
     ----------
-    P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image segmentation", Int. J. Computer Vision 59(2), 167-181.
-    scikit-image's.
+    P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image segmentation", Int.
+    J. Computer Vision 59(2), 167-181. scikit-image's.
     """
 
     scale: float = 100.0
@@ -78,28 +82,43 @@ class Felzenszwalb(Contrast):
         values, known = _values(self, block, valid)
         apart = np.where(known, values / CONTRAST, -2.0)  # what is not known is far from everything
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Got image with third dimension")  # any number of bands will do
-            found = felzenszwalb(np.moveaxis(apart, 0, -1), scale=self.scale, sigma=0, min_size=self.min_size, channel_axis=-1)
+            warnings.filterwarnings(
+                "ignore", "Got image with third dimension"
+            )  # any number of bands will do
+            found = felzenszwalb(
+                np.moveaxis(apart, 0, -1),
+                scale=self.scale,
+                sigma=0,
+                min_size=self.min_size,
+                channel_axis=-1,
+            )
         return pieces(np.where(known, found + 1, 0))[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomWalker(Feature):
-    """Each pixel goes to the seeds that a walker from there, who shuns steep steps, most likely meets first.
+    """Each pixel goes to the seeds that a walker from there, who shuns steep steps, most likely
+    meets first.
 
-    Use it where borders are weak or noisy and seeds are good. Seeds are given, or are the darkest and the brightest pixels: then objects
-    are what goes to the bright ones. It solves an equation of as many unknowns as a window has pixels, so it wants small tiles.
+    Use it where borders are weak or noisy and seeds are good. Seeds are given, or are the darkest
+    and the brightest pixels: then objects are what goes to the bright ones. It solves an equation
+    of as many unknowns as a window has pixels, so it wants small tiles.
 
     References
     ----------
-    L. Grady (2006), "Random walks for image segmentation", IEEE Trans. PAMI 28(11), 1768-1783. scikit-image's.
+    L. Grady (2006), "Random walks for image segmentation", IEEE Trans. PAMI 28(11), 1768-1783.
+    scikit-image's.
     """
 
     seeds: Any = None
-    """As for ``region_growing``; class 1 is the background. None: the darkest and the brightest pixels."""
+    """As for ``region_growing``; class 1 is the background. None: the darkest and the brightest
+    pixels.
+    """
 
     dark: float = 50.0
-    """Without seeds: this many per cent of the image's pixels, the darkest, are seeds of the background."""
+    """Without seeds: this many per cent of the image's pixels, the darkest, are seeds of the
+    background.
+    """
 
     bright: float = 10.0
     """Without seeds: this many per cent, the brightest, are seeds of objects."""
@@ -108,7 +127,9 @@ class RandomWalker(Feature):
     """How much a walker shuns steep steps."""
 
     limits: tuple[float, float] | None = None
-    """The values below and above which pixels are seeds; None: they are found in the image's histogram."""
+    """The values below and above which pixels are seeds; None: they are found in the image's
+    histogram.
+    """
 
     min_area: int = 0
     """Objects of fewer pixels are removed."""
@@ -121,7 +142,10 @@ class RandomWalker(Feature):
     def __post_init__(self) -> None:
         Feature.__post_init__(self)  # super() does not work in a class with slots
         if not (self.dark > 0 and self.bright > 0 and self.dark + self.bright <= 100):
-            raise JobError(f"dark and bright: {self.dark!r} and {self.bright!r}; allowed: more than 0 per cent, together up to 100")
+            raise JobError(
+                f"dark and bright: {self.dark!r} and {self.bright!r}; allowed: more than 0 per "
+                f"cent, together up to 100"
+            )
         if not self.beta > 0:
             raise JobError(f"beta: {self.beta!r}; allowed: more than 0")
         if self.limits is not None and not self.limits[0] < self.limits[1]:
@@ -160,7 +184,9 @@ class RandomWalker(Feature):
         if len(numbers) < 2:  # a walker has nowhere else to go
             return pieces(np.where(known & (numbers.max(initial=0) > 1), 1, 0))[0]
         small = np.where(seeds > 0, np.searchsorted(numbers, seeds) + 1, np.minimum(seeds, 0))
-        found = random_walker(np.where(known, value, low) / (high - low), small, beta=self.beta, mode="bf")
+        found = random_walker(
+            np.where(known, value, low) / (high - low), small, beta=self.beta, mode="bf"
+        )
         kinds = np.concatenate([[0], numbers])[np.maximum(found, 0)]
         return pieces(np.where(kinds > 1, kinds, 0))[0]
 
@@ -169,11 +195,13 @@ class RandomWalker(Feature):
 class NormalizedCut(Superpixels):
     """Superpixels, parted again and again where the cut costs least compared with what it parts.
 
-    Use it for few large regions in small images; it is slow. ``region_graph`` merges superpixels over the whole image, exactly.
+    Use it for few large regions in small images; it is slow. ``region_graph`` merges superpixels
+    over the whole image, exactly.
 
     References
     ----------
-    J. Shi, J. Malik (2000), "Normalized cuts and image segmentation", IEEE Trans. PAMI 22(8), 888-905. scikit-image's.
+    J. Shi, J. Malik (2000), "Normalized cuts and image segmentation", IEEE Trans. PAMI 22(8),
+    888-905. scikit-image's.
     """
 
     most: float = 0.2
@@ -207,7 +235,9 @@ class NormalizedCut(Superpixels):
         patch = patch.reshape(keys.shape)
         values = np.where(known, fitted.scaled(block, valid), 0.0)
         size = np.bincount(patch.ravel())
-        means = np.stack([np.bincount(patch.ravel(), value.ravel()) / size for value in values], axis=1)
+        means = np.stack(
+            [np.bincount(patch.ravel(), value.ravel()) / size for value in values], axis=1
+        )
         graph = RAG(patch, connectivity=2)
         for node in graph:
             graph.nodes[node]["labels"] = [node]
@@ -215,7 +245,11 @@ class NormalizedCut(Superpixels):
             edge["weight"] = float(np.exp(-((means[a] - means[b]) ** 2).sum() / ALIKE))
         if not known.all():
             graph.remove_node(0)
-        found = cut_normalized(patch, graph, thresh=self.most, rng=0) if graph.number_of_nodes() > 2 else np.ones_like(patch)
+        found = (
+            cut_normalized(patch, graph, thresh=self.most, rng=0)
+            if graph.number_of_nodes() > 2
+            else np.ones_like(patch)
+        )
         return pieces(np.where(known, found + 1, 0))[0]
 
 

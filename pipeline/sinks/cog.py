@@ -1,7 +1,9 @@
-"""Labels as a cloud-optimised GeoTIFF: tiles of 512, overviews of the nearest pixel, and a mask that tells background from "not measured".
+"""Labels as a cloud-optimised GeoTIFF: tiles of 512, overviews of the nearest pixel, and a mask
+that tells background from "not measured".
 
-The labels go window by window into a temporary tiled GeoTIFF, from which GDAL's COG driver makes the file with its overviews. So memory is
-bounded by a window and GDAL's cache (``GDAL_CACHEMAX``), whatever the size of the image, and the disk holds the labels twice.
+The labels go window by window into a temporary tiled GeoTIFF, from which GDAL's COG driver makes
+the file with its overviews. So memory is bounded by a window and GDAL's cache (``GDAL_CACHEMAX``),
+whatever the size of the image, and the disk holds the labels twice.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ from pipeline.image.legend import Entry
 DTYPES = ("uint8", "uint16", "uint32", "uint64")
 TILE = 512
 WINDOW = 2048
-"""Rows and columns that are held at once; a multiple of TILE, so that no compressed tile is written twice."""
+"""Rows and columns that are held at once; a multiple of TILE, so that no compressed tile is written
+twice.
+"""
 CLASSIC = 4_000_000_000
-"""Bytes above which a TIFF takes 64-bit offsets; somewhat less than 2^32, since compression can make noise longer."""
+"""Bytes above which a TIFF takes 64-bit offsets; somewhat less than 2^32, since compression can
+make noise longer.
+"""
 
 Read = Callable[[Box], npt.NDArray[Any]]
 
@@ -49,7 +55,8 @@ def write_cog(
     palette: Palette | None = None,
     pins: Pins | None = None,
 ) -> None:
-    """Write labels as a cloud-optimised GeoTIFF. The file appears when it is complete; nothing else is left behind.
+    """Write labels as a cloud-optimised GeoTIFF. The file appears when it is complete; nothing else
+    is left behind.
 
     Parameters
     ----------
@@ -60,11 +67,14 @@ def write_cog(
     dtype
         The type of the ids, uint32 or uint64, or of the classes, uint8 or uint16.
     read_labels
-        Called with boxes in raster order; returns the labels there, (row, column), 0 = background, of a type that ``dtype`` holds.
+        Called with boxes in raster order; returns the labels there, (row, column), 0 = background,
+        of a type that ``dtype`` holds.
     read_valid
-        Likewise; returns bool. Where False, the pixel is masked as nodata. Where None, every pixel is valid, background too.
+        Likewise; returns bool. Where False, the pixel is masked as nodata. Where None, every pixel
+        is valid, background too.
     palette
-        For classes: their colours go into the file, and their names beside it, in ``.aux.xml``, where GDAL and QGIS look for them.
+        For classes: their colours go into the file, and their names beside it, in ``.aux.xml``,
+        where GDAL and QGIS look for them.
     pins
         What places an image that has no transform: ground control points, and a camera's model.
 
@@ -78,7 +88,10 @@ def write_cog(
         Where the file cannot be written.
     """
     if frame.ndim != 2:
-        raise JobError(f"{path}: a GeoTIFF holds labels of 2 axes, not of the shape {frame.shape}; write 3-D labels as zarr")
+        raise JobError(
+            f"{path}: a GeoTIFF holds labels of 2 axes, not of the shape {frame.shape}; write "
+            f"3-D labels as zarr"
+        )
     if dtype not in DTYPES:
         raise JobError(f"{path}: labels cannot be written as {dtype}; allowed: {', '.join(DTYPES)}")
     target = Path(path)
@@ -98,16 +111,22 @@ def write_cog(
 
 
 def _names(palette: Palette) -> str:
-    """Names and colours as GDAL's persistent auxiliary metadata: category names, and a table of attributes for QGIS."""
+    """Names and colours as GDAL's persistent auxiliary metadata: category names, and a table of
+    attributes for QGIS.
+    """
     from xml.etree import ElementTree as ET
 
     root = ET.Element("PAMDataset")
     band = ET.SubElement(root, "PAMRasterBand", band="1")
     names = ET.SubElement(band, "CategoryNames")
     for number in range(max(palette.legend) + 1):
-        ET.SubElement(names, "Category").text = palette.legend[number].name if number in palette.legend else ""
+        ET.SubElement(names, "Category").text = (
+            palette.legend[number].name if number in palette.legend else ""
+        )
     table = ET.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
-    for index, (name, kind, usage) in enumerate((("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))):
+    for index, (name, kind, usage) in enumerate(
+        (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
+    ):
         field = ET.SubElement(table, "FieldDefn", index=str(index))
         for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
             ET.SubElement(field, tag).text = str(text)
@@ -120,14 +139,23 @@ def _names(palette: Palette) -> str:
 
 
 def _write_tiled(
-    path: Path, frame: Frame, dtype: str, read_labels: Read, read_valid: Read | None, palette: Palette | None, pins: Pins | None
+    path: Path,
+    frame: Frame,
+    dtype: str,
+    read_labels: Read,
+    read_valid: Read | None,
+    palette: Palette | None,
+    pins: Pins | None,
 ) -> None:
     import rasterio
     from rasterio.errors import RasterioError
 
     windows = Grid(frame.shape, (WINDOW, WINDOW))
     try:
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), _create(path, frame, dtype, palette) as file:
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            _create(path, frame, dtype, palette) as file,
+        ):
             _pin(file, pins)
             for box in map(windows.core, range(len(windows))):
                 window = rasterio.windows.Window.from_slices(*box.slices)
@@ -135,7 +163,9 @@ def _write_tiled(
                 if read_valid is not None:
                     file.write_mask(_checked(read_valid(box), box, "bool"), window=window)
     except RasterioError as error:
-        raise OutputError(f"{path}: the labels cannot be written ({error.__cause__ or error}); is the disk full?") from error
+        raise OutputError(
+            f"{path}: the labels cannot be written ({error.__cause__ or error}); is the disk full?"
+        ) from error
 
 
 def _create(path: Path, frame: Frame, dtype: str, palette: Palette | None) -> Any:
@@ -143,16 +173,39 @@ def _create(path: Path, frame: Frame, dtype: str, palette: Palette | None) -> An
     from rasterio.errors import NotGeoreferencedWarning
 
     height, width = frame.shape
-    options = {"driver": "GTiff", "width": width, "height": height, "count": 1, "dtype": dtype, "crs": frame.crs}
-    layout = {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "ZSTD", "zstd_level": 1, "predictor": 2}
+    options = {
+        "driver": "GTiff",
+        "width": width,
+        "height": height,
+        "count": 1,
+        "dtype": dtype,
+        "crs": frame.crs,
+    }
+    layout = {
+        "tiled": True,
+        "blockxsize": TILE,
+        "blockysize": TILE,
+        "compress": "ZSTD",
+        "zstd_level": 1,
+        "predictor": 2,
+    }
     transform = None if frame.transform is None else rasterio.Affine(*frame.transform)
     with warnings.catch_warnings():
         # An image need not lie anywhere in the world.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        file = rasterio.open(path, "w", transform=transform, bigtiff=_bigtiff(frame.shape, dtype), **options, **layout)
+        file = rasterio.open(
+            path,
+            "w",
+            transform=transform,
+            bigtiff=_bigtiff(frame.shape, dtype),
+            **options,
+            **layout,
+        )
     if palette:
         file.nodata = palette.nodata
-        file.write_colormap(1, {number: (*entry.colour, 255) for number, entry in palette.legend.items()})
+        file.write_colormap(
+            1, {number: (*entry.colour, 255) for number, entry in palette.legend.items()}
+        )
     return file
 
 
@@ -174,21 +227,33 @@ def _convert(source: Path, target: Path, frame: Frame, dtype: str) -> None:
     import rasterio.shutil
 
     count = _overviews(frame.shape)
-    nearest = {"overview_resampling": "NEAREST"} | ({"overview_count": count} if count else {"overviews": "NONE"})
-    packing = {"compress": "DEFLATE", "predictor": "YES", "blocksize": TILE, "bigtiff": _bigtiff(frame.shape, dtype)}
+    nearest = {"overview_resampling": "NEAREST"} | (
+        {"overview_count": count} if count else {"overviews": "NONE"}
+    )
+    packing = {
+        "compress": "DEFLATE",
+        "predictor": "YES",
+        "blocksize": TILE,
+        "bigtiff": _bigtiff(frame.shape, dtype),
+    }
     try:
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-            rasterio.shutil.copy(source, target, driver="COG", num_threads="ALL_CPUS", **nearest, **packing)
+            rasterio.shutil.copy(
+                source, target, driver="COG", num_threads="ALL_CPUS", **nearest, **packing
+            )
     except Exception as error:
         # All that runs here is GDAL, and what rasterio raises for its errors has no public type.
-        raise OutputError(f"{target}: GDAL cannot write the cloud-optimised GeoTIFF ({error}); is the disk full?") from error
+        raise OutputError(
+            f"{target}: GDAL cannot write the cloud-optimised GeoTIFF ({error}); is the disk full?"
+        ) from error
 
 
 def _verify(path: Path) -> None:
-    """Look up and decode every tile of every directory of the file: labels, overviews and their masks.
+    """Look up and decode every tile of every directory of the file: labels, overviews and their
+    masks.
 
-    GDAL's threads lose errors of writing, and rasterio those that come up when the copy is closed: on a full disk both have been seen to
-    end without an error, in a file cut short.
+    GDAL's threads lose errors of writing, and rasterio those that come up when the copy is closed:
+    on a full disk both have been seen to end without an error, in a file cut short.
     """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -197,32 +262,45 @@ def _verify(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as file:
-                number = (1 + len(file.overviews(1))) * (1 + (rasterio.enums.MaskFlags.per_dataset in file.mask_flag_enums[0]))
+                number = (1 + len(file.overviews(1))) * (
+                    1 + (rasterio.enums.MaskFlags.per_dataset in file.mask_flag_enums[0])
+                )
             for directory in range(1, number + 1):
                 with rasterio.open(f"GTIFF_DIR:{directory}:{path}") as file:
                     _decode(file)
     except RasterioError as error:
-        raise OutputError(f"{path}: the file is not whole ({error.__cause__ or error}); is the disk full?") from error
+        raise OutputError(
+            f"{path}: the file is not whole ({error.__cause__ or error}); is the disk full?"
+        ) from error
 
 
 def _decode(file: Any) -> None:
     for (row, column), window in file.block_windows(1):
         if file.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1) is None:
-            raise OutputError(f"{file.name}: the tile ({row}, {column}) was not written; is the disk full?")
+            raise OutputError(
+                f"{file.name}: the tile ({row}, {column}) was not written; is the disk full?"
+            )
         file.read(1, window=window)
 
 
 def _checked(values: npt.NDArray[Any], box: Box, dtype: str) -> npt.NDArray[Any]:
-    """The values if they fill the box without loss; rasterio would stretch another shape and wrap larger ids around."""
+    """The values if they fill the box without loss; rasterio would stretch another shape and wrap
+    larger ids around.
+    """
     if values.shape != box.shape or not np.can_cast(values.dtype, dtype, "safe"):
-        raise ValueError(f"{values.dtype} of shape {values.shape} was read for {box}; allowed: {dtype} of shape {box.shape}")
+        raise ValueError(
+            f"{values.dtype} of shape {values.shape} was read for {box}; allowed: {dtype} of "
+            f"shape {box.shape}"
+        )
     return values
 
 
 def _overviews(shape: tuple[int, ...]) -> int:
-    """How many overviews: until one fits into a tile, but none that a side of one pixel would have to share with the level before.
+    """How many overviews: until one fits into a tile, but none that a side of one pixel would have
+    to share with the level before.
 
-    >>> [_overviews(shape) for shape in ((512, 512), (1025, 100), (1026, 100), (3, 9000), (1, 9000))]
+    >>> shapes = (512, 512), (1025, 100), (1026, 100), (3, 9000), (1, 9000)
+    >>> [_overviews(shape) for shape in shapes]
     [0, 1, 2, 1, 0]
     """
     short, long = sorted(shape)
@@ -230,7 +308,8 @@ def _overviews(shape: tuple[int, ...]) -> int:
 
 
 def _bigtiff(shape: tuple[int, ...], dtype: str) -> str:
-    """Whether the file needs 64-bit offsets. GDAL cannot foresee it for compressed files, so count as if nothing could be compressed.
+    """Whether the file needs 64-bit offsets. GDAL cannot foresee it for compressed files, so count
+    as if nothing could be compressed.
 
     >>> _bigtiff((10_000, 10_000), "uint32"), _bigtiff((30_000, 30_000), "uint32")
     ('NO', 'YES')

@@ -1,7 +1,9 @@
-"""Labels in the ``labels`` group of the OME-Zarr image that they are of. Nothing else in the image is touched.
+"""Labels in the ``labels`` group of the OME-Zarr image that they are of. Nothing else in the image
+is touched.
 
-Labels are put there whole, in one move, and only then does the group's list name them: what dies in between leaves labels that no reader
-looks for, and the same run, which knows its own by their mark, puts them there again.
+Labels are put there whole, in one move, and only then does the group's list name them: what dies in
+between leaves labels that no reader looks for, and the same run, which knows its own by their mark,
+puts them there again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from pipeline.storage.ome_image import Home
 MARK = "tilewise"
 """The attribute of labels that says which run made them."""
 LOCK, WAIT = ".tilewise.lock", 600.0
-"""The file by which a list of labels is held while a run adds to it, and the seconds that another waits for that."""
+"""The file by which a list of labels is held while a run adds to it, and the seconds that another
+waits for that.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +53,31 @@ class Nest:
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise JobError(f"output.into_source: {self.name!r}; allowed: a name of letters, digits, _, - and .")
+            raise JobError(
+                f"output.into_source: {self.name!r}; allowed: a name of letters, digits, _, - and ."
+            )
 
     def refuse(self) -> None:
-        """JobError where labels of that name are there already; OutputError where nothing can be written; SourceError where the list of
-        labels cannot be read.
+        """JobError where labels of that name are there already; OutputError where nothing can be
+        written; SourceError where the list of labels cannot be read.
         """
         self._listed()  # refused now where it cannot be read
         if self.path.exists() and not self.replace and self._marked() != self.mark:
             raise JobError(
-                f"output.into_source: {self.name!r}; {self.home.path} has labels of that name; allowed: another name, or to replace them: "
+                f"output.into_source: {self.name!r}; {self.home.path} has labels of that name; "
+                f"allowed: another name, or to replace them: "
                 "replace_in_source: true"
             )
         if not os.access(self._group if self._group.exists() else self.home.path, os.W_OK):
-            raise OutputError(f"output.into_source: {self.home.path} cannot be written; allowed: an image that can")
+            raise OutputError(
+                f"output.into_source: {self.home.path} cannot be written; allowed: an image that "
+                f"can"
+            )
 
     def settle(self, staged: Path) -> None:
-        """Move labels from where they are staged to their place, and name them in the group's list. Can be done again."""
+        """Move labels from where they are staged to their place, and name them in the group's list.
+        Can be done again.
+        """
         try:
             self._group.mkdir(exist_ok=True)
             with locked(self._group / LOCK, str(self._group), wait=WAIT, stays=False):
@@ -75,7 +87,10 @@ class Nest:
         except OutputError:
             raise
         except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}; make room, then run the same command") from error
+            raise OutputError(
+                f"{self.path} cannot be written: {error.strerror or error}; make room, then run "
+                f"the same command"
+            ) from error
 
     def _place(self, staged: Path) -> None:
         partial, old = (self._group / f".{self.name}.{kind}" for kind in ("partial", "old"))
@@ -104,7 +119,11 @@ class Nest:
             found["labels"] = [*names, self.name]
         else:
             attributes = dict(found.get("attributes", {}))
-            attributes["ome"] = {"version": self.home.version, **attributes.get("ome", {}), "labels": [*names, self.name]}
+            attributes["ome"] = {
+                "version": self.home.version,
+                **attributes.get("ome", {}),
+                "labels": [*names, self.name],
+            }
             found = {"zarr_format": 3, "node_type": "group", **found, "attributes": attributes}
         _write(self._file, found)
 

@@ -1,11 +1,14 @@
-"""Labels as a tiled OME-TIFF with a pyramid in SubIFDs, which QuPath, Fiji, napari and tifffile read; without a place in the world.
+"""Labels as a tiled OME-TIFF with a pyramid in SubIFDs, which QuPath, Fiji, napari and tifffile
+read; without a place in the world.
 
-The levels are those of the labels' own pyramid, so that nothing is resampled here, and are written one after the other, a few tiles at a
-time. A TIFF has no mask: labels are 0 where nothing was measured, and classes have a value for it.
+The levels are those of the labels' own pyramid, so that nothing is resampled here, and are written
+one after the other, a few tiles at a time. A TIFF has no mask: labels are 0 where nothing was
+measured, and classes have a value for it.
 
 References
 ----------
-OME-TIFF and its sub-resolutions, https://ome-model.readthedocs.io/en/stable/ome-tiff/specification.html.
+OME-TIFF and its sub-resolutions,
+https://ome-model.readthedocs.io/en/stable/ome-tiff/specification.html.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ _MICRONS = {"um": 1.0, "mm": 1e3, "m": 1e6}
 
 
 def write_ome_tiff(path: str, pyramid: Pyramid, palette: Palette | None = None) -> None:
-    """Write the levels of a pyramid, which is whole, as an OME-TIFF. The file appears when it is complete; nothing else is left behind.
+    """Write the levels of a pyramid, which is whole, as an OME-TIFF. The file appears when it is
+    complete; nothing else is left behind.
 
     Parameters
     ----------
@@ -49,7 +53,8 @@ def write_ome_tiff(path: str, pyramid: Pyramid, palette: Palette | None = None) 
     pyramid
         The labels or classes, 2-D or 3-D, of a type of DTYPES.
     palette
-        For classes of a byte or two: their colours go into the file, and the value that means "not measured".
+        For classes of a byte or two: their colours go into the file, and the value that means "not
+        measured".
 
     Raises
     ------
@@ -61,12 +66,16 @@ def write_ome_tiff(path: str, pyramid: Pyramid, palette: Palette | None = None) 
     import tifffile
 
     if pyramid.dtype not in DTYPES:
-        raise ValueError(f"{path}: an OME-TIFF cannot hold {pyramid.dtype}; allowed: {', '.join(DTYPES)}")
+        raise ValueError(
+            f"{path}: an OME-TIFF cannot hold {pyramid.dtype}; allowed: {', '.join(DTYPES)}"
+        )
     levels = range(pyramid.levels)
     with tempfile.TemporaryDirectory(prefix=".tiff-", dir=Path(path).parent) as folder:
         partial = Path(folder, "labels.ome.tif")
         try:
-            with tifffile.TiffWriter(partial, bigtiff=_is_big(pyramid), ome=False, shaped=False) as file:
+            with tifffile.TiffWriter(
+                partial, bigtiff=_is_big(pyramid), ome=False, shaped=False
+            ) as file:
                 for level in levels:
                     how: dict[str, Any] = {
                         "shape": pyramid.shape(level),
@@ -74,9 +83,23 @@ def write_ome_tiff(path: str, pyramid: Pyramid, palette: Palette | None = None) 
                         "tile": (TILE, TILE),
                         "software": "tilewise",
                     }
-                    how |= {"compression": "zlib", "predictor": True, "metadata": None, "maxworkers": 1}
-                    how |= {"subifds": len(levels) - 1, "description": _ome_xml(pyramid)} if level == 0 else {"subfiletype": 1}
-                    file.write(_tiles(pyramid, level), **how, **_resolution(pyramid.frame, level), **_colours(palette, pyramid))
+                    how |= {
+                        "compression": "zlib",
+                        "predictor": True,
+                        "metadata": None,
+                        "maxworkers": 1,
+                    }
+                    how |= (
+                        {"subifds": len(levels) - 1, "description": _ome_xml(pyramid)}
+                        if level == 0
+                        else {"subfiletype": 1}
+                    )
+                    file.write(
+                        _tiles(pyramid, level),
+                        **how,
+                        **_resolution(pyramid.frame, level),
+                        **_colours(palette, pyramid),
+                    )
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({error}); is the disk full?") from error
         partial.replace(path)
@@ -100,7 +123,11 @@ def _colours(palette: Palette | None, pyramid: Pyramid) -> dict[str, Any]:
     table = np.zeros((3, np.iinfo(pyramid.dtype).max + 1), np.uint16)
     for number, entry in palette.legend.items():
         table[:, number] = np.array(entry.colour) * 257
-    return {"photometric": "palette", "colormap": table, "extratags": [(NODATA, "s", 0, str(palette.nodata), True)]}
+    return {
+        "photometric": "palette",
+        "colormap": table,
+        "extratags": [(NODATA, "s", 0, str(palette.nodata), True)],
+    }
 
 
 def _scale(frame: Frame) -> Scale | None:
@@ -113,31 +140,50 @@ def _resolution(frame: Frame, level: int) -> dict[str, Any]:
     found = _scale(frame)
     if found is None or {frame.ndim - 2, frame.ndim - 1} & set(frame.unlike):
         return {}
-    down, across = (1e4 / (size * found.factor * _MICRONS[found.unit] * 2**level) for size in frame.pixel_size[-2:])
+    down, across = (
+        1e4 / (size * found.factor * _MICRONS[found.unit] * 2**level)
+        for size in frame.pixel_size[-2:]
+    )
     return {"resolution": (across, down), "resolutionunit": "CENTIMETER"}
 
 
 def _ome_xml(pyramid: Pyramid) -> str:
-    """One image of one channel, with the size of its pixels. (That of tifffile has a random number, and is other bytes each time.)"""
+    """One image of one channel, with the size of its pixels. (That of tifffile has a random number,
+    and is other bytes each time.)
+    """
     frame, found = pyramid.frame, _scale(pyramid.frame)
     planes, rows, columns = (1, *frame.shape)[-3:]
     root = ET.Element("OME", {"xmlns": _NAMESPACE, "Creator": "tilewise"})
     image = ET.SubElement(root, "Image", ID="Image:0", Name=Path(pyramid.path).stem)
     extent = {"SizeX": columns, "SizeY": rows, "SizeC": 1, "SizeZ": planes, "SizeT": 1}
-    about = {"ID": "Pixels:0", "DimensionOrder": "XYZCT", "Type": pyramid.dtype} | {key: str(n) for key, n in extent.items()}
+    about = {"ID": "Pixels:0", "DimensionOrder": "XYZCT", "Type": pyramid.dtype} | {
+        key: str(n) for key, n in extent.items()
+    }
     if found is not None:
         for axis, size in enumerate(frame.pixel_size):
             if axis in frame.unlike:
                 continue
             letter = "ZYX"[axis - frame.ndim]
-            about |= {f"PhysicalSize{letter}": repr(size * found.factor), f"PhysicalSize{letter}Unit": _SYMBOLS[found.unit]}
+            about |= {
+                f"PhysicalSize{letter}": repr(size * found.factor),
+                f"PhysicalSize{letter}Unit": _SYMBOLS[found.unit],
+            }
     pixels = ET.SubElement(image, "Pixels", about)
     ET.SubElement(pixels, "Channel", ID="Channel:0:0", SamplesPerPixel="1")
     ET.SubElement(pixels, "TiffData", IFD="0", PlaneCount=str(planes))
-    return '<?xml version="1.0" encoding="UTF-8"?>' + ET.tostring(root, encoding="unicode").encode("ascii", "xmlcharrefreplace").decode()
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        + ET.tostring(root, encoding="unicode").encode("ascii", "xmlcharrefreplace").decode()
+    )
 
 
 def _is_big(pyramid: Pyramid) -> bool:
     """Whether the file needs 64-bit offsets, counted as if nothing could be compressed."""
-    pixels = sum(len(Grid(shape, (*(1 for _ in shape[:-2]), TILE, TILE))) for shape in map(pyramid.shape, range(pyramid.levels))) * TILE**2
+    pixels = (
+        sum(
+            len(Grid(shape, (*(1 for _ in shape[:-2]), TILE, TILE)))
+            for shape in map(pyramid.shape, range(pyramid.levels))
+        )
+        * TILE**2
+    )
     return pixels * np.dtype(pyramid.dtype).itemsize > CLASSIC

@@ -1,8 +1,10 @@
-"""What the groups and arrays of an OME-Zarr pyramid of labels say of themselves: axes, scales, colours, and the place in the world.
+"""What the groups and arrays of an OME-Zarr pyramid of labels say of themselves: axes, scales,
+colours, and the place in the world.
 
 References
 ----------
-OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj and spatial (v0.1), https://github.com/zarr-conventions.
+OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj and spatial (v0.1),
+https://github.com/zarr-conventions.
 """
 
 from __future__ import annotations
@@ -22,9 +24,16 @@ _PREFIXES = (
     *("yocto", "zepto", "atto", "femto", "pico", "nano", "micro", "milli", "centi", "deci", ""),
     *("hecto", "kilo", "mega", "giga", "tera", "peta", "exa", "zetta", "yotta"),
 )
-_UNITS = frozenset({f"{prefix}meter" for prefix in _PREFIXES} | {"angstrom", "foot", "inch", "mile", "parsec", "yard"})
+_UNITS = frozenset(
+    {f"{prefix}meter" for prefix in _PREFIXES}
+    | {"angstrom", "foot", "inch", "mile", "parsec", "yard"}
+)
 _CONVENTIONS = (
-    ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
+    (
+        "proj",
+        "f17cb550-5864-4468-aeb7-f3180cfb622f",
+        "Coordinate reference system information for geospatial data",
+    ),
     ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
 )
 
@@ -34,12 +43,22 @@ def space_of(frame: Frame) -> Space:
     found = length(frame.unit)
     known = {"unit": found.name} if found and found.name in _UNITS else {}
     names = AXES[-frame.ndim :]
-    axes = tuple({"name": name, "type": "space", **({} if k in frame.unlike else known)} for k, name in enumerate(names))
+    axes = tuple(
+        {"name": name, "type": "space", **({} if k in frame.unlike else known)}
+        for k, name in enumerate(names)
+    )
     return Space(axes, frame.pixel_size, frame.translation or (0.0,) * frame.ndim)
 
 
-def described(space: Space, levels: int, version: Version, legend: Mapping[int, Entry] | None, source: str | None = None) -> dict[str, Any]:
-    """A group's attributes as OME-Zarr has them: a label image of so many levels; of classes with their colours and names.
+def described(
+    space: Space,
+    levels: int,
+    version: Version,
+    legend: Mapping[int, Entry] | None,
+    source: str | None = None,
+) -> dict[str, Any]:
+    """A group's attributes as OME-Zarr has them: a label image of so many levels; of classes with
+    their colours and names.
 
     ``source`` is the way from there to the image that it is of, where it lies in that.
     """
@@ -51,8 +70,13 @@ def described(space: Space, levels: int, version: Version, legend: Mapping[int, 
     }
     label: dict[str, Any] = {"version": version} | ({"source": {"image": source}} if source else {})
     if legend is not None:
-        label["colors"] = [{"label-value": number, "rgba": [*entry.colour, 255]} for number, entry in legend.items()]
-        label["properties"] = [{"label-value": number, "name": entry.name} for number, entry in legend.items()]
+        label["colors"] = [
+            {"label-value": number, "rgba": [*entry.colour, 255]}
+            for number, entry in legend.items()
+        ]
+        label["properties"] = [
+            {"label-value": number, "name": entry.name} for number, entry in legend.items()
+        ]
     if version == "0.4":
         return {"multiscales": [{"version": version, **image}], "image-label": label}
     return {"ome": {"version": version, "multiscales": [image], "image-label": label}}
@@ -61,20 +85,27 @@ def described(space: Space, levels: int, version: Version, legend: Mapping[int, 
 def _dataset(space: Space, level: int) -> dict[str, Any]:
     factors = (*(1 for _ in space.scale[:-2]), 2**level, 2**level)
     scale = [size * factor for size, factor in zip(space.scale, factors, strict=True)]
-    # OME-Zarr's coordinates are those of pixels' centres. Pixel i of a level is pixel 2^level · i of the image, so its centre is there:
-    # nothing is shifted. (A mean of 2 × 2 pixels would lie half a pixel further.)
-    moves = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": list(space.translation)}]
+    # OME-Zarr's coordinates are those of pixels' centres. Pixel i of a level is pixel 2^level · i
+    # of the image, so its centre is there: nothing is shifted. (A mean of 2 × 2 pixels would lie
+    # half a pixel further.)
+    moves = [
+        {"type": "scale", "scale": scale},
+        {"type": "translation", "translation": list(space.translation)},
+    ]
     return {"path": str(level), "coordinateTransformations": moves}
 
 
 def spatial(frame: Frame, level: int) -> dict[str, Any]:
-    """Where a level lies in the world, by the Zarr conventions proj and spatial; nothing where the image does not say."""
+    """Where a level lies in the world, by the Zarr conventions proj and spatial; nothing where the
+    image does not say.
+    """
     if frame.transform is None:
         return {}
     a, b, c, d, e, f = frame.transform
     factor = 2**level
-    # The transform is of pixels' corners. A pixel of this level has the centre of the pixel that it was taken from, so that its corner is
-    # (factor - 1) / 2 pixels of the image before that pixel's.
+    # The transform is of pixels' corners. A pixel of this level has the centre of the pixel that it
+    # was taken from, so that its corner is (factor - 1) / 2 pixels of the image before that
+    # pixel's.
     c, f = c - (a + b) * (factor - 1) / 2, f - (d + e) * (factor - 1) / 2
     attributes: dict[str, Any] = {
         "spatial:dimensions": ["y", "x"],
@@ -83,14 +114,24 @@ def spatial(frame: Frame, level: int) -> dict[str, Any]:
     }
     if frame.crs is not None:
         attributes["proj:wkt2"] = _wkt2(frame.crs)
-    named = [_convention(*one) for one in _CONVENTIONS if any(key.startswith(f"{one[0]}:") for key in attributes)]
+    named = [
+        _convention(*one)
+        for one in _CONVENTIONS
+        if any(key.startswith(f"{one[0]}:") for key in attributes)
+    ]
     return {"zarr_conventions": named, **attributes}
 
 
 def _convention(name: str, uuid: str, description: str) -> dict[str, str]:
     schema = f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json"
     spec = f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md"
-    return {"schema_url": schema, "spec_url": spec, "uuid": uuid, "name": name, "description": description}
+    return {
+        "schema_url": schema,
+        "spec_url": spec,
+        "uuid": uuid,
+        "name": name,
+        "description": description,
+    }
 
 
 def _wkt2(wkt: str) -> str:

@@ -1,6 +1,8 @@
-"""Panoptic results as COCO has them: a PNG whose colours are numbers of segments, and a JSON that says what each segment is.
+"""Panoptic results as COCO has them: a PNG whose colours are numbers of segments, and a JSON that
+says what each segment is.
 
-The PNG goes window by window into a temporary TIFF, from which GDAL writes it row by row, so that memory is bounded whatever its size.
+The PNG goes window by window into a temporary TIFF, from which GDAL writes it row by row, so that
+memory is bounded whatever its size.
 
 References
 ----------
@@ -56,7 +58,8 @@ def write_png(path: str, frame: Frame, read: Callable[[Box], npt.NDArray[Any]]) 
     frame
         The image that they are of, 2-D.
     read
-        Called with boxes in raster order; returns the numbers there, (row, column), integers from 0 to MOST.
+        Called with boxes in raster order; returns the numbers there, (row, column), integers from 0
+        to MOST.
 
     Raises
     ------
@@ -68,17 +71,40 @@ def write_png(path: str, frame: Frame, read: Callable[[Box], npt.NDArray[Any]]) 
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     windows, (height, width) = Grid(frame.shape, (WINDOW, WINDOW)), frame.shape
-    layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER"}
-    with tempfile.TemporaryDirectory(prefix=".png-", dir=Path(path).parent) as folder, warnings.catch_warnings():
+    layout = {
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "compress": "ZSTD",
+        "zstd_level": 1,
+        "bigtiff": "IF_SAFER",
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix=".png-", dir=Path(path).parent) as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         tiled, png = Path(folder, "tiled.tif"), Path(folder, "whole.png")
         try:
-            with rasterio.open(tiled, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", **layout) as file:
+            with rasterio.open(
+                tiled,
+                "w",
+                driver="GTiff",
+                width=width,
+                height=height,
+                count=3,
+                dtype="uint8",
+                **layout,
+            ) as file:
                 for box in map(windows.core, range(len(windows))):
-                    file.write(colours(read(box)), window=rasterio.windows.Window.from_slices(*box.slices))
+                    file.write(
+                        colours(read(box)), window=rasterio.windows.Window.from_slices(*box.slices)
+                    )
             rasterio.shutil.copy(tiled, png, driver="PNG")
         except RasterioError as error:
-            raise OutputError(f"{path} cannot be written ({error.__cause__ or error}); is the disk full?") from error
+            raise OutputError(
+                f"{path} cannot be written ({error.__cause__ or error}); is the disk full?"
+            ) from error
         with png.open("rb") as file:
             file.seek(-len(_END), 2)
             whole = file.read() == _END
@@ -110,17 +136,30 @@ def write_json(
     stuff
         The classes that are not those of things.
     segments
-        One at a time, as COCO has them: ``id``, ``category_id``, ``area``, ``bbox`` (x, y, width, height), ``iscrowd``.
+        One at a time, as COCO has them: ``id``, ``category_id``, ``area``, ``bbox`` (x, y, width,
+        height), ``iscrowd``.
     """
-    images, seen = [{"id": 1, "file_name": names[0], "height": frame.shape[0], "width": frame.shape[1]}], set()
+    images, seen = (
+        [{"id": 1, "file_name": names[0], "height": frame.shape[0], "width": frame.shape[1]}],
+        set(),
+    )
     with Path(path).open("w", encoding="utf-8") as file:  # there may be millions
-        file.write(f'{{"images": {json.dumps(images)},\n "annotations": [{{"image_id": 1, "file_name": {json.dumps(names[1])},')
+        file.write(
+            f'{{"images": {json.dumps(images)},\n "annotations": [{{"image_id": 1, "file_name": '
+            f"{json.dumps(names[1])},"
+        )
         file.write(' "segments_info": [')
         for number, segment in enumerate(segments):
             file.write(("\n" if number == 0 else ",\n") + json.dumps(segment))
             seen.add(segment["category_id"])
         kinds = [
-            {"id": kind, "name": entry.name, "supercategory": entry.name, "isthing": int(kind not in stuff), "color": list(entry.colour)}
+            {
+                "id": kind,
+                "name": entry.name,
+                "supercategory": entry.name,
+                "isthing": int(kind not in stuff),
+                "color": list(entry.colour),
+            }
             for kind, entry in legend.items()
             if kind in seen
         ]

@@ -40,8 +40,9 @@ def colours(labels: npt.NDArray[Any]) -> RGB:
     [16, 18, 24]
     """
     ids = np.asarray(labels).astype(np.uint64)
-    # Multiplied by the golden ratio (of 2^64), ids that follow each other are 0.38 of the circle of hues apart, and any few of them are
-    # spread over it (D. Knuth, The Art of Computer Programming, vol. 3, section 6.4). The shade comes from other bits.
+    # Multiplied by the golden ratio (of 2^64), ids that follow each other are 0.38 of the circle of
+    # hues apart, and any few of them are spread over it (D. Knuth, The Art of Computer Programming,
+    # vol. 3, section 6.4). The shade comes from other bits.
     hue = (ids * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(54)
     shade = (ids * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(62)
     painted = _palette()[(shade * np.uint64(_HUES) + hue).astype(np.intp)]
@@ -67,7 +68,9 @@ def outlined(picture: RGB, labels: npt.NDArray[Any]) -> RGB:
     return np.where(((labels != 0) & _border(labels))[..., None], np.uint8(255), picture)
 
 
-def overview(path: str, labels: npt.NDArray[Any], background: RGB | None = None, *, outline: bool = False) -> None:
+def overview(
+    path: str, labels: npt.NDArray[Any], background: RGB | None = None, *, outline: bool = False
+) -> None:
     """Write labels as a PNG.
 
     Parameters
@@ -77,7 +80,8 @@ def overview(path: str, labels: npt.NDArray[Any], background: RGB | None = None,
     labels
         (row, column), 0 = background.
     background
-        (row, column, 3), the image that the labels are of. It shows, faded, where there is no object; None: dark.
+        (row, column, 3), the image that the labels are of. It shows, faded, where there is no
+        object; None: dark.
     outline
         Paint only the pixels of objects that touch another id; within them the image shows unfaded.
 
@@ -87,14 +91,22 @@ def overview(path: str, labels: npt.NDArray[Any], background: RGB | None = None,
         Where ``labels`` are not 2-D, or ``background`` is not of their shape, in uint8.
     """
     if labels.ndim != 2:
-        raise ValueError(f"{path}: a picture shows labels (row, column), not of the shape {labels.shape}; give one plane")
+        raise ValueError(
+            f"{path}: a picture shows labels (row, column), not of the shape {labels.shape}; "
+            f"give one plane"
+        )
     painted = colours(labels)
     shown = labels != 0
     if background is not None:
         if background.shape != painted.shape or background.dtype != np.uint8:
-            raise ValueError(f"{path}: the background is {background.dtype} {background.shape}; allowed: uint8 {painted.shape}")
+            raise ValueError(
+                f"{path}: the background is {background.dtype} {background.shape}; allowed: "
+                f"uint8 {painted.shape}"
+            )
         ground = background if outline else _faded(background)
-        painted = np.where((shown & _border(labels) if outline else shown)[..., None], painted, ground)
+        painted = np.where(
+            (shown & _border(labels) if outline else shown)[..., None], painted, ground
+        )
     elif outline:
         painted[shown & ~_border(labels)] = DARK
     Path(path).write_bytes(to_png(painted))
@@ -125,7 +137,11 @@ def to_png(rgb: RGB) -> bytes:
 @functools.cache
 def _palette() -> RGB:
     """The colours, (shade · hue, 3)."""
-    floats = [colorsys.hls_to_rgb(hue / _HUES, lightness, saturation) for lightness, saturation in _SHADES for hue in range(_HUES)]
+    floats = [
+        colorsys.hls_to_rgb(hue / _HUES, lightness, saturation)
+        for lightness, saturation in _SHADES
+        for hue in range(_HUES)
+    ]
     return (np.array(floats) * 255).round().astype(np.uint8)
 
 
@@ -138,7 +154,10 @@ def _border(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Which pixels have another id above, below, left or right."""
     border = np.zeros(labels.shape, bool)
     for axis in (0, 1):
-        one, other = (tuple(part if a == axis else slice(None) for a in (0, 1)) for part in (slice(1, None), slice(None, -1)))
+        one, other = (
+            tuple(part if a == axis else slice(None) for a in (0, 1))
+            for part in (slice(1, None), slice(None, -1))
+        )
         differ = labels[one] != labels[other]
         border[one] |= differ
         border[other] |= differ

@@ -1,6 +1,7 @@
 """Lines as a GeoPackage, which QGIS, GDAL and geopandas open as it is.
 
-Written in batches of a fixed number, and under a date that is always the same: the same lines give the same bytes.
+Written in batches of a fixed number, and under a date that is always the same: the same lines give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Lines:
     """Lines along pixels, one after the other."""
 
     pixels: Integers
-    """(n,) pixels' numbers in raster order of the image; those that follow each other in a line touch."""
+    """(n,) pixels' numbers in raster order of the image; those that follow each other in a line
+    touch.
+    """
 
     start: Integers
     """(m + 1,) where each line begins, and where the last ends."""
@@ -40,16 +43,20 @@ class Lines:
 
 
 def write_lines(path: str, frame: Frame, parts: Iterable[Lines]) -> int:
-    """Write lines through pixels' centres, in the order given. The file appears when it is complete.
+    """Write lines through pixels' centres, in the order given. The file appears when it is
+    complete.
 
     Parameters
     ----------
     path
-        The file to be written, a GeoPackage with one layer, ``lines``: ``id``, ``pixels`` (the length in pixels; a step across a corner is
-        the root of two), and ``length_m``, ``length_mm`` or ``length_um`` where the image says how large pixels are, in a geographic CRS on
-        its ellipsoid; or ``length`` in the unit of a transform of which nobody says what it is.
+        The file to be written, a GeoPackage with one layer, ``lines``: ``id``, ``pixels`` (the
+        length in pixels; a step across a corner is the root of two), and ``length_m``,
+        ``length_mm`` or ``length_um`` where the image says how large pixels are, in a geographic
+        CRS on its ellipsoid; or ``length`` in the unit of a transform of which nobody says what it
+        is.
     frame
-        The image, 2-D. Where it lies nowhere, x is the column and y the row, from the upper left corner of the first pixel.
+        The image, 2-D. Where it lies nowhere, x is the column and y the row, from the upper left
+        corner of the first pixel.
     parts
         The lines.
 
@@ -72,7 +79,13 @@ def write_lines(path: str, frame: Frame, parts: Iterable[Lines]) -> int:
                 number += len(shapes)
             if not number:
                 _append(
-                    partial, frame, *_rows(frame, Lines(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int64))), more=False
+                    partial,
+                    frame,
+                    *_rows(
+                        frame,
+                        Lines(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int64)),
+                    ),
+                    more=False,
                 )
         partial.replace(path)
     finally:
@@ -92,22 +105,47 @@ def _dated() -> Iterator[None]:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
-def _append(path: Path, frame: Frame, shapes: npt.NDArray[Any], columns: dict[str, npt.NDArray[Any]], *, more: bool) -> None:
+def _append(
+    path: Path,
+    frame: Frame,
+    shapes: npt.NDArray[Any],
+    columns: dict[str, npt.NDArray[Any]],
+    *,
+    more: bool,
+) -> None:
     import pyogrio
 
     path.unlink(missing_ok=True) if not more else None
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'crs' was not provided")  # an image may well have none
+            warnings.filterwarnings(
+                "ignore", "'crs' was not provided"
+            )  # an image may well have none
             pyogrio.raw.write(
-                path, shapes, list(columns.values()), list(columns), layer="lines", driver="GPKG", geometry_type="LineString",
-                crs=frame.crs, append=more,
-            )  # fmt: skip
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
-        raise OutputError(f"{path} cannot be written: {error}; make room or choose another place, then run the same command") from error
+                path,
+                shapes,
+                list(columns.values()),
+                list(columns),
+                layer="lines",
+                driver="GPKG",
+                geometry_type="LineString",
+                crs=frame.crs,
+                append=more,
+            )
+    except (
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        pyogrio.errors.FeatureError,
+    ) as error:
+        raise OutputError(
+            f"{path} cannot be written: {error}; make room or choose another place, then run the "
+            f"same command"
+        ) from error
 
 
-def _batches(parts: Iterable[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]]) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _batches(
+    parts: Iterable[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]],
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The same rows in batches of BATCH, however they come."""
     held: list[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]] = []
     for part in parts:
@@ -120,7 +158,9 @@ def _batches(parts: Iterable[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]
         yield _together(held)
 
 
-def _together(held: list[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]]) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+def _together(
+    held: list[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]],
+) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
     columns = {name: np.concatenate([each[name] for _, each in held]) for name in held[0][1]}
     return np.concatenate([shapes for shapes, _ in held]), columns
 
@@ -139,9 +179,13 @@ def _rows(frame: Frame, lines: Lines) -> tuple[npt.NDArray[Any], dict[str, npt.N
     owner, pixels = which[1:][inside], Frame(frame.shape, pixel_size=(1.0, 1.0), unit="meter")
     columns = {"id": lines.label}
     for name, how in {"pixels": pixels, _length_column(frame): frame}.items():
-        steps = step_lengths(how, row[:-1][inside], column[:-1][inside], down[inside], across[inside])
+        steps = step_lengths(
+            how, row[:-1][inside], column[:-1][inside], down[inside], across[inside]
+        )
         if steps is not None:
-            columns[name] = np.bincount(owner, steps, minlength=len(lines.label))  # in the line's own order, however it was put together
+            columns[name] = np.bincount(
+                owner, steps, minlength=len(lines.label)
+            )  # in the line's own order, however it was put together
     return np.asarray(shapely.to_wkb(shapes), object), columns
 
 

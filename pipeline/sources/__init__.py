@@ -1,7 +1,9 @@
-"""What can be read. A source is small and pickleable, opens its file where it is used, and knows nothing of tiles.
+"""What can be read. A source is small and pickleable, opens its file where it is used, and knows
+nothing of tiles.
 
-Each kind of file is a class whose constructor takes the keys of a job's ``source``. What the classes share lies in `axes` (which axis is
-which) and `checksum` (what tells one file from another).
+Each kind of file is a class whose constructor takes the keys of a job's ``source``. What the
+classes share lies in `axes` (which axis is which) and `checksum` (what tells one file from
+another).
 """
 
 from __future__ import annotations
@@ -34,10 +36,25 @@ KINDS = {
     "stac": "pipeline.sources.stac:Item",
     "zarr": "pipeline.sources.zarrs:ZarrImage",
 }
-ENDINGS = {".tif": "geotiff", ".tiff": "geotiff", ".png": "image", ".jpg": "image", ".jpeg": "image"}
+ENDINGS = {
+    ".tif": "geotiff",
+    ".tiff": "geotiff",
+    ".png": "image",
+    ".jpg": "image",
+    ".jpeg": "image",
+}
 ENDINGS |= {".jp2": "raster", ".j2k": "raster", ".img": "raster", ".vrt": "raster", ".json": "stac"}
-ENDINGS |= dict.fromkeys((".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".zif", ".lsm", ".stk", ".tf2", ".tf8", ".btf"), "tiff")
-ENDINGS |= {".ome.tif": "tiff", ".ome.tiff": "tiff", ".ptif": "geotiff", ".ptiff": "geotiff", ".gtiff": "geotiff"}
+ENDINGS |= dict.fromkeys(
+    (".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".zif", ".lsm", ".stk", ".tf2", ".tf8", ".btf"),
+    "tiff",
+)
+ENDINGS |= {
+    ".ome.tif": "tiff",
+    ".ome.tiff": "tiff",
+    ".ptif": "geotiff",
+    ".ptiff": "geotiff",
+    ".gtiff": "geotiff",
+}
 ENDINGS |= {".nii": "nifti", ".nii.gz": "nifti", ".dcm": "dicom"}
 
 
@@ -55,15 +72,21 @@ class Source(Protocol):
         ...
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """Read a box of the image, (band, row, column) or (band, plane, row, column); SourceError if it cannot be read."""
+        """Read a box of the image, (band, row, column) or (band, plane, row, column); SourceError
+        if it cannot be read.
+        """
         ...
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """About every ``step``-th pixel of a box, as cheaply as may be; at least one along each axis."""
+        """About every ``step``-th pixel of a box, as cheaply as may be; at least one along each
+        axis.
+        """
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """What JSON can hold and is the same exactly when the image is the same, as far as a bounded look can tell; no times, no path."""
+        """What JSON can hold and is the same exactly when the image is the same, as far as a
+        bounded look can tell; no times, no path.
+        """
         ...
 
 
@@ -72,20 +95,26 @@ class Masked(Source, Protocol):
     """A source whose frame says that it is masked."""
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where each band of a box was measured besides what its values say; of every ``step``-th pixel.
+        """Where each band of a box was measured besides what its values say; of every ``step``-th
+        pixel.
 
-        (band, row, column) or (band, plane, row, column); of one band only where all bands share what it says.
+        (band, row, column) or (band, plane, row, column); of one band only where all bands share
+        what it says.
         """
         ...
 
 
-def where_measured(source: Source, box: Box, block: npt.NDArray[Any], step: int = 1) -> npt.NDArray[np.bool_]:
+def where_measured(
+    source: Source, box: Box, block: npt.NDArray[Any], step: int = 1
+) -> npt.NDArray[np.bool_]:
     """Where each band of a block was measured that was read of a box, or glanced at with a step.
 
     Bool, of the block's shape; not to be written to.
     """
     frame = source.frame
-    return frame.measured(block, source.mask(box, step) if frame.masked and isinstance(source, Masked) else None)
+    return frame.measured(
+        block, source.mask(box, step) if frame.masked and isinstance(source, Masked) else None
+    )
 
 
 def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> Source:
@@ -94,12 +123,14 @@ def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> So
     Parameters
     ----------
     image
-        A path, a NumPy or Dask array, or an xarray DataArray. Several paths, or a pattern such as ``tiles/*.tif``, are read as one image;
-        the first, of a pattern the first by name, is on top.
+        A path, a NumPy or Dask array, or an xarray DataArray. Several paths, or a pattern such as
+        ``tiles/*.tif``, are read as one image; the first, of a pattern the first by name, is on
+        top.
     kind
-        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image (PNG, JPEG), mosaic (several rasters),
-        stac (an item's assets), tiff (stacks, OME-TIFF, whole slides), dicom (whole slides), nifti, or zarr (arrays and OME-Zarr). None:
-        told from the name, or from what lies there.
+        The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image
+        (PNG, JPEG), mosaic (several rasters), stac (an item's assets), tiff (stacks, OME-TIFF,
+        whole slides), dicom (whole slides), nifti, or zarr (arrays and OME-Zarr). None: told from
+        the name, or from what lies there.
     **options
         The reader's own: see its class.
 
@@ -124,18 +155,28 @@ def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> So
     path = _there(image)
     kind = kind or _guessed(path)
     if remote(path) and kind not in ELSEWHERE:
-        raise JobError(f"{path}: a source of kind {kind} is read of this machine only; allowed at an address: {', '.join(ELSEWHERE)}")
+        raise JobError(
+            f"{path}: a source of kind {kind} is read of this machine only; allowed at an "
+            f"address: {', '.join(ELSEWHERE)}"
+        )
     return _made(KINDS[kind], kind, {"path": path, **options})
 
 
 def _several(image: Any) -> tuple[str, ...]:
-    """The paths that a list, or a pattern that is no path itself, stands for; none where one image is meant."""
-    if isinstance(image, (list, tuple)) and image and all(isinstance(path, (str, os.PathLike)) for path in image):
+    """The paths that a list, or a pattern that is no path itself, stands for; none where one image
+    is meant.
+    """
+    if (
+        isinstance(image, (list, tuple))
+        and image
+        and all(isinstance(path, (str, os.PathLike)) for path in image)
+    ):
         return tuple(path for each in image for path in _several(each) or (_there(each),))
     if remote(image) or not isinstance(image, (str, os.PathLike)):
         return ()
     path = _local(image)
-    if not glob.has_magic(os.fspath(image)) or os.path.exists(path):  # noqa: PTH110  which is False of what can be no path
+    # which is False of what can be no path
+    if not glob.has_magic(os.fspath(image)) or os.path.exists(path):  # noqa: PTH110
         return ()
     found = tuple(sorted(glob.glob(str(path))))  # noqa: PTH207  the pattern may begin anywhere
     if not found:
@@ -153,7 +194,9 @@ def _there(image: str | os.PathLike[str]) -> str:
 
 
 def _local(image: str | os.PathLike[str]) -> Path:
-    """A path of this machine. ``~/`` begins the user's folder; any other name that begins with ~ is one, unless that is a user's."""
+    """A path of this machine. ``~/`` begins the user's folder; any other name that begins with ~ is
+    one, unless that is a user's.
+    """
     path = Path(image)
     if not os.fspath(image).startswith("~/") and os.path.exists(path):  # noqa: PTH110
         return path.absolute()
@@ -172,21 +215,39 @@ def _guessed(where: str) -> str:
         if kind == "geotiff":
             import_module("pipeline.sources.first_page").check_remote(where)
         return kind
-    if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+    if path.is_dir() and any(
+        (path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")
+    ):
         return "zarr"
     if path.is_dir() and any(path.glob("*.dcm")):
         return "dicom"
     if path.is_dir():
         if unread := _unread(where):
             raise SourceError(unread)
-        raise SourceError(f"{path} is a folder, and no Zarr array or group: it holds neither zarr.json nor .zarray nor .zgroup")
-    ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if path.name.lower().endswith(ending)), None)
+        raise SourceError(
+            f"{path} is a folder, and no Zarr array or group: it holds neither zarr.json nor "
+            f".zarray nor .zgroup"
+        )
+    ending = next(
+        (
+            ending
+            for ending in sorted(ENDINGS, key=len, reverse=True)
+            if path.name.lower().endswith(ending)
+        ),
+        None,
+    )
     if ending is None:
         if unread := _unread(where):
             raise JobError(f"kind: {unread}; {nearest('', KINDS)}")
-        raise JobError(f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}")
+        raise JobError(
+            f"kind: {path.name} does not tell what it is; name its kind; {nearest('', KINDS)}"
+        )
     kind = ENDINGS[ending]
-    found: str = import_module("pipeline.sources.first_page").kind_of(str(path), kind) if kind in ("geotiff", "tiff") else kind
+    found: str = (
+        import_module("pipeline.sources.first_page").kind_of(str(path), kind)
+        if kind in ("geotiff", "tiff")
+        else kind
+    )
     return found
 
 
@@ -199,19 +260,25 @@ def _unread(where: str) -> str | None:
 def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     module, name = where.split(":")
     made = getattr(import_module(module), name)
-    given = taken(made, options, "", unknown=f"a source of kind {kind} has no such option", stated=True)
+    given = taken(
+        made, options, "", unknown=f"a source of kind {kind} has no such option", stated=True
+    )
     source: Source = made(**given)
     try:
         source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
     except JobError as error:
-        if "channels" in options and str(error).startswith("bands:"):  # by the word that was written
+        if "channels" in options and str(error).startswith(
+            "bands:"
+        ):  # by the word that was written
             raise JobError(str(error).replace("bands", "channels", 1)) from error
         raise
     return source
 
 
 def every(block: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
-    """Every ``step``-th pixel of a block along all axes but the first: the glance of a source that knows no cheaper one."""
+    """Every ``step``-th pixel of a block along all axes but the first: the glance of a source that
+    knows no cheaper one.
+    """
     return block[(slice(None), *(slice(None, None, step),) * (block.ndim - 1))]
 
 

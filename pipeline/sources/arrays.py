@@ -1,4 +1,6 @@
-"""NumPy arrays, Dask arrays and xarray DataArrays. What is lazy is computed inside the task that reads it."""
+"""NumPy arrays, Dask arrays and xarray DataArrays. What is lazy is computed inside the task that
+reads it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class ArrayImage:
     """An array in memory, or a lazy one."""
 
     array: Any
-    """(row, column), (band, row, column) or (band, plane, row, column), unless ``axes`` or the DataArray's dims say otherwise."""
+    """(row, column), (band, row, column) or (band, plane, row, column), unless ``axes`` or the
+    DataArray's dims say otherwise.
+    """
 
     axes: str | None = None
     """A letter of t, c, z, y, x for each axis: ``yxc``."""
@@ -43,17 +47,24 @@ class ArrayImage:
     """The value that means "not measured"; None: what a DataArray's attributes say."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band.
+    """
 
     @functools.cached_property
     def _data(self) -> Any:
         """The array itself, NumPy's or Dask's."""
         data = self.array.data if _is_xarray(self.array) else self.array
         if not hasattr(data, "dask") and not isinstance(data, np.ndarray):
-            raise JobError(f"an image is a path, a NumPy or Dask array or an xarray DataArray, not {type(self.array).__name__}")
+            raise JobError(
+                f"an image is a path, a NumPy or Dask array or an xarray DataArray, not "
+                f"{type(self.array).__name__}"
+            )
         if isinstance(getattr(data, "_meta", None), np.ma.MaskedArray):
-            raise JobError("a Dask array of masked arrays; fill what is masked, dask.array.ma.filled(array, value), and say so: nodata")
+            raise JobError(
+                "a Dask array of masked arrays; fill what is masked, dask.array.ma.filled(array, "
+                "value), and say so: nodata"
+            )
         return data
 
     @property
@@ -80,32 +91,59 @@ class ArrayImage:
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         axes = self.axes or (letters(self._dims, self._beside) if self._dims else None)
         axes = axes or guessed(self._data.shape, "the array", bands=self.bands, planes=self.planes)
-        names = names_of_bands(axes, self._dims, self._beside, self.array.attrs) if self._dims else ()
-        return layout(axes, self._data.shape, bands=self.bands, names=names, time=self.time, planes=self.planes)
+        names = (
+            names_of_bands(axes, self._dims, self._beside, self.array.attrs) if self._dims else ()
+        )
+        return layout(
+            axes,
+            self._data.shape,
+            bands=self.bands,
+            names=names,
+            time=self.time,
+            planes=self.planes,
+        )
 
     @functools.cached_property
     def _place(self) -> Place:
         how = self._layout[0]
         if not self._dims:
             return Place()
-        return placed(dict(zip(how.axes, self._dims, strict=True)), how.space, self._beside, {**self._mapped, **self.array.attrs})
+        return placed(
+            dict(zip(how.axes, self._dims, strict=True)),
+            how.space,
+            self._beside,
+            {**self._mapped, **self.array.attrs},
+        )
 
     @property
     def _mapped(self) -> dict[str, Any]:
         """The name of the grid mapping, which xarray moves to where encodings are."""
-        return {key: self.array.encoding[key] for key in ("grid_mapping",) if key in self.array.encoding}
+        return {
+            key: self.array.encoding[key] for key in ("grid_mapping",) if key in self.array.encoding
+        }
 
     @functools.cached_property
     def _packed(self) -> Packed:
-        """What a DataArray's attributes say of its values. How it was, or will be, encoded in a file says nothing of these."""
-        dtype, attributes = np.dtype(checked_numbers(self._data.dtype, "the array")), self.array.attrs if self._dims else {}
+        """What a DataArray's attributes say of its values. How it was, or will be, encoded in a
+        file says nothing of these.
+        """
+        dtype, attributes = (
+            np.dtype(checked_numbers(self._data.dtype, "the array")),
+            self.array.attrs if self._dims else {},
+        )
         if self.nodata is not None:
             return Packed(dtype.name)
-        about = {key: value for key, value in attributes.items() if key in ("_FillValue", "missing_value")}
+        about = {
+            key: value
+            for key, value in attributes.items()
+            if key in ("_FillValue", "missing_value")
+        }
         try:
             return Packed.of(dtype, about, attributes.get("nodata"))
         except ValueError as error:
-            raise SourceError(f"the array cannot be read: {error}; change it, or give nodata") from error
+            raise SourceError(
+                f"the array cannot be read: {error}; change it, or give nodata"
+            ) from error
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -133,7 +171,11 @@ class ArrayImage:
     def remarks(self) -> dict[str, Any]:
         """What should be known of the image besides its frame."""
         attributes = self.array.attrs if self._dims else {}
-        unused = [f"{key} is not applied: {attributes[key]}" for key in ("scale_factor", "add_offset", *UNUSED) if key in attributes]
+        unused = [
+            f"{key} is not applied: {attributes[key]}"
+            for key in ("scale_factor", "add_offset", *UNUSED)
+            if key in attributes
+        ]
         return {"axes": self._layout[0].axes, "not_understood": [*self._place.remarks, *unused]}
 
     @property
@@ -142,21 +184,34 @@ class ArrayImage:
         return self.frame.nbytes if isinstance(self._data, np.ndarray) else 0
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column) or (band, plane, row, column); a lazy array is computed here, in this thread."""
+        """The pixels in a box, (band, row, column) or (band, plane, row, column); a lazy array is
+        computed here, in this thread.
+        """
         return self._read(box, 1)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the chunks at hand."""
+        """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the
+        chunks at hand.
+        """
         return self._read(box, step)
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """What of a masked array is not masked: (band, row, column) or (band, plane, row, column)."""
+        """What of a masked array is not masked: (band, row, column) or (band, plane, row,
+        column).
+        """
         return ~np.ascontiguousarray(self._layout[0].take(np.ma.getmask(self._data), box, step))
 
     def fingerprint(self) -> dict[str, Any]:
-        """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is computed."""
+        """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is
+        computed.
+        """
         data = self._data
-        known = {"kind": "array", "shape": list(data.shape), "dtype": str(data.dtype), "axes": self._layout[0].axes}
+        known = {
+            "kind": "array",
+            "shape": list(data.shape),
+            "dtype": str(data.dtype),
+            "axes": self._layout[0].axes,
+        }
         if not isinstance(data, np.ndarray):
             return {**known, "name": str(data.name)}
         hidden = {"mask": _crc(np.ma.getmaskarray(data))} if self._masked else {}
@@ -168,8 +223,17 @@ class ArrayImage:
             return self._packed.one(native(np.ma.getdata(block)))
         try:
             return self._packed.one(native(np.asarray(block.compute(scheduler="synchronous"))))
-        except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
-            raise SourceError(f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}") from error
+        except (
+            ValueError,
+            TypeError,
+            OSError,
+            RuntimeError,
+            ArithmeticError,
+            LookupError,
+        ) as error:
+            raise SourceError(
+                f"the lazy array cannot be computed in {box}: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _crc(data: npt.NDArray[Any]) -> int:

@@ -14,11 +14,38 @@ import numpy.typing as npt
 from pipeline.errors import JobError
 from pipeline.image.grid import Box
 
-LETTERS = {letter: letter for letter in "tczyx"} | {"time": "t", "band": "c", "channel": "c", "plane": "z", "row": "y", "column": "x"}
+LETTERS = {letter: letter for letter in "tczyx"} | {
+    "time": "t",
+    "band": "c",
+    "channel": "c",
+    "plane": "z",
+    "row": "y",
+    "column": "x",
+}
 LETTERS |= {"lat": "y", "latitude": "y", "lon": "x", "longitude": "x"}
-LETTERS |= {"bands": "c", "channels": "c", "variable": "c", "wavelength": "c", "planes": "z", "depth": "z", "times": "t"}
-LETTERS |= {"rows": "y", "columns": "x", "northing": "y", "easting": "x", "line": "y", "sample": "x"}
-LETTERS |= {"projection_y_coordinate": "y", "projection_x_coordinate": "x", "grid_latitude": "y", "grid_longitude": "x"}
+LETTERS |= {
+    "bands": "c",
+    "channels": "c",
+    "variable": "c",
+    "wavelength": "c",
+    "planes": "z",
+    "depth": "z",
+    "times": "t",
+}
+LETTERS |= {
+    "rows": "y",
+    "columns": "x",
+    "northing": "y",
+    "easting": "x",
+    "line": "y",
+    "sample": "x",
+}
+LETTERS |= {
+    "projection_y_coordinate": "y",
+    "projection_x_coordinate": "x",
+    "grid_latitude": "y",
+    "grid_longitude": "x",
+}
 LETTERS |= {"rlat": "y", "rlon": "x", "yc": "y", "xc": "x", "south_north": "y", "west_east": "x"}
 """The letter of an axis by the names that it goes by, in lower case."""
 NODATA_BY = ("band", "pixel")
@@ -32,7 +59,9 @@ MOST_BANDS = 64
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How to take blocks (band, row, column) or (band, plane, row, column) out of a stored array."""
+    """How to take blocks (band, row, column) or (band, plane, row, column) out of a
+    stored array.
+    """
 
     axes: str
     """A letter for each axis of the array, such as ``tczyx``."""
@@ -50,14 +79,20 @@ class Layout:
         return "".join(letter for letter in "zyx" if letter in self.axes and letter not in chosen)
 
     def index(self, box: Box, step: int = 1) -> tuple[int | slice, ...]:
-        """What of an array is looked at for a box: of bands all from the first to the last of those that are wanted."""
+        """What of an array is looked at for a box: of bands all from the first to the last of those
+        that are wanted.
+        """
         spans = dict(zip(self.space, box.slices, strict=True))
-        known: dict[str, int | slice] = {letter: slice(span.start, span.stop, step) for letter, span in spans.items()}
+        known: dict[str, int | slice] = {
+            letter: slice(span.start, span.stop, step) for letter, span in spans.items()
+        }
         known |= {"c": slice(min(self.bands), max(self.bands) + 1), **dict(self.fixed)}
         return tuple(known[letter] for letter in self.axes)
 
     def take(self, array: Any, box: Box, step: int = 1) -> Any:
-        """The box of the bands, every ``step``-th pixel along the space axes; of the array's own kind (lazy stays lazy)."""
+        """The box of the bands, every ``step``-th pixel along the space axes; of the array's own
+        kind (lazy stays lazy).
+        """
         fixed, low, high = dict(self.fixed), min(self.bands), max(self.bands) + 1
         block = array[self.index(box, step)]
         left = [letter for letter in self.axes if letter not in fixed]
@@ -69,7 +104,9 @@ class Layout:
         return block if picked == list(range(high - low)) else block[picked]
 
     def shape(self, stored: Sequence[int]) -> tuple[int, ...]:
-        """What belongs to the space axes of something that has an entry for each axis of the array."""
+        """What belongs to the space axes of something that has an entry for each axis of
+        the array.
+        """
         return tuple(int(stored[self.axes.index(letter)]) for letter in self.space)
 
 
@@ -82,13 +119,20 @@ def layout(
     time: int | None = None,
     planes: int | str | None = None,
 ) -> tuple[Layout, tuple[str, ...]]:
-    """Settle what is read of an array, and what its bands are called; JobError where the options do not fit the axes.
+    """Settle what is read of an array, and what its bands are called; JobError where the options do
+    not fit the axes.
 
-    ``bands`` are numbers from 1, or names; ``planes`` is "all", a plane's index from 0, or None for all where there are several.
+    ``bands`` are numbers from 1, or names; ``planes`` is "all", a plane's index from 0, or None for
+    all where there are several.
     """
-    if len(axes) != len(shape) or len(set(axes)) != len(axes) or not {"y", "x"} <= set(axes) <= set("tczyx"):
+    if (
+        len(axes) != len(shape)
+        or len(set(axes)) != len(axes)
+        or not {"y", "x"} <= set(axes) <= set("tczyx")
+    ):
         raise JobError(
-            f"axes: {axes!r} for the shape {tuple(shape)}; allowed: one letter of t, c, z, y, x for each axis, y and x among them"
+            f"axes: {axes!r} for the shape {tuple(shape)}; allowed: one letter of t, c, z, y, x "
+            f"for each axis, y and x among them"
         )
     length = dict(zip(axes, shape, strict=True))
     fixed: Mapping[str, int] = _time(length, time) | _plane(length, planes)
@@ -98,12 +142,17 @@ def layout(
 
 
 def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
-    """What bands are called, no two alike: of names that repeat the second is ``DAPI_2``. Numbers from 1 where there is no name.
+    """What bands are called, no two alike: of names that repeat the second is ``DAPI_2``. Numbers
+    from 1 where there is no name.
 
     >>> named(["DAPI", "DAPI", None, "DAPI_2"], 4), named(["DAPI"], 2)
     (('DAPI', 'DAPI_3', '3', 'DAPI_2'), ('1', '2'))
     """
-    given = [(name or "").strip() or str(k + 1) for k, name in enumerate(names)] if len(names) == number else []
+    given = (
+        [(name or "").strip() or str(k + 1) for k, name in enumerate(names)]
+        if len(names) == number
+        else []
+    )
     given = given or [str(k + 1) for k in range(number)]
     taken, found = set(given), list[str]()
     for name in given:
@@ -116,7 +165,9 @@ def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def either(channels: Sequence[int | str] | None, bands: Sequence[int | str] | None) -> Sequence[int | str] | None:
+def either(
+    channels: Sequence[int | str] | None, bands: Sequence[int | str] | None
+) -> Sequence[int | str] | None:
     """The bands asked for, by whichever of two words for them; JobError where both are given."""
     if channels is not None and bands is not None:
         raise JobError("channels and bands are both given; they are one and the same")
@@ -134,19 +185,23 @@ def choose_bands(bands: Sequence[int | str] | None, names: Sequence[str]) -> tup
         elif isinstance(band, int) and not isinstance(band, bool) and 1 <= band <= len(names):
             chosen.append(band - 1)
         else:
-            raise JobError(f"bands: {band!r}; allowed: 1 to {len(names)}, or a name: {', '.join(names)}")
+            raise JobError(
+                f"bands: {band!r}; allowed: 1 to {len(names)}, or a name: {', '.join(names)}"
+            )
     if not chosen:
         raise JobError(f"bands: none; allowed: 1 to {len(names)}, or a name: {', '.join(names)}")
     return tuple(chosen)
 
 
 def together(nodata_by: str | None, number: int, colour: Sequence[int] = ()) -> tuple[int, ...]:
-    """Which of ``number`` bands share one fact of where they were measured, by index: ``Frame.together``.
+    """Which of ``number`` bands share one fact of where they were measured, by index:
+    ``Frame.together``.
 
     Parameters
     ----------
     nodata_by
-        The source's option: ``band``, none share any; ``pixel``, all do; None, those do that are one colour.
+        The source's option: ``band``, none share any; ``pixel``, all do; None, those do that are
+        one colour.
     number
         How many bands are read.
     colour
@@ -158,21 +213,28 @@ def together(nodata_by: str | None, number: int, colour: Sequence[int] = ()) -> 
         For any other ``nodata_by``.
     """
     if nodata_by not in (None, *NODATA_BY):
-        raise JobError(f"nodata_by: {nodata_by!r}; allowed: {' or '.join(NODATA_BY)}, or nothing: by band, but by pixel of one colour")
+        raise JobError(
+            f"nodata_by: {nodata_by!r}; allowed: {' or '.join(NODATA_BY)}, or nothing: by band, "
+            f"but by pixel of one colour"
+        )
     if nodata_by == "pixel":
         return tuple(range(number))
     return tuple(colour) if nodata_by is None else ()
 
 
 def guessed(shape: Sequence[int], what: str, *, bands: object = None, planes: object = None) -> str:
-    """The axes of an array that does not name them, where its shape or an option says what they are; JobError asks where nothing does.
+    """The axes of an array that does not name them, where its shape or an option says what they
+    are; JobError asks where nothing does.
 
-    Two axes are (row, column). Three are (plane, row, column) where ``planes`` are chosen; and (band, row, column) where the first is no
-    longer than COLOURS, or ``bands`` are chosen, and it is the shorter end: a stack, or bands that come last, are never taken for bands.
-    Four are (band, plane, row, column) where ``planes`` are chosen and there is one of the others.
+    Two axes are (row, column). Three are (plane, row, column) where ``planes`` are chosen; and
+    (band, row, column) where the first is no longer than COLOURS, or ``bands`` are chosen, and it
+    is the shorter end: a stack, or bands that come last, are never taken for bands. Four are (band,
+    plane, row, column) where ``planes`` are chosen and there is one of the others.
 
-    >>> guessed((3, 200, 220), "it"), guessed((10, 200, 220), "it", planes="all"), guessed((10, 200, 220), "it", bands=[4, 3, 2])
-    ('cyx', 'zyx', 'cyx')
+    >>> guessed((3, 200, 220), "it"), guessed((10, 200, 220), "it", planes="all")
+    ('cyx', 'zyx')
+    >>> guessed((10, 200, 220), "it", bands=[4, 3, 2])
+    'cyx'
     """
     if len(shape) == 2:
         return "yx"
@@ -180,18 +242,33 @@ def guessed(shape: Sequence[int], what: str, *, bands: object = None, planes: ob
         return "zyx"
     if len(shape) == 4 and planes is not None and shape[0] == 1:
         return "czyx"
-    if len(shape) == 3 and shape[-1] > max(COLOURS, shape[0]) and shape[0] <= (COLOURS if bands is None else MOST_BANDS):
+    if (
+        len(shape) == 3
+        and shape[-1] > max(COLOURS, shape[0])
+        and shape[0] <= (COLOURS if bands is None else MOST_BANDS)
+    ):
         return "cyx"
     if len(shape) < 2:
         raise JobError(f"{what} has the shape {tuple(shape)}; allowed: at least rows and columns")
-    raise JobError(f"axes: {what} has the shape {tuple(shape)}, which does not say what its axes are; {_ways(shape)}")
+    raise JobError(
+        f"axes: {what} has the shape {tuple(shape)}, which does not say what its axes are; "
+        f"{_ways(shape)}"
+    )
 
 
 def _ways(shape: Sequence[int]) -> str:
     """How the axes of an array of more than two are named."""
     if len(shape) > 3:
-        return f"name them, a letter of t, c, z, y, x for each: axes: {'czyx' if len(shape) == 4 else 'tczyx'}"
-    ways = ("axes: cyx where the first are bands", "axes: zyx planes", "axes: tyx times", "axes: yxc where bands come last")
+        return (
+            f"name them, a letter of t, c, z, y, x for each: axes: "
+            f"{'czyx' if len(shape) == 4 else 'tczyx'}"
+        )
+    ways = (
+        "axes: cyx where the first are bands",
+        "axes: zyx planes",
+        "axes: tyx times",
+        "axes: yxc where bands come last",
+    )
     return f"name them: {', '.join(ways if shape[-1] > COLOURS else (*ways[-1:], *ways[:-1]))}"
 
 
@@ -208,7 +285,9 @@ def _time(length: Mapping[str, int], time: int | None) -> dict[str, int]:
             raise JobError(f"time: {time!r}; the image has no time axis; allowed: none")
         return {}
     if time is None and length["t"] > 1:
-        raise JobError(f"time: missing; the image has {length['t']} times; allowed: 0 to {length['t'] - 1}")
+        raise JobError(
+            f"time: missing; the image has {length['t']} times; allowed: 0 to {length['t'] - 1}"
+        )
     if time is not None and not 0 <= time < length["t"]:
         raise JobError(f"time: {time}; allowed: 0 to {length['t'] - 1}")
     return {"t": time or 0}
@@ -224,5 +303,7 @@ def _plane(length: Mapping[str, int], planes: int | str | None) -> dict[str, int
     if planes == "all":
         return {}
     if isinstance(planes, bool) or not isinstance(planes, int) or not 0 <= planes < length["z"]:
-        raise JobError(f"planes: {planes!r}; allowed: all, or one plane's index from 0 to {length['z'] - 1}")
+        raise JobError(
+            f"planes: {planes!r}; allowed: all, or one plane's index from 0 to {length['z'] - 1}"
+        )
     return {"z": planes}

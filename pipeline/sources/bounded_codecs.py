@@ -1,8 +1,10 @@
-"""Chunks of Zarr that are unpacked into as much room as a chunk may take, and no more: how much they become, their bytes decide.
+"""Chunks of Zarr that are unpacked into as much room as a chunk may take, and no more: how much
+they become, their bytes decide.
 
-Zarr's own codecs take what the bytes ask for, and a file of a megabyte may ask for a terabyte. Where the size follows from the array (one
-compressor right on the numbers, which is the rule) so much is unpacked; below filters or a second compressor, up to `ROOM` times as much.
-So may a file have, which is read whole.
+Zarr's own codecs take what the bytes ask for, and a file of a megabyte may ask for a terabyte.
+Where the size follows from the array (one compressor right on the numbers, which is the rule) so
+much is unpacked; below filters or a second compressor, up to `ROOM` times as much. So may a file
+have, which is read whole.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
 ROOM = 8
-"""So many times a chunk's bytes may a step become whose size the array does not say: filters may have widened its numbers."""
+"""So many times a chunk's bytes may a step become whose size the array does not say: filters may
+have widened its numbers.
+"""
 LITTLE = 1 << 16
 """Bytes that any such step may become."""
 BESIDE = 64
@@ -60,7 +64,9 @@ class Room:
 
 
 def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The same array, read with codecs that raise ValueError where a chunk becomes more than it may."""
+    """The same array, read with codecs that raise ValueError where a chunk becomes more than it
+    may.
+    """
     known: Any = array.metadata
     if known.zarr_format == 3:
         changed = replace(known, codecs=_chain(known.codecs))
@@ -68,7 +74,11 @@ def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
         chunk = math.prod(array.chunks) * array.dtype.itemsize
         last = Room.about(chunk) if known.filters else Room(chunk, exact=True)
         filters = [Numbers(each, Room.about(chunk)) for each in known.filters or ()]
-        changed = replace(known, compressor=known.compressor and Numbers(known.compressor, last), filters=filters or None)
+        changed = replace(
+            known,
+            compressor=known.compressor and Numbers(known.compressor, last),
+            filters=filters or None,
+        )
     where = array.store_path
     if isinstance(where.store, ObjectStore):
         where = StorePath(Limited(where.store.store, FileRoom.of(array)), where.path)
@@ -97,12 +107,15 @@ class FileRoom:
     def check(self, name: str, size: int) -> None:
         """ValueError where a file has more."""
         if size > self.most:
-            raise ValueError(f"{name} has {size} bytes, and a file of this array has at most {self.most}")
+            raise ValueError(
+                f"{name} has {size} bytes, and a file of this array has at most {self.most}"
+            )
 
 
 def settle(array: zarr.Array[Any]) -> None:
-    """Return when nothing is being read of a `bounded` array any more: where one chunk fails, Zarr leaves those that were asked for with it
-    under way, and a process that ends meanwhile complains of each.
+    """Return when nothing is being read of a `bounded` array any more: where one chunk fails, Zarr
+    leaves those that were asked for with it under way, and a process that ends meanwhile complains
+    of each.
     """
     loop = getattr(array.store_path.store, "loop", None)
     if loop is not None:
@@ -126,7 +139,9 @@ class Files(LocalStore):
 
 
 class Limited(ObjectStore[Any]):
-    """Files at an address, of which none is fetched that is too large: ValueError before its bytes come."""
+    """Files at an address, of which none is fetched that is too large: ValueError before its bytes
+    come.
+    """
 
     loop: asyncio.AbstractEventLoop | None = None
 
@@ -158,7 +173,14 @@ def _chain(codecs: Iterable[Codec]) -> list[Codec]:
             found.append(replace(codec, codecs=tuple(_chain(codec.codecs))))
         elif isinstance(codec, BytesBytesCodec) and _name(codec) in UNPACKERS:
             summed = sum(isinstance(each, Crc32cCodec) for each in inside)
-            found.append(Bytes(codec, 4 * summed if all(isinstance(each, BytesCodec | Crc32cCodec) for each in inside) else None))
+            found.append(
+                Bytes(
+                    codec,
+                    4 * summed
+                    if all(isinstance(each, BytesCodec | Crc32cCodec) for each in inside)
+                    else None,
+                )
+            )
         else:
             found.append(codec)
     return found
@@ -174,7 +196,8 @@ class Bytes(BytesBytesCodec):
 
     codec: BytesBytesCodec
     more: int | None
-    """Bytes of checksums beside the chunk's; None where the array does not say how much it becomes."""
+    """Bytes of checksums beside the chunk's; None where the array does not say how much it becomes.
+    """
 
     is_fixed_size = False
 
@@ -183,7 +206,9 @@ class Bytes(BytesBytesCodec):
         room = Room.about(chunk) if self.more is None else Room(chunk + self.more, exact=True)
         found = self.codec.to_dict()
         how: Any = found.get("configuration", {})
-        data = await asyncio.to_thread(UNPACKERS[_name(self.codec)], memoryview(chunk_bytes.as_numpy_array()), room, how)
+        data = await asyncio.to_thread(
+            UNPACKERS[_name(self.codec)], memoryview(chunk_bytes.as_numpy_array()), room, how
+        )
         return chunk_spec.prototype.buffer.from_bytes(data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,7 +231,11 @@ class Numbers(Numcodec):  # type: ignore[misc]
     def decode(self, buf: Any, out: Any = None) -> Any:
         """What the codec itself gives; ValueError where that is too much."""
         unpacker = UNPACKERS.get(self.codec.codec_id)
-        return unpacker(memoryview(buf), self.room, self.get_config()) if unpacker else self.codec.decode(buf, out)
+        return (
+            unpacker(memoryview(buf), self.room, self.get_config())
+            if unpacker
+            else self.codec.decode(buf, out)
+        )
 
     def encode(self, buf: Any) -> Any:
         """As the codec itself."""
@@ -227,7 +256,10 @@ def _zstd(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
     said, codec = _first_frame(data), Zstd()
     room.check(said or 0)
     if said is None and not room.exact:
-        raise ValueError("a chunk does not say how much it becomes, and neither does the array, for it has filters or several compressors")
+        raise ValueError(
+            "a chunk does not say how much it becomes, and neither does the array, for it has "
+            "filters or several compressors"
+        )
     whole = np.empty(room.most, np.uint8)
     try:
         codec.decode(data, out=whole)  # no more than is there, of however many frames
@@ -247,7 +279,9 @@ def _first_frame(data: memoryview) -> int | None:
 
 
 def _blosc(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
-    """Blosc 1, whose header says all (README_CHUNK_FORMAT.rst); the library believes it, also of how much there is to read."""
+    """Blosc 1, whose header says all (README_CHUNK_FORMAT.rst); the library believes it, also of
+    how much there is to read.
+    """
     room.check(int.from_bytes(data[4:8], "little"))
     if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
         raise ValueError(f"a chunk of Blosc has {len(data)} bytes, and says otherwise")
@@ -270,7 +304,9 @@ def _streams(start: Callable[[Mapping[str, Any]], Any]) -> Unpacker:
             try:
                 found += stream.decompress(data, room.most + 1 - len(found))
             except (zlib.error, lzma.LZMAError) as error:
-                raise ValueError(f"a chunk cannot be unpacked into {room.most} bytes: {error}") from error
+                raise ValueError(
+                    f"a chunk cannot be unpacked into {room.most} bytes: {error}"
+                ) from error
             room.check(len(found))
             if not stream.eof:
                 raise ValueError("a chunk ends before it should")
@@ -282,7 +318,9 @@ def _streams(start: Callable[[Mapping[str, Any]], Any]) -> Unpacker:
 
 def _lzma(how: Mapping[str, Any]) -> Any:
     form = how.get("format", lzma.FORMAT_XZ)
-    return lzma.LZMADecompressor(form, None if form == lzma.FORMAT_RAW else DICTIONARY, how.get("filters"))
+    return lzma.LZMADecompressor(
+        form, None if form == lzma.FORMAT_RAW else DICTIONARY, how.get("filters")
+    )
 
 
 UNPACKERS: dict[str, Unpacker] = {

@@ -1,7 +1,8 @@
-"""How large a picture within a TIFF says it is: asked before it is decoded, for decoders take as much memory as it says.
+"""How large a picture within a TIFF says it is: asked before it is decoded, for decoders take as
+much memory as it says.
 
-Looked into are JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC. What is no picture is decoded into the room of a tile, and may hold
-any bytes, also those that a picture begins with.
+Looked into are JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC. What is no picture is decoded
+into the room of a tile, and may hold any bytes, also those that a picture begins with.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 ROOM = 2
-"""So many times as many rows or columns as a tile may a picture in it have: some writers fill it up."""
+"""So many times as many rows or columns as a tile may a picture in it have: some writers fill it
+up.
+"""
 PLAIN = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013})
 """TIFF's numbers of what is no picture: nothing, CCITT, LZW, deflate, PackBits, LZMA, Zstandard."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -26,19 +29,26 @@ SIZE = b"\xff\x4f\xff\x51"
 
 
 def bounded(decode: Callable[..., Any], rows: int, columns: int) -> Callable[..., Any]:
-    """A decoder of tiles that raises ValueError where what it is given says that it is much larger than a tile."""
+    """A decoder of tiles that raises ValueError where what it is given says that it is much larger
+    than a tile.
+    """
 
     def decoded(data: bytes | None, *others: Any, **more: Any) -> Any:
         said = extent(data or b"")
         if said and (said[0] > ROOM * rows or said[1] > ROOM * columns):
-            raise ValueError(f"a tile of {rows} x {columns} pixels holds a picture that says it is {said[0]} x {said[1]}")
+            raise ValueError(
+                f"a tile of {rows} x {columns} pixels holds a picture that says it is {said[0]} "
+                f"x {said[1]}"
+            )
         return decode(data, *others, **more)
 
     return decoded
 
 
 def extent(data: bytes) -> tuple[int, int] | None:
-    """Rows and columns of a picture, by its header; None of anything else, or where there is no such header."""
+    """Rows and columns of a picture, by its header; None of anything else, or where there is no
+    such header.
+    """
     for at, head, said in PICTURES:
         if data[at : at + len(head)] == head:
             return said(data)
@@ -113,12 +123,18 @@ def _of_webp(data: bytes) -> tuple[int, int]:
 
 
 def _of_lerc(data: bytes) -> tuple[int, int]:
-    return _two(data, 10 if int.from_bytes(data[6:10], "little") < 3 else 14, 4, "little")  # after a checksum
+    return _two(
+        data, 10 if int.from_bytes(data[6:10], "little") < 3 else 14, 4, "little"
+    )  # after a checksum
 
 
-def _two(data: bytes, at: int, width: int, order: Literal["big", "little"] = "big") -> tuple[int, int]:
+def _two(
+    data: bytes, at: int, width: int, order: Literal["big", "little"] = "big"
+) -> tuple[int, int]:
     """Two numbers of so many bytes each."""
-    return int.from_bytes(data[at : at + width], order), int.from_bytes(data[at + width : at + 2 * width], order)
+    return int.from_bytes(data[at : at + width], order), int.from_bytes(
+        data[at + width : at + 2 * width], order
+    )
 
 
 PICTURES: tuple[tuple[int, bytes, Callable[[bytes], tuple[int, int] | None]], ...] = (

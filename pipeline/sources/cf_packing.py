@@ -1,9 +1,10 @@
-"""What the stored numbers of an array stand for, by the CF conventions: which of them mean "not measured", and how others are scaled.
+"""What the stored numbers of an array stand for, by the CF conventions: which of them mean "not
+measured", and how others are scaled.
 
 References
 ----------
-The CF conventions (https://cfconventions.org), sections 2.5.1 and 8.1; ``_Unsigned`` is netCDF's. xarray packs the ``_FillValue`` of floats
-in Zarr's format 3 as base64 of eight bytes.
+The CF conventions (https://cfconventions.org), sections 2.5.1 and 8.1; ``_Unsigned`` is netCDF's.
+xarray packs the ``_FillValue`` of floats in Zarr's format 3 as base64 of eight bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Packed:
     """What stored numbers stand for."""
 
     dtype: str
-    """Of the stored numbers in the machine's byte order, where signed ones may stand for unsigned ones; as NumPy names it."""
+    """Of the stored numbers in the machine's byte order, where signed ones may stand for unsigned
+    ones; as NumPy names it.
+    """
 
     fills: tuple[float, ...] = ()
     """Those that mean "not measured"."""
@@ -39,13 +42,20 @@ class Packed:
 
     @classmethod
     def of(cls, stored: np.dtype[Any], attributes: Mapping[str, Any], fill: Any = None) -> Packed:
-        """What an array's attributes say; ``fill`` is one more number that means "not measured", or None. ValueError names what is none."""
+        """What an array's attributes say; ``fill`` is one more number that means "not measured", or
+        None. ValueError names what is none.
+        """
         dtype = _signed(stored.newbyteorder("="), attributes.get("_Unsigned"))
         given = [(key, each) for key in MISSING for each in _several(attributes.get(key))]
         given += [("fill_value", each) for each in _several(fill)]
         fills = dict.fromkeys(_number(key, each, dtype) for key, each in given)
-        scale, offset = (float(_number(key, attributes.get(key, usual))) for key, usual in (("scale_factor", 1), ("add_offset", 0)))
-        return cls(dtype.name, tuple(value for value in fills if not math.isnan(value)), scale, offset)  # NaN is missing anyway
+        scale, offset = (
+            float(_number(key, attributes.get(key, usual)))
+            for key, usual in (("scale_factor", 1), ("add_offset", 0))
+        )
+        return cls(
+            dtype.name, tuple(value for value in fills if not math.isnan(value)), scale, offset
+        )  # NaN is missing anyway
 
     @property
     def scaled(self) -> bool:
@@ -58,15 +68,21 @@ class Packed:
         return self.fills[0] if self.fills else None
 
     def one(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Stored numbers, in the machine's byte order, as numbers of which one alone means "not measured"."""
+        """Stored numbers, in the machine's byte order, as numbers of which one alone means "not
+        measured".
+        """
         block = block.view(self.dtype)
         for other in self.fills[1:]:
             block = np.where(block == other, np.asarray(self.fills[0], block.dtype), block)
         return block
 
-    def unpacked(self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    def unpacked(
+        self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float64]:
         """What stored numbers stand for; NaN where nothing was measured."""
-        return np.where(measured, self.one(block).astype(np.float64) * self.scale + self.offset, np.nan)
+        return np.where(
+            measured, self.one(block).astype(np.float64) * self.scale + self.offset, np.nan
+        )
 
 
 def unused(attributes: Mapping[str, Any]) -> list[str]:
@@ -87,17 +103,25 @@ def _several(given: Any) -> list[Any]:
 
 
 def _number(key: str, given: Any, dtype: np.dtype[Any] | None = None) -> float:
-    """A number as attributes hold it: of integers whole, as their type has it, and of others a float; ValueError where it is none."""
+    """A number as attributes hold it: of integers whole, as their type has it, and of others a
+    float; ValueError where it is none.
+    """
     value = getattr(given, "item", lambda: given)()
     try:
         if isinstance(value, str):
             value = _text(value)
         if dtype is None or dtype.kind == "f" or not float(value).is_integer():
-            return float(np.asarray(float(value), dtype if dtype is not None and dtype.kind == "f" else None))
+            return float(
+                np.asarray(float(value), dtype if dtype is not None and dtype.kind == "f" else None)
+            )
         whole = int(value)
     except (TypeError, ValueError, OverflowError, struct.error, binascii.Error) as error:
         raise ValueError(f"its attribute {key} is {given!r}; allowed: a number") from error
-    return whole % (1 << 8 * dtype.itemsize) if dtype.kind == "u" and -(1 << 8 * dtype.itemsize - 1) <= whole < 0 else whole
+    return (
+        whole % (1 << 8 * dtype.itemsize)
+        if dtype.kind == "u" and -(1 << 8 * dtype.itemsize - 1) <= whole < 0
+        else whole
+    )
 
 
 def _text(value: str) -> float:

@@ -1,7 +1,8 @@
 """Decoded chunks of a Zarr array that are kept for a while.
 
-Windows overlap, and a chunk can only be decoded whole: with tiles of one chunk and a halo each chunk is decoded nine times, with tiles of
-two by two four times. Kept are the chunks that were read last, up to `MOST` bytes; a chunk whose file was written anew is read anew.
+Windows overlap, and a chunk can only be decoded whole: with tiles of one chunk and a halo each
+chunk is decoded nine times, with tiles of two by two four times. Kept are the chunks that were read
+last, up to `MOST` bytes; a chunk whose file was written anew is read anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Place = tuple[int, ...]
 
 
 class Kept:
-    """A Zarr array that is read in windows; it is indexed by numbers and slices as the array itself."""
+    """A Zarr array that is read in windows; it is indexed by numbers and slices as the array
+    itself.
+    """
 
     def __init__(self, array: Any, folder: str) -> None:
         from pipeline.sources.bounded_codecs import FileRoom  # which takes Zarr along
@@ -37,14 +40,26 @@ class Kept:
         self._lock = threading.Lock()
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[Any]:
-        """The elements, read by whole chunks unless they are too many, or not next to each other."""
-        spans = [slice(i, i + 1) if isinstance(i, int) else slice(*i.indices(n)) for i, n in zip(index, self._array.shape, strict=True)]
+        """The elements, read by whole chunks unless they are too many, or not next to
+        each other.
+        """
+        spans = [
+            slice(i, i + 1) if isinstance(i, int) else slice(*i.indices(n))
+            for i, n in zip(index, self._array.shape, strict=True)
+        ]
         box = Box(tuple(s.start for s in spans), tuple(s.stop for s in spans))
         chunk = self._array.chunks
-        first, last = [a // c for a, c in zip(box.start, chunk, strict=True)], [-(-b // c) for b, c in zip(box.stop, chunk, strict=True)]
+        first, last = (
+            [a // c for a, c in zip(box.start, chunk, strict=True)],
+            [-(-b // c) for b, c in zip(box.stop, chunk, strict=True)],
+        )
         cover = Box(tuple(first), tuple(last))
         bytes_of_chunk = int(np.prod(chunk)) * self._array.dtype.itemsize
-        if box.size == 0 or any(s.step not in (None, 1) for s in spans) or cover.size * bytes_of_chunk > 2 * MOST:
+        if (
+            box.size == 0
+            or any(s.step not in (None, 1) for s in spans)
+            or cover.size * bytes_of_chunk > 2 * MOST
+        ):
             for place in itertools.product(*map(range, cover.start, cover.stop)):
                 self._stamp(place)
             return self._read(index, cover)
@@ -59,14 +74,23 @@ class Kept:
         return block[tuple(0 if isinstance(i, int) else slice(None) for i in index)]
 
     def _covering(self, cover: Box) -> dict[Place, npt.NDArray[Any]]:
-        """Some chunks, given as a box of their places: those that are kept, and the others, read at once."""
+        """Some chunks, given as a box of their places: those that are kept, and the others, read at
+        once.
+        """
         places = list(itertools.product(*map(range, cover.start, cover.stop)))
         stamps = {place: self._stamp(place) for place in places}
         with self._lock:
-            found = {p: self._chunks[p][1] for p in places if p in self._chunks and self._chunks[p][0] == stamps[p]}
+            found = {
+                p: self._chunks[p][1]
+                for p in places
+                if p in self._chunks and self._chunks[p][0] == stamps[p]
+            }
         missing = [place for place in places if place not in found]
         if missing:
-            hull = Box(tuple(map(min, zip(*missing, strict=True))), tuple(max(axis) + 1 for axis in zip(*missing, strict=True)))
+            hull = Box(
+                tuple(map(min, zip(*missing, strict=True))),
+                tuple(max(axis) + 1 for axis in zip(*missing, strict=True)),
+            )
             extent = self._extent(hull)
             values = self._read(extent.slices, hull)
             for place in missing:
@@ -79,7 +103,9 @@ class Kept:
         return found
 
     def _read(self, index: tuple[int | slice, ...], cover: Box) -> npt.NDArray[Any]:
-        """Elements of some chunks; SourceError names the file that cannot be read or unpacked, when all the others have ended."""
+        """Elements of some chunks; SourceError names the file that cannot be read or unpacked, when
+        all the others have ended.
+        """
         from pipeline.sources.bounded_codecs import settle
 
         try:
@@ -92,15 +118,22 @@ class Kept:
             raise
 
     def _blamed(self, cover: Box, error: Exception) -> SourceError:
-        """The error of the first file that cannot be read; of all that were asked for where each can, alone and again."""
+        """The error of the first file that cannot be read; of all that were asked for where each
+        can, alone and again.
+        """
         places = list(itertools.product(*map(range, cover.start, cover.stop)))
         for place in places:
             try:
                 self._array[self._extent(Box(place, tuple(p + 1 for p in place))).slices]
             except FAULTS as found:
-                return SourceError(f"{self._folder}: its chunk {self._file(place)} cannot be read: {type(found).__name__}: {found}")
+                return SourceError(
+                    f"{self._folder}: its chunk {self._file(place)} cannot be read: "
+                    f"{type(found).__name__}: {found}"
+                )
         among = f"one of its chunks {self._file(places[0])} to {self._file(places[-1])}"
-        return SourceError(f"{self._folder}: {among} cannot be read: {type(error).__name__}: {error}")
+        return SourceError(
+            f"{self._folder}: {among} cannot be read: {type(error).__name__}: {error}"
+        )
 
     def _file(self, place: Place) -> str:
         """What the file is called that a chunk, or its shard, lies in."""
@@ -115,7 +148,9 @@ class Kept:
         return Box(start, stop) & Box.whole(self._array.shape)
 
     def _stamp(self, place: Place) -> object:
-        """What changes when the file of a chunk, or the shard it is in, is written anew on this machine; ValueError if it is too large."""
+        """What changes when the file of a chunk, or the shard it is in, is written anew on this
+        machine; ValueError if it is too large.
+        """
         if remote(self._folder):
             return None
         key = self._file(place)

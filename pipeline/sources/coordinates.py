@@ -1,11 +1,14 @@
-"""Where an array lies, by what lies beside it: coordinates along its axes, a grid mapping, a transform.
+"""Where an array lies, by what lies beside it: coordinates along its axes, a grid mapping, a
+transform.
 
-Coordinates move with the pixels when an array is cut, sorted, thinned or averaged; a transform among the attributes stays as it was. So the
-coordinates count, and the transform where there are none, or where it says the same, more exactly.
+Coordinates move with the pixels when an array is cut, sorted, thinned or averaged; a transform
+among the attributes stays as it was. So the coordinates count, and the transform where there are
+none, or where it says the same, more exactly.
 
 References
 ----------
-The CF conventions (https://cfconventions.org), chapters 4 and 5; ``GeoTransform`` beside them is GDAL's, as rioxarray writes it.
+The CF conventions (https://cfconventions.org), chapters 4 and 5; ``GeoTransform`` beside them is
+GDAL's, as rioxarray writes it.
 """
 
 from __future__ import annotations
@@ -20,13 +23,22 @@ import numpy.typing as npt
 from pipeline.errors import JobError
 from pipeline.image.pixel_area import alike
 from pipeline.sources.axes import LETTERS, UNNAMED
-from pipeline.sources.grid_mappings import EAST, NORTH, Beside, Coordinate, Transform, reference, unit_of
+from pipeline.sources.grid_mappings import (
+    EAST,
+    NORTH,
+    Beside,
+    Coordinate,
+    Transform,
+    reference,
+    unit_of,
+)
 
 EVEN = 0.01
 """So many pixels may a coordinate lie beside its place."""
 AXIS = {"X": "x", "Y": "y", "Z": "z", "T": "t"}
 PLANE = ("xc", "yc")
-"""What rioxarray calls the coordinates of a grid that is turned: each has an entry for every pixel."""
+"""What rioxarray calls the coordinates of a grid that is turned: each has an entry for every pixel.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,8 @@ class Place:
     """Axes along which the size is in no unit that is known, as a frame's."""
 
     translation: tuple[float, ...] = ()
-    """Where the centre of the first pixel lies along each axis of space, of what has no transform."""
+    """Where the centre of the first pixel lies along each axis of space, of what has no transform.
+    """
 
     remarks: tuple[str, ...] = ()
     """What was not understood."""
@@ -68,7 +81,8 @@ class Line:
 
 
 def letters(dims: Sequence[str], beside: Beside) -> str | None:
-    """A letter for each axis, by its name or by the coordinates along it; None where no axis has a name.
+    """A letter for each axis, by its name or by the coordinates along it; None where no axis has a
+    name.
 
     Raises
     ------
@@ -82,14 +96,19 @@ def letters(dims: Sequence[str], beside: Beside) -> str | None:
         known = "".join(letter or "c" for letter in found)
         usual = known if len(set(known)) == len(known) else "tczyx"[-len(dims) :]
         raise JobError(
-            f"axes: the dimension {dims[found.index(None)]!r} is not known; allowed: {', '.join(sorted(LETTERS))}, "
+            f"axes: the dimension {dims[found.index(None)]!r} is not known; allowed: "
+            f"{', '.join(sorted(LETTERS))}, "
             f"or name the axes of ({', '.join(dims)}): axes: {usual}"
         )
     return "".join(filter(None, found))
 
 
-def names_of_bands(axes: str, dims: Sequence[str], beside: Beside, attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the bands are called: by the coordinates along them, or as rioxarray keeps a file's names; none where nobody says."""
+def names_of_bands(
+    axes: str, dims: Sequence[str], beside: Beside, attributes: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """What the bands are called: by the coordinates along them, or as rioxarray keeps a file's
+    names; none where nobody says.
+    """
     if "c" not in axes or len(axes) != len(dims):
         return ()
     said, along = attributes.get("long_name"), beside.get(dims[axes.index("c")])
@@ -98,7 +117,9 @@ def names_of_bands(axes: str, dims: Sequence[str], beside: Beside, attributes: M
         return kept
     numbers = np.asarray(along.values)
     if kept and numbers.dtype.kind in "iu" and numbers.min() >= 1 and numbers.max() <= len(kept):
-        return tuple(kept[number - 1] for number in numbers.tolist())  # numbers of the file's bands, whichever are left
+        return tuple(
+            kept[number - 1] for number in numbers.tolist()
+        )  # numbers of the file's bands, whichever are left
     return tuple(map(str, numbers.tolist()))
 
 
@@ -107,12 +128,16 @@ def _letter(coordinate: Coordinate | None) -> str | None:
     if coordinate is None:
         return None
     about = coordinate.attributes
-    if (axis := AXIS.get(str(about.get("axis", "")).upper())) or (axis := LETTERS.get(str(about.get("standard_name", "")).lower())):
+    if (axis := AXIS.get(str(about.get("axis", "")).upper())) or (
+        axis := LETTERS.get(str(about.get("standard_name", "")).lower())
+    ):
         return axis
     return "x" if about.get("units") in EAST else "y" if about.get("units") in NORTH else None
 
 
-def placed(dims: Mapping[str, str], space: str, beside: Beside, attributes: Mapping[str, Any]) -> Place:
+def placed(
+    dims: Mapping[str, str], space: str, beside: Beside, attributes: Mapping[str, Any]
+) -> Place:
     """Where an array lies.
 
     Parameters
@@ -127,7 +152,11 @@ def placed(dims: Mapping[str, str], space: str, beside: Beside, attributes: Mapp
         The array's own, ``grid_mapping`` and ``crs`` among them.
     """
     crs, stated, unknown = reference(beside, attributes)
-    found = {letter: coordinate for letter in space if (coordinate := _along(dims[letter], letter, beside)) is not None}
+    found = {
+        letter: coordinate
+        for letter in space
+        if (coordinate := _along(dims[letter], letter, beside)) is not None
+    }
     lines = {letter: _line(coordinate) for letter, coordinate in found.items()}
     if uneven := [dims[letter] for letter, line in lines.items() if line is None]:
         placeless = any(lines.get(letter, True) is None for letter in "yx")
@@ -140,7 +169,9 @@ def placed(dims: Mapping[str, str], space: str, beside: Beside, attributes: Mapp
     else:
         transform, why = _of_plane(dims, beside) if set(PLANE) <= beside.keys() else (stated, "")
     remarks = (*unknown, why) if why else unknown
-    return _sized(space, transform, crs, lines, {letter: each.unit for letter, each in found.items()}, remarks)
+    return _sized(
+        space, transform, crs, lines, {letter: each.unit for letter, each in found.items()}, remarks
+    )
 
 
 def _sized(
@@ -151,13 +182,19 @@ def _sized(
     units: Mapping[str, str | None],
     remarks: tuple[str, ...],
 ) -> Place:
-    """A place with the extent of pixels; a volume that lies in no CRS has sizes and an origin in the place of a transform."""
+    """A place with the extent of pixels; a volume that lies in no CRS has sizes and an origin in
+    the place of a transform.
+    """
     if transform is None:
         return Place(crs=crs, remarks=remarks)
     a, b, c, d, e, f = transform
     depth = lines.get("z")
     thickness = depth.step if depth is not None else None
-    size = (*((abs(thickness or 1.0),) if space == "zyx" else ()), float(np.hypot(b, e)), float(np.hypot(a, d)))
+    size = (
+        *((abs(thickness or 1.0),) if space == "zyx" else ()),
+        float(np.hypot(b, e)),
+        float(np.hypot(a, d)),
+    )
     if crs is not None:
         return Place(transform, crs, size, unit_of(crs), remarks=remarks)
     known = [units.get(letter) if letter != "z" or thickness else None for letter in space]
@@ -169,11 +206,20 @@ def _sized(
 
 
 def _along(dim: str, letter: str, beside: Beside) -> Coordinate | None:
-    """The coordinates along an axis: those of its name, or else those that say that they are along it."""
+    """The coordinates along an axis: those of its name, or else those that say that they are along
+    it.
+    """
     lines = {name: each for name, each in beside.items() if each.dims == (dim,)}
     if dim in lines:
         return lines[dim]
-    return next((each for name, each in lines.items() if LETTERS.get(name.lower(), _letter(each)) == letter), None)
+    return next(
+        (
+            each
+            for name, each in lines.items()
+            if LETTERS.get(name.lower(), _letter(each)) == letter
+        ),
+        None,
+    )
 
 
 def _line(coordinate: Coordinate) -> Line | None:
@@ -181,9 +227,15 @@ def _line(coordinate: Coordinate) -> Line | None:
     stored, about = np.asarray(coordinate.values), coordinate.attributes
     if stored.dtype.kind not in "iuf" or not np.isfinite(stored).all():
         return None
-    values = stored.astype(np.float64) * float(about.get("scale_factor", 1)) + float(about.get("add_offset", 0))
+    values = stored.astype(np.float64) * float(about.get("scale_factor", 1)) + float(
+        about.get("add_offset", 0)
+    )
     first, last, number = float(values[0]), float(values[-1]), len(values)
-    rounding = 2 * float(np.finfo(stored.dtype).eps) * float(np.abs(values).max()) if stored.dtype.kind == "f" else 0.0
+    rounding = (
+        2 * float(np.finfo(stored.dtype).eps) * float(np.abs(values).max())
+        if stored.dtype.kind == "f"
+        else 0.0
+    )
     if number == 1:
         return Line(first, None, rounding, last)
     step = (last - first) / (number - 1)
@@ -192,29 +244,61 @@ def _line(coordinate: Coordinate) -> Line | None:
     return Line(first, step, slack, last) if step and off <= min(slack, abs(step) / 4) else None
 
 
-def _of_lines(y: Line | None, x: Line | None, stated: Transform | None) -> tuple[Transform | None, str]:
+def _of_lines(
+    y: Line | None, x: Line | None, stated: Transform | None
+) -> tuple[Transform | None, str]:
     """The transform of a grid whose axes have coordinates; or none, and why."""
     if stated is not None and (stated[1] or stated[3]):
-        return None, "coordinates along rows and columns contradict a transform that is turned: the image has no place"
-    start_x, step_x, start_y, step_y = (stated[2], stated[0], stated[5], stated[4]) if stated is not None else (0.0, 0.0, 0.0, 0.0)
-    if stated is not None and all(line is None or _same(line, *way) for line, way in ((x, (start_x, step_x)), (y, (start_y, step_y)))):
+        return (
+            None,
+            (
+                "coordinates along rows and columns contradict a transform that is turned: the "
+                "image "
+                "has no place"
+            ),
+        )
+    start_x, step_x, start_y, step_y = (
+        (stated[2], stated[0], stated[5], stated[4]) if stated is not None else (0.0, 0.0, 0.0, 0.0)
+    )
+    if stated is not None and all(
+        line is None or _same(line, *way)
+        for line, way in ((x, (start_x, step_x)), (y, (start_y, step_y)))
+    ):
         return stated, ""
     if x is None or y is None:
-        return None, f"{'rows' if y is None else 'columns'} alone have no coordinates: the image has no place"
-    fits = all(line.step is None or _close(line, line.step, step) for line, step in ((x, step_x), (y, step_y)))
+        return (
+            None,
+            (
+                f"{'rows' if y is None else 'columns'} alone have no coordinates: the image has no "
+                f"place"
+            ),
+        )
+    fits = all(
+        line.step is None or _close(line, line.step, step)
+        for line, step in ((x, step_x), (y, step_y))
+    )
     steps = [
         line.step or (step if fits and step and _on_grid(line, start, step) else 0.0)
         for line, start, step in ((x, start_x, step_x), (y, start_y, step_y))
     ]
     if not all(steps):
-        return None, f"nothing says how large the one pixel along {'x' if not steps[0] else 'y'} is: the image has no place"
+        return (
+            None,
+            (
+                f"nothing says how large the one pixel along {'x' if not steps[0] else 'y'} is: "
+                f"the "
+                f"image has no place"
+            ),
+        )
     return (steps[0], 0.0, x.first - steps[0] / 2, 0.0, steps[1], y.first - steps[1] / 2), ""
 
 
 def _same(line: Line, start: float, step: float) -> bool:
     """Whether coordinates are those of a transform's pixels, from the first on."""
     if line.step is None:
-        return bool(step) and abs(line.first - start - step / 2) <= max(line.slack, EVEN * abs(step))
+        return bool(step) and abs(line.first - start - step / 2) <= max(
+            line.slack, EVEN * abs(step)
+        )
     return abs(line.first - start - step / 2) <= line.slack and _close(line, line.step, step)
 
 
@@ -234,15 +318,25 @@ def _of_plane(dims: Mapping[str, str], beside: Beside) -> tuple[Transform | None
     order = (dims["y"], dims["x"])
     x, y = (np.asarray(beside[name].values, np.float64) for name in PLANE)
     x, y = (
-        each if beside[name].dims == order else each.T if beside[name].dims == order[::-1] else each[:0]
+        each
+        if beside[name].dims == order
+        else each.T
+        if beside[name].dims == order[::-1]
+        else each[:0]
         for name, each in zip(PLANE, (x, y), strict=True)
     )
     if min(x.shape) < 2 or x.shape != y.shape:
-        return None, "the coordinates xc and yc are not those of a grid of pixels: the image has no place"
+        return (
+            None,
+            "the coordinates xc and yc are not those of a grid of pixels: the image has no place",
+        )
     (a, b), (d, e) = (_slopes(each) for each in (x, y))
     row, column = np.indices(x.shape)
     size = min(np.hypot(a, d), np.hypot(b, e))
-    off = max(np.abs(x - (x[0, 0] + a * column + b * row)).max(), np.abs(y - (y[0, 0] + d * column + e * row)).max())
+    off = max(
+        np.abs(x - (x[0, 0] + a * column + b * row)).max(),
+        np.abs(y - (y[0, 0] + d * column + e * row)).max(),
+    )
     if not size or not off <= EVEN * size:
         return None, "no transform gives the coordinates xc and yc: the image has no place"
     return (a, b, float(x[0, 0] - (a + b) / 2), d, e, float(y[0, 0] - (d + e) / 2)), ""
@@ -251,4 +345,6 @@ def _of_plane(dims: Mapping[str, str], beside: Beside) -> tuple[Transform | None
 def _slopes(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """The difference from one column to the next, and from one row to the next."""
     rows, columns = values.shape
-    return float(values[0, -1] - values[0, 0]) / (columns - 1), float(values[-1, 0] - values[0, 0]) / (rows - 1)
+    return float(values[0, -1] - values[0, 0]) / (columns - 1), float(
+        values[-1, 0] - values[0, 0]
+    ) / (rows - 1)

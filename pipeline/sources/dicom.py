@@ -48,12 +48,16 @@ class DicomSlide:
     """The value that means "not measured"."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by pixel of red, green and blue, in which nodata may be a colour."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by pixel of red, green and blue, in which nodata may
+    be a colour.
+    """
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if it cannot be opened, JobError if there is no such level or band."""
+        """What the image is; SourceError if it cannot be opened, JobError if there is no such level
+        or band.
+        """
         about, names = self._about, tuple(str(k + 1) for k in range(self._about.bands))
         return Frame(
             shape=about.shapes[self.level],
@@ -61,10 +65,17 @@ class DicomSlide:
             dtype=checked_numbers(np.dtype(about.dtype), self.path),
             nodata=None if self._partly else self.nodata,
             masked=self._partly,
-            together=together(self.nodata_by, len(self._chosen), range(len(self._chosen)) if about.bands == COLOURS else ()),
+            together=together(
+                self.nodata_by,
+                len(self._chosen),
+                range(len(self._chosen)) if about.bands == COLOURS else (),
+            ),
             pixel_size=about.microns[self.level],
             unit="micrometer",
-            chunks=tuple(min(n, m) for n, m in zip(about.tiles[self.level], about.shapes[self.level], strict=True)),
+            chunks=tuple(
+                min(n, m)
+                for n, m in zip(about.tiles[self.level], about.shapes[self.level], strict=True)
+            ),
         )
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -87,9 +98,17 @@ class DicomSlide:
             "level": self.level,
             "levels": [list(shape) for shape in about.shapes],
             "channels": [str(k + 1) for k in range(about.bands)],
-            "colours": ["red", "green", "blue"] if about.bands == len(("red", "green", "blue")) else None,
+            "colours": ["red", "green", "blue"]
+            if about.bands == len(("red", "green", "blue"))
+            else None,
             "optical_paths": paths,
-            "sizes": dict(zip("yx", (f"{size:g} micrometer" for size in about.microns[self.level]), strict=True)),
+            "sizes": dict(
+                zip(
+                    "yx",
+                    (f"{size:g} micrometer" for size in about.microns[self.level]),
+                    strict=True,
+                )
+            ),
             "files": [file.name for file in _files(self.path)][:SAMPLED],
             "not_understood": [f"further optical paths that are not read: {', '.join(paths[1:])}"]
             if len(paths) > 1 and self.optical_path is None
@@ -97,8 +116,12 @@ class DicomSlide:
         }
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where any band of the colour has not nodata, of which not all are read: (1, row, column), of the shape of a glance."""
-        return np.asarray((replace(self, bands=None).glance(box, step) != self.nodata).any(axis=0))[None]
+        """Where any band of the colour has not nodata, of which not all are read: (1, row, column),
+        of the shape of a glance.
+        """
+        return np.asarray((replace(self, bands=None).glance(box, step) != self.nodata).any(axis=0))[
+            None
+        ]
 
     @property
     def masked_by(self) -> str:
@@ -118,37 +141,58 @@ class DicomSlide:
     def fingerprint(self) -> dict[str, Any]:
         """How many files there are, how large they are, and what an even sample of them holds."""
         files = _files(self.path)
-        chosen = files if len(files) <= SAMPLED else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
+        chosen = (
+            files
+            if len(files) <= SAMPLED
+            else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
+        )
         choice = {"level": self.level, "optical_path": self.optical_path}
-        return {"kind": "dicom", "bytes": [file.stat().st_size for file in files], "sample": [of_file(file) for file in chosen], **choice}
+        return {
+            "kind": "dicom",
+            "bytes": [file.stat().st_size for file in files],
+            "sample": [of_file(file) for file in chosen],
+            **choice,
+        }
 
     @functools.cached_property
     def _about(self) -> _About:
         opened = self._opened
         if isinstance(self.level, bool) or not 0 <= self.level < len(opened.about.shapes):
-            raise JobError(f"level: {self.level}; {self.path} has levels 0 to {len(opened.about.shapes) - 1}")
+            raise JobError(
+                f"level: {self.level}; {self.path} has levels 0 to {len(opened.about.shapes) - 1}"
+            )
         return opened.about
 
     @property
     def _opened(self) -> _Opened:
         try:
-            return _open(self.path, self.optical_path, tuple(stamp(str(file)) for file in _files(self.path)))
+            return _open(
+                self.path, self.optical_path, tuple(stamp(str(file)) for file in _files(self.path))
+            )
         except TilewiseError:
             raise
         except _faults() as error:
-            raise SourceError(f"{self.path} cannot be opened as a DICOM slide: {type(error).__name__}: {error}") from error
+            raise SourceError(
+                f"{self.path} cannot be opened as a DICOM slide: {type(error).__name__}: {error}"
+            ) from error
 
     def _read(self, level: int, box: Box) -> npt.NDArray[Any]:
         try:
             block = self._opened.region(level, box)
         except _faults() as error:
-            raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
-        return native(block[list(choose_bands(self.bands, [str(k + 1) for k in range(len(block))]))])
+            raise SourceError(
+                f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        return native(
+            block[list(choose_bands(self.bands, [str(k + 1) for k in range(len(block))]))]
+        )
 
 
 @dataclass(frozen=True)
 class _About:
-    """What a slide says of its levels, from the finest: rows and columns, and a pixel's and a tile's."""
+    """What a slide says of its levels, from the finest: rows and columns, and a pixel's and a
+    tile's.
+    """
 
     shapes: tuple[tuple[int, int], ...]
     microns: tuple[tuple[float, float], ...]
@@ -165,16 +209,24 @@ class _Opened:
             import wsidicom
         except ImportError as error:
             raise JobError(f"kind: dicom needs wsidicom: {INSTALL}") from error
-        self.slide, self.optical_path = wsidicom.WsiDicom.open([str(file) for file in _files(path)]), optical_path
+        self.slide, self.optical_path = (
+            wsidicom.WsiDicom.open([str(file) for file in _files(path)]),
+            optical_path,
+        )
         levels = list(self.slide.levels)
         self.paths = sorted({name for level in levels for name in level.optical_paths})
         if optical_path is not None and optical_path not in self.paths:
-            raise JobError(f"optical_path: {optical_path!r}; {path} has others; {nearest(optical_path, self.paths)}")
+            raise JobError(
+                f"optical_path: {optical_path!r}; {path} has others; "
+                f"{nearest(optical_path, self.paths)}"
+            )
         self.numbers = [level.level for level in levels]
         shapes = tuple((level.size.height, level.size.width) for level in levels)
         tiles = tuple((level.tile_size.height, level.tile_size.width) for level in levels)
         if (most := max(rows * columns for rows, columns in tiles)) * 4 > LARGEST_BLOCK:
-            raise SourceError(f"{path} has tiles of {most} pixels; allowed: up to {LARGEST_BLOCK // 4}")
+            raise SourceError(
+                f"{path} has tiles of {most} pixels; allowed: up to {LARGEST_BLOCK // 4}"
+            )
         microns = tuple((float(level.mpp.height), float(level.mpp.width)) for level in levels)
         first = self.region(len(levels) - 1, Box((0, 0), (1, 1)))
         self.about = _About(shapes, microns, tiles, len(first), first.dtype.str)
@@ -182,7 +234,9 @@ class _Opened:
     def region(self, level: int, box: Box) -> npt.NDArray[Any]:
         """(band, row, column)."""
         (top, left), (height, width) = box.start, box.shape
-        picture = self.slide.read_region((left, top), self.numbers[level], (width, height), path=self.optical_path)
+        picture = self.slide.read_region(
+            (left, top), self.numbers[level], (width, height), path=self.optical_path
+        )
         values = np.asarray(picture)
         return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
 
@@ -206,6 +260,20 @@ def _faults() -> tuple[type[Exception], ...]:
     from pydicom.errors import InvalidDicomError
     from wsidicom import errors
 
-    own = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception))  # they have no common base
-    plain = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, EOFError, MemoryError, RuntimeError)
+    own = (
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    )  # they have no common base
+    plain = (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        EOFError,
+        MemoryError,
+        RuntimeError,
+    )
     return InvalidDicomError, *own, OSError, struct.error, *plain

@@ -1,4 +1,6 @@
-"""What tells one file from another, at a bounded cost. No fingerprint holds a time: clocks differ, and copies are the same image."""
+"""What tells one file from another, at a bounded cost. No fingerprint holds a time: clocks differ,
+and copies are the same image.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ BLOCKS = 64
 
 
 def of_bytes(data: memoryview) -> int:
-    """CRC-32 of the data, or of BLOCKS blocks spread evenly over them where they are longer than WHOLE."""
+    """CRC-32 of the data, or of BLOCKS blocks spread evenly over them where they are longer than
+    WHOLE.
+    """
     crc = 0
     for start, stop in _spans(data.nbytes):
         crc = zlib.crc32(data[start:stop], crc)
@@ -33,8 +37,12 @@ def of_file(path: Path) -> dict[str, Any]:
 
 
 def stamp(path: str) -> tuple[int, int, int]:
-    """What changes when a file is written anew: what is kept open, or decoded, of the one before must not be taken for it."""
-    if remote(path):  # taken to stay as it is while a process reads it; a run looks at its fingerprint once more
+    """What changes when a file is written anew: what is kept open, or decoded, of the one before
+    must not be taken for it.
+    """
+    if remote(
+        path
+    ):  # taken to stay as it is while a process reads it; a run looks at its fingerprint once more
         return 0, 0, 0
     about = Path(path).stat()
     return about.st_ino, about.st_mtime_ns, about.st_size

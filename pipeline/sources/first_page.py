@@ -1,4 +1,6 @@
-"""Which reader a TIFF goes to: told by its first page and by its place, not by what the file is called."""
+"""Which reader a TIFF goes to: told by its first page and by its place, not by what the file is
+called.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,55 @@ from pipeline.sources.gdal import dataset, guarded, is_paged
 from pipeline.sources.tiff_pages import FAULTS, INSTALL, decodable
 
 KINDS = (
-    *("ome", "imagej", "svs", "scn", "ndpi", "bif", "qpi", "philips", "avs", "indica", "lsm", "stk", "fluoview", "micromanager"),
-    *("mmstack", "ndtiff", "metaseries", "scanimage", "fei", "sem", "sis", "nih", "eer", "tvips", "mdgel", "andor", "vista", "volumetric"),
+    *(
+        "ome",
+        "imagej",
+        "svs",
+        "scn",
+        "ndpi",
+        "bif",
+        "qpi",
+        "philips",
+        "avs",
+        "indica",
+        "lsm",
+        "stk",
+        "fluoview",
+        "micromanager",
+    ),
+    *(
+        "mmstack",
+        "ndtiff",
+        "metaseries",
+        "scanimage",
+        "fei",
+        "sem",
+        "sis",
+        "nih",
+        "eer",
+        "tvips",
+        "mdgel",
+        "andor",
+        "vista",
+        "volumetric",
+    ),
 )
-"""tifffile's names of what microscopes and scanners write, of which GDAL would read the first page, and not what it says."""
+"""tifffile's names of what microscopes and scanners write, of which GDAL would read the first page,
+and not what it says.
+"""
 PLACES = (33550, 33922, 34264, 34735)
 """TIFF's tags that place an image in the world: scale, tie points, transformation, keys."""
 UNITS = (4, 5)
 """Resolutions for millimetre and micrometre, which GDAL does not know."""
-COUNTS = (r'\bSizeZ="(\d{1,9})"', r'\bSizeC="(\d{1,9})"', r'\bSizeT="(\d{1,9})"', r"^images=(\d{1,9})")
-"""How OME-XML and ImageJ say in a description how many planes there are: the product of those that are found."""
+COUNTS = (
+    r'\bSizeZ="(\d{1,9})"',
+    r'\bSizeC="(\d{1,9})"',
+    r'\bSizeT="(\d{1,9})"',
+    r"^images=(\d{1,9})",
+)
+"""How OME-XML and ImageJ say in a description how many planes there are: the product of those that
+are found.
+"""
 
 
 class _Told(NamedTuple):
@@ -42,7 +83,8 @@ def kind_of(path: str, otherwise: str) -> str:
     path
         A file of this machine.
     otherwise
-        The kind that its name tells, of a file that is placed by nothing, and damaged or of one plain page.
+        The kind that its name tells, of a file that is placed by nothing, and damaged or of one
+        plain page.
     """
     told = _told(path)
     if told is None:
@@ -51,13 +93,20 @@ def kind_of(path: str, otherwise: str) -> str:
     try:
         with guarded(path, " cannot be opened"):
             file = dataset(path)
-            placed = placed or file.crs is not None or not file.transform.is_identity or bool(file.gcps[0])
+            placed = (
+                placed
+                or file.crs is not None
+                or not file.transform.is_identity
+                or bool(file.gcps[0])
+            )
             paged = is_paged(path)
     except SourceError as error:
         if "missing codec" not in str(error):
             return otherwise
         if placed:
-            raise SourceError(f"{error}; kind: tiff reads its pixels, without their place in the world: {INSTALL}") from error
+            raise SourceError(
+                f"{error}; kind: tiff reads its pixels, without their place in the world: {INSTALL}"
+            ) from error
         return "tiff"
     if placed or (otherwise == "geotiff" and not (told.decodable or told.hidden or paged)):
         return "geotiff"
@@ -65,14 +114,17 @@ def kind_of(path: str, otherwise: str) -> str:
 
 
 def check_remote(address: str) -> None:
-    """JobError where a TIFF at an address is one of those of which GDAL would read a part, and say nothing."""
+    """JobError where a TIFF at an address is one of those of which GDAL would read a part, and say
+    nothing.
+    """
     with guarded(address, " cannot be opened"):
         file = dataset(address)
         text = file.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
         placed = file.crs is not None or not file.transform.is_identity
         if not placed and (is_paged(address) or _planes(text) > file.count):
             raise JobError(
-                f"{address} is a stack, or another TIFF of several pages; those are read of this machine only; "
+                f"{address} is a stack, or another TIFF of several pages; those are read of this "
+                f"machine only; "
                 "copy it, or read its first page as it is: kind: geotiff"
             )
 
@@ -86,7 +138,11 @@ def _told(path: str) -> _Told | None:
             page: Any = file.pages.first
             placed = any(tag in page.tags for tag in PLACES)
             microscopic = any(getattr(file, f"is_{kind}", False) for kind in KINDS)
-            shape = file.shaped_metadata[0].get("shape", ()) if page.is_shaped and file.shaped_metadata else ()
+            shape = (
+                file.shaped_metadata[0].get("shape", ())
+                if page.is_shaped and file.shaped_metadata
+                else ()
+            )
             hidden = math.prod(shape) > math.prod(page.shape) or page.resolutionunit in UNITS
             hidden = hidden or (microscopic and _planes(page.description) > page.samplesperpixel)
             return _Told(placed, microscopic, hidden, decodable(page))

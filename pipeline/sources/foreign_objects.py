@@ -1,4 +1,6 @@
-"""What people have at hand that is no image here, though it looks like one: what to write instead."""
+"""What people have at hand that is no image here, though it looks like one: what to write
+instead.
+"""
 
 from __future__ import annotations
 
@@ -42,22 +44,35 @@ INSTEAD = {
 
 
 def refuse(image: Any) -> None:
-    """JobError for what is no image here, with what to write instead. What nobody knows is left to the reader of arrays."""
+    """JobError for what is no image here, with what to write instead. What nobody knows is left to
+    the reader of arrays.
+    """
     packages = {kind.__module__.partition(".")[0] for kind in type(image).__mro__}
     if hasattr(image, "data_vars"):
         names = [str(name) for name in image.data_vars]
         raise JobError(
-            f"an xarray Dataset is several images: choose a variable, dataset[{(names or ['name'])[0]!r}]; it has {', '.join(names)}"
+            f"an xarray Dataset is several images: choose a variable, "
+            f"dataset[{(names or ['name'])[0]!r}]; it has {', '.join(names)}"
         )
     if isinstance(image, list | tuple):
         _say_list(image)
     if packages & {"pandas", "geopandas", "polars", "pyarrow", "shapely"}:
-        _say(image, "a table, or shapes, are no image; as seeds, markers or truth they are given in a file, such as GeoJSON or GeoPackage")
-    if isinstance(image, bytes | bytearray | memoryview) or (hasattr(image, "read") and not hasattr(image, "shape") and "_io" in packages):
+        _say(
+            image,
+            "a table, or shapes, are no image; as seeds, markers or truth they are given in a "
+            "file, such as GeoJSON or GeoPackage",
+        )
+    if isinstance(image, bytes | bytearray | memoryview) or (
+        hasattr(image, "read") and not hasattr(image, "shape") and "_io" in packages
+    ):
         _say(image, "write it to a file, and give its path")
     if instead := next((INSTEAD[name] for name in packages if name in INSTEAD), None):
         _say(image, instead)
-    if isinstance(image, np.generic | int | float | complex) or image is None or isinstance(image, dict | set):
+    if (
+        isinstance(image, np.generic | int | float | complex)
+        or image is None
+        or isinstance(image, dict | set)
+    ):
         _say(image, "")
 
 
@@ -68,7 +83,11 @@ def _say_list(image: Any) -> None:
         return
     if all(isinstance(each, np.ndarray) or hasattr(each, "dask") for each in image):
         shapes = sorted({each.shape for each in image})
-        how = "numpy.stack(image) with axes: zyx for planes, cyx for bands, tyx for times" if len(shapes) == 1 else "one job for each"
+        how = (
+            "numpy.stack(image) with axes: zyx for planes, cyx for bands, tyx for times"
+            if len(shapes) == 1
+            else "one job for each"
+        )
         _say(image, f"of {len(image)} arrays of {', '.join(map(str, shapes))}; write {how}")
     _say(image, "write numpy.asarray(image), or a list of paths, which are read as one image")
 

@@ -31,8 +31,16 @@ MARKS = {
     b"\xff\x4f\xff\x51": "JP2OpenJPEG",
     b"EHFA_HEADER_TAG": "HFA",
 }
-"""GDAL's driver by a file's first bytes. No other driver is ever tried, whatever a file is called."""
-NAMES = {"GTiff": "TIFF", "PNG": "PNG", "JPEG": "JPEG", "JP2OpenJPEG": "JPEG 2000", "HFA": "Erdas Imagine", "VRT": "VRT"}
+"""GDAL's driver by a file's first bytes. No other driver is ever tried, whatever a file is called.
+"""
+NAMES = {
+    "GTiff": "TIFF",
+    "PNG": "PNG",
+    "JPEG": "JPEG",
+    "JP2OpenJPEG": "JPEG 2000",
+    "HFA": "Erdas Imagine",
+    "VRT": "VRT",
+}
 """What the drivers read."""
 MOST_BANDS = 4096
 LARGEST_BLOCK = 1 << 30
@@ -42,7 +50,8 @@ LEAST_PER_BLOCK = 4
 
 
 def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
-    """A file as rasterio opens it, once per thread, and kept open: GDAL's handles are not safe to share.
+    """A file as rasterio opens it, once per thread, and kept open: GDAL's handles are not safe to
+    share.
 
     Parameters
     ----------
@@ -56,7 +65,8 @@ def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
     Raises
     ------
     SourceError
-        If it is of another kind, is damaged, declares more than can be, or refers to what lies elsewhere.
+        If it is of another kind, is damaged, declares more than can be, or refers to what lies
+        elsewhere.
     JobError
         If there is no such level.
     """
@@ -67,7 +77,9 @@ def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
 
 @contextmanager
 def settings(path: str) -> Iterator[None]:
-    """What GDAL must know to reach a file at an address, as long as this lasts: it stays neither in the environment nor in GDAL."""
+    """What GDAL must know to reach a file at an address, as long as this lasts: it stays neither in
+    the environment nor in GDAL.
+    """
     if not remote(path):
         yield
         return
@@ -75,17 +87,26 @@ def settings(path: str) -> Iterator[None]:
     from rasterio.env import getenv, hasenv
 
     theirs = getenv() if hasenv() else {}
-    with rasterio.Env(**{name: value for name, value in {**gdal_settings(), **sidecars.settings(path)}.items() if name not in theirs}):
+    with rasterio.Env(
+        **{
+            name: value
+            for name, value in {**gdal_settings(), **sidecars.settings(path)}.items()
+            if name not in theirs
+        }
+    ):
         yield
 
 
 @contextmanager
 def guarded(path: str, what: str) -> Iterator[None]:
-    """Whatever rasterio raises of a damaged file, in opening or reading it or in its attributes, as a SourceError that says ``what``.
+    """Whatever rasterio raises of a damaged file, in opening or reading it or in its attributes, as
+    a SourceError that says ``what``.
 
     Within it, GDAL knows how to reach the file.
     """
-    from rasterio._err import CPLE_BaseError  # rasterio lets GDAL's own errors through, and exports no name for them
+    from rasterio._err import (
+        CPLE_BaseError,
+    )  # rasterio lets GDAL's own errors through, and exports no name for them
     from rasterio.errors import CRSError, RasterioError
 
     try:
@@ -96,7 +117,9 @@ def guarded(path: str, what: str) -> Iterator[None]:
 
 
 def is_paged(path: str) -> bool:
-    """Whether a TIFF has several pages and no place: a stack, or a slide, of which GDAL would read the first page and say nothing."""
+    """Whether a TIFF has several pages and no place: a stack, or a slide, of which GDAL would read
+    the first page and say nothing.
+    """
     with guarded(path, " cannot be opened"):
         file = dataset(path)
         return bool(len(file.subdatasets) > 1 and file.crs is None and file.transform.is_identity)
@@ -119,7 +142,14 @@ def fingerprint(path: str, root: str | None = None) -> dict[str, Any]:
     others = sorted(str(Path(name).resolve()) for name in files(path, root))
     theirs = [name for name in others if name != str(Path(path).resolve()) and Path(name).is_file()]
     folder = Path(path).resolve().parent
-    return {**of_file(Path(path)), **({"with": {_relative(Path(name), folder): of_file(Path(name)) for name in theirs}} if theirs else {})}
+    return {
+        **of_file(Path(path)),
+        **(
+            {"with": {_relative(Path(name), folder): of_file(Path(name)) for name in theirs}}
+            if theirs
+            else {}
+        ),
+    }
 
 
 def _folder(path: str, root: str | None) -> Path:
@@ -146,7 +176,9 @@ def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: i
             driver_of(name)
             sidecars.refuse(name)
     with warnings.catch_warnings(), guarded(path, " cannot be opened"):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture without a place is no fault
+        warnings.simplefilter(
+            "ignore", NotGeoreferencedWarning
+        )  # a picture without a place is no fault
         file = rasterio.open(path, driver=driver)
         _refuse(file, path, Path(path).stat().st_size)
         _refuse_others(file, path, folder)
@@ -173,12 +205,17 @@ def _at(file: Any, path: str, driver: str, level: int) -> Any:
     number = len(file.overviews(1))
     if not 0 <= level <= number:
         there = f"overviews 1 to {number}" if number else "no overviews"
-        raise JobError(f"level: {level}; {path} has {there}; allowed: 0, full resolution{f', to {number}' if number else ''}")
+        raise JobError(
+            f"level: {level}; {path} has {there}; allowed: 0, full "
+            f"resolution{f', to {number}' if number else ''}"
+        )
     return rasterio.open(path, driver=driver, overview_level=level - 1) if level else file
 
 
 def driver_of(path: str) -> str:
-    """GDAL's driver for a file, by its first bytes; SourceError where it is of no kind that is read."""
+    """GDAL's driver for a file, by its first bytes; SourceError where it is of no kind that is
+    read.
+    """
     try:
         with Path(path).open("rb") as file:
             head = file.read(HEAD)
@@ -190,7 +227,10 @@ def driver_of(path: str) -> str:
     if found is None:
         if what := told(path):
             raise SourceError(f"{path} is {what}; allowed: {_allowed(set(NAMES))}")
-        raise SourceError(f"{path} is no image that is read: it begins with {head[:8]!r}; allowed: {_allowed(set(NAMES))}")
+        raise SourceError(
+            f"{path} is no image that is read: it begins with {head[:8]!r}; allowed: "
+            f"{_allowed(set(NAMES))}"
+        )
     return found
 
 
@@ -199,18 +239,28 @@ def _allowed(drivers: set[str]) -> str:
 
 
 def _refuse(file: Any, path: str, length: int) -> None:
-    """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
+    """Refuse what a file declares and cannot hold, or what would take more memory than a task has,
+    before a pixel is read.
+    """
     size = f"{path} declares {file.width} x {file.height} pixels"
     if file.count > MOST_BANDS:
         raise SourceError(f"{path} declares {file.count} bands; allowed: up to {MOST_BANDS}")
     if file.count == 0:
         raise SourceError(f"{path} has no bands")
     rows, columns = file.block_shapes[0]
-    together = file.count if file.interleaving is not None and file.interleaving.name == "pixel" else 1
-    block = rows * columns * together * max(np.dtype(name.replace("complex_int16", "int32")).itemsize for name in file.dtypes)
+    together = (
+        file.count if file.interleaving is not None and file.interleaving.name == "pixel" else 1
+    )
+    block = (
+        rows
+        * columns
+        * together
+        * max(np.dtype(name.replace("complex_int16", "int32")).itemsize for name in file.dtypes)
+    )
     if block > LARGEST_BLOCK:
         raise SourceError(
-            f"{size} in blocks of {rows} x {columns}, {block / 2**30:.3g} GiB each; allowed: up to {LARGEST_BLOCK >> 30} GiB; "
+            f"{size} in blocks of {rows} x {columns}, {block / 2**30:.3g} GiB each; allowed: up "
+            f"to {LARGEST_BLOCK >> 30} GiB; "
             "write it anew with tiles: gdal_translate -co TILED=YES"
         )
     number = -(-file.height // rows) * -(-file.width // columns) * (file.count // together)
@@ -221,5 +271,11 @@ def _refuse(file: Any, path: str, length: int) -> None:
 def _refuse_others(file: Any, path: str, folder: Path) -> None:
     """Refuse what refers to files outside of a folder."""
     for other in file.files:
-        if not Path(other).resolve().is_relative_to(folder) and Path(other).resolve() != Path(path).resolve():
-            raise SourceError(f"{path} refers to {other}, which lies outside {folder}; name a folder that holds both: root")
+        if (
+            not Path(other).resolve().is_relative_to(folder)
+            and Path(other).resolve() != Path(path).resolve()
+        ):
+            raise SourceError(
+                f"{path} refers to {other}, which lies outside {folder}; name a folder that "
+                f"holds both: root"
+            )

@@ -1,4 +1,6 @@
-"""Where a raster lies: by its own transform, by a world file, or by ground control points where one transform fits them all."""
+"""Where a raster lies: by its own transform, by a world file, or by ground control points where one
+transform fits them all.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from pipeline.image.frame import Pins
 from pipeline.sources import sidecars
 
 FIT = 0.5
-"""Pixels by which an affine transform may miss a ground control point and still stand for all of them."""
+"""Pixels by which an affine transform may miss a ground control point and still stand for all of
+them.
+"""
 LARGEST = 1 << 16
 """Bytes of a file that names a coordinate reference system."""
 
@@ -25,15 +29,16 @@ def place(path: str, file: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     path
         The file's.
     file
-        It, as rasterio opens it at full resolution. What rasterio says of an overview's place is not asked for: of a file without a
-        transform it is memory that nobody has written to.
+        It, as rasterio opens it at full resolution. What rasterio says of an overview's place is
+        not asked for: of a file without a transform it is memory that nobody has written to.
     shape
         (row, column) of the level that is read, which covers the same ground.
 
     Returns
     -------
     dict
-        CRS, transform, pixel size and unit; nothing where the file has no transform, or has the identity, which stands for none.
+        CRS, transform, pixel size and unit; nothing where the file has no transform, or has the
+        identity, which stands for none.
 
     Raises
     ------
@@ -49,7 +54,13 @@ def place(path: str, file: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     down, across = file.height / shape[0], file.width / shape[1]
     a, b, c, d, e, f = tuple(transform)[:6]
     a, b, d, e = a * across, b * down, d * across, e * down
-    unit = "unknown" if crs is None else "degree" if crs.is_geographic else str(crs.linear_units).lower()
+    unit = (
+        "unknown"
+        if crs is None
+        else "degree"
+        if crs.is_geographic
+        else str(crs.linear_units).lower()
+    )
     return {
         "transform": (a, b, c, d, e, f),
         "crs": crs.to_wkt() if crs else None,
@@ -59,17 +70,25 @@ def place(path: str, file: Any, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def pins(file: Any) -> Pins | None:
-    """What places a file, at the level that it is opened at, where no transform does; None where there is no such thing."""
+    """What places a file, at the level that it is opened at, where no transform does; None where
+    there is no such thing.
+    """
     points, crs = file.gcps
     model = file.rpcs
     if not points and model is None:
         return None
     found = tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points)
-    return Pins(found, crs.to_wkt() if crs else None, tuple(sorted(model.to_gdal().items())) if model else ())
+    return Pins(
+        found,
+        crs.to_wkt() if crs else None,
+        tuple(sorted(model.to_gdal().items())) if model else (),
+    )
 
 
 def _fitted(points: Any, crs: Any) -> tuple[Any, Any]:
-    """The CRS and affine transform that ground control points give, by least squares; (None, None) where it misses one by more than FIT."""
+    """The CRS and affine transform that ground control points give, by least squares; (None, None)
+    where it misses one by more than FIT.
+    """
     known = np.array([(p.col, p.row, 1.0) for p in points])
     places = np.array([(p.x, p.y) for p in points])
     if len(points) < 3 or np.linalg.matrix_rank(known) < 3:
@@ -85,7 +104,9 @@ def _fitted(points: Any, crs: Any) -> tuple[Any, Any]:
 
 
 def _beside(path: str, file: Any) -> Any:
-    """The CRS that a file beside names, of one that has a transform and names none; None where there is no such file."""
+    """The CRS that a file beside names, of one that has a transform and names none; None where
+    there is no such file.
+    """
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
@@ -96,9 +117,18 @@ def _beside(path: str, file: Any) -> Any:
         text = Path(name).read_bytes()[: LARGEST + 1]
         crs = CRS.from_wkt(text.decode("utf-8-sig"), morph_from_esri_dialect=True)
     except (CRSError, UnicodeDecodeError, OSError) as error:
-        raise SourceError(f"{name} names no coordinate reference system: {error}; mend it, or take it away") from error
-    reached = max(abs(file.bounds.top), abs(file.bounds.bottom)) * crs.units_factor[1] if crs.is_geographic else 0.0
+        raise SourceError(
+            f"{name} names no coordinate reference system: {error}; mend it, or take it away"
+        ) from error
+    reached = (
+        max(abs(file.bounds.top), abs(file.bounds.bottom)) * crs.units_factor[1]
+        if crs.is_geographic
+        else 0.0
+    )
     if reached > np.pi / 2 + 1e-3:
         where = ", ".join(f"{edge:.10g}" for edge in file.bounds)
-        raise SourceError(f"{name} names degrees, and {path} lies at {where}; allowed: the image's own CRS; mend one of the two")
+        raise SourceError(
+            f"{name} names degrees, and {path} lies at {where}; allowed: the image's own CRS; "
+            f"mend one of the two"
+        )
     return crs

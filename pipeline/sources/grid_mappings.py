@@ -2,8 +2,9 @@
 
 References
 ----------
-The CF conventions (https://cfconventions.org), chapter 5 and appendix F; ``spatial_ref`` and ``GeoTransform`` among a grid mapping's
-attributes are GDAL's, ``_CRS`` that of its Zarr driver, ``proj:…`` of STAC and of the Zarr convention proj.
+The CF conventions (https://cfconventions.org), chapter 5 and appendix F; ``spatial_ref`` and
+``GeoTransform`` among a grid mapping's attributes are GDAL's, ``_CRS`` that of its Zarr driver,
+``proj:…`` of STAC and of the Zarr convention proj.
 """
 
 from __future__ import annotations
@@ -18,13 +19,23 @@ import numpy as np
 
 Transform = tuple[float, float, float, float, float, float]
 EAST, NORTH = ("degrees_east", "degree_east"), ("degrees_north", "degree_north")
-UNITS = {"m": "metre", "meter": "metre", "meters": "metre", "metres": "metre", "um": "micrometer", "µm": "micrometer", "μm": "micrometer"}
+UNITS = {
+    "m": "metre",
+    "meter": "metre",
+    "meters": "metre",
+    "metres": "metre",
+    "um": "micrometer",
+    "µm": "micrometer",
+    "μm": "micrometer",
+}
 UNITS |= dict.fromkeys((*EAST, *NORTH, "degrees", "deg"), "degree")
 
 
 @dataclass(frozen=True, slots=True)
 class Coordinate:
-    """An array beside an array: coordinates along axes, or a grid mapping, which has attributes only."""
+    """An array beside an array: coordinates along axes, or a grid mapping, which has attributes
+    only.
+    """
 
     dims: tuple[str, ...]
     values: Any
@@ -42,22 +53,42 @@ class Coordinate:
 Beside = Mapping[str, Coordinate]
 
 
-def reference(beside: Beside, attributes: Mapping[str, Any]) -> tuple[str | None, Transform | None, tuple[str, ...]]:
+def reference(
+    beside: Beside, attributes: Mapping[str, Any]
+) -> tuple[str | None, Transform | None, tuple[str, ...]]:
     """The CRS, the transform that is stated with it, and what was not understood."""
     named = str(attributes.get("grid_mapping") or "").partition(":")[0].split()
     about = next(iter(_mappings(beside, named[0] if named else "")), {})
-    said = (f"the grid mapping {named[0]} is not there: nothing says in which CRS the image lies",) if named and not about else ()
+    said = (
+        (f"the grid mapping {named[0]} is not there: nothing says in which CRS the image lies",)
+        if named and not about
+        else ()
+    )
     text = about.get("crs_wkt") or about.get("spatial_ref") or _crs_of(attributes, beside)
-    crs, why = (_wkt(text), f"the CRS {str(text)[:40]!r} is not understood") if text else _of_words(about)
+    crs, why = (
+        (_wkt(text), f"the CRS {str(text)[:40]!r} is not understood") if text else _of_words(about)
+    )
     given = about.get("GeoTransform") or attributes.get("transform")
     stated, wrong = _stated(given), f"the transform {str(given)[:60]!r} is not understood"
-    return crs, stated, (*said, *((why,) if why and crs is None else ()), *((wrong,) if given is not None and stated is None else ()))
+    return (
+        crs,
+        stated,
+        (
+            *said,
+            *((why,) if why and crs is None else ()),
+            *((wrong,) if given is not None and stated is None else ()),
+        ),
+    )
 
 
 def _mappings(beside: Beside, named: str) -> list[Mapping[str, Any]]:
     """The attributes of grid mappings, that of this name first, then that of the usual name."""
     known = ("crs_wkt", "spatial_ref", "grid_mapping_name", "GeoTransform")
-    found = {name: each.attributes for name, each in beside.items() if any(key in each.attributes for key in known)}
+    found = {
+        name: each.attributes
+        for name, each in beside.items()
+        if any(key in each.attributes for key in known)
+    }
     if named:
         return [found[named]] if named in found else []
     return [found[name] for name in sorted(found, key=lambda name: name != "spatial_ref")]
@@ -68,9 +99,20 @@ def _crs_of(attributes: Mapping[str, Any], beside: Beside) -> Any:
     stored = attributes.get("_CRS")
     stored = stored.get("wkt") or stored.get("url") if isinstance(stored, Mapping) else stored
     for key in ("epsg", "proj:epsg", "proj:code"):
-        if not stored and key in beside and beside[key].dims == () and str(code := np.asarray(beside[key].values)[()]).strip():
+        if (
+            not stored
+            and key in beside
+            and beside[key].dims == ()
+            and str(code := np.asarray(beside[key].values)[()]).strip()
+        ):
             stored = f"EPSG:{code}" if str(code).isdigit() else str(code)
-    return stored or attributes.get("proj:wkt2") or attributes.get("proj:code") or attributes.get("crs_wkt") or attributes.get("crs")
+    return (
+        stored
+        or attributes.get("proj:wkt2")
+        or attributes.get("proj:code")
+        or attributes.get("crs_wkt")
+        or attributes.get("crs")
+    )
 
 
 def _wkt(text: Any) -> str | None:
@@ -97,17 +139,29 @@ def _of_words(about: Mapping[str, Any]) -> tuple[str | None, str]:
         from pyproj import CRS
         from pyproj.exceptions import ProjError
     except ImportError:
-        return None, f"the grid mapping {name} has no crs_wkt; pip install pyproj understands it by its other attributes"
+        return (
+            None,
+            (
+                f"the grid mapping {name} has no crs_wkt; pip install pyproj understands it by its "
+                f"other attributes"
+            ),
+        )
     try:
         return str(CRS.from_cf(dict(about)).to_wkt()), ""
     except (ProjError, KeyError, ValueError, TypeError) as error:
-        return None, f"the grid mapping {name} is not understood: {' '.join(str(error).split())[:80]}"
+        return (
+            None,
+            f"the grid mapping {name} is not understood: {' '.join(str(error).split())[:80]}",
+        )
 
 
 def _stated(given: Any) -> Transform | None:
     """GDAL's six numbers as a text, or those of an affine transform; None where these are none."""
     try:
-        numbers = [float(part) for part in (given.split() if isinstance(given, str) else itertools.islice(given, 6))]
+        numbers = [
+            float(part)
+            for part in (given.split() if isinstance(given, str) else itertools.islice(given, 6))
+        ]
         if isinstance(given, str):
             c, a, b, f, d, e = numbers
             return (a, b, c, d, e, f)

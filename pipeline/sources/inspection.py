@@ -1,4 +1,6 @@
-"""What `tilewise info` says of an image: its frame, what its reader tells besides, and what was not measured."""
+"""What `tilewise info` says of an image: its frame, what its reader tells besides, and what was not
+measured.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 def inspected(image: str, source: Source) -> dict[str, Any]:
     """All that is known of an image."""
     frame = source.frame
-    known = {"image": redacted(image), "reader": type(source).__name__, "bytes": frame.nbytes, **asdict(frame)}
+    known = {
+        "image": redacted(image),
+        "reader": type(source).__name__,
+        "bytes": frame.nbytes,
+        **asdict(frame),
+    }
     known["nodata_by"] = _together(known.pop("together"), frame)
     facts = told(source)
     if (number := facts.pop("image", None)) is not None:
@@ -30,8 +37,14 @@ def inspected(image: str, source: Source) -> dict[str, Any]:
 
 
 def shown(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for people: sizes in words, the CRS by its name, nothing of what there is nothing of."""
-    words = {**found, "bytes": f"{found['bytes']} ({_size(found['bytes'])})", "crs": _crs(found.get("crs"))}
+    """The same for people: sizes in words, the CRS by its name, nothing of what there is nothing
+    of.
+    """
+    words = {
+        **found,
+        "bytes": f"{found['bytes']} ({_size(found['bytes'])})",
+        "crs": _crs(found.get("crs")),
+    }
     words["unmeasured"] = _by_bands(found["unmeasured"].get("bands") or {}) or "nothing"
     if words["pixel_size"] and set(words["pixel_size"]) == {1.0} and words["unit"] == "pixel":
         words["pixel_size"] = "not said"
@@ -43,7 +56,9 @@ def _by_bands(bands: Mapping[str, Any]) -> dict[str, str]:
     """What was not measured in a line for all bands of which it is the same."""
     words: dict[str, list[str]] = {}
     for name, band in bands.items():
-        words.setdefault(f"{band['pixels']} pixels, {100 * band['share']:.3g} %: {', '.join(band['why'])}", []).append(name)
+        words.setdefault(
+            f"{band['pixels']} pixels, {100 * band['share']:.3g} %: {', '.join(band['why'])}", []
+        ).append(name)
     return {", ".join(names): text for text, names in words.items()}
 
 
@@ -68,5 +83,8 @@ def _crs(wkt: str | None) -> str | None:
     from rasterio.crs import CRS
 
     found = CRS.from_wkt(wkt)
-    name, code = wkt.partition('"')[2].partition('"')[0], found.to_authority(confidence_threshold=100)
+    name, code = (
+        wkt.partition('"')[2].partition('"')[0],
+        found.to_authority(confidence_threshold=100),
+    )
     return f"{':'.join(code)}, {name}" if code else name

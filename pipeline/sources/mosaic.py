@@ -23,13 +23,16 @@ SAMPLED = 64
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Rasters of one CRS and one grid of pixels. Where several were measured at a pixel, the first of them is on top."""
+    """Rasters of one CRS and one grid of pixels. Where several were measured at a pixel, the first
+    of them is on top.
+    """
 
     path: tuple[str, ...]
     """The files, from the top down."""
 
     bands: tuple[int | str, ...] | None = None
-    """Bands to read of each, by number from 1 or by description, in any order; None: all but alpha."""
+    """Bands to read of each, by number from 1 or by description, in any order; None: all but alpha.
+    """
 
     level: int = 0
     """0: full resolution; k: the k-th overview of each, where these too lie on one grid."""
@@ -38,8 +41,10 @@ class Mosaic:
     """The value that means "not measured", in place of the files' own."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band, and by pixel for red, green and blue of one
+    colour, in which nodata may be a colour.
+    """
 
     scaled: bool = False
     """Whether values are multiplied by each file's scale and its offset added."""
@@ -52,12 +57,16 @@ class Mosaic:
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is: the smallest that holds all files. SourceError names two files that do not go together."""
+        """What the image is: the smallest that holds all files. SourceError names two files that do
+        not go together.
+        """
         if not 0 <= self.snap <= 0.5:
             raise JobError(f"snap: {self.snap!r}; allowed: 0 to 0.5 pixels")
         first, extent = self._first, self._extent
         a, b, c, d, e, f = first.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-        row, column = self._placed[:, :2].min(axis=0).tolist()  # of the whole image's corner, as the first file counts
+        row, column = (
+            self._placed[:, :2].min(axis=0).tolist()
+        )  # of the whole image's corner, as the first file counts
         return replace(
             first,
             shape=extent,
@@ -67,7 +76,9 @@ class Mosaic:
         )
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column): nodata, or else 0 (NaN of floats), where no file was measured."""
+        """The pixels in a box, (band, row, column): nodata, or else 0 (NaN of floats), where no
+        file was measured.
+        """
         return self.glance(box, 1)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
@@ -88,7 +99,9 @@ class Mosaic:
         return native(block)
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where each band of a box lies in a file, and in its mask if it has one: (band, row, column), of the shape of a glance."""
+        """Where each band of a box lies in a file, and in its mask if it has one: (band, row,
+        column), of the shape of a glance.
+        """
         good = np.zeros((len(self.frame.bands), *(-(-n // step) for n in box.shape)), bool)
         for number in self._within(box):
             own, place = self._thinned(number, box, step)
@@ -106,9 +119,18 @@ class Mosaic:
     def fingerprint(self) -> dict[str, Any]:
         """Where each file lies, how large it is, and what an even sample of them holds."""
         number = len(self.path)
-        looked = range(number) if number <= SAMPLED else [k * (number - 1) // (SAMPLED - 1) for k in range(SAMPLED)]
+        looked = (
+            range(number)
+            if number <= SAMPLED
+            else [k * (number - 1) // (SAMPLED - 1) for k in range(SAMPLED)]
+        )
         sizes = [Path(path).stat().st_size for path in self.path]
-        return {"kind": "mosaic", "boxes": self._boxes.tolist(), "bytes": sizes, "sample": [self._part(k).fingerprint() for k in looked]}
+        return {
+            "kind": "mosaic",
+            "boxes": self._boxes.tolist(),
+            "bytes": sizes,
+            "sample": [self._part(k).fingerprint() for k in looked],
+        }
 
     @functools.cached_property
     def _first(self) -> Frame:
@@ -116,8 +138,12 @@ class Mosaic:
 
     @functools.cached_property
     def _placed(self) -> npt.NDArray[np.int64]:
-        """(file, 4): first row, first column, last row and last column plus one of each file, as the first one counts."""
-        found: npt.NDArray[np.int64] = np.array([self._box(number) for number in range(len(self.path))], np.int64)
+        """(file, 4): first row, first column, last row and last column plus one of each file, as
+        the first one counts.
+        """
+        found: npt.NDArray[np.int64] = np.array(
+            [self._box(number) for number in range(len(self.path))], np.int64
+        )
         found[:, 1::2] += _around(found[:, 1::2], self._first)[:, None]
         return found
 
@@ -137,35 +163,69 @@ class Mosaic:
         _refuse(self.path[0], self._first, path, frame)
         grid, own = (np.array(each.transform).reshape(2, 3) for each in (self._first, frame))
         column, row = np.linalg.solve(grid[:, :2], own[:, 2] - grid[:, 2])
-        turned = np.linalg.solve(grid[:, :2], own[:, :2]) - np.eye(2)  # how far a pixel's sides are from those of the first file's
-        off = max(abs(column - round(column)), abs(row - round(row))) + float((np.abs(turned) @ frame.shape[::-1]).max())
+        turned = np.linalg.solve(grid[:, :2], own[:, :2]) - np.eye(
+            2
+        )  # how far a pixel's sides are from those of the first file's
+        off = max(abs(column - round(column)), abs(row - round(row))) + float(
+            (np.abs(turned) @ frame.shape[::-1]).max()
+        )
         if off > self.snap:
             raise SourceError(
-                f"{path} is not on the pixel grid of {self.path[0]}: it is {off:.3g} pixels off, and {self.snap:g} are allowed; "
+                f"{path} is not on the pixel grid of {self.path[0]}: it is {off:.3g} pixels off, "
+                f"and {self.snap:g} are allowed; "
                 "resample it first (gdalwarp -tap -tr), or let it be moved: snap, up to 0.5"
             )
-        return round(row), round(column), round(row) + frame.shape[0], round(column) + frame.shape[1]
+        return (
+            round(row),
+            round(column),
+            round(row) + frame.shape[0],
+            round(column) + frame.shape[1],
+        )
 
     def _within(self, box: Box) -> list[int]:
         """The files that share a pixel with a box, from the top down."""
-        meets = (self._boxes[:, :2] < box.stop).all(axis=1) & (self._boxes[:, 2:] > box.start).all(axis=1)
+        meets = (self._boxes[:, :2] < box.stop).all(axis=1) & (self._boxes[:, 2:] > box.start).all(
+            axis=1
+        )
         return np.flatnonzero(meets).tolist()
 
     def _thinned(self, number: int, box: Box, step: int) -> tuple[Box, tuple[slice, ...]]:
-        """What of a file is read for every ``step``-th pixel of a box: in the file's pixels, and where it lies among them."""
+        """What of a file is read for every ``step``-th pixel of a box: in the file's pixels, and
+        where it lies among them.
+        """
         corner, end = self._boxes[number, :2].tolist(), self._boxes[number, 2:].tolist()
         low = [max(0, -(-(a - o) // step)) for a, o in zip(corner, box.start, strict=True)]
-        high = [-(-(min(b, s) - o) // step) for b, s, o in zip(end, box.stop, box.start, strict=True)]
+        high = [
+            -(-(min(b, s) - o) // step) for b, s, o in zip(end, box.stop, box.start, strict=True)
+        ]
         start = [o + k * step - a for o, k, a in zip(box.start, low, corner, strict=True)]
         stop = [min(b, s) - a for b, s, a in zip(end, box.stop, corner, strict=True)]
-        return Box(tuple(start), tuple(stop)), tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
+        return Box(tuple(start), tuple(stop)), tuple(
+            slice(a, max(a, b)) for a, b in zip(low, high, strict=True)
+        )
 
     def _part(self, number: int) -> Raster:
-        return _raster(self.path[number], self.bands, self.level, self.nodata, self.nodata_by, self.scaled, self.colours)
+        return _raster(
+            self.path[number],
+            self.bands,
+            self.level,
+            self.nodata,
+            self.nodata_by,
+            self.scaled,
+            self.colours,
+        )
 
 
 @functools.lru_cache(maxsize=256)
-def _raster(path: str, bands: Any, level: int, nodata: float | None, nodata_by: str | None, scaled: bool, colours: bool) -> Raster:
+def _raster(
+    path: str,
+    bands: Any,
+    level: int,
+    nodata: float | None,
+    nodata_by: str | None,
+    scaled: bool,
+    colours: bool,
+) -> Raster:
     """A part with its frame, described once per process."""
     return Raster(path, bands, level, nodata, nodata_by, scaled, colours)
 
@@ -175,18 +235,26 @@ def _nothing(nodata: float | None, dtype: np.dtype[Any]) -> float:
     if dtype.kind == "f":
         return nodata if nodata is not None and abs(nodata) <= np.finfo(dtype).max else np.nan
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-    return nodata if nodata is not None and least <= nodata <= most and nodata == round(nodata) else 0
+    return (
+        nodata if nodata is not None and least <= nodata <= most and nodata == round(nodata) else 0
+    )
 
 
 def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int64]:
-    """By file, the columns by which it is to be moved, so that files on both sides of the antimeridian lie beside each other.
+    """By file, the columns by which it is to be moved, so that files on both sides of the
+    antimeridian lie beside each other.
 
-    ``columns``: the first and the last plus one of each. Nothing is moved unless degrees make a circle of whole pixels, and the widest
-    stretch of it without a file would lie inside the image.
+    ``columns``: the first and the last plus one of each. Nothing is moved unless degrees make a
+    circle of whole pixels, and the widest stretch of it without a file would lie inside the image.
     """
     a, b = (first.transform or (1.0, 0.0))[:2]
     circle = round(360 / abs(a)) if a else 0
-    if first.unit != "degree" or b or not circle or abs(circle * abs(a) - 360) > 1e-6 * abs(a) * circle:
+    if (
+        first.unit != "degree"
+        or b
+        or not circle
+        or abs(circle * abs(a) - 360) > 1e-6 * abs(a) * circle
+    ):
         return np.zeros(len(columns), np.int64)
     order = np.argsort(columns[:, 0])
     reached = np.maximum.accumulate(columns[order, 1])
@@ -202,18 +270,29 @@ def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int6
 def _refuse(top: str, first: Frame, path: str, frame: Frame) -> None:
     """Refuse two files that are no parts of one image."""
     if frame.transform is None:
-        raise JobError(f"path: {path} says nothing about where it lies; allowed in a mosaic: files with a transform")
+        raise JobError(
+            f"path: {path} says nothing about where it lies; allowed in a mosaic: files with a "
+            f"transform"
+        )
     pairs = {
         "CRS": (_crs(first.crs), _crs(frame.crs)),
-        "pixel size": (tuple(f"{n:.4g}" for n in first.pixel_size), tuple(f"{n:.4g}" for n in frame.pixel_size)),
+        "pixel size": (
+            tuple(f"{n:.4g}" for n in first.pixel_size),
+            tuple(f"{n:.4g}" for n in frame.pixel_size),
+        ),
         "bands": (first.bands, frame.bands),
         "type": (first.dtype, frame.dtype),
         "nodata": (str(first.nodata), str(frame.nodata)),
     }
     for what, (one, other) in pairs.items():
         if one != other:
-            shown = [" x ".join(value) if isinstance(value, tuple) else value for value in (one, other)]
-            raise SourceError(f"{top} and {path} are no parts of one image: {what} {shown[0]} and {shown[1]}; allowed: the same in all")
+            shown = [
+                " x ".join(value) if isinstance(value, tuple) else value for value in (one, other)
+            ]
+            raise SourceError(
+                f"{top} and {path} are no parts of one image: {what} {shown[0]} and {shown[1]}; "
+                f"allowed: the same in all"
+            )
 
 
 def _crs(wkt: str | None) -> str:

@@ -34,10 +34,14 @@ INSTALL = "pip install 'tilewise[volumes]'"
 
 @dataclass(frozen=True)
 class NiftiImage:
-    """A NIfTI volume as it is stored: index i is the column, j the row, k the plane; orientation is left as it is."""
+    """A NIfTI volume as it is stored: index i is the column, j the row, k the plane; orientation is
+    left as it is.
+    """
 
     path: str
-    """The file: .nii or .nii.gz. A gzipped one is decompressed from its begin for each read; large ones are better unpacked."""
+    """The file: .nii or .nii.gz. A gzipped one is decompressed from its begin for each read; large
+    ones are better unpacked.
+    """
 
     bands: tuple[int | str, ...] | None = None
     """Values of a voxel to read (the fifth axis), by number from 1, in any order; None: all."""
@@ -49,21 +53,29 @@ class NiftiImage:
     """"all" for a volume, or one plane's index from 0; None: all, where there are several."""
 
     scaled: bool = False
-    """Whether values are multiplied by the header's slope and its intercept added, which makes them floats."""
+    """Whether values are multiplied by the header's slope and its intercept added, which makes them
+    floats.
+    """
 
     nodata: float | None = None
     """The value that means "not measured"."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band.
+    """
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
+        """What the image is; SourceError if it cannot be opened, JobError if an option does not
+        fit.
+        """
         opened, (how, names) = self._opened, self._layout
         if self.scaled and (opened.slope, opened.intercept) == (1.0, 0.0):
-            raise JobError(f"scaled: True; {self.path} has no slope or intercept, so there is nothing to scale; allowed: False")
+            raise JobError(
+                f"scaled: True; {self.path} has no slope or intercept, so there is nothing to "
+                f"scale; allowed: False"
+            )
         stored = np.dtype(checked_numbers(opened.dtype, self.path))
         sizes = dict(zip(AXES, opened.sizes, strict=False))
         known = all(sizes[letter] > 0 for letter in how.space)
@@ -75,11 +87,16 @@ class NiftiImage:
             together=together(self.nodata_by, len(names)),
             pixel_size=tuple(sizes[letter] for letter in how.space) if known else (),
             unit=(opened.unit or "unknown") if known else "pixel",
-            chunks=tuple(1 if letter == "z" else n for letter, n in zip(how.space, how.shape(opened.shape), strict=True)),
+            chunks=tuple(
+                1 if letter == "z" else n
+                for letter, n in zip(how.space, how.shape(opened.shape), strict=True)
+            ),
         )
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if they cannot be read."""
+        """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if
+        they cannot be read.
+        """
         return self.glance(box, 1)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
@@ -87,11 +104,15 @@ class NiftiImage:
         try:
             block = native(np.asarray(self._layout[0].take(self._opened.stored, box, step)))
         except _faults() as error:
-            raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
+            raise SourceError(
+                f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}"
+            ) from error
         if not self.scaled:
             return block
         dtype = np.result_type(block.dtype, np.float32).type
-        return np.asarray(block.astype(dtype) * dtype(self._opened.slope) + dtype(self._opened.intercept))
+        return np.asarray(
+            block.astype(dtype) * dtype(self._opened.slope) + dtype(self._opened.intercept)
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -101,9 +122,15 @@ class NiftiImage:
         unscaled = (opened.slope, opened.intercept) == (1.0, 0.0)
         doubts = []
         if opened.unit is None:
-            doubts.append("its header names no unit of length: how large a voxel is in micrometres or millimetres is not known")
+            doubts.append(
+                "its header names no unit of length: how large a voxel is in micrometres or "
+                "millimetres is not known"
+            )
         if not unscaled and not self.scaled:
-            doubts.append(f"its header scales values by {opened.slope:g} and adds {opened.intercept:g}; scaled: true does so")
+            doubts.append(
+                f"its header scales values by {opened.slope:g} and adds {opened.intercept:g}; "
+                f"scaled: true does so"
+            )
         return {
             "format": opened.format,
             "axes": AXES[: len(opened.shape)],
@@ -115,7 +142,10 @@ class NiftiImage:
             "channels": [str(k + 1) for k in range(stored.get("c", 1))],
             "scale": None if unscaled else [opened.slope],
             "offset": None if unscaled else [opened.intercept],
-            "sizes": {letter: f"{size:g} {opened.unit or 'unknown'}" for letter, size in zip(AXES[:3], opened.sizes, strict=False)},
+            "sizes": {
+                letter: f"{size:g} {opened.unit or 'unknown'}"
+                for letter, size in zip(AXES[:3], opened.sizes, strict=False)
+            },
             "orientation": opened.orientation,
             "compression": "gzip" if self.path.lower().endswith(".gz") else "none",
             "not_understood": doubts,
@@ -123,7 +153,13 @@ class NiftiImage:
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file, and what is read of it."""
-        return {"kind": "nifti", **of_file(Path(self.path)), "time": self.time, "planes": self.planes, "scaled": self.scaled}
+        return {
+            "kind": "nifti",
+            **of_file(Path(self.path)),
+            "time": self.time,
+            "planes": self.planes,
+            "scaled": self.scaled,
+        }
 
     @property
     def _opened(self) -> _Opened:
@@ -132,12 +168,16 @@ class NiftiImage:
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         shape = self._opened.shape
-        return layout(AXES[: len(shape)], shape, bands=self.bands, time=self.time, planes=self.planes)
+        return layout(
+            AXES[: len(shape)], shape, bands=self.bands, time=self.time, planes=self.planes
+        )
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """What is known of a file in this process. nibabel opens it for each read: kept open, its threads would open it several times."""
+    """What is known of a file in this process. nibabel opens it for each read: kept open, its
+    threads would open it several times.
+    """
 
     stored: Any
     """What is indexed as the stored array, and read then."""
@@ -164,21 +204,48 @@ def _open(path: str, _stamp: object) -> _Opened:
         kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)
         if not isinstance(loaded, kinds):
             raise SourceError(f"{path} is no NIfTI, but {type(loaded).__name__}")
-        header, data = loaded.header, loaded.dataobj  # the header forgets offset and slope when it is loaded, and the data keep them
-        shape, dtype, offset = tuple(map(int, header.get_data_shape())), header.get_data_dtype(), int(data.offset)
+        header, data = (
+            loaded.header,
+            loaded.dataobj,
+        )  # the header forgets offset and slope when it is loaded, and the data keep them
+        shape, dtype, offset = (
+            tuple(map(int, header.get_data_shape())),
+            header.get_data_dtype(),
+            int(data.offset),
+        )
         if not 2 <= len(shape) <= len(AXES) or min(shape) < 1:
-            raise SourceError(f"{path} has the shape {shape}; allowed: 2 to {len(AXES)} axes of at least one voxel")
+            raise SourceError(
+                f"{path} has the shape {shape}; allowed: 2 to {len(AXES)} axes of at least one "
+                f"voxel"
+            )
         _refuse(path, shape, dtype, offset)
         unit = _unit(header)
         proxy: Any = ArrayProxy
-        stored = proxy(path, (shape, dtype, offset), keep_file_open=False)  # without the slope, which nibabel would apply
-        sizes, told = tuple(map(float, header.get_zooms())), "NIfTI-2" if isinstance(loaded, nibabel.Nifti2Image) else "NIfTI-1"
+        stored = proxy(
+            path, (shape, dtype, offset), keep_file_open=False
+        )  # without the slope, which nibabel would apply
+        sizes, told = (
+            tuple(map(float, header.get_zooms())),
+            "NIfTI-2" if isinstance(loaded, nibabel.Nifti2Image) else "NIfTI-1",
+        )
         orientation = "".join(map(str, nibabel.aff2axcodes(loaded.affine)))
-        return _Opened(stored, shape, dtype, sizes, unit, float(data.slope), float(data.inter), told, orientation)
+        return _Opened(
+            stored,
+            shape,
+            dtype,
+            sizes,
+            unit,
+            float(data.slope),
+            float(data.inter),
+            told,
+            orientation,
+        )
     except TilewiseError:
         raise
     except _faults() as error:
-        raise SourceError(f"{path} cannot be opened as NIfTI: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            f"{path} cannot be opened as NIfTI: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _unit(header: Any) -> str | None:
@@ -193,7 +260,10 @@ def _refuse(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int
     size, need = Path(path).stat().st_size, offset + math.prod(shape) * dtype.itemsize
     most = size * DENSEST if path.lower().endswith(".gz") else size
     if offset < 0 or need > most:
-        raise SourceError(f"{path} declares {' x '.join(map(str, shape))} voxels of {dtype}, more than a file of {size} bytes can hold")
+        raise SourceError(
+            f"{path} declares {' x '.join(map(str, shape))} voxels of {dtype}, more than a file "
+            f"of {size} bytes can hold"
+        )
 
 
 def _faults() -> tuple[type[Exception], ...]:
@@ -202,5 +272,14 @@ def _faults() -> tuple[type[Exception], ...]:
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
-    plain = (ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError, MemoryError, zlib.error)
+    plain = (
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        OSError,
+        EOFError,
+        MemoryError,
+        zlib.error,
+    )
     return ImageFileError, HeaderDataError, WrapStructError, *plain

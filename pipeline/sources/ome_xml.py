@@ -1,4 +1,5 @@
-"""OME-XML, as OME-TIFF has it: which files an image lies in, how large its pixels are, what its channels are called.
+"""OME-XML, as OME-TIFF has it: which files an image lies in, how large its pixels are, what its
+channels are called.
 
 References
 ----------
@@ -16,7 +17,12 @@ from xml.etree import ElementTree as ET
 
 from pipeline.sources.linked_files import followed
 
-UNITS = {"li": ("inch", 1 / 12), "pt": ("inch", 1 / 72), "ua": ("astronomical_unit", 1.0), "reference frame": ("pixel", 1.0)}
+UNITS = {
+    "li": ("inch", 1 / 12),
+    "pt": ("inch", 1 / 72),
+    "ua": ("astronomical_unit", 1.0),
+    "reference frame": ("pixel", 1.0),
+}
 """What OME calls otherwise than others: lines, points, astronomical units."""
 LARGEST = 64 << 20
 """Bytes of a companion file, which is read whole."""
@@ -27,7 +33,8 @@ def parsed(text: str) -> ET.Element:
     """XML; ValueError where it declares a document type."""
     if "<!DOCTYPE" in text:
         raise ValueError("its XML declares a document type, which is not allowed")
-    return ET.fromstring(text)  # noqa: S314  without a document type there are no entities to expand
+    # without a document type there are no entities to expand
+    return ET.fromstring(text)  # noqa: S314
 
 
 def named(element: ET.Element, name: str) -> Iterator[ET.Element]:
@@ -36,10 +43,11 @@ def named(element: ET.Element, name: str) -> Iterator[ET.Element]:
 
 
 def settled(text: str, path: str) -> tuple[str, tuple[str, ...]]:
-    """OME-XML in which what lies in this file refers to no other, and the other files that it names.
+    """OME-XML in which what lies in this file refers to no other, and the other files that it
+    names.
 
-    A file that was renamed is known by its UUID. Where it has none, and all planes lie in one file, of whose name there is none, it is that
-    file: those of a set name each other.
+    A file that was renamed is known by its UUID. Where it has none, and all planes lie in one file,
+    of whose name there is none, it is that file: those of a set name each other.
 
     Raises
     ------
@@ -47,31 +55,54 @@ def settled(text: str, path: str) -> tuple[str, tuple[str, ...]]:
         If a file that it names is not in the file's folder.
     """
     root, own = parsed(text), Path(path).name
-    if metadata := next((element.get("MetadataFile") for element in named(root, "BinaryOnly")), None):
+    if metadata := next(
+        (element.get("MetadataFile") for element in named(root, "BinaryOnly")), None
+    ):
         beside = Path(followed(path, metadata, *_folders(path)))
         if beside.stat().st_size > LARGEST:
-            raise ValueError(f"{beside} has {beside.stat().st_size} bytes; allowed: up to {LARGEST}")
+            raise ValueError(
+                f"{beside} has {beside.stat().st_size} bytes; allowed: up to {LARGEST}"
+            )
         text = beside.read_text()
         root = parsed(text)
     told = [(parent, uuid) for parent in root.iter() for uuid in named(parent, "UUID")]
-    alone = root.get("UUID") is None and _is_whole(root, {str(uuid.get("FileName")) for _, uuid in told}, Path(path).parent)
-    mine = [uuid for _, uuid in told if uuid.get("FileName") == own or alone or (uuid.text and uuid.text == root.get("UUID"))]
+    alone = root.get("UUID") is None and _is_whole(
+        root, {str(uuid.get("FileName")) for _, uuid in told}, Path(path).parent
+    )
+    mine = [
+        uuid
+        for _, uuid in told
+        if uuid.get("FileName") == own or alone or (uuid.text and uuid.text == root.get("UUID"))
+    ]
     ids = {uuid.text for uuid in mine}
-    others = [str(uuid.get("FileName")) for _, uuid in told if uuid.text not in ids and uuid.get("FileName")]
+    others = [
+        str(uuid.get("FileName"))
+        for _, uuid in told
+        if uuid.text not in ids and uuid.get("FileName")
+    ]
     found = tuple(dict.fromkeys(followed(path, name, *_folders(path)) for name in others))
     return (_without(root, mine) if alone else text), found
 
 
 def images(text: str) -> list[tuple[str, ET.Element]]:
     """The name of each image of OME-XML, and its Pixels."""
-    return [(image.get("Name", ""), pixels) for image in named(parsed(text), "Image") for pixels in named(image, "Pixels")]
+    return [
+        (image.get("Name", ""), pixels)
+        for image in named(parsed(text), "Image")
+        for pixels in named(image, "Pixels")
+    ]
 
 
 def lengths(pixels: ET.Element) -> dict[str, tuple[float, str]]:
-    """How large a pixel is along each axis of which it is said, time among them, and in which unit."""
+    """How large a pixel is along each axis of which it is said, time among them, and in
+    which unit.
+    """
     found = {}
     for letter in "xyz":
-        size, unit = pixels.get(f"PhysicalSize{letter.upper()}"), pixels.get(f"PhysicalSize{letter.upper()}Unit", "µm")
+        size, unit = (
+            pixels.get(f"PhysicalSize{letter.upper()}"),
+            pixels.get(f"PhysicalSize{letter.upper()}Unit", "µm"),
+        )
         if size is not None:
             name, factor = UNITS.get(unit, (unit, 1.0))
             found[letter] = float(size) * factor, name
@@ -81,20 +112,35 @@ def lengths(pixels: ET.Element) -> dict[str, tuple[float, str]]:
 
 
 def channels(pixels: ET.Element) -> tuple[str, ...]:
-    """What channels are called, of each of several samples one name; numbers where they have no names."""
-    told = [(element.get("Name"), int(element.get("SamplesPerPixel", 1))) for element in named(pixels, "Channel")]
+    """What channels are called, of each of several samples one name; numbers where they have no
+    names.
+    """
+    told = [
+        (element.get("Name"), int(element.get("SamplesPerPixel", 1)))
+        for element in named(pixels, "Channel")
+    ]
     if not any(name for name, _ in told) or (len(told) == 1 and told[0][1] > 1):
         return ()  # one channel of several samples is a colour image, whose name is none of a band
-    each = [(name or str(k + 1), sample, many) for k, (name, many) in enumerate(told) for sample in range(many)]
+    each = [
+        (name or str(k + 1), sample, many)
+        for k, (name, many) in enumerate(told)
+        for sample in range(many)
+    ]
     return tuple(name if many == 1 else f"{name}_{sample + 1}" for name, sample, many in each)
 
 
 def of_series(text: str, series: Sequence[Any], number: int) -> ET.Element | None:
-    """The Pixels of one of tifffile's series: it leaves out images of which it finds no page, or whose pages are of another size."""
+    """The Pixels of one of tifffile's series: it leaves out images of which it finds no page, or
+    whose pages are of another size.
+    """
     left, found = iter(images(text)), None
     for each in series[: number + 1]:
         size = str(each.keyframe.imagewidth), str(each.keyframe.imagelength)
-        fits = (pixels for name, pixels in left if (pixels.get("SizeX"), pixels.get("SizeY")) == size and name in ("", each.name))
+        fits = (
+            pixels
+            for name, pixels in left
+            if (pixels.get("SizeX"), pixels.get("SizeY")) == size and name in ("", each.name)
+        )
         found = next(fits, None)
     return found
 
@@ -102,12 +148,22 @@ def of_series(text: str, series: Sequence[Any], number: int) -> ET.Element | Non
 def _is_whole(root: ET.Element, names: set[str], folder: Path) -> bool:
     """Whether all planes lie in one file that is not there."""
     pixels = [element for image in named(root, "Image") for element in named(image, "Pixels")]
-    there = sum(int(data.get("PlaneCount", 1)) for each in pixels for data in named(each, "TiffData"))
+    there = sum(
+        int(data.get("PlaneCount", 1)) for each in pixels for data in named(each, "TiffData")
+    )
     needed = 0
     for each in pixels:
-        samples = max((int(channel.get("SamplesPerPixel", 1)) for channel in named(each, "Channel")), default=1)
+        samples = max(
+            (int(channel.get("SamplesPerPixel", 1)) for channel in named(each, "Channel")),
+            default=1,
+        )
         needed += math.prod(int(each.get(f"Size{letter}", 1)) for letter in "ZCT") // samples
-    return len(names) == 1 and Path(*names).name in names and not (folder / Path(*names)).exists() and there >= needed
+    return (
+        len(names) == 1
+        and Path(*names).name in names
+        and not (folder / Path(*names)).exists()
+        and there >= needed
+    )
 
 
 def _folders(path: str) -> tuple[Path, Path]:

@@ -24,7 +24,8 @@ LARGEST = 1 << 30
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or JPEG. It has no parts that could be read alone, so a process that reads it decodes it whole, once.
+    """A PNG or JPEG. It has no parts that could be read alone, so a process that reads it decodes
+    it whole, once.
 
     A world file beside it says where it lies.
     """
@@ -33,25 +34,32 @@ class Picture:
     """The file."""
 
     bands: tuple[int | str, ...] | None = None
-    """Bands to read, by number from 1, in any order; None: all but alpha, which then says what was measured."""
+    """Bands to read, by number from 1, in any order; None: all but alpha, which then says what was
+    measured.
+    """
 
     nodata: float | None = None
     """The value that means "not measured"."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band, and by pixel for red, green and blue of one
+    colour, in which nodata may be a colour.
+    """
 
     colours: bool = False
     """Whether numbers of a colour table are read as red, green and blue."""
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if the file cannot be opened or is too large to be decoded whole."""
+        """What the image is; SourceError if the file cannot be opened or is too large to be decoded
+        whole.
+        """
         file = dataset(self.path)
         if file.width * file.height * file.count > LARGEST:
             raise SourceError(
-                f"{self.path} has {file.width} x {file.height} pixels; a PNG or JPEG may have 2^30 values; convert it to GeoTIFF"
+                f"{self.path} has {file.width} x {file.height} pixels; a PNG or JPEG may have "
+                f"2^30 values; convert it to GeoTIFF"
             )
         return replace(self._raster.frame, chunks=())
 
@@ -64,7 +72,9 @@ class Picture:
         return every(self.read(box), step)
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where a box was measured by the file's alpha: of one band for all, or of each, as a glance at it."""
+        """Where a box was measured by the file's alpha: of one band for all, or of each, as a
+        glance at it.
+        """
         return every(self._decoded[1][(slice(None), *box.slices)], step)
 
     @property
@@ -85,7 +95,10 @@ class Picture:
     @property
     def remarks(self) -> dict[str, Any]:
         """What `tilewise info` says besides the frame."""
-        return {**self._raster.remarks, "decoded": f"whole, {self.held / 1e6:.0f} MB: a PNG or JPEG has no parts"}
+        return {
+            **self._raster.remarks,
+            "decoded": f"whole, {self.held / 1e6:.0f} MB: a PNG or JPEG has no parts",
+        }
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -98,7 +111,13 @@ class Picture:
 
     @property
     def _raster(self) -> Raster:
-        return Raster(self.path, self.bands, nodata=self.nodata, nodata_by=self.nodata_by, colours=self.colours)
+        return Raster(
+            self.path,
+            self.bands,
+            nodata=self.nodata,
+            nodata_by=self.nodata_by,
+            colours=self.colours,
+        )
 
     @property
     def _decoded(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -109,4 +128,6 @@ class Picture:
 def _decoded(raster: Raster, _stamp: object) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """All pixels, and which of them were measured by alpha."""
     whole = Box.whole(raster.frame.shape)
-    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.broadcast_to(np.True_, (1, *whole.shape))
+    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.broadcast_to(
+        np.True_, (1, *whole.shape)
+    )

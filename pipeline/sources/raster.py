@@ -32,10 +32,11 @@ CELL = 128
 
 @dataclass(frozen=True)
 class Raster:
-    """A raster file. Its bands are read as they are stored, unless ``scaled`` or ``colours`` says otherwise.
+    """A raster file. Its bands are read as they are stored, unless ``scaled`` or ``colours`` says
+    otherwise.
 
-    What was measured is told by the file's mask, its alpha band or its nodata, whichever GDAL goes by. An alpha band is not among the bands
-    unless it is asked for, and is then no mask.
+    What was measured is told by the file's mask, its alpha band or its nodata, whichever GDAL goes
+    by. An alpha band is not among the bands unless it is asked for, and is then no mask.
     """
 
     path: str
@@ -51,11 +52,15 @@ class Raster:
     """The value that means "not measured", in place of the file's own."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band, and by pixel for red, green and blue of one
+    colour, in which nodata may be a colour.
+    """
 
     scaled: bool = False
-    """Whether values are multiplied by the file's scale and its offset added, which makes them floats; NaN where not measured."""
+    """Whether values are multiplied by the file's scale and its offset added, which makes them
+    floats; NaN where not measured.
+    """
 
     colours: bool = False
     """Whether numbers of a colour table are read as red, green and blue."""
@@ -65,12 +70,16 @@ class Raster:
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if the file cannot be opened, JobError if there is no such band or level."""
+        """What the image is; SourceError if the file cannot be opened, JobError if there is no such
+        band or level.
+        """
         with guarded(self.path, " cannot be opened"):
             return self._described(self._file)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column); SourceError names file and box if they cannot be read."""
+        """The pixels in a box, (band, row, column); SourceError names file and box if they cannot
+        be read.
+        """
         return self._values(box, box.shape)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
@@ -78,18 +87,32 @@ class Raster:
         return self._values(box, _thinned(box, step))
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where a box was measured by the file's mask, alpha or bands' own nodata: of one band for all, or of each, as a glance at it."""
+        """Where a box was measured by the file's mask, alpha or bands' own nodata: of one band for
+        all, or of each, as a glance at it.
+        """
         shape = _thinned(box, step)
         good = np.ones((1, *shape), bool)
         if self._alpha is not None:
             good = self._called(self._file.read, box, shape, [self._alpha]) > 0
         elif self._masked:
-            good = self._called(self._file.read_masks, box, shape, self._chosen[:1] if self._shared else self._chosen) > 0
+            good = (
+                self._called(
+                    self._file.read_masks,
+                    box,
+                    shape,
+                    self._chosen[:1] if self._shared else self._chosen,
+                )
+                > 0
+            )
         if self._apart:
             good = good & self._by_nodata(box, shape)
         if self.colours:
             stored = self._called(self._file.read, box, shape)
-            good = good & Frame(shape, nodata=self._nodata).measured(stored) & (self._table[stored[0], 3] > 0)
+            good = (
+                good
+                & Frame(shape, nodata=self._nodata).measured(stored)
+                & (self._table[stored[0], 3] > 0)
+            )
         return good
 
     @property
@@ -113,16 +136,25 @@ class Raster:
         """What `tilewise info` says besides the frame."""
         found, told = self.pins, dict[str, Any]()
         if found and found.points:
-            told["control_points"] = f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
+            told["control_points"] = (
+                f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
+            )
         if found and found.model:
             told["rpc"] = "a camera's model, and no transform; labels.tif has it too"
         doubts = []
         if self._file.crs and not self.frame.transform:
-            doubts.append(f"it has the CRS {self._file.crs}, and no transform: nothing says where in it the image lies")
+            doubts.append(
+                f"it has the CRS {self._file.crs}, and no transform: nothing says where in it "
+                f"the image lies"
+            )
         if self._file.driver == "GTiff" and (pages := len(self._file.subdatasets)) > 1:
             told["pages"] = pages
-            doubts.append(f"of its {pages} pages the first is read; kind: tiff reads all, without a place")
-        if not self.frame.transform and (doubt := sized(dataset(self.path, root=self.root), self.frame.shape)[1]):
+            doubts.append(
+                f"of its {pages} pages the first is read; kind: tiff reads all, without a place"
+            )
+        if not self.frame.transform and (
+            doubt := sized(dataset(self.path, root=self.root), self.frame.shape)[1]
+        ):
             doubts.append(doubt)
         return told | ({"not_understood": doubts} if doubts else {})
 
@@ -133,11 +165,16 @@ class Raster:
 
     def _described(self, file: Any) -> Frame:
         if self.root is not None and file.driver != "VRT":
-            raise JobError(f"root: {self.root!r}; {self.path} is no VRT, and refers to nothing; allowed: none")
+            raise JobError(
+                f"root: {self.root!r}; {self.path} is no VRT, and refers to nothing; allowed: none"
+            )
         chosen, names = self._chosen, band_names(file)
         kinds = {file.dtypes[k] for k in chosen}
         if len(kinds) > 1:
-            raise SourceError(f"{self.path} has bands of different types, {', '.join(sorted(kinds))}; choose bands of one: bands")
+            raise SourceError(
+                f"{self.path} has bands of different types, {', '.join(sorted(kinds))}; choose "
+                f"bands of one: bands"
+            )
         dtype = np.dtype(checked_numbers(_dtype(kinds.pop()), self.path))
         if self.colours:
             _ = self._table  # refused now where there is none
@@ -147,7 +184,11 @@ class Raster:
         return Frame(
             shape=(file.height, file.width),
             bands=COLOURS if self.colours else tuple(names[k] for k in chosen),
-            dtype="uint8" if self.colours else np.result_type(dtype, np.float32).name if self.scaled else dtype.name,
+            dtype="uint8"
+            if self.colours
+            else np.result_type(dtype, np.float32).name
+            if self.scaled
+            else dtype.name,
             nodata=None if self.scaled or self.colours else self._nodata,
             masked=self._masked or self._alpha is not None or self._apart or self.colours,
             together=() if self.colours else self._together,
@@ -161,8 +202,14 @@ class Raster:
 
     @functools.cached_property
     def _chosen(self) -> tuple[int, ...]:
-        """The indices from 0 of the bands to read. Found once, as all that follows: it travels to the workers."""
-        return choose_bands(self.bands, band_names(self._file)) if self.bands is not None else measured_bands(self._file)
+        """The indices from 0 of the bands to read. Found once, as all that follows: it travels to
+        the workers.
+        """
+        return (
+            choose_bands(self.bands, band_names(self._file))
+            if self.bands is not None
+            else measured_bands(self._file)
+        )
 
     @functools.cached_property
     def _masked(self) -> bool:
@@ -171,7 +218,9 @@ class Raster:
 
     @functools.cached_property
     def _alpha(self) -> int | None:
-        """The index of the alpha band that says what was measured: none where a mask does, or where it is a band that is read."""
+        """The index of the alpha band that says what was measured: none where a mask does, or where
+        it is a band that is read.
+        """
         found = alpha(self._file)
         return None if self._masked or found in self._chosen else found
 
@@ -184,22 +233,34 @@ class Raster:
 
     @functools.cached_property
     def _colour(self) -> tuple[int, ...]:
-        """The indices of the file's red, green and blue, where these are one colour and share what was measured."""
+        """The indices of the file's red, green and blue, where these are one colour and share what
+        was measured.
+        """
         return colour(self._file) if self.nodata_by is None else ()
 
     @functools.cached_property
     def _together(self) -> tuple[int, ...]:
         """`Frame.together`."""
-        return together(self.nodata_by, len(self._chosen), [at for at, k in enumerate(self._chosen) if k in self._colour])
+        return together(
+            self.nodata_by,
+            len(self._chosen),
+            [at for at, k in enumerate(self._chosen) if k in self._colour],
+        )
 
     @functools.cached_property
     def _apart(self) -> bool:
-        """Whether nodata has to be looked up band by band: it differs, or a colour is read of which not all bands are."""
+        """Whether nodata has to be looked up band by band: it differs, or a colour is read of which
+        not all bands are.
+        """
         if self._masked:
             return False
         given = [self._nodata_of(k) for k in self._chosen]
         partly = bool(self._together) and not set(self._colour) <= set(self._chosen)
-        return len(set(map(str, given))) > 1 or (partly and any(each is not None for each in given)) or self._exact
+        return (
+            len(set(map(str, given))) > 1
+            or (partly and any(each is not None for each in given))
+            or self._exact
+        )
 
     @functools.cached_property
     def _exact(self) -> bool:
@@ -213,20 +274,28 @@ class Raster:
     @functools.cached_property
     def _nodata(self) -> float | None:
         """The one value that means "not measured" in all bands; None where a mask says it."""
-        return None if self._apart or (self._masked and self.nodata is None) else self._nodata_of(self._chosen[0])
+        return (
+            None
+            if self._apart or (self._masked and self.nodata is None)
+            else self._nodata_of(self._chosen[0])
+        )
 
     def _nodata_of(self, band: int) -> float | None:
         return self.nodata if self.nodata is not None else self._file.nodatavals[band]
 
     def _by_nodata(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Where each band has not its own nodata; a band of a colour, where not all bands of it have theirs."""
+        """Where each band has not its own nodata; a band of a colour, where not all bands of it
+        have theirs.
+        """
         bands = sorted({*self._chosen, *(self._colour if self._together else ())})
         if self._exact:
             good = self._called(self._file.read_masks, box, shape, bands) > 0
         else:
             values = self._called(self._file.read, box, shape, bands)
             known = [math.nan if (one := self._nodata_of(k)) is None else one for k in bands]
-            good = np.stack([~marked(each, nodata) for each, nodata in zip(values, known, strict=True)])
+            good = np.stack(
+                [~marked(each, nodata) for each, nodata in zip(values, known, strict=True)]
+            )
         found = dict(zip(bands, good, strict=True))
         if self._together and self._colour:
             any_of = np.any([found[k] for k in self._colour], axis=0)
@@ -241,12 +310,16 @@ class Raster:
     def _scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The scales and offsets of the bands to read."""
         file = self._file
-        return tuple(file.scales[k] for k in self._chosen), tuple(file.offsets[k] for k in self._chosen)
+        return tuple(file.scales[k] for k in self._chosen), tuple(
+            file.offsets[k] for k in self._chosen
+        )
 
     def _refuse_unscaled(self) -> None:
         """JobError where nothing says how values are to be scaled."""
         if self.unscaled:
-            raise JobError(f"scaled: {self.scaled}; {self.path} has neither scale nor offset; allowed: False")
+            raise JobError(
+                f"scaled: {self.scaled}; {self.path} has neither scale nor offset; allowed: False"
+            )
 
     @property
     def unscaled(self) -> bool:
@@ -264,16 +337,29 @@ class Raster:
         scale, offset = (np.array(values, dtype)[:, None, None] for values in self._scaling)
         return np.where(good, block.astype(dtype) * scale + offset, np.array(np.nan, dtype))
 
-    def _called(self, reader: Any, box: Box, shape: tuple[int, ...], bands: Sequence[int] | None = None) -> npt.NDArray[Any]:
-        """What rasterio reads of bands, by index from 0, in a box; None: of those that are asked for."""
+    def _called(
+        self, reader: Any, box: Box, shape: tuple[int, ...], bands: Sequence[int] | None = None
+    ) -> npt.NDArray[Any]:
+        """What rasterio reads of bands, by index from 0, in a box; None: of those that are asked
+        for.
+        """
         from rasterio.windows import Window
 
         if self._resampled and shape == box.shape and not _is_cell(box, self._file.shape):
             return self._by_cells(reader, box, bands)
         (top, left), (height, width) = box.start, box.shape
-        with guarded(self.path, f": rows {top} to {top + height}, columns {left} to {left + width} cannot be read"):
+        with guarded(
+            self.path,
+            f": rows {top} to {top + height}, columns {left} to {left + width} cannot be read",
+        ):
             numbers = [k + 1 for k in (self._chosen if bands is None else bands)]
-            return np.asarray(reader(numbers, window=Window(left, top, width, height), out_shape=(len(numbers), *shape)))
+            return np.asarray(
+                reader(
+                    numbers,
+                    window=Window(left, top, width, height),
+                    out_shape=(len(numbers), *shape),
+                )
+            )
 
     @functools.cached_property
     def _resampled(self) -> bool:
@@ -282,7 +368,8 @@ class Raster:
     def _by_cells(self, reader: Any, box: Box, bands: Sequence[int] | None) -> npt.NDArray[Any]:
         """The same, cell by cell of a lattice that does not depend on the box.
 
-        Which pixel of a source is nearest to one of a VRT may be a tie, and GDAL settles it otherwise in another window.
+        Which pixel of a source is nearest to one of a VRT may be a tie, and GDAL settles it
+        otherwise in another window.
         """
         grid, found = Grid(self._file.shape, (CELL, CELL)), None
         spans = (range(a // CELL, -(-b // CELL)) for a, b in zip(box.start, box.stop, strict=True))
@@ -303,9 +390,15 @@ def _is_cell(box: Box, shape: tuple[int, ...]) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _table(path: str, level: int, root: str | None, _stamp: object) -> npt.NDArray[np.uint8]:
-    """The colour table of a file's one band, (number, 4), 0 where there is no entry; JobError where there is none."""
+    """The colour table of a file's one band, (number, 4), 0 where there is no entry; JobError where
+    there is none.
+    """
     file = dataset(path, level, root)
-    if file.count != 1 or np.dtype(_dtype(file.dtypes[0])).kind != "u" or np.dtype(_dtype(file.dtypes[0])).itemsize > 2:
+    if (
+        file.count != 1
+        or np.dtype(_dtype(file.dtypes[0])).kind != "u"
+        or np.dtype(_dtype(file.dtypes[0])).itemsize > 2
+    ):
         raise JobError(f"colours: True; {path} has no colour table; allowed: False")
     try:
         given = file.colormap(1)

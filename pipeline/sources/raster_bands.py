@@ -1,4 +1,6 @@
-"""What the bands of a raster are: their names, which of them are one colour, which is alpha, and whether a mask covers them."""
+"""What the bands of a raster are: their names, which of them are one colour, which is alpha, and
+whether a mask covers them.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,15 @@ def is_masked(file: Any, chosen: Sequence[int]) -> bool:
     from rasterio.enums import MaskFlags
 
     flags = [file.mask_flag_enums[k] for k in chosen]
-    return any((MaskFlags.per_dataset in each and MaskFlags.alpha not in each) or not each for each in flags)
+    return any(
+        (MaskFlags.per_dataset in each and MaskFlags.alpha not in each) or not each
+        for each in flags
+    )
 
 
 def alpha(file: Any) -> int | None:
-    """The index of the alpha band, wherever it is among the bands. One that has another name is none: writers mark the fourth of four as
-    alpha, near infrared too.
+    """The index of the alpha band, wherever it is among the bands. One that has another name is
+    none: writers mark the fourth of four as alpha, near infrared too.
     """
     from rasterio.enums import ColorInterp
 
@@ -38,9 +43,15 @@ def alpha(file: Any) -> int | None:
 
 
 def colour(file: Any) -> tuple[int, ...]:
-    """The indices of the bands that are red, green and blue, where there is one of each; none elsewhere."""
+    """The indices of the bands that are red, green and blue, where there is one of each; none
+    elsewhere.
+    """
     from rasterio.enums import ColorInterp
 
     kinds = list(file.colorinterp)
     wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    return tuple(kinds.index(kind) for kind in wanted) if all(kinds.count(kind) == 1 for kind in wanted) else ()
+    return (
+        tuple(kinds.index(kind) for kind in wanted)
+        if all(kinds.count(kind) == 1 for kind in wanted)
+        else ()
+    )

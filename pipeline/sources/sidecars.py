@@ -1,6 +1,8 @@
-"""What lies beside a raster file and belongs to it: masks, overviews, auxiliary metadata, world files; on this machine or at an address.
+"""What lies beside a raster file and belongs to it: masks, overviews, auxiliary metadata, world
+files; on this machine or at an address.
 
-GDAL finds these by their names, and would open a mask or overviews of any kind. Here they are looked at first.
+GDAL finds these by their names, and would open a mask or overviews of any kind. Here they are
+looked at first.
 """
 
 from __future__ import annotations
@@ -27,15 +29,22 @@ LARGEST = 16 << 20
 
 
 def names(path: str) -> list[str]:
-    """What may belong to a file of this machine: world files are named by the first and the last letter of its ending."""
+    """What may belong to a file of this machine: world files are named by the first and the last
+    letter of its ending.
+    """
     stem, dot, ending = path.rpartition(".")
     worlds = [f"{ending[:1]}{ending[-1:]}w", f"{ending}w", "wld", SYSTEM[1:]]
     worlds = [name.upper() for name in worlds] if ending.isupper() else worlds
-    return [*(path + each for each in (*RASTERS, METADATA)), *(f"{stem}{dot}{name}" for name in worlds if dot)]
+    return [
+        *(path + each for each in (*RASTERS, METADATA)),
+        *(f"{stem}{dot}{name}" for name in worlds if dot),
+    ]
 
 
 def system(path: str, file: Any) -> str | None:
-    """The file that names the CRS of one that has a transform, as from a world file, and says nothing of its CRS; None where none does."""
+    """The file that names the CRS of one that has a transform, as from a world file, and says
+    nothing of its CRS; None where none does.
+    """
     if locations.remote(path) or file.crs is not None or file.transform.is_identity:
         return None
     candidates = (str(Path(path).with_suffix(ending)) for ending in (SYSTEM, SYSTEM.upper()))
@@ -52,7 +61,8 @@ def refuse(path: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def found(address: str) -> tuple[str, ...]:
-    """The endings of what lies beside a file at an address, looked at; none where its address is a signed one, which is good for it alone.
+    """The endings of what lies beside a file at an address, looked at; none where its address is a
+    signed one, which is good for it alone.
 
     SourceError where a mask or overviews are no TIFF, or metadata lead elsewhere.
     """
@@ -61,20 +71,29 @@ def found(address: str) -> tuple[str, ...]:
     place, _, name = address.rpartition("/")
     present = []
     for ending in RASTERS:
-        head = locations.begins(place, name + ending, len(TIFF[0])) if ending != ".msk.ovr" or ".msk" in present else None
+        head = (
+            locations.begins(place, name + ending, len(TIFF[0]))
+            if ending != ".msk.ovr" or ".msk" in present
+            else None
+        )
         if head is not None and head not in PAGE:
             _refuse(address + ending, head)
             present.append(ending)
     text = locations.begins(place, name + METADATA, LARGEST)
     if text is not None and b"<PAMDataset" in text:
         if re.search(rb"OVERVIEW_FILE|MASK_FILE", text):
-            raise SourceError(f"{address}{METADATA} refers to other files; allowed at an address: overviews in the image, or in {name}.ovr")
+            raise SourceError(
+                f"{address}{METADATA} refers to other files; allowed at an address: overviews in "
+                f"the image, or in {name}.ovr"
+            )
         present.append(METADATA)
     return tuple(present)
 
 
 def settings(address: str) -> dict[str, str]:
-    """How GDAL is to look for what lies beside a file at an address: not at all where nothing does, for each look is a request."""
+    """How GDAL is to look for what lies beside a file at an address: not at all where nothing does,
+    for each look is a request.
+    """
     present, ending = found(address), Path(urlsplit(address).path).suffix
     if not present or not ending:
         return {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
@@ -84,4 +103,6 @@ def settings(address: str) -> dict[str, str]:
 
 def _refuse(name: str, head: bytes) -> None:
     if not head.startswith(TIFF):
-        raise SourceError(f"{name} is no TIFF: it begins with {head!r}; allowed for masks and overviews: TIFF")
+        raise SourceError(
+            f"{name} is no TIFF: it begins with {head!r}; allowed for masks and overviews: TIFF"
+        )

@@ -1,7 +1,9 @@
-"""An image that is in memory, or in one piece that each process would unpack for itself, as a file that all workers read box by box.
+"""An image that is in memory, or in one piece that each process would unpack for itself, as a file
+that all workers read box by box.
 
-It is written once, into the run's scratch store, which every worker reaches; what travels to workers is the file's name. The file is opened
-for each read, so that a worker holds no more of it than the box, and whoever removes it waits for nobody.
+It is written once, into the run's scratch store, which every worker reaches; what travels to
+workers is the file's name. The file is opened for each read, so that a worker holds no more of it
+than the box, and whoever removes it waits for nobody.
 """
 
 from __future__ import annotations
@@ -38,16 +40,29 @@ class Stored:
     dtype: str
 
     def part(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """Every ``step``-th element of a box of all axes but the first; SourceError where the file is not there, or another."""
+        """Every ``step``-th element of a box of all axes but the first; SourceError where the file
+        is not there, or another.
+        """
         try:
             there = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise SourceError(
-                f"the image, which was written to {self.path}, cannot be read: {error}; every worker has to reach the folder of the run"
+                f"the image, which was written to {self.path}, cannot be read: {error}; every "
+                f"worker has to reach the folder of the run"
             ) from error
         if (there.shape, there.dtype.name) != (self.shape, self.dtype):
-            raise SourceError(f"{self.path} holds {there.dtype} of {there.shape}, and not the image, {self.dtype} of {self.shape}")
-        return np.array(there[(slice(None), *(slice(a, b, step) for a, b in zip(box.start, box.stop, strict=True)))])
+            raise SourceError(
+                f"{self.path} holds {there.dtype} of {there.shape}, and not the image, "
+                f"{self.dtype} of {self.shape}"
+            )
+        return np.array(
+            there[
+                (
+                    slice(None),
+                    *(slice(a, b, step) for a, b in zip(box.start, box.stop, strict=True)),
+                )
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,9 @@ class StowedImage:
     """(band, row, column) or (band, plane, row, column)."""
 
     known: Stored | None
-    """Where it was measured besides what its values say: bool of the same axes, of one band where all share it; None: everywhere."""
+    """Where it was measured besides what its values say: bool of the same axes, of one band where
+    all share it; None: everywhere.
+    """
 
     facts: dict[str, Any]
     """The fingerprint of the image that it is a copy of."""
@@ -79,7 +96,11 @@ class StowedImage:
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """Where each band of a box was measured besides what its values say."""
-        return np.ones((1, *(-(-n // step) for n in box.shape)), bool) if self.known is None else self.known.part(box, step)
+        return (
+            np.ones((1, *(-(-n // step) for n in box.shape)), bool)
+            if self.known is None
+            else self.known.part(box, step)
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """That of the image."""
@@ -88,7 +109,8 @@ class StowedImage:
 
 @contextlib.contextmanager
 def stowed(source: Source, folder: Path) -> Iterator[Source]:
-    """An image as workers are to read it: itself, or where each of them would hold it whole, a copy in a folder for as long as this lasts.
+    """An image as workers are to read it: itself, or where each of them would hold it whole, a copy
+    in a folder for as long as this lasts.
 
     ``source.held``, if there is one, says how many bytes a process holds of it.
 
@@ -120,10 +142,17 @@ def _copied(source: Source, folder: Path) -> StowedImage:
         if isinstance(error, SourceError):
             raise
         raise OutputError(
-            f"{folder} cannot be written: {error.strerror or error}; make room for a copy of the image, {frame.nbytes >> 20} MiB, "
+            f"{folder} cannot be written: {error.strerror or error}; make room for a copy of the "
+            f"image, {frame.nbytes >> 20} MiB, "
             "or choose another folder: output.scratch"
         ) from error
-    return StowedImage(replace(frame, chunks=frame.shape), pixels, known, source.fingerprint(), getattr(source, "masked_by", "mask"))
+    return StowedImage(
+        replace(frame, chunks=frame.shape),
+        pixels,
+        known,
+        source.fingerprint(),
+        getattr(source, "masked_by", "mask"),
+    )
 
 
 def _written(folder: Path, shape: tuple[int, ...], dtype: str, read: Any) -> Stored:

@@ -35,7 +35,9 @@ ENDINGS = (".tif", ".tiff", ".jp2")
 
 @dataclass(frozen=True)
 class Item:
-    """A STAC item whose assets are local rasters of one band on one grid. A band has its asset's name."""
+    """A STAC item whose assets are local rasters of one band on one grid. A band has its asset's
+    name.
+    """
 
     path: str
     """The item's JSON."""
@@ -50,11 +52,14 @@ class Item:
     """The value that means "not measured", in place of the files' own."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band.
+    """
 
     scaled: bool | Literal["file", "item"] = False
-    """Whether values are multiplied by each band's scale and its offset added. Where its file and the item say different ones: whose."""
+    """Whether values are multiplied by each band's scale and its offset added. Where its file and
+    the item say different ones: whose.
+    """
 
     root: str | None = None
     """The folder in which the assets lie; None: the item's own."""
@@ -66,18 +71,40 @@ class Item:
         name, first = next(iter(frames.items()))
         for other, frame in frames.items():
             if (number := len(frame.bands)) > 1:
-                raise SourceError(f"{self.path}: the asset {other} has {number} bands; read its file alone, or choose others: bands")
-            listed = [len(_item(self.path)[other].get(key) or [0]) for key in ("bands", "raster:bands")]
+                raise SourceError(
+                    f"{self.path}: the asset {other} has {number} bands; read its file alone, or "
+                    f"choose others: bands"
+                )
+            listed = [
+                len(_item(self.path)[other].get(key) or [0]) for key in ("bands", "raster:bands")
+            ]
             if max(listed) > 1:
-                raise SourceError(f"{self.path} describes {max(listed)} bands of the asset {other}, whose file has one; mend the item")
+                raise SourceError(
+                    f"{self.path} describes {max(listed)} bands of the asset {other}, whose file "
+                    f"has one; mend the item"
+                )
             for what in ("shape", "transform", "crs", "dtype"):
                 if (one := getattr(first, what)) != (two := getattr(frame, what)):
-                    raise SourceError(f"{self.path}: the assets {name} and {other} differ in {what}, {one} and {two}; choose by: bands")
+                    raise SourceError(
+                        f"{self.path}: the assets {name} and {other} differ in {what}, {one} and "
+                        f"{two}; choose by: bands"
+                    )
         if self.scaled and all(part.unscaled for part in self._parts):
-            raise JobError(f"scaled: {self.scaled}; neither {self.path} nor its files have a scale or an offset; allowed: False")
-        alike = len({str(frame.nodata) for frame in frames.values()}) == 1 and not any(frame.masked for frame in frames.values())
+            raise JobError(
+                f"scaled: {self.scaled}; neither {self.path} nor its files have a scale or an "
+                f"offset; allowed: False"
+            )
+        alike = len({str(frame.nodata) for frame in frames.values()}) == 1 and not any(
+            frame.masked for frame in frames.values()
+        )
         joined = together(self.nodata_by, len(frames))
-        return replace(first, bands=tuple(frames), nodata=first.nodata if alike else None, masked=not alike, together=joined)
+        return replace(
+            first,
+            bands=tuple(frames),
+            nodata=first.nodata if alike else None,
+            masked=not alike,
+            together=joined,
+        )
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box, (band, row, column)."""
@@ -89,7 +116,9 @@ class Item:
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """Where each asset was measured in a box: (band, row, column), of the shape of a glance."""
-        return np.concatenate([where_measured(part, box, part.glance(box, step), step) for part in self._parts])
+        return np.concatenate(
+            [where_measured(part, box, part.glance(box, step), step) for part in self._parts]
+        )
 
     @property
     def masked_by(self) -> str:
@@ -103,8 +132,14 @@ class Item:
 
     @property
     def remarks(self) -> dict[str, Any]:
-        """What `tilewise info` says besides the frame, of each asset of which there is something to say."""
-        return {name: told for name, part in zip(self._assets, self._parts, strict=True) if (told := part.remarks)}
+        """What `tilewise info` says besides the frame, of each asset of which there is something to
+        say.
+        """
+        return {
+            name: told
+            for name, part in zip(self._assets, self._parts, strict=True)
+            if (told := part.remarks)
+        }
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -113,7 +148,11 @@ class Item:
 
     def fingerprint(self) -> dict[str, Any]:
         """The item's, and each asset's."""
-        return {"kind": "stac", "item": of_file(Path(self.path)), "assets": [part.fingerprint() for part in self._parts]}
+        return {
+            "kind": "stac",
+            "item": of_file(Path(self.path)),
+            "assets": [part.fingerprint() for part in self._parts],
+        }
 
     @functools.cached_property
     def _assets(self) -> dict[str, str]:
@@ -125,7 +164,9 @@ class Item:
         else:
             names = [name for name, asset in given.items() if _is_raster(asset)]
             if not names:
-                raise SourceError(f"{self.path} has no asset that is a raster; its assets: {', '.join(given)}")
+                raise SourceError(
+                    f"{self.path} has no asset that is a raster; its assets: {', '.join(given)}"
+                )
         return {name: _file(self.path, str(given[name].get("href", "")), folder) for name in names}
 
     @functools.cached_property
@@ -133,8 +174,16 @@ class Item:
         if self.scaled not in (True, False, *WHOSE):
             raise JobError(f"scaled: {self.scaled!r}; allowed: True, False, {', '.join(WHOSE)}")
         given, whose = _item(self.path), self.scaled if self.scaled in WHOSE else None
-        common: Any = {"level": self.level, "nodata": self.nodata, "scaled": bool(self.scaled), "whose": whose}
-        return tuple(Asset(path, name=name, said=_said(self.path, name, given[name]), **common) for name, path in self._assets.items())
+        common: Any = {
+            "level": self.level,
+            "nodata": self.nodata,
+            "scaled": bool(self.scaled),
+            "whose": whose,
+        }
+        return tuple(
+            Asset(path, name=name, said=_said(self.path, name, given[name]), **common)
+            for name, path in self._assets.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -158,18 +207,29 @@ class Asset(Raster):
         if self.nodata is not None or said is None:
             return own
         if own is not None and not _alike(own, said, np.dtype(self._file.dtypes[band])):
-            raise JobError(f"nodata: {own:g} in {self.path}, and {said:g} in the item; which one is it? say so by: nodata")
+            raise JobError(
+                f"nodata: {own:g} in {self.path}, and {said:g} in the item; which one is it? say "
+                f"so by: nodata"
+            )
         return said if own is None else own
 
     @functools.cached_property
     def _scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         own = (self._file.scales[0], self._file.offsets[0])
-        said = tuple(default if one is None else one for one, default in zip(self.said[1:], (1.0, 0.0), strict=True))
+        said = tuple(
+            default if one is None else one
+            for one, default in zip(self.said[1:], (1.0, 0.0), strict=True)
+        )
         if self.said[1:] == (None, None) or self.whose == "file":
             said = own
-        elif own not in ((1.0, 0.0), said) and self.whose is None and not np.allclose(own, said, rtol=1e-6, atol=0):
+        elif (
+            own not in ((1.0, 0.0), said)
+            and self.whose is None
+            and not np.allclose(own, said, rtol=1e-6, atol=0)
+        ):
             raise JobError(
-                f"scaled: {self.path} has scale {own[0]:g} and offset {own[1]:g}, and the item says {said[0]:g} and {said[1]:g} of "
+                f"scaled: {self.path} has scale {own[0]:g} and offset {own[1]:g}, and the item "
+                f"says {said[0]:g} and {said[1]:g} of "
                 f"{self.name}; which hold? allowed: {', '.join(WHOSE)}"
             )
         return said[:1], said[1:]
@@ -183,8 +243,14 @@ def _item(path: str) -> dict[str, dict[str, Any]]:
         item = json.loads(Path(path).read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} is no JSON: {error}") from error
-    assets = item.get("assets") if isinstance(item, dict) and item.get("type") == "Feature" else None
-    if not isinstance(assets, dict) or not assets or not all(isinstance(asset, dict) for asset in assets.values()):
+    assets = (
+        item.get("assets") if isinstance(item, dict) and item.get("type") == "Feature" else None
+    )
+    if (
+        not isinstance(assets, dict)
+        or not assets
+        or not all(isinstance(asset, dict) for asset in assets.values())
+    ):
         raise JobError(f"path: {path} is no STAC item with assets")
     return assets
 
@@ -194,13 +260,23 @@ def _file(path: str, href: str, folder: Path) -> str:
     return followed(path, of_uri(href, base), folder, base)
 
 
-def _said(path: str, name: str, asset: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
-    """An asset's nodata, scale and offset, by STAC 1.1 (of its band, or of itself), or by the raster extension of STAC 1.0."""
+def _said(
+    path: str, name: str, asset: dict[str, Any]
+) -> tuple[float | None, float | None, float | None]:
+    """An asset's nodata, scale and offset, by STAC 1.1 (of its band, or of itself), or by the
+    raster extension of STAC 1.0.
+    """
     found = dict(asset)
     if (old := _band(path, name, asset, "raster:bands")) is not None:
-        found |= {new: old[key] for key, new in (("nodata", "nodata"), ("scale", SCALE), ("offset", OFFSET)) if key in old}
+        found |= {
+            new: old[key]
+            for key, new in (("nodata", "nodata"), ("scale", SCALE), ("offset", OFFSET))
+            if key in old
+        }
     found |= _band(path, name, asset, "bands") or {}
-    nodata, scale, offset = (_number(path, name, key, found.get(key)) for key in ("nodata", SCALE, OFFSET))
+    nodata, scale, offset = (
+        _number(path, name, key, found.get(key)) for key in ("nodata", SCALE, OFFSET)
+    )
     return nodata, scale, offset
 
 
@@ -208,7 +284,9 @@ def _band(path: str, name: str, asset: dict[str, Any], key: str) -> dict[str, An
     """What an asset says of its one band; None where it says nothing, or has several."""
     listed = asset.get(key) or []
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-        raise SourceError(f"{path}: {key} of the asset {name} is {str(listed)[:60]!r}; allowed: a list of bands")
+        raise SourceError(
+            f"{path}: {key} of the asset {name} is {str(listed)[:60]!r}; allowed: a list of bands"
+        )
     return listed[0] if len(listed) == 1 else None
 
 
@@ -218,7 +296,9 @@ def _number(path: str, name: str, key: str, value: Any) -> float | None:
         return value
     if value in ("nan", "inf", "-inf"):
         return float(value)
-    raise SourceError(f"{path}: {key} of the asset {name} is {value!r}; allowed: a number, nan, inf, -inf")
+    raise SourceError(
+        f"{path}: {key} of the asset {name} is {value!r}; allowed: a number, nan, inf, -inf"
+    )
 
 
 def _alike(one: float, other: float, dtype: np.dtype[Any]) -> bool:
@@ -232,5 +312,13 @@ def _alike(one: float, other: float, dtype: np.dtype[Any]) -> bool:
 def _is_raster(asset: dict[str, Any]) -> bool:
     """Whether an asset is pixels to work on, as far as it says: no thumbnail, no metadata."""
     kind, roles = str(asset.get("type", "")), asset.get("roles") or ["data"]
-    raster = kind.startswith(("image/tiff", "image/jp2")) if kind else str(asset.get("href", "")).lower().endswith(ENDINGS)
-    return raster and isinstance(roles, list) and not {"thumbnail", "overview", "metadata"} & {str(role) for role in roles}
+    raster = (
+        kind.startswith(("image/tiff", "image/jp2"))
+        if kind
+        else str(asset.get("href", "")).lower().endswith(ENDINGS)
+    )
+    return (
+        raster
+        and isinstance(roles, list)
+        and not {"thumbnail", "overview", "metadata"} & {str(role) for role in roles}
+    )

@@ -1,4 +1,6 @@
-"""Blocks of a TIFF's image (tiles, strips, whole pages): which of them have been written, and samples of channels as channels in a row."""
+"""Blocks of a TIFF's image (tiles, strips, whole pages): which of them have been written, and
+samples of channels as channels in a row.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Index = tuple[int | slice, ...]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Written:
-    """Whether each element of an image lies in a block that was written; it is indexed by numbers and slices as the image itself."""
+    """Whether each element of an image lies in a block that was written; it is indexed by numbers
+    and slices as the image itself.
+    """
 
     shape: tuple[int, ...]
     """Of the image."""
@@ -31,15 +35,24 @@ class Written:
     def __getitem__(self, index: Index) -> npt.NDArray[np.bool_]:
         """Bool, of the shape of what the image would give."""
         whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
-        places = [np.arange(n)[i] // size for i, n, size in zip(whole, self.shape, self.chunks, strict=True)]
-        return self.blocks[np.ix_(*places)][tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
+        places = [
+            np.arange(n)[i] // size
+            for i, n, size in zip(whole, self.shape, self.chunks, strict=True)
+        ]
+        return self.blocks[np.ix_(*places)][
+            tuple(slice(None) if isinstance(i, slice) else 0 for i in index)
+        ]
 
 
 def written(series: Any, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Written:
-    """Which blocks of a series that tifffile found have been written: those of a page that is there, whose place and length are not 0."""
+    """Which blocks of a series that tifffile found have been written: those of a page that is
+    there, whose place and length are not 0.
+    """
     grid = tuple(-(-n // size) for n, size in zip(shape, chunks, strict=True))
     if (series.dataoffset or 0) > 0 and all(series.keyframe.databytecounts):
-        return Written(shape, chunks, np.broadcast_to(np.True_, grid))  # one piece, of which the first page may tell alone
+        return Written(
+            shape, chunks, np.broadcast_to(np.True_, grid)
+        )  # one piece, of which the first page may tell alone
     if math.prod(grid) > MOST:
         raise ValueError(f"it declares {math.prod(grid)} blocks; allowed: up to {MOST}")
     pages = list(series)
@@ -51,14 +64,20 @@ def written(series: Any, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Wri
 def _of_page(page: Any, many: int) -> npt.NDArray[np.bool_]:
     found = np.zeros(many, bool)
     if page is not None:
-        known = min(many, len(page.dataoffsets), len(page.databytecounts))  # some writers leave the last rows out
-        found[:known] = (np.array(page.dataoffsets[:known]) > 0) & (np.array(page.databytecounts[:known]) > 0)
+        known = min(
+            many, len(page.dataoffsets), len(page.databytecounts)
+        )  # some writers leave the last rows out
+        found[:known] = (np.array(page.dataoffsets[:known]) > 0) & (
+            np.array(page.databytecounts[:known]) > 0
+        )
     return found
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Merged:
-    """An array whose channels have several samples each, as one whose channels are all of these in a row, on the channels' axis."""
+    """An array whose channels have several samples each, as one whose channels are all of these in
+    a row, on the channels' axis.
+    """
 
     array: Any
     channel: int
@@ -97,7 +116,9 @@ class Merged:
         last = np.moveaxis(block, left.index(self.sample), -1)
         beside = np.moveaxis(last, -1, here + 1)
         flat = beside.reshape(*beside.shape[:here], -1, *beside.shape[here + 2 :])
-        return flat[(slice(None),) * here + (slice(span.start - first * many, span.stop - first * many),)]
+        return flat[
+            (slice(None),) * here + (slice(span.start - first * many, span.stop - first * many),)
+        ]
 
     def _one(self, extents: Iterable[int]) -> tuple[int, ...]:
         found = list(extents)

@@ -1,9 +1,11 @@
-"""What a microscope's or scanner's TIFF says of itself: how large its pixels are, and what its channels are called.
+"""What a microscope's or scanner's TIFF says of itself: how large its pixels are, and what its
+channels are called.
 
 References
 ----------
-ImageJ, https://imagej.net/ij/source/ij/io/TiffDecoder.java: sizes are those of the resolution tags in the unit of its description. Aperio's
-SVS writes microns per pixel (MPP) into a page's description. OME-XML: see `ome`. All else as tifffile takes it apart.
+ImageJ, https://imagej.net/ij/source/ij/io/TiffDecoder.java: sizes are those of the resolution tags
+in the unit of its description. Aperio's SVS writes microns per pixel (MPP) into a page's
+description. OME-XML: see `ome`. All else as tifffile takes it apart.
 """
 
 from __future__ import annotations
@@ -17,11 +19,35 @@ from typing import Any
 from pipeline.image.units import length
 from pipeline.sources import ome_xml
 
-RESOLUTIONS = {2: ("inch", 25400.0), 3: ("centimeter", 10000.0), 4: ("millimeter", 1000.0), 5: ("micrometer", 1.0)}
+RESOLUTIONS = {
+    2: ("inch", 25400.0),
+    3: ("centimeter", 10000.0),
+    4: ("millimeter", 1000.0),
+    5: ("micrometer", 1.0),
+}
 """TIFF's numbers for units of a resolution, their names and microns."""
 PRINTERS = (2, 3)
 """Those of inches and centimetres, which others than microscopes write too."""
-PRINTED = (72, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200, 1440, 2400)
+PRINTED = (
+    72,
+    96,
+    100,
+    120,
+    144,
+    150,
+    180,
+    200,
+    240,
+    300,
+    350,
+    360,
+    400,
+    600,
+    720,
+    1200,
+    1440,
+    2400,
+)
 """Pixels per inch that cameras, screens and printers put into files of anything."""
 COARSE = 2400
 """Up to so many pixels per inch a resolution in inches is a printer's."""
@@ -33,7 +59,8 @@ class Said:
     """What a file says of one image."""
 
     sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
-    """The extent of a pixel of full resolution, and its unit, along the axes of which it is known."""
+    """The extent of a pixel of full resolution, and its unit, along the axes of which it is known.
+    """
 
     channels: tuple[str, ...] = ()
     """What its channels are called."""
@@ -49,7 +76,9 @@ class Said:
 
 
 def said(file: Any, number: int) -> Said:
-    """What a file that tifffile has opened says of one of its series: first what its own kind says, then the resolution of its pages."""
+    """What a file that tifffile has opened says of one of its series: first what its own kind says,
+    then the resolution of its pages.
+    """
     page, told = file.series[number].keyframe, []
     sizes, channels = Sizes(), tuple[str, ...]()
     for name, reader in KINDS.items():
@@ -57,8 +86,17 @@ def said(file: Any, number: int) -> Said:
             continue
         try:
             found, names = reader(file, number)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError) as error:
-            told.append(f"its metadata of the kind {name} cannot be read: {type(error).__name__}: {error}")
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            SyntaxError,
+        ) as error:
+            told.append(
+                f"its metadata of the kind {name} cannot be read: {type(error).__name__}: {error}"
+            )
             continue
         sizes, channels = found | sizes, channels or tuple(names)
     if not {"x", "y"} & set(sizes) and not (file.is_imagej and not number):
@@ -66,12 +104,18 @@ def said(file: Any, number: int) -> Said:
         sizes |= found
         told += [remark] if remark else []
     odd = [letter for letter, (size, _) in sizes.items() if not 0 < size < math.inf]
-    told += [f"the extent of a pixel along {letter} is {sizes[letter][0]:g}, which is none" for letter in odd]
-    return Said({letter: each for letter, each in sizes.items() if letter not in odd}, channels, tuple(told))
+    told += [
+        f"the extent of a pixel along {letter} is {sizes[letter][0]:g}, which is none"
+        for letter in odd
+    ]
+    return Said(
+        {letter: each for letter, each in sizes.items() if letter not in odd}, channels, tuple(told)
+    )
 
 
 def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None]:
-    """The size of a pixel by TIFF's resolution tags, or why it is none: a printer's says nothing of the image.
+    """The size of a pixel by TIFF's resolution tags, or why it is none: a printer's says nothing of
+    the image.
 
     >>> resolution(20000.0, 10000.0, 3), resolution(72.0, 72.0, 2)[0]
     (({'y': (1.0, 'µm'), 'x': (0.5, 'µm')}, None), {})
@@ -80,22 +124,33 @@ def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None
         return {}, None
     name, microns = RESOLUTIONS[unit]
     inches = [value * 25400 / microns for value in (across, down)]
-    printed = unit in PRINTERS and all(any(abs(value - each) <= 0.005 * each for each in PRINTED) for value in inches)
+    printed = unit in PRINTERS and all(
+        any(abs(value - each) <= 0.005 * each for each in PRINTED) for value in inches
+    )
     if printed or (name == "inch" and min(inches) <= COARSE):
-        return {}, f"a resolution of {across:g} x {down:g} pixels per {name} is as a printer or camera has it; no size is taken from it"
+        return (
+            {},
+            (
+                f"a resolution of {across:g} x {down:g} pixels per {name} is as a printer or "
+                f"camera "
+                f"has it; no size is taken from it"
+            ),
+        )
     return {"y": (microns / down, "µm"), "x": (microns / across, "µm")}, None
 
 
 def sized(file: Any, shape: tuple[int, ...]) -> tuple[dict[str, Any], str | None]:
-    """The extent of a pixel by the resolution of a TIFF that rasterio has opened at its finest level, of which one of a shape is read; and
-    why it is none, as `resolution` says it.
+    """The extent of a pixel by the resolution of a TIFF that rasterio has opened at its finest
+    level, of which one of a shape is read; and why it is none, as `resolution` says it.
     """
     tags = file.tags()
     across, down = (float(tags.get(f"TIFFTAG_{axis}RESOLUTION", "0")) for axis in "XY")
     sizes, doubt = resolution(across, down, int(tags.get("TIFFTAG_RESOLUTIONUNIT", "1").split()[0]))
     if not sizes:
         return {}, doubt
-    pixel = tuple(sizes[letter][0] * full / n for letter, full, n in zip("yx", file.shape, shape, strict=True))
+    pixel = tuple(
+        sizes[letter][0] * full / n for letter, full, n in zip("yx", file.shape, shape, strict=True)
+    )
     return {"pixel_size": pixel, "unit": "micrometer"}, doubt
 
 
@@ -118,14 +173,20 @@ def _imagej(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
     about, (across, down, _) = file.imagej_metadata or {}, _resolution(file.series[0].keyframe)
     unit = _unescaped(about.get("unit", ""))
     found = Sizes()
-    if unit not in ("", "pixel", "pixels") and min(across, down) > 0 and not (unit == "inch" and across == down == 72):
+    if (
+        unit not in ("", "pixel", "pixels")
+        and min(across, down) > 0
+        and not (unit == "inch" and across == down == 72)
+    ):
         found = {"y": (1 / down, _unescaped(about.get("yunit", unit))), "x": (1 / across, unit)}
     if found and (apart := abs(float(about.get("spacing", 0)))):
         found["z"] = apart, _unescaped(about.get("zunit", unit))
     if interval := float(about.get("finterval", 0)):
         found["t"] = interval, str(about.get("tunit", "s"))
     labels, many = about.get("Labels", ()), int(about.get("channels", 1))
-    names = [str(label).strip() for label in labels[:many]] if many > 1 and len(labels) == many else []
+    names = (
+        [str(label).strip() for label in labels[:many]] if many > 1 and len(labels) == many else []
+    )
     return found, tuple(names) if all(names) else ()
 
 
@@ -143,31 +204,59 @@ def _svs(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
 def _scn(file: Any, number: int) -> tuple[Sizes, tuple[str, ...]]:
     """Nanometres of the whole view, over the pixels."""
     collections = ome_xml.named(ome_xml.parsed(file.scn_metadata), "collection")
-    images = [(image, next(ome_xml.named(image, "pixels"))) for each in collections for image in ome_xml.named(each, "image")]
+    images = [
+        (image, next(ome_xml.named(image, "pixels")))
+        for each in collections
+        for image in ome_xml.named(each, "image")
+    ]
     image, pixels = images[number]
     view = next(ome_xml.named(image, "view"))
     sides = (("y", "sizeY"), ("x", "sizeX"))
-    return {letter: (float(view.attrib[side]) / float(pixels.attrib[side]), "nm") for letter, side in sides}, ()
+    return {
+        letter: (float(view.attrib[side]) / float(pixels.attrib[side]), "nm")
+        for letter, side in sides
+    }, ()
 
 
 def _philips(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
-    """DICOM's pixel spacing: millimetres from row to row, and from column to column; the first is the finest level's."""
-    spacing = './/*/DataObject[@ObjectType="PixelDataRepresentation"]/Attribute[@Name="DICOM_PIXEL_SPACING"]'
-    first = next(element for element in ome_xml.parsed(file.philips_metadata).iterfind(spacing) if element.text)
+    """DICOM's pixel spacing: millimetres from row to row, and from column to column; the first is
+    the finest level's.
+    """
+    spacing = (
+        './/*/DataObject[@ObjectType="PixelDataRepresentation"]'
+        '/Attribute[@Name="DICOM_PIXEL_SPACING"]'
+    )
+    first = next(
+        element
+        for element in ome_xml.parsed(file.philips_metadata).iterfind(spacing)
+        if element.text
+    )
     down, across = map(float, str(first.text).replace('"', "").split())
     return {"y": (down, "mm"), "x": (across, "mm")}, ()
 
 
 def _bif(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
     pages = (page.tags.valueof(700) for page in file.pages if 700 in page.tags)
-    found = next((match for match in (re.search(rb'ScanRes="([0-9.]+)"', bytes(xmp)) for xmp in pages) if match), None)
+    found = next(
+        (
+            match
+            for match in (re.search(rb'ScanRes="([0-9.]+)"', bytes(xmp)) for xmp in pages)
+            if match
+        ),
+        None,
+    )
     return (dict.fromkeys("yx", (float(found[1]), "µm")) if found else {}), ()
 
 
 def _qpi(file: Any, number: int) -> tuple[Sizes, tuple[str, ...]]:
     series = file.series[number]
     names = (
-        [ome_xml.parsed(page.description).findtext("Name") if page.description else None for page in series] if "C" in series.axes else []
+        [
+            ome_xml.parsed(page.description).findtext("Name") if page.description else None
+            for page in series
+        ]
+        if "C" in series.axes
+        else []
     )
     return {}, tuple(str(name or k + 1) for k, name in enumerate(names)) if any(names) else ()
 
@@ -181,15 +270,26 @@ def _lsm(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
 
 def _stk(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
     about = file.stk_metadata
-    unit, apart = str(about.get("CalibrationUnits", "")), [float(step) for step in about.get("ZDistance", ())]
+    unit, apart = (
+        str(about.get("CalibrationUnits", "")),
+        [float(step) for step in about.get("ZDistance", ())],
+    )
     known = unit and length(unit) and about.get("XCalibrated", True)
-    found = {letter: (float(about[f"{letter.upper()}Calibration"]), unit) for letter in "yx"} if known else {}
+    found = (
+        {letter: (float(about[f"{letter.upper()}Calibration"]), unit) for letter in "yx"}
+        if known
+        else {}
+    )
     return found | ({"z": (apart[0], unit)} if known and apart and apart[0] > 0 else {}), ()
 
 
 def _micromanager(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
     about = (file.micromanager_metadata or {}).get("Summary") or {}
-    given = {"y": about.get("PixelSize_um"), "x": about.get("PixelSize_um"), "z": about.get("z-step_um")}
+    given = {
+        "y": about.get("PixelSize_um"),
+        "x": about.get("PixelSize_um"),
+        "z": about.get("z-step_um"),
+    }
     names = about.get("ChNames")
     sizes = {letter: (abs(float(size)), "µm") for letter, size in given.items() if size}
     return sizes, tuple(map(str, names)) if isinstance(names, list) else ()
@@ -197,13 +297,19 @@ def _micromanager(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
 
 def _fei(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
     about = file.fei_metadata.get("Scan") or file.fei_metadata.get("EScan") or {}
-    return {letter: (float(about[key]), "m") for letter, key in (("y", "PixelHeight"), ("x", "PixelWidth")) if about.get(key)}, ()
+    return {
+        letter: (float(about[key]), "m")
+        for letter, key in (("y", "PixelHeight"), ("x", "PixelWidth"))
+        if about.get(key)
+    }, ()
 
 
 def _sem(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
     about = file.sem_metadata
     found = about.get("ap_image_pixel_size") or about.get("ap_pixel_size")
-    return (dict.fromkeys("yx", (float(found[1]), str(found[2]))) if found and len(found) > 2 else {}), ()
+    return (
+        dict.fromkeys("yx", (float(found[1]), str(found[2]))) if found and len(found) > 2 else {}
+    ), ()
 
 
 def _metaseries(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
@@ -229,6 +335,8 @@ KINDS: dict[str, Callable[[Any, int], tuple[Sizes, tuple[str, ...]]]] = {
     "sem": _sem,
     "metaseries": _metaseries,
 }
-"""By tifffile's names, what reads the sizes and channels' names of a file; where several fit, the first that says something."""
+"""By tifffile's names, what reads the sizes and channels' names of a file; where several fit, the
+first that says something.
+"""
 SERIES = frozenset({"ome", "scn", "qpi"})
 """Kinds that say it of every image of a file; of others it is the first's."""

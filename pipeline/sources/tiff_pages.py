@@ -1,4 +1,6 @@
-"""TIFFs as tifffile opens them: once per process, what they say of each level of each image, and which of their tiles have been written."""
+"""TIFFs as tifffile opens them: once per process, what they say of each level of each image, and
+which of their tiles have been written.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +31,35 @@ LARGEST_BLOCK = 1 << 30
 LEAST_PER_BLOCK = 4
 """Bytes that each block takes in the file, whatever it holds: those of its offset."""
 UNCOMPRESSED = 1
-"""TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes without a bound."""
+"""TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes
+without a bound.
+"""
 PATIENCE = 10.0
 """Seconds for which reads are waited for that have no use any more."""
 ALPHA = (1, 2)
 """TIFF's numbers of extra samples that are alpha: associated with the colours, or not."""
-COLOURS = {0: ("grey",), 1: ("grey",), 2: ("red", "green", "blue"), 3: ("palette",), 6: ("red", "green", "blue")}
-"""By TIFF's number of a photometric interpretation, what samples are. (Luma and chroma are decoded to colours.)"""
+COLOURS = {
+    0: ("grey",),
+    1: ("grey",),
+    2: ("red", "green", "blue"),
+    3: ("palette",),
+    6: ("red", "green", "blue"),
+}
+"""By TIFF's number of a photometric interpretation, what samples are. (Luma and chroma are decoded
+to colours.)
+"""
 INSTALL = "pip install 'tilewise[slides]'"
 FAULTS = (
-    *(ET.ParseError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, struct.error),
+    *(
+        ET.ParseError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        struct.error,
+    ),
     *(RuntimeError, OSError, MemoryError),
 )
 """What tifffile, imagecodecs and zarr raise of damaged files: nearly anything."""
@@ -105,7 +126,11 @@ class Opened:
         if (series, level) not in self._arrays:
             page = self.series[series].levels[level].keyframe
             if int(page.compression) not in PLAIN:
-                across = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+                across = (
+                    (page.tilelength, page.tilewidth)
+                    if page.is_tiled
+                    else (page.rowsperstrip, page.imagewidth)
+                )
                 vars(page)["decode"] = bounded(page.decode, *across)
             store = self.series[series].aszarr(level=level, maxworkers=1)
             vars(store)["get"] = self._heard(store.get)
@@ -123,8 +148,8 @@ class Opened:
         return heard
 
     def settle(self) -> None:
-        """Return when nothing is being read any more: where a block fails, Zarr leaves those that were asked for with it under way, and a
-        process that ends meanwhile complains of each.
+        """Return when nothing is being read any more: where a block fails, Zarr leaves those that
+        were asked for with it under way, and a process that ends meanwhile complains of each.
         """
         if self._loop is not None:
             asyncio.run_coroutine_threadsafe(_others(), self._loop).result()
@@ -134,7 +159,9 @@ class Opened:
         if (series, level) not in self._written:
             array = self.array(series, level)
             stored = array.array if isinstance(array, Merged) else array
-            self._written[series, level] = written(self.series[series].levels[level], stored.shape, stored.chunks)
+            self._written[series, level] = written(
+                self.series[series].levels[level], stored.shape, stored.chunks
+            )
         return self._written[series, level]
 
     def presence(self, series: int, level: int) -> Any:
@@ -161,13 +188,17 @@ def opened(path: str) -> Opened:
 
 
 def describe(path: str, series: int, level: int) -> About:
-    """What a file says of a level of an image; SourceError where it is damaged, JobError where it has no such image or level."""
+    """What a file says of a level of an image; SourceError where it is damaged, JobError where it
+    has no such image or level.
+    """
     try:
         return _described(opened(path), path, series, level)
     except TilewiseError:
         raise
     except FAULTS as error:
-        raise SourceError(f"{path} cannot be opened as TIFF: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            f"{path} cannot be opened as TIFF: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _stamps(paths: Sequence[str]) -> tuple[object, ...]:
@@ -221,10 +252,14 @@ def _chosen(given: Sequence[Any], number: int, what: str) -> Any:
 def _refuse_page(path: str, page: Any) -> None:
     """Refuse what cannot be decoded here."""
     if page.samplesperpixel > MOST_BANDS:
-        raise SourceError(f"{path} declares {page.samplesperpixel} bands; allowed: up to {MOST_BANDS}")
+        raise SourceError(
+            f"{path} declares {page.samplesperpixel} bands; allowed: up to {MOST_BANDS}"
+        )
     if not decodable(page):
         kind = getattr(page.compression, "name", page.compression)
-        raise JobError(f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}")
+        raise JobError(
+            f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}"
+        )
 
 
 def decodable(page: Any) -> bool:
@@ -239,20 +274,35 @@ def decodable(page: Any) -> bool:
 
 
 def _refuse(path: str, array: Any, series: Any) -> None:
-    """Refuse what a file declares and cannot hold, or what would take more memory than a task has, before a pixel is read."""
+    """Refuse what a file declares and cannot hold, or what would take more memory than a task has,
+    before a pixel is read.
+    """
     size, block = " x ".join(map(str, array.shape)), math.prod(array.chunks) * array.dtype.itemsize
     if block > LARGEST_BLOCK:
-        raise SourceError(f"{path} declares {size} pixels in blocks of {block / 2**30:.3g} GiB; allowed: up to {LARGEST_BLOCK >> 30} GiB")
+        raise SourceError(
+            f"{path} declares {size} pixels in blocks of {block / 2**30:.3g} GiB; allowed: up to "
+            f"{LARGEST_BLOCK >> 30} GiB"
+        )
     number = math.prod(-(-n // m) for n, m in zip(array.shape, array.chunks, strict=True))
     stored = Path(path).stat().st_size
     if series.keyframe.is_tiled and number * LEAST_PER_BLOCK > stored:
-        raise SourceError(f"{path} declares {size} pixels in {number} blocks, more than a file of {stored} bytes can hold")
-    if (series.dataoffset or 0) > 0 and series.dataoffset + series.nbytes > Path(series.keyframe.parent.filehandle.path).stat().st_size:
-        raise SourceError(f"{path} declares {size} pixels in one piece, more than a file of {stored} bytes can hold")
+        raise SourceError(
+            f"{path} declares {size} pixels in {number} blocks, more than a file of {stored} "
+            f"bytes can hold"
+        )
+    if (series.dataoffset or 0) > 0 and series.dataoffset + series.nbytes > Path(
+        series.keyframe.parent.filehandle.path
+    ).stat().st_size:
+        raise SourceError(
+            f"{path} declares {size} pixels in one piece, more than a file of {stored} bytes can "
+            f"hold"
+        )
 
 
 def letters(axes: str) -> str:
-    """Axes as `layout` knows them: samples are channels, and pages of which nothing is said are planes."""
+    """Axes as `layout` knows them: samples are channels, and pages of which nothing is said are
+    planes.
+    """
     found = axes.lower()
     found = found.replace("s", "") if "c" in found else found.replace("s", "c")
     if "z" not in found:
@@ -266,10 +316,16 @@ def _shape(series: Any) -> tuple[int, ...]:
 
 
 def _samples(page: Any, bands: int) -> tuple[str, ...]:
-    """What each band of an image is, by its photometric interpretation and extra samples; again and again where channels have several."""
+    """What each band of an image is, by its photometric interpretation and extra samples; again and
+    again where channels have several.
+    """
     many, extra = page.samplesperpixel, [int(each) for each in page.extrasamples]
     known = [*COLOURS.get(int(page.photometric), ())][: many - len(extra)]
-    each = known + ["undefined"] * (many - len(extra) - len(known)) + ["alpha" if kind in ALPHA else "undefined" for kind in extra]
+    each = (
+        known
+        + ["undefined"] * (many - len(extra) - len(known))
+        + ["alpha" if kind in ALPHA else "undefined" for kind in extra]
+    )
     return tuple(each * (bands // many)) if bands % many == 0 else ("grey",) * bands
 
 

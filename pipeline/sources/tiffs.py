@@ -1,4 +1,6 @@
-"""TIFFs of microscopes and slide scanners: stacks, OME-TIFF, SVS and others with pyramids, through tifffile and imagecodecs."""
+"""TIFFs of microscopes and slide scanners: stacks, OME-TIFF, SVS and others with pyramids, through
+tifffile and imagecodecs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ from pipeline.sources.tiff_pages import FAULTS, About, Opened, describe, opened
 
 COLOURS = ("red", "green", "blue")
 POLICIES = ("nodata", "fill", "error")
-FORMATS = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF", "bif": "Ventana BIF", "qpi": "PerkinElmer QPTIFF", "philips": "Philips TIFF"}
+FORMATS = {
+    "ome": "OME-TIFF",
+    "imagej": "ImageJ TIFF",
+    "bif": "Ventana BIF",
+    "qpi": "PerkinElmer QPTIFF",
+    "philips": "Philips TIFF",
+}
 FORMATS |= {kind: kind.upper() for kind in ("svs", "scn", "ndpi", "lsm", "stk")}
 """What kinds of files are called, by tifffile's names."""
 
@@ -39,7 +47,9 @@ class TiffImage:
     """0: full resolution; k: the k-th level of the pyramid."""
 
     series: int = 0
-    """Which image of the file, from 0: of a slide 0 is the slide, others are its label and thumbnail."""
+    """Which image of the file, from 0: of a slide 0 is the slide, others are its label and
+    thumbnail.
+    """
 
     channels: tuple[int | str, ...] | None = None
     """Channels to read, by number from 1 or by OME name, in any order; None: all."""
@@ -57,19 +67,27 @@ class TiffImage:
     """A letter of t, c, z, y, x for each axis, in place of the file's own: ``cyx``."""
 
     nodata: float | None = None
-    """The value that means "not measured", in place of the file's own (GDAL's tag), which also fills tiles that hold no bytes."""
+    """The value that means "not measured", in place of the file's own (GDAL's tag), which also
+    fills tiles that hold no bytes.
+    """
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band, and by pixel for red, green and blue of one colour, in which nodata may be a colour."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band, and by pixel for red, green and blue of one
+    colour, in which nodata may be a colour.
+    """
 
     missing_chunks: str | None = None
-    """What tiles, strips and pages are that were never written: ``nodata``, not measured; ``fill``, zeros or GDAL's nodata; or ``error``.
-    None: nodata."""
+    """What tiles, strips and pages are that were never written: ``nodata``, not measured; ``fill``,
+    zeros or GDAL's nodata; or ``error``. None: nodata.
+    """
 
     def __post_init__(self) -> None:
         if self.missing_chunks not in (None, *POLICIES):
-            raise JobError(f"missing_chunks: {self.missing_chunks!r}; {nearest(str(self.missing_chunks), POLICIES)}")
+            raise JobError(
+                f"missing_chunks: {self.missing_chunks!r}; "
+                f"{nearest(str(self.missing_chunks), POLICIES)}"
+            )
 
     @functools.cached_property
     def _about(self) -> About:
@@ -79,20 +97,34 @@ class TiffImage:
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         wanted, about = either(self.channels, self.bands), self._about
         axes = self.axes or about.axes
-        number = about.shape[axes.index("c")] if "c" in axes and len(axes) == len(about.shape) else 1
+        number = (
+            about.shape[axes.index("c")] if "c" in axes and len(axes) == len(about.shape) else 1
+        )
         if wanted is None and number == len(about.samples):
             wanted = tuple(k + 1 for k in range(number) if about.samples[k] != "alpha") or None
         names = about.said.channels
-        return layout(axes, about.shape, bands=wanted, names=names, time=self.time, planes=self.planes)
+        return layout(
+            axes, about.shape, bands=wanted, names=names, time=self.time, planes=self.planes
+        )
 
     @functools.cached_property
     def _alpha(self) -> Layout | None:
-        """How to take the alpha of the bands that are read; None where there is none, or where it is among them."""
+        """How to take the alpha of the bands that are read; None where there is none, or where it
+        is among them.
+        """
         how, samples = self._layout[0], self._about.samples
         alphas = [k for k, what in enumerate(samples) if what == "alpha"]
-        if not alphas or "c" not in how.axes or len(samples) != self._about.shape[how.axes.index("c")] or set(alphas) & set(how.bands):
+        if (
+            not alphas
+            or "c" not in how.axes
+            or len(samples) != self._about.shape[how.axes.index("c")]
+            or set(alphas) & set(how.bands)
+        ):
             return None
-        return replace(how, bands=tuple(next((k for k in alphas if k > band), alphas[-1]) for band in how.bands))
+        return replace(
+            how,
+            bands=tuple(next((k for k in alphas if k > band), alphas[-1]) for band in how.bands),
+        )
 
     @property
     def _nodata(self) -> float | None:
@@ -100,9 +132,15 @@ class TiffImage:
 
     @functools.cached_property
     def _colour(self) -> Layout | None:
-        """How to take red, green and blue, where not all of them are read and only all tell nodata from a colour; None elsewhere."""
+        """How to take red, green and blue, where not all of them are read and only all tell nodata
+        from a colour; None elsewhere.
+        """
         how, samples = self._layout[0], self._about.samples
-        colour = tuple(samples.index(each) for each in COLOURS) if all(samples.count(each) == 1 for each in COLOURS) else ()
+        colour = (
+            tuple(samples.index(each) for each in COLOURS)
+            if all(samples.count(each) == 1 for each in COLOURS)
+            else ()
+        )
         partly = 0 < len(set(colour) & set(how.bands)) < len(COLOURS)
         told = self._nodata is not None and not np.isnan(self._nodata) and self.nodata_by is None
         return replace(how, bands=colour) if partly and told else None
@@ -112,7 +150,11 @@ class TiffImage:
         """`Frame.together`: red, green and blue of one colour."""
         samples, bands = self._about.samples, self._layout[0].bands
         what = [samples[k] if len(samples) > k else "" for k in bands]
-        colour = [what.index(each) for each in COLOURS] if all(what.count(each) == 1 for each in COLOURS) else []
+        colour = (
+            [what.index(each) for each in COLOURS]
+            if all(what.count(each) == 1 for each in COLOURS)
+            else []
+        )
         return together(self.nodata_by, len(bands), colour)
 
     @property
@@ -121,7 +163,9 @@ class TiffImage:
 
     @functools.cached_property
     def _lost(self) -> bool:
-        """Whether blocks are missing, and not measured, at this level or at one that is glanced at."""
+        """Whether blocks are missing, and not measured, at this level or at one that is
+        glanced at.
+        """
         if self._policy != "nodata" or self._about.missing[0]:
             return self._policy == "nodata"
         return any(self._is_lost(level) for level in range(self.level + 1, len(self._about.levels)))
@@ -134,7 +178,9 @@ class TiffImage:
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
+        """What the image is; SourceError if it cannot be opened, JobError if an option does not
+        fit.
+        """
         (how, names), about = self._layout, self._about
         known = [letter in about.microns for letter in how.space]
         return Frame(
@@ -151,15 +197,21 @@ class TiffImage:
         )
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if a block cannot be decoded."""
+        """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if a
+        block cannot be decoded.
+        """
         return self._taken(self.level, self._layout[0], box, 1)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """About every ``step``-th pixel, from the coarsest level of the pyramid that has as many."""
+        """About every ``step``-th pixel, from the coarsest level of the pyramid that has
+        as many.
+        """
         return native(self._seen(box, step, self._layout[0], self._taken))
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where each band of a box was measured: where its blocks have been written, and its alpha is not 0; as a glance at it."""
+        """Where each band of a box was measured: where its blocks have been written, and its alpha
+        is not 0; as a glance at it.
+        """
         good = np.ones((1, *(-(-n // step) for n in box.shape)), bool)
         if self._lost:
             good = good & self._written(self.level, self._layout[0], box, step)
@@ -169,9 +221,16 @@ class TiffImage:
         if self._colour is not None:
             whole = (self._seen(box, step, self._colour, self._taken) != self._nodata).any(axis=0)
             own = self._seen(box, step, self._layout[0], self._taken) != self._nodata
-            good = good & np.stack([whole if k in self._colour.bands else own[at] for at, k in enumerate(self._layout[0].bands)])
+            good = good & np.stack(
+                [
+                    whole if k in self._colour.bands else own[at]
+                    for at, k in enumerate(self._layout[0].bands)
+                ]
+            )
         if len(good) > 1 and self._together:
-            good[list(self._together)] = good[list(self._together)].all(axis=0)  # what was never written is no colour
+            good[list(self._together)] = good[list(self._together)].all(
+                axis=0
+            )  # what was never written is no colour
         return good
 
     @property
@@ -181,11 +240,21 @@ class TiffImage:
 
     @property
     def _masks(self) -> tuple[tuple[str, bool], ...]:
-        return ("missing chunks", self._lost), ("alpha", self._alpha is not None), ("nodata", self._colour is not None)
+        return (
+            ("missing chunks", self._lost),
+            ("alpha", self._alpha is not None),
+            ("nodata", self._colour is not None),
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and checksum of the file and of those that it refers to, and what is read of it."""
-        choice = {"series": self.series, "level": self.level, "time": self.time, "planes": self.planes, "axes": self.axes}
+        choice = {
+            "series": self.series,
+            "level": self.level,
+            "time": self.time,
+            "planes": self.planes,
+            "axes": self.axes,
+        }
         policy = {"missing_chunks": self._policy} if self._about.missing[0] else {}
         return {
             "kind": "tiff",
@@ -199,15 +268,27 @@ class TiffImage:
     def facts(self) -> Mapping[str, Any]:
         """What is known of the image besides its frame."""
         (how, _), about = self._layout, self._about
-        stored, fixed, number = dict(zip(how.axes, about.shape, strict=True)), dict(how.fixed), len(about.samples)
+        stored, fixed, number = (
+            dict(zip(how.axes, about.shape, strict=True)),
+            dict(how.fixed),
+            len(about.samples),
+        )
         alpha = [k + 1 for k in range(number) if about.samples[k] == "alpha"] if self._alpha else []
         lost, many = about.missing
-        told = {"nodata": "count as not measured; missing_chunks: fill reads the fill value there", "error": "end a run"}
+        told = {
+            "nodata": "count as not measured; missing_chunks: fill reads the fill value there",
+            "error": "end a run",
+        }
         space = {letter: unit for letter, (_, unit) in about.said.sizes.items() if letter != "t"}
-        doubts = [*about.unclear, *about.said.unclear, *unclear(tuple(space), tuple(space.values()))]
+        doubts = [
+            *about.unclear,
+            *about.said.unclear,
+            *unclear(tuple(space), tuple(space.values())),
+        ]
         if not self.axes and about.guessed:
             doubts.append(
-                f"nothing says what its pages are; they are taken for planes; axes: {about.axes.replace('z', 'c')} would be bands"
+                f"nothing says what its pages are; they are taken for planes; axes: "
+                f"{about.axes.replace('z', 'c')} would be bands"
             )
         return {
             "format": FORMATS.get(about.kind, "TIFF"),
@@ -226,16 +307,21 @@ class TiffImage:
             "colours": list(about.samples),
             "alpha": alpha[0] if alpha else None,
             "mask": "alpha" if alpha else None,
-            "sizes": {letter: f"{size:g} {unit}" for letter, (size, unit) in about.said.sizes.items()},
+            "sizes": {
+                letter: f"{size:g} {unit}" for letter, (size, unit) in about.said.sizes.items()
+            },
             "compression": about.compression,
             "files": list(about.others),
-            "missing_chunks": f"{lost} of {many} were never written, and {told.get(self._policy, 'hold their fill value')}"
+            "missing_chunks": f"{lost} of {many} were never written, and "
+            f"{told.get(self._policy, 'hold their fill value')}"
             if lost
             else None,
             "not_understood": doubts,
         }
 
-    def _seen(self, box: Box, step: int, how: Layout, take: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    def _seen(
+        self, box: Box, step: int, how: Layout, take: Callable[..., npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
         """What a glance takes, of the level that it takes it of."""
         shapes = [how.shape(shape) for shape in self._about.levels]
         level = coarsest(shapes, self.level, step) if step > 1 else self.level
@@ -251,7 +337,9 @@ class TiffImage:
         try:
             return opened(self.path)
         except FAULTS as error:
-            raise SourceError(f"{self.path} cannot be opened as TIFF: {type(error).__name__}: {error}") from error
+            raise SourceError(
+                f"{self.path} cannot be opened as TIFF: {type(error).__name__}: {error}"
+            ) from error
 
     def _taken(self, level: int, how: Layout, box: Box, step: int) -> npt.NDArray[Any]:
         file = self._file()  # held while it is read: what is dropped is closed
@@ -260,7 +348,12 @@ class TiffImage:
             block = native(np.asarray(how.take(file.array(self.series, level), box, step)))
         except FAULTS as error:
             file.settle()
-            raise SourceError(f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}") from error
+            raise SourceError(
+                f"{self.path}: {box} cannot be read: {type(error).__name__}: {error}"
+            ) from error
         if absent:
-            raise SourceError(f"{self.path}: a block in {box} was never written; missing_chunks: nodata or fill accepts that")
+            raise SourceError(
+                f"{self.path}: a block in {box} was never written; missing_chunks: nodata or "
+                f"fill accepts that"
+            )
         return block

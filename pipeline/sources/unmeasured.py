@@ -14,20 +14,27 @@ from pipeline.image.grid import Box, Grid
 from pipeline.sources import Masked, Source, where_measured
 
 Counts = dict[str, list[int]]
-"""By why: the number of pixels of each band. Why: ``nodata``, ``NaN`` (infinite values too), or what the source's mask stands for."""
+"""By why: the number of pixels of each band. Why: ``nodata``, ``NaN`` (infinite values too), or
+what the source's mask stands for.
+"""
 
 NODATA, NAN, CHUNKS = "nodata", "NaN", "missing chunks"
 MUCH = 0.001
-"""The share of an image from which on people are told; of chunks that are absent they always are."""
+"""The share of an image from which on people are told; of chunks that are absent they always are.
+"""
 SMALL = 1 << 24
-"""Pixels up to which a whole image is looked at before a run; of a larger one, a sample of boxes."""
+"""Pixels up to which a whole image is looked at before a run; of a larger one, a sample of boxes.
+"""
 EXTENT = {2: 512, 3: 64}
 """Pixels along the sides of such a box."""
 BOXES = 64
 
 
-def unmeasured(source: Source, box: Box, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]) -> Counts:
-    """Count what was not measured of a block, (band, row, column), that was read of a box. Each pixel of a band counts once.
+def unmeasured(
+    source: Source, box: Box, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]
+) -> Counts:
+    """Count what was not measured of a block, (band, row, column), that was read of a box. Each
+    pixel of a band counts once.
 
     ``measured`` is what `pipeline.sources.where_measured` says of it.
     """
@@ -60,7 +67,8 @@ def added(parts: Iterable[Mapping[str, list[int]]]) -> Counts:
 
 
 def sampled(source: Source) -> dict[str, Any]:
-    """What was not measured, as `told` says it, of an image that is looked at before any run: of all of it, or of boxes spread over it.
+    """What was not measured, as `told` says it, of an image that is looked at before any run: of
+    all of it, or of boxes spread over it.
 
     What cannot be read is left out: opening the image does not say whether all of it can be read.
     """
@@ -76,7 +84,9 @@ def sampled(source: Source) -> dict[str, Any]:
 
 
 def told(frame: Frame, counts: Mapping[str, list[int]], pixels: int) -> dict[str, Any]:
-    """Counts in plain words and numbers: how many pixels were looked at, and by band how many were not measured, their share, and why."""
+    """Counts in plain words and numbers: how many pixels were looked at, and by band how many were
+    not measured, their share, and why.
+    """
     bands: dict[str, Any] = {}
     for number, band in enumerate(frame.bands):
         why = {reason: many[number] for reason, many in counts.items() if many[number]}
@@ -87,14 +97,21 @@ def told(frame: Frame, counts: Mapping[str, list[int]], pixels: int) -> dict[str
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
-    """A line for people of what `told` says, where that is much or comes from chunks that are absent; no line elsewhere."""
+    """A line for people of what `told` says, where that is much or comes from chunks that are
+    absent; no line elsewhere.
+    """
     bands = facts.get("bands", {})
-    if not any(band["share"] > MUCH or any(CHUNKS in why for why in band["why"]) for band in bands.values()):
+    if not any(
+        band["share"] > MUCH or any(CHUNKS in why for why in band["why"]) for band in bands.values()
+    ):
         return []
     alike = {str(band) for band in bands.values()}
     if len(alike) == 1 and len(bands) > 1:
         return [f"not measured: {_share(next(iter(bands.values())))} of bands {', '.join(bands)}"]
-    return ["not measured: " + "; ".join(f"{_share(band)} of band {name}" for name, band in bands.items())]
+    return [
+        "not measured: "
+        + "; ".join(f"{_share(band)} of band {name}" for name, band in bands.items())
+    ]
 
 
 def _share(band: Mapping[str, Any]) -> str:
@@ -105,5 +122,9 @@ def _boxes(frame: Frame) -> Iterator[Box]:
     """The boxes that are looked at before a run."""
     extent = EXTENT[frame.ndim]
     grid = Grid(frame.shape, (extent,) * frame.ndim)
-    some = range(len(grid)) if frame.pixels <= SMALL else np.unique(np.linspace(0, len(grid) - 1, BOXES).round().astype(int)).tolist()
+    some = (
+        range(len(grid))
+        if frame.pixels <= SMALL
+        else np.unique(np.linspace(0, len(grid) - 1, BOXES).round().astype(int)).tolist()
+    )
     return (grid.core(number) for number in some)

@@ -1,8 +1,11 @@
-"""What a VRT may be: bands put together from local files in one folder. GDAL's own reader would open anything that a VRT names.
+"""What a VRT may be: bands put together from local files in one folder. GDAL's own reader would
+open anything that a VRT names.
 
-Refused are warped, derived, pansharpened, processed and raw bands, filters and arrays, which run code, read files by other ways or are work
-for steps; options of opening that are not known to be harmless; resampling that differs from window to window; and every name that
-is no file in the folder: addresses, GDAL's virtual file systems, links that lead out of it. Other VRTs in the folder are looked at alike.
+Refused are warped, derived, pansharpened, processed and raw bands, filters and arrays, which run
+code, read files by other ways or are work for steps; options of opening that are not known to be
+harmless; resampling that differs from window to window; and every name that is no file in the
+folder: addresses, GDAL's virtual file systems, links that lead out of it. Other VRTs in the folder
+are looked at alike.
 """
 
 from __future__ import annotations
@@ -23,25 +26,77 @@ DEEPEST = 8
 MOST = 1000
 """VRTs that one leads to."""
 ELEMENTS = {
-    "VRTDataset", "SRS", "GeoTransform", "GCPList", "GCP", "Metadata", "VRTRasterBand", "MaskBand", "OverviewList", "Overview",
-    "Description", "UnitType", "Offset", "Scale", "NoDataValue", "NodataValue", "HideNoDataValue", "ColorInterp", "ColorTable", "Entry",
-    "CategoryNames", "Category", "GDALRasterAttributeTable", "Histograms", "SimpleSource", "ComplexSource", "NoDataFromMaskSource",
-    "SourceFilename", "SourceBand", "SourceProperties", "SrcRect", "DstRect", "NODATA", "UseMaskBand", "MaskValueThreshold",
-    "RemappedValue", "ScaleOffset", "ScaleRatio", "SrcMin", "SrcMax", "DstMin", "DstMax", "Exponent", "Clamp", "LUT",
-    "ColorTableComponent", "BlockXSize", "BlockYSize", "OpenOptions", "OOI",
-}  # fmt: skip
+    "VRTDataset",
+    "SRS",
+    "GeoTransform",
+    "GCPList",
+    "GCP",
+    "Metadata",
+    "VRTRasterBand",
+    "MaskBand",
+    "OverviewList",
+    "Overview",
+    "Description",
+    "UnitType",
+    "Offset",
+    "Scale",
+    "NoDataValue",
+    "NodataValue",
+    "HideNoDataValue",
+    "ColorInterp",
+    "ColorTable",
+    "Entry",
+    "CategoryNames",
+    "Category",
+    "GDALRasterAttributeTable",
+    "Histograms",
+    "SimpleSource",
+    "ComplexSource",
+    "NoDataFromMaskSource",
+    "SourceFilename",
+    "SourceBand",
+    "SourceProperties",
+    "SrcRect",
+    "DstRect",
+    "NODATA",
+    "UseMaskBand",
+    "MaskValueThreshold",
+    "RemappedValue",
+    "ScaleOffset",
+    "ScaleRatio",
+    "SrcMin",
+    "SrcMax",
+    "DstMin",
+    "DstMax",
+    "Exponent",
+    "Clamp",
+    "LUT",
+    "ColorTableComponent",
+    "BlockXSize",
+    "BlockYSize",
+    "OpenOptions",
+    "OOI",
+}
 """All that may be in one, by GDAL's schema of November 2026."""
 UNREAD = {"Metadata", "Histograms", "GDALRasterAttributeTable", "CategoryNames"}
 """Elements that change no pixel: what is in them is not looked at."""
 PLAIN = "VRTSourcedRasterBand"
 """The one class of bands that is put together from files."""
 OPTIONS = {
-    "NUM_THREADS", "GEOREF_SOURCES", "SPARSE_OK", "OVERVIEW_LEVEL", "USE_TILE_AS_BLOCK", "1BIT_ALPHA_PROMOTION", "USE_INTERNAL_OVERVIEWS",
+    "NUM_THREADS",
+    "GEOREF_SOURCES",
+    "SPARSE_OK",
+    "OVERVIEW_LEVEL",
+    "USE_TILE_AS_BLOCK",
+    "1BIT_ALPHA_PROMOTION",
+    "USE_INTERNAL_OVERVIEWS",
     "APPLY_ORIENTATION",
-}  # fmt: skip
+}
 """Options of opening that lead to no other file."""
 NEAREST = {"nearest", "near"}
-"""Ways to bring a source to other pixels by which a pixel has the same value in every window: GDAL weights others within the window."""
+"""Ways to bring a source to other pixels by which a pixel has the same value in every window: GDAL
+weights others within the window.
+"""
 UNUSED = {"bilinear", "cubic", "cubicspline", "lanczos", "mode"}
 """Ways that do nothing where a source's pixels are the VRT's."""
 
@@ -55,19 +110,26 @@ def is_vrt(path: str) -> bool:
 def sources_of(path: str, folder: Path) -> tuple[str, ...]:
     """The files that a VRT refers to, by way of other VRTs too, in its order, each once.
 
-    SourceError if one is not local and in the folder, if VRTs lead to each other in a circle or too far, or if one holds what is not
-    allowed.
+    SourceError if one is not local and in the folder, if VRTs lead to each other in a circle or too
+    far, or if one holds what is not allowed.
     """
     found: dict[str, None] = {}
     _follow(path, folder, (), found, [MOST])
     return tuple(found)
 
 
-def _follow(path: str, folder: Path, above: tuple[str, ...], found: dict[str, None], left: list[int]) -> None:
-    """Add what a VRT refers to; ``above`` are those that led to it, and ``left`` is how many may still be opened."""
+def _follow(
+    path: str, folder: Path, above: tuple[str, ...], found: dict[str, None], left: list[int]
+) -> None:
+    """Add what a VRT refers to; ``above`` are those that led to it, and ``left`` is how many may
+    still be opened.
+    """
     left[0] -= 1
     if len(above) >= DEEPEST or left[0] < 0:
-        raise SourceError(f"{path} is a VRT within {len(above)} others, of {MOST - left[0]}; allowed: {DEEPEST} deep, and {MOST} in all")
+        raise SourceError(
+            f"{path} is a VRT within {len(above)} others, of {MOST - left[0]}; allowed: "
+            f"{DEEPEST} deep, and {MOST} in all"
+        )
     for name in _references(path, folder):
         if name in (*above, str(Path(path).resolve())):
             raise SourceError(f"{path} refers to {name}, which refers to it")
@@ -82,29 +144,47 @@ def _references(path: str, folder: Path) -> tuple[str, ...]:
     root = _parsed(path)
     for element in _elements(root):
         _refuse(path, element)
-    return tuple(dict.fromkeys(_checked(path, element, folder) for element in root.iter("SourceFilename")))
+    return tuple(
+        dict.fromkeys(_checked(path, element, folder) for element in root.iter("SourceFilename"))
+    )
 
 
 def _refuse(path: str, element: ET.Element) -> None:
     kind = element.get("subClass", PLAIN)
     if element.tag not in ELEMENTS or kind != PLAIN:
         what = f"{element.tag} of {kind}" if kind != PLAIN else element.tag
-        raise SourceError(f"{path}: {what} is not allowed in a VRT; allowed: bands put together from files (gdalbuildvrt makes such)")
-    if element.tag == "OOI" and (option := element.get("key", "").upper()) not in OPTIONS:
-        raise SourceError(f"{path}: the option {option} of opening a file is not allowed in a VRT; allowed: {', '.join(sorted(OPTIONS))}")
-    way = element.get("resampling", "nearest").lower()
-    if element.tag.endswith("Source") and way not in NEAREST and not (way in UNUSED and _fits(element)):
         raise SourceError(
-            f"{path}: resampling by {way} gives a pixel other values in other windows; allowed: nearest, or the VRT's own pixels; "
+            f"{path}: {what} is not allowed in a VRT; allowed: bands put together from files "
+            f"(gdalbuildvrt makes such)"
+        )
+    if element.tag == "OOI" and (option := element.get("key", "").upper()) not in OPTIONS:
+        raise SourceError(
+            f"{path}: the option {option} of opening a file is not allowed in a VRT; allowed: "
+            f"{', '.join(sorted(OPTIONS))}"
+        )
+    way = element.get("resampling", "nearest").lower()
+    if (
+        element.tag.endswith("Source")
+        and way not in NEAREST
+        and not (way in UNUSED and _fits(element))
+    ):
+        raise SourceError(
+            f"{path}: resampling by {way} gives a pixel other values in other windows; allowed: "
+            f"nearest, or the VRT's own pixels; "
             "else make a file of it: gdal_translate"
         )
 
 
 def resamples(path: str) -> bool:
-    """Whether a VRT, or one that it refers to, brings a source to other pixels than the source's own."""
+    """Whether a VRT, or one that it refers to, brings a source to other pixels than the source's
+    own.
+    """
     root = _parsed(path)
     sources = [element for element in root.iter() if element.tag.endswith("Source")]
-    names = (str(Path(path).parent / (element.text or "").strip()) for element in root.iter("SourceFilename"))
+    names = (
+        str(Path(path).parent / (element.text or "").strip())
+        for element in root.iter("SourceFilename")
+    )
     return not all(map(_fits, sources)) or any(name.lower().endswith(".vrt") for name in names)
 
 
@@ -114,7 +194,10 @@ def _fits(element: ET.Element) -> bool:
     if source is None or target is None:
         return source is target
     try:
-        taken, put = ([float(rect.get(key, "nan")) for key in ("xOff", "yOff", "xSize", "ySize")] for rect in (source, target))
+        taken, put = (
+            [float(rect.get(key, "nan")) for key in ("xOff", "yOff", "xSize", "ySize")]
+            for rect in (source, target)
+        )
     except ValueError:
         return False
     return taken[2:] == put[2:] and all(number.is_integer() for number in (*taken, *put))
@@ -135,11 +218,14 @@ def _parsed(path: str) -> ET.Element:
         text = Path(path).read_text("utf-8")
         if "<!DOCTYPE" in text:
             raise SourceError(f"{path} declares a document type, which is not allowed in a VRT")
-        return ET.fromstring(text)  # noqa: S314  without a document type there are no entities to expand
+        # without a document type there are no entities to expand
+        return ET.fromstring(text)  # noqa: S314
     except (ET.ParseError, ValueError) as error:
         raise SourceError(f"{path} is no VRT: {error}") from error
 
 
 def _checked(path: str, element: ET.Element, folder: Path) -> str:
     relative = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
-    return followed(path, (element.text or "").strip(), folder, Path(path).parent if relative else Path.cwd())
+    return followed(
+        path, (element.text or "").strip(), folder, Path(path).parent if relative else Path.cwd()
+    )

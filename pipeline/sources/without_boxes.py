@@ -1,4 +1,6 @@
-"""An image of which some boxes cannot be read: nothing in them is valid, and they are never asked for."""
+"""An image of which some boxes cannot be read: nothing in them is valid, and they are never asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,18 @@ class Incomplete:
         for part in self._readable(box):
             first = tuple(-(-(a - o) // step) for a, o in zip(part.start, box.start, strict=True))
             start = tuple(o + k * step for o, k in zip(box.start, first, strict=True))
-            found = self.source.read(part)[(slice(None), *(slice(s - a, None, step) for s, a in zip(start, part.start, strict=True)))]
-            seen[(slice(None), *(slice(k, k + n) for k, n in zip(first, found.shape[1:], strict=True)))] = found
+            found = self.source.read(part)[
+                (
+                    slice(None),
+                    *(slice(s - a, None, step) for s, a in zip(start, part.start, strict=True)),
+                )
+            ]
+            seen[
+                (
+                    slice(None),
+                    *(slice(k, k + n) for k, n in zip(first, found.shape[1:], strict=True)),
+                )
+            ] = found
         return seen
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
@@ -81,7 +93,18 @@ class Incomplete:
         """The rest of a box, cut along the gaps' edges."""
         gaps = self.gaps_in(box)
         cuts = [
-            sorted({a, b, *(edge for gap in gaps for edge in (gap.start[axis], gap.stop[axis]) if a < edge < b)})
+            sorted(
+                {
+                    a,
+                    b,
+                    *(
+                        edge
+                        for gap in gaps
+                        for edge in (gap.start[axis], gap.stop[axis])
+                        if a < edge < b
+                    ),
+                }
+            )
             for axis, (a, b) in enumerate(zip(box.start, box.stop, strict=True))
         ]
         for spans in itertools.product(*(itertools.pairwise(edges) for edges in cuts)):

@@ -1,4 +1,6 @@
-"""Which chunks of a Zarr array have been written: what has no file reads as the fill value, and looks like something that was measured."""
+"""Which chunks of a Zarr array have been written: what has no file reads as the fill value, and
+looks like something that was measured.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ from pipeline.storage.locations import listing, remote, there
 
 
 class Presence:
-    """Whether each element of an array lies in a file that is there; it is indexed by numbers and slices as the array itself.
+    """Whether each element of an array lies in a file that is there; it is indexed by numbers and
+    slices as the array itself.
 
-    Of a shard that is there, all is: whoever wrote it left out the chunks in it that hold nothing but the fill value.
+    Of a shard that is there, all is: whoever wrote it left out the chunks in it that hold nothing
+    but the fill value.
     """
 
     def __init__(self, array: Any, folder: str) -> None:
@@ -49,10 +53,14 @@ class Presence:
             return -1
         if number > len(names):  # so many are not gone through: metadata may claim any number
             return number - sum(map(self._is_chunk, names))
-        return sum(self._key(place) not in names for place in itertools.product(*map(range, self.files)))
+        return sum(
+            self._key(place) not in names for place in itertools.product(*map(range, self.files))
+        )
 
     def missing_along(self, axis: int) -> list[int]:
-        """How many files are not there, for each place of a file along an axis; nothing where nobody knows."""
+        """How many files are not there, for each place of a file along an axis; nothing where
+        nobody knows.
+        """
         if self._names is None:
             return []
         there = Counter(place[axis] for place in map(self._place, self._names) if place is not None)
@@ -64,9 +72,17 @@ class Presence:
         return self._place(name) is not None
 
     def _place(self, name: str) -> tuple[int, ...] | None:
-        """The place of the chunk, or shard, that a file of this name is of; None where it is none."""
-        place = tuple(int(part) for part in re.split("[/.]", name.removeprefix("c/")) if part.isdecimal())
-        fits = len(place) == len(self.shape) and all(map(operator.lt, place, self.files)) and self._key(place) == name
+        """The place of the chunk, or shard, that a file of this name is of; None where it
+        is none.
+        """
+        place = tuple(
+            int(part) for part in re.split("[/.]", name.removeprefix("c/")) if part.isdecimal()
+        )
+        fits = (
+            len(place) == len(self.shape)
+            and all(map(operator.lt, place, self.files))
+            and self._key(place) == name
+        )
         return place if fits else None
 
     def absent(self, index: tuple[int | slice, ...]) -> str | None:
@@ -74,18 +90,33 @@ class Presence:
         places = itertools.product(*(axis.tolist() for axis, _ in self._asked(index)))
         return next((self._key(place) for place in places if not self._there(place)), None)
 
-    def _asked(self, index: tuple[int | slice, ...]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Along each axis, the places of files that are read, and which of them holds each element."""
+    def _asked(
+        self, index: tuple[int | slice, ...]
+    ) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Along each axis, the places of files that are read, and which of them holds
+        each element.
+        """
         whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
-        asked = [np.arange(*i.indices(n)) // size for i, n, size in zip(whole, self.shape, self.file, strict=True)]
+        asked = [
+            np.arange(*i.indices(n)) // size
+            for i, n, size in zip(whole, self.shape, self.file, strict=True)
+        ]
         return [np.unique(each, return_inverse=True) for each in asked]
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[np.bool_]:
         """Bool, of the shape of what the array would give."""
         places, where = zip(*self._asked(index), strict=True)
-        there = np.array([self._there(place) for place in itertools.product(*(axis.tolist() for axis in places))], bool)
+        there = np.array(
+            [
+                self._there(place)
+                for place in itertools.product(*(axis.tolist() for axis in places))
+            ],
+            bool,
+        )
         found = there.reshape([len(axis) for axis in places])[np.ix_(*where)]
-        return np.asarray(found[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)], bool)
+        return np.asarray(
+            found[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)], bool
+        )
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  it lives as long as its array does
     def _there(self, place: tuple[int, ...]) -> bool:

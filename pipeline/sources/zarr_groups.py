@@ -1,9 +1,10 @@
-"""What lies in a Zarr group that is no image itself: the images in it, and what lies beside an array.
+"""What lies in a Zarr group that is no image itself: the images in it, and what lies beside an
+array.
 
 References
 ----------
-OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org: bioformats2raw.layout, plate, well, labels. How xarray writes a Dataset:
-https://docs.xarray.dev/en/stable/internals/zarr-encoding-spec.html.
+OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org: bioformats2raw.layout, plate, well, labels.
+How xarray writes a Dataset: https://docs.xarray.dev/en/stable/internals/zarr-encoding-spec.html.
 """
 
 from __future__ import annotations
@@ -28,20 +29,33 @@ CLOSED = ("PermissionDeniedError", "UnauthenticatedError")
 
 
 def only(path: str, group: Any) -> str:
-    """The name of the one image in a group; JobError names them where there are several, or says that there is none."""
+    """The name of the one image in a group; JobError names them where there are several, or says
+    that there is none.
+    """
     group = _listing(path, group)
     found = list(itertools.islice(images(group), LISTED + 1))
     if len(found) == 1:
         return found[0]
     if not found:
-        raise JobError(f"path: {path} is a Zarr group in which no image was found; allowed: an array, or an OME-Zarr image")
+        raise JobError(
+            f"path: {path} is a Zarr group in which no image was found; allowed: an array, or an "
+            f"OME-Zarr image"
+        )
     named = ", ".join(found[:LISTED]) + (", and more" if len(found) > LISTED else "")
-    what = "a Dataset of several variables" if all(_array_in(group, each) is not None for each in found) else "a group of several images"
-    raise JobError(f"path: {path} is {what}; choose one, path: {joined(path, found[0])}; it has {named}")
+    what = (
+        "a Dataset of several variables"
+        if all(_array_in(group, each) is not None for each in found)
+        else "a group of several images"
+    )
+    raise JobError(
+        f"path: {path} is {what}; choose one, path: {joined(path, found[0])}; it has {named}"
+    )
 
 
 def _listing(path: str, group: Any) -> Any:
-    """The group as one that knows what lies in it; JobError where neither its server says that nor metadata that were gathered."""
+    """The group as one that knows what lies in it; JobError where neither its server says that nor
+    metadata that were gathered.
+    """
     if not path.startswith("http") or {"plate", "well", "labels", LAYOUT} & set(known(group.attrs)):
         return group
     try:
@@ -49,11 +63,16 @@ def _listing(path: str, group: Any) -> Any:
 
         return zarr.open_group(zarr_store(path), mode="r", use_consolidated=True)
     except ValueError as error:
-        raise JobError(f"path: {path} is a Zarr group, and its server does not list what lies in it; name an image in it") from error
+        raise JobError(
+            f"path: {path} is a Zarr group, and its server does not list what lies in it; name "
+            f"an image in it"
+        ) from error
 
 
 def images(group: Any) -> Iterator[str]:
-    """The paths of the images in a group, by what the group says of itself, or else by what lies there."""
+    """The paths of the images in a group, by what the group says of itself, or else by what lies
+    there.
+    """
     about = known(group.attrs)
     if "plate" in about:
         for well in about["plate"]["wells"]:
@@ -66,7 +85,11 @@ def images(group: Any) -> Iterator[str]:
         yield from map(str, about["labels"])
     else:
         yield from _variables(group)
-        yield from (f"{name}/{inner}".rstrip("/") for name, each in sorted(_quietly(group.groups)) for inner in _within(each))
+        yield from (
+            f"{name}/{inner}".rstrip("/")
+            for name, each in sorted(_quietly(group.groups))
+            for inner in _within(each)
+        )
 
 
 def known(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -80,9 +103,15 @@ def _within(group: Any) -> Iterator[str]:
 
 
 def _series(group: Any) -> Iterator[str]:
-    """The images that bioformats2raw wrote, which are named in the group OME, or else are numbered."""
+    """The images that bioformats2raw wrote, which are named in the group OME, or else are
+    numbered.
+    """
     listed = known(group["OME"].attrs).get("series") if "OME" in group else None
-    yield from map(str, listed) if listed else itertools.takewhile(lambda name: name in group, map(str, itertools.count()))
+    yield from (
+        map(str, listed)
+        if listed
+        else itertools.takewhile(lambda name: name in group, map(str, itertools.count()))
+    )
 
 
 def _quietly(members: Callable[[], Any]) -> list[tuple[str, Any]]:
@@ -97,20 +126,32 @@ def _quietly(members: Callable[[], Any]) -> list[tuple[str, Any]]:
 def _variables(group: Any) -> list[str]:
     """The arrays in a group that are no coordinates of others."""
     arrays = {str(name): array for name, array in _quietly(group.arrays)}
-    beside = {name for array in arrays.values() for name in (*dims_of(array), *_named(array.attrs))} | set(_named(group.attrs))
+    beside = {
+        name for array in arrays.values() for name in (*dims_of(array), *_named(array.attrs))
+    } | set(_named(group.attrs))
     return sorted(name for name, array in arrays.items() if array.ndim > 1 and name not in beside)
 
 
 def _named(attributes: Mapping[str, Any]) -> list[str]:
     """What an array's attributes say that lies beside it."""
-    said = f"{attributes.get('coordinates') or ''} {attributes.get('grid_mapping') or ''} {attributes.get('bounds') or ''}"
+    said = (
+        f"{attributes.get('coordinates') or ''} {attributes.get('grid_mapping') or ''} "
+        f"{attributes.get('bounds') or ''}"
+    )
     return [name.rstrip(":") for name in said.split()]
 
 
 def dims_of(array: Any) -> tuple[str, ...]:
     """The names of an array's axes; none where it has no names."""
-    names = cast("Sequence[Any] | None", getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS"))
-    if not isinstance(names, (list, tuple)) or len(names) != array.ndim or all(name is None for name in names):
+    names = cast(
+        "Sequence[Any] | None",
+        getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS"),
+    )
+    if (
+        not isinstance(names, (list, tuple))
+        or len(names) != array.ndim
+        or all(name is None for name in names)
+    ):
         return ()
     return tuple(map(str, names))
 
@@ -134,14 +175,20 @@ def parent(path: str) -> Any | None:
 
 
 def beside(group: Any | None, array: Any) -> tuple[dict[str, Coordinate], tuple[str, ...]]:
-    """What lies beside an array in its group: coordinates along its axes, grid mappings; and what does not fit."""
+    """What lies beside an array in its group: coordinates along its axes, grid mappings; and what
+    does not fit.
+    """
     dims, attributes = dims_of(array), dict(array.attrs)
     inside = attributes.get("spatial_ref")
-    found = {"spatial_ref": Coordinate((), np.zeros(()), inside)} if isinstance(inside, dict) else {}
+    found = (
+        {"spatial_ref": Coordinate((), np.zeros(()), inside)} if isinstance(inside, dict) else {}
+    )
     if group is None or not dims:
         return found, ()
     odd, length = [], dict(zip(dims, array.shape, strict=True))
-    for name in dict.fromkeys((*dims, *_named(attributes), *_named(group.attrs), "spatial_ref", "crs")):
+    for name in dict.fromkeys(
+        (*dims, *_named(attributes), *_named(group.attrs), "spatial_ref", "crs")
+    ):
         other = _array_in(group, name)
         if other is None or name in found:
             continue

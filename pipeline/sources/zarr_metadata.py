@@ -2,7 +2,8 @@
 
 References
 ----------
-OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj and spatial, https://github.com/zarr-conventions.
+OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj and spatial,
+https://github.com/zarr-conventions.
 """
 
 from __future__ import annotations
@@ -30,7 +31,17 @@ LARGEST_CHUNK = 1 << 30
 MOST_IN_SHARD = 1 << 22
 """Chunks in one shard, whose index is read whole."""
 FAULTS = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, AssertionError),
+    *(
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        AssertionError,
+    ),
     SystemError,  # of numcodecs, where a chunk says that it is of negative size
 )
 """What zarr and its codecs raise of damaged metadata and chunks, besides zarr's own errors."""
@@ -79,7 +90,9 @@ def _found(path: str, node: Any, level: int | str) -> Stored:
 
     if isinstance(node, zarr.Array):
         if level != 0:
-            raise JobError(f"level: {level!r}; {path} is a single array, which has no levels; allowed: 0")
+            raise JobError(
+                f"level: {level!r}; {path} is a single array, which has no levels; allowed: 0"
+            )
         return _plain(path, node)
     attributes: dict[str, Any] = dict(node.attrs)
     if not (scales := known(attributes).get("multiscales")):
@@ -93,8 +106,13 @@ def _plain(path: str, array: Any) -> Stored:
     attributes, dims = dict(array.attrs), dims_of(array)
     group = parent(path) if dims else None
     of_image = group is not None and "multiscales" in known(group.attrs)
-    # In format 2, xarray has no other place for a fill value; elsewhere it is but what a chunk holds that nobody wrote.
-    fill = array.fill_value if "_ARRAY_DIMENSIONS" in attributes and array.metadata.zarr_format == 2 and not of_image else None
+    # In format 2, xarray has no other place for a fill value; elsewhere it is but what a chunk
+    # holds that nobody wrote.
+    fill = (
+        array.fill_value
+        if "_ARRAY_DIMENSIONS" in attributes and array.metadata.zarr_format == 2 and not of_image
+        else None
+    )
     return Stored(
         path,
         array.shape,
@@ -122,14 +140,18 @@ class Around:
     remarks: tuple[str, ...]
 
     def place(self, axes: str, dims: Sequence[str], space: str) -> Place:
-        """Where the array lies, whose axes and their names are given; ``space`` are those that a box has."""
+        """Where the array lies, whose axes and their names are given; ``space`` are those that a
+        box has.
+        """
         names = dict(zip(axes, dims or axes, strict=True))
         found = placed(names, space, self.beside, self.attributes)
         return replace(found, remarks=(*self.remarks, *found.remarks))
 
 
 def around(stored: Stored, axes: str | None) -> Around:
-    """Look around an array, whose axes may be given; JobError if one has a name that says nothing."""
+    """Look around an array, whose axes may be given; JobError if one has a name that says
+    nothing.
+    """
     import zarr
 
     with _opening(stored.path):
@@ -152,7 +174,9 @@ def _opening(path: str) -> Iterator[None]:
     except TilewiseError:
         raise
     except (BaseZarrError, *FAULTS) as error:
-        raise SourceError(f"{path} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            f"{path} cannot be opened as Zarr: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _packed(path: str, array: Any, attributes: Mapping[str, Any], fill: Any = None) -> Packed:
@@ -163,19 +187,29 @@ def _packed(path: str, array: Any, attributes: Mapping[str, Any], fill: Any = No
         raise SourceError(f"{path} cannot be read: {error}") from error
 
 
-def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scales: Sequence[Any], level: int | str) -> Stored:
+def _multiscale(
+    path: str, group: Any, attributes: Mapping[str, Any], scales: Sequence[Any], level: int | str
+) -> Stored:
     scale = scales[0]
     paths = [dataset["path"] for dataset in scale["datasets"]]
-    if level not in paths and not (isinstance(level, int) and not isinstance(level, bool) and 0 <= level < len(paths)):
-        raise JobError(f"level: {level!r}; allowed: 0 to {len(paths) - 1}, or a path; {nearest(str(level), paths)}")
+    if level not in paths and not (
+        isinstance(level, int) and not isinstance(level, bool) and 0 <= level < len(paths)
+    ):
+        raise JobError(
+            f"level: {level!r}; allowed: 0 to {len(paths) - 1}, or a path; "
+            f"{nearest(str(level), paths)}"
+        )
     name = level if isinstance(level, str) else paths[level]
     array = group[name]
     _refuse(f"{path}/{name}", array)
-    said = scale.get("axes") or "tczyx"[-array.ndim :]  # versions before 0.3 have those and no others
+    said = (
+        scale.get("axes") or "tczyx"[-array.ndim :]
+    )  # versions before 0.3 have those and no others
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in said]
     extent, start = moved(scale, scale["datasets"][paths.index(name)], len(axes))
     channels = tuple(
-        str(channel.get("label", k + 1)) for k, channel in enumerate((known(attributes).get("omero") or {}).get("channels", []))
+        str(channel.get("label", k + 1))
+        for k, channel in enumerate((known(attributes).get("omero") or {}).get("channels", []))
     )
     others = [str(each.get("name", k)) for k, each in enumerate(scales[1:], start=1)]
     own = dict(array.attrs)
@@ -192,30 +226,51 @@ def _multiscale(path: str, group: Any, attributes: Mapping[str, Any], scales: Se
         translation=start,
         units=tuple(axis.get("unit") for axis in axes),
         policy=_said(attributes, own),
-        remarks=(*unused(own), *((f"further images of {path} that are not read: {', '.join(others)}",) if others else ())),
+        remarks=(
+            *unused(own),
+            *(
+                (f"further images of {path} that are not read: {', '.join(others)}",)
+                if others
+                else ()
+            ),
+        ),
         **_place(own),
     )
 
 
 def _said(*attributes: Mapping[str, Any]) -> str:
-    """What chunks are that were never written, as far as the attributes of an array, or of an image and its level, say."""
-    meant = any("image-label" in (each.get("ome") or each) or each.get("missing_chunks") == "fill" for each in attributes)
+    """What chunks are that were never written, as far as the attributes of an array, or of an image
+    and its level, say.
+    """
+    meant = any(
+        "image-label" in (each.get("ome") or each) or each.get("missing_chunks") == "fill"
+        for each in attributes
+    )
     return "fill" if meant else "nodata"
 
 
 def _refuse(path: str, array: Any) -> None:
-    """Refuse chunks that are none, or that would take more memory than a task has, before one is read."""
+    """Refuse chunks that are none, or that would take more memory than a task has, before one is
+    read.
+    """
     from pipeline.sources.bounded_codecs import chunks_in_file  # which takes Zarr along
 
     chunk = " x ".join(map(str, array.chunks))
     if min(array.shape, default=0) < 1 or min(array.chunks) < 1:
-        raise SourceError(f"{path} has the shape {array.shape} in chunks of {chunk}; allowed: at least one pixel along each axis")
+        raise SourceError(
+            f"{path} has the shape {array.shape} in chunks of {chunk}; allowed: at least one "
+            f"pixel along each axis"
+        )
     if (size := math.prod(array.chunks) * array.dtype.itemsize) > LARGEST_CHUNK:
         raise SourceError(
-            f"{path} is stored in chunks of {chunk}, {size / 2**30:.3g} GiB each; allowed: up to {LARGEST_CHUNK >> 30} GiB; write it anew"
+            f"{path} is stored in chunks of {chunk}, {size / 2**30:.3g} GiB each; allowed: up to "
+            f"{LARGEST_CHUNK >> 30} GiB; write it anew"
         )
     if (number := chunks_in_file(array)) > MOST_IN_SHARD:
-        raise SourceError(f"{path} is stored in shards of {number} chunks; allowed: up to {MOST_IN_SHARD}; write it anew")
+        raise SourceError(
+            f"{path} is stored in shards of {number} chunks; allowed: up to {MOST_IN_SHARD}; "
+            f"write it anew"
+        )
 
 
 def _place(attributes: Mapping[str, Any]) -> dict[str, Any]:

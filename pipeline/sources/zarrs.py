@@ -53,25 +53,35 @@ class ZarrImage:
     """"all" for a volume, or one plane's index from 0; None: all, where there are several."""
 
     axes: str | None = None
-    """A letter of t, c, z, y, x for each axis of the array, where it does not name them: ``yxc``."""
+    """A letter of t, c, z, y, x for each axis of the array, where it does not name them: ``yxc``.
+    """
 
     nodata: float | None = None
-    """The stored value that means "not measured"; None: what the array's attributes say. NaN: none."""
+    """The stored value that means "not measured"; None: what the array's attributes say. NaN: none.
+    """
 
     scaled: bool | None = None
-    """Whether values are multiplied by the array's scale_factor and its add_offset added, as xarray does; None: where it has any."""
+    """Whether values are multiplied by the array's scale_factor and its add_offset added, as xarray
+    does; None: where it has any.
+    """
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all bands, where all bands have nodata.
-    None: by band."""
+    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
+    bands, where all bands have nodata. None: by band.
+    """
 
     missing_chunks: str | None = None
-    """What chunks are that were never written: ``nodata``, not measured; ``fill``, the array's fill value, which many writers leave out; or
-    ``error``. None: ``fill`` for labels of OME-Zarr and for arrays with the attribute ``missing_chunks: fill``, else ``nodata``."""
+    """What chunks are that were never written: ``nodata``, not measured; ``fill``, the array's fill
+    value, which many writers leave out; or ``error``. None: ``fill`` for labels of OME-Zarr and for
+    arrays with the attribute ``missing_chunks: fill``, else ``nodata``.
+    """
 
     def __post_init__(self) -> None:
         if self.missing_chunks not in (None, *POLICIES):
-            raise JobError(f"missing_chunks: {self.missing_chunks!r}; {nearest(str(self.missing_chunks), POLICIES)}")
+            raise JobError(
+                f"missing_chunks: {self.missing_chunks!r}; "
+                f"{nearest(str(self.missing_chunks), POLICIES)}"
+            )
 
     @property
     def _policy(self) -> str:
@@ -79,24 +89,34 @@ class ZarrImage:
 
     @functools.cached_property
     def _lost(self) -> int:
-        """How many files of chunks are missing, where those are not measured; -1 where nobody knows."""
+        """How many files of chunks are missing, where those are not measured; -1 where nobody
+        knows.
+        """
         return _opened(self._stored.path)[1].missing() if self._policy == "nodata" else 0
 
     @property
     def image(self) -> str:
-        """The group of the OME-Zarr image, or the array, that is read: of a group that holds one alone, that one."""
+        """The group of the OME-Zarr image, or the array, that is read: of a group that holds one
+        alone, that one.
+        """
         return self._stored.image or self._stored.path
 
     @property
     def remarks(self) -> dict[str, Any]:
         """What should be known of the image besides its frame; see `pipeline.sources.facts`."""
         packed, stored, bands = self._packed, self._stored, len(self._layout[1])
-        space = [(axis, unit) for axis, unit in zip(self._layout[0].axes, stored.units, strict=False) if axis in "zyx"]
+        space = [
+            (axis, unit)
+            for axis, unit in zip(self._layout[0].axes, stored.units, strict=False)
+            if axis in "zyx"
+        ]
         doubts = unclear([axis for axis, _ in space], [unit for _, unit in space])
         found = {
             "series": self.image.removeprefix(self.path).strip("/"),
             "axes": self._layout[0].axes,
-            "nodata": [packed.nodata] * bands if self._scaled and packed.nodata is not None else [],  # NaN stands there
+            "nodata": [packed.nodata] * bands
+            if self._scaled and packed.nodata is not None
+            else [],  # NaN stands there
             "scale": [packed.scale] * bands if packed.scaled else [],
             "offset": [packed.offset] * bands if packed.scaled else [],
             "missing_chunks": self._missing,
@@ -107,9 +127,14 @@ class ZarrImage:
 
     @property
     def _missing(self) -> str:
-        """How many files of chunks are missing, and what that means; nothing where none is, or nobody knows."""
+        """How many files of chunks are missing, and what that means; nothing where none is, or
+        nobody knows.
+        """
         number = math.prod(_opened(self._stored.path)[1].files)
-        told = f"{self._lost} of {number} were never written, and count as not measured; missing_chunks: fill reads the fill value there"
+        told = (
+            f"{self._lost} of {number} were never written, and count as not measured; "
+            f"missing_chunks: fill reads the fill value there"
+        )
         return told if self._lost > 0 else ""
 
     @property
@@ -120,7 +145,10 @@ class ZarrImage:
             return {}
         presence, axis = _opened(self._stored.path)[1], how.axes.index("c")
         missing = presence.missing_along(axis)
-        return {name: missing[band // presence.file[axis]] for name, band in zip(names, how.bands, strict=True)}
+        return {
+            name: missing[band // presence.file[axis]]
+            for name, band in zip(names, how.bands, strict=True)
+        }
 
     @functools.cached_property
     def _stored(self) -> Stored:
@@ -134,8 +162,14 @@ class ZarrImage:
         axes = self.axes or stored.axes or (near.axes if near is not None else None)
         axes = axes or guessed(stored.shape, stored.path, bands=wanted, planes=self.planes)
         names = near.bands if near is not None else stored.channels
-        how, bands = layout(axes, stored.shape, bands=wanted, names=names, time=self.time, planes=self.planes)
-        return how, bands, _of_level(stored, how) if near is None else near.place(axes, stored.dims, how.space)
+        how, bands = layout(
+            axes, stored.shape, bands=wanted, names=names, time=self.time, planes=self.planes
+        )
+        return (
+            how,
+            bands,
+            _of_level(stored, how) if near is None else near.place(axes, stored.dims, how.space),
+        )
 
     @property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
@@ -148,7 +182,10 @@ class ZarrImage:
         if self.nodata is not None:
             packed = replace(packed, fills=() if math.isnan(self.nodata) else (self.nodata,))
         if self.scaled and not packed.scaled:
-            raise JobError(f"scaled: true; {self._stored.path} has neither scale_factor nor add_offset; allowed: none")
+            raise JobError(
+                f"scaled: true; {self._stored.path} has neither scale_factor nor add_offset; "
+                f"allowed: none"
+            )
         return packed
 
     @property
@@ -157,7 +194,9 @@ class ZarrImage:
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if it cannot be opened, JobError if an option does not fit."""
+        """What the image is; SourceError if it cannot be opened, JobError if an option does not
+        fit.
+        """
         stored, (how, names, place), packed = self._stored, self._settled, self._packed
         return Frame(
             shape=how.shape(stored.shape),
@@ -176,7 +215,9 @@ class ZarrImage:
         )
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where the chunks of each band have been written: (band, row, column) or (band, plane, row, column)."""
+        """Where the chunks of each band have been written: (band, row, column) or (band, plane,
+        row, column).
+        """
         return np.asarray(self._layout[0].take(_opened(self._stored.path)[1], box, step), bool)
 
     @property
@@ -185,7 +226,9 @@ class ZarrImage:
         return "missing chunks"
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if a chunk cannot be decoded."""
+        """The pixels in a box, (band, row, column) or (band, plane, row, column); SourceError if a
+        chunk cannot be decoded.
+        """
         return self._read(box, 1)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
@@ -193,33 +236,72 @@ class ZarrImage:
         return self._read(box, step)
 
     def home(self) -> Home:
-        """The image as labels that are to lie in it must agree with it; JobError where they cannot."""
+        """The image as labels that are to lie in it must agree with it; JobError where
+        they cannot.
+        """
         import zarr
 
         if remote(self.path):
-            raise JobError(f"{self.path} is on a server, where nothing is written; allowed: an image in a folder")
+            raise JobError(
+                f"{self.path} is on a server, where nothing is written; allowed: an image in a "
+                f"folder"
+            )
         how, stored = self._layout[0], self._stored
         if not stored.image or Path(stored.image).parent.name == "labels":
             raise JobError(f"{self.path} has no room for labels; allowed: an OME-Zarr image")
         for letter, at in how.fixed:
             if stored.shape[how.axes.index(letter)] > 1:
-                raise JobError(f"index {at} along the axis {letter} is read of several, and labels of it would show at all of them")
+                raise JobError(
+                    f"index {at} along the axis {letter} is read of several, and labels of it "
+                    f"would show at all of them"
+                )
         level = Path(stored.path).relative_to(stored.image).as_posix()
-        return home(stored.image, dict(zarr.open_group(stored.image, mode="r", use_consolidated=False).attrs), level, how.space)
+        return home(
+            stored.image,
+            dict(zarr.open_group(stored.image, mode="r", use_consolidated=False).attrs),
+            level,
+            how.space,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
-        """The array's metadata, how many files it has, and size and checksum (elsewhere, entity tag) of an even sample of them."""
-        choice: dict[str, Any] = {"time": self.time, "planes": self.planes, "axes": self.axes, "missing_chunks": self._policy}
+        """The array's metadata, how many files it has, and size and checksum (elsewhere, entity
+        tag) of an even sample of them.
+        """
+        choice: dict[str, Any] = {
+            "time": self.time,
+            "planes": self.planes,
+            "axes": self.axes,
+            "missing_chunks": self._policy,
+        }
         if self._packed.scaled or len(self._packed.fills) > 1:
-            choice["packed"] = [self._scaled, self._packed.scale, self._packed.offset, *self._packed.fills]
+            choice["packed"] = [
+                self._scaled,
+                self._packed.scale,
+                self._packed.offset,
+                *self._packed.fills,
+            ]
         if remote(self._stored.path):
             return {"kind": "zarr", **_sampled(self._stored.path), **choice}
         folder = Path(self._stored.path)
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs"))
-        chosen = files if len(files) <= SAMPLED else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
+        files = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs")
+        )
+        chosen = (
+            files
+            if len(files) <= SAMPLED
+            else [files[k * (len(files) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
+        )
         sample = {str(path.relative_to(folder)): of_file(path) for path in chosen}
         size = {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-        return {"kind": "zarr", "metadata": [of_file(Path(path)) for path in _metadata(str(folder))], **size, "sample": sample, **choice}
+        return {
+            "kind": "zarr",
+            "metadata": [of_file(Path(path)) for path in _metadata(str(folder))],
+            **size,
+            "sample": sample,
+            **choice,
+        }
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
         how, path = self._layout[0], self._stored.path
@@ -231,9 +313,14 @@ class ZarrImage:
         except SourceError:
             raise
         except FAULTS as error:
-            raise SourceError(f"{path}: {box} cannot be read: {type(error).__name__}: {error}") from error
+            raise SourceError(
+                f"{path}: {box} cannot be read: {type(error).__name__}: {error}"
+            ) from error
         if absent is not None:
-            raise SourceError(f"{path}: its chunk {absent} was never written; missing_chunks: nodata or fill accepts that")
+            raise SourceError(
+                f"{path}: its chunk {absent} was never written; missing_chunks: nodata or fill "
+                f"accepts that"
+            )
         if not self._scaled:
             return self._packed.one(block)
         frame = replace(self.frame, nodata=self._packed.nodata, masked=False)
@@ -245,11 +332,15 @@ def _of_level(stored: Stored, how: Layout) -> Place:
     if stored.transform and how.space == "yx":
         a, b, _, d, e, _ = stored.transform
         unit = alike(stored.units[-2:], stored.scale[-2:])[0] if stored.scale else "pixel"
-        return Place(stored.transform, stored.crs, (float(np.hypot(b, e)), float(np.hypot(a, d))), unit)
+        return Place(
+            stored.transform, stored.crs, (float(np.hypot(b, e)), float(np.hypot(a, d))), unit
+        )
     kept = [how.axes.index(letter) for letter in how.space]
     units = [stored.units[k] for k in kept]
     unit, size, unlike = alike(units, [stored.scale[k] for k in kept])
-    return Place(None, stored.crs, size, unit, unlike, alike(units, [stored.translation[k] for k in kept])[1])
+    return Place(
+        None, stored.crs, size, unit, unlike, alike(units, [stored.translation[k] for k in kept])[1]
+    )
 
 
 def _opened(path: str) -> tuple[Kept, Presence]:
@@ -268,13 +359,29 @@ def _array(path: str, _stamps: object) -> tuple[Kept, Presence]:
 
 
 def _sampled(address: str) -> dict[str, Any]:
-    """Sizes and entity tags of an even sample of what lies at an address; of a server that lists nothing, of the metadata only."""
+    """Sizes and entity tags of an even sample of what lies at an address; of a server that lists
+    nothing, of the metadata only.
+    """
     found = listing(address)
     if found is None:
-        return {"sample": {name: about(joined(address, name)) for name in ("zarr.json", ".zarray") if there(address, name)}}
+        return {
+            "sample": {
+                name: about(joined(address, name))
+                for name in ("zarr.json", ".zarray")
+                if there(address, name)
+            }
+        }
     names = sorted(found)
-    chosen = names if len(names) <= SAMPLED else [names[k * (len(names) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
-    return {"files": len(names), "bytes": sum(each["bytes"] for each in found.values()), "sample": {name: found[name] for name in chosen}}
+    chosen = (
+        names
+        if len(names) <= SAMPLED
+        else [names[k * (len(names) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)]
+    )
+    return {
+        "files": len(names),
+        "bytes": sum(each["bytes"] for each in found.values()),
+        "sample": {name: found[name] for name in chosen},
+    }
 
 
 def _metadata(path: str) -> list[str]:

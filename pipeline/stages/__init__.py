@@ -1,8 +1,10 @@
-"""The stages of a run. Each is a function of a `Run` and the number of a piece of work; it reads what earlier stages left, and writes
-what later ones need. Each can be run again at any time and writes the same bytes.
+"""The stages of a run. Each is a function of a `Run` and the number of a piece of work; it reads
+what earlier stages left, and writes what later ones need. Each can be run again at any time and
+writes the same bytes.
 
-The modules, in order: fit, route, segment, link, group, publish, measure, finish. They lie between `workflow`, which tells the story, and
-the floors below, which know nothing of tiles' files; DESIGN names the stages, and this package gives each a room of its own.
+The modules, in order: fit, route, segment, link, group, publish, measure, finish. They lie between
+`workflow`, which tells the story, and the floors below, which know nothing of tiles' files; DESIGN
+names the stages, and this package gives each a room of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from pipeline.stages.stitching import AGREED
 from pipeline.storage.records import Arrays, Scratch
 
 EMPTY, SKIPPED, FIRST = 0, 1, 2
-"""In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first method; the next method is 3."""
+"""In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first
+method; the next method is 3.
+"""
 
 
 class Step(Protocol):
@@ -43,7 +47,9 @@ STEPS = 8
 """Bytes that steps take for each pixel and band."""
 
 ALGORITHMS = 7
-"""Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under another number is not resumed."""
+"""Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under
+another number is not resumed.
+"""
 
 KEYED = {"keyed", "class"}
 """Identities by which keys say what is one object, whatever seams show."""
@@ -62,7 +68,9 @@ class Method:
     contract: Contract
 
     halo: int
-    """Pixels read beyond a core: the depth to which neighbours are compared, and on top the reach of the segmenter and of the steps."""
+    """Pixels read beyond a core: the depth to which neighbours are compared, and on top the reach
+    of the segmenter and of the steps.
+    """
 
     @property
     def drawer(self) -> Segmenter:
@@ -72,7 +80,9 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window as it is read, and what is made of it before labels are drawn; each (band, row, column) but ``valid``, (row, column)."""
+    """A window as it is read, and what is made of it before labels are drawn; each (band, row,
+    column) but ``valid``, (row, column).
+    """
 
     block: npt.NDArray[Any]
     measured: npt.NDArray[np.bool_]
@@ -114,10 +124,14 @@ class Run:
     """By tile: how often its windows were doubled to settle a dispute; None: never."""
 
     unsure: frozenset[int] = frozenset()
-    """Routes that processors drew which may differ in what they draw: nothing of these is proved. Known when all tiles are drawn."""
+    """Routes that processors drew which may differ in what they draw: nothing of these is proved.
+    Known when all tiles are drawn.
+    """
 
     def takes(self, method: Method, pixels: int) -> dict[str, int]:
-        """What segmenting a window of so many pixels takes of memory at its height, in bytes, by what it goes to."""
+        """What segmenting a window of so many pixels takes of memory at its height, in bytes, by
+        what it goes to.
+        """
         frame, bands = self.source.frame, len(self.source.frame.bands)
         return {
             "window": pixels * bands * np.dtype(frame.dtype).itemsize,
@@ -135,7 +149,9 @@ class Run:
         return sum(self.takes(method, window.size).values()) <= self.memory
 
     def method(self, tile: int) -> Method:
-        """The method that segments a tile, which is neither empty nor skipped; with a larger halo where its windows were doubled."""
+        """The method that segments a tile, which is neither empty nor skipped; with a larger halo
+        where its windows were doubled.
+        """
         found, times = self.methods[int(self.routes[tile]) - FIRST], self.widened(tile)
         while times and not self.fits(found, self.grid.window(tile, found.halo << times)):
             times -= 1
@@ -150,13 +166,24 @@ class Run:
         return self.max_halo << self.widened(tile)
 
     def mixed(self) -> dict[int, tuple[str, ...]]:
-        """The routes that processors drew which may differ in what they draw, and their notes; see `pipeline.stages.processors`."""
-        drawn = {route: (notes(self.scratch, route), self.steady(method)) for route, method in enumerate(self.methods, FIRST)}
-        return {route: names for route, (names, steady) in drawn.items() if differ(names, portable=steady)}
+        """The routes that processors drew which may differ in what they draw, and their notes; see
+        `pipeline.stages.processors`.
+        """
+        drawn = {
+            route: (notes(self.scratch, route), self.steady(method))
+            for route, method in enumerate(self.methods, FIRST)
+        }
+        return {
+            route: names
+            for route, (names, steady) in drawn.items()
+            if differ(names, portable=steady)
+        }
 
     def steady(self, method: Method) -> bool:
         """Whether a method draws the same on every processor of a family, after all steps."""
-        return method.contract.portable and all(getattr(step, "portable", False) for step in self.steps)
+        return method.contract.portable and all(
+            getattr(step, "portable", False) for step in self.steps
+        )
 
     def certain(self, tile: int, status: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The certificates of a tile's labels, as far as its processor allows."""
@@ -171,7 +198,9 @@ class Run:
         return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
 
     def compares(self, tile: int, other: int) -> bool:
-        """Whether the labels of two neighbouring tiles are compared: not where their keys say what is one object, and are to be trusted."""
+        """Whether the labels of two neighbouring tiles are compared: not where their keys say what
+        is one object, and are to be trusted.
+        """
         routes = {int(self.routes[tile]), int(self.routes[other])}
         contracts = [self.methods[route - FIRST].contract for route in routes if route >= FIRST]
         kinds = {contract.identity for contract in contracts}
@@ -184,7 +213,9 @@ class Run:
         return self.grid.window(tile, self.depth) & self.grid.window(other, self.depth)
 
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Pixels, and which of them were measured; both (band, row, column). What cannot be read is tried once more."""
+        """Pixels, and which of them were measured; both (band, row, column). What cannot be read is
+        tried once more.
+        """
         try:
             block = self.source.read(box)
         except SourceError:
@@ -192,7 +223,9 @@ class Run:
         return block, where_measured(self.source, box, block)
 
     def unknown(self, box: Box, reach: int) -> list[tuple[slice, ...]]:
-        """Where in a box pixels are so near to what cannot be read that they might be drawn otherwise."""
+        """Where in a box pixels are so near to what cannot be read that they might be drawn
+        otherwise.
+        """
         gaps = self.source.gaps if isinstance(self.source, Incomplete) else ()
         near = (gap.grow(reach + 1) & box for gap in gaps)
         return [part.within(box) for part in near if part.size]
@@ -201,38 +234,60 @@ class Run:
         """How many pixels away the first ``number`` steps, or all of them, look."""
         return sum(step.reach for step in self.steps[:number])
 
-    def prepared(self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_], number: int | None = None) -> tuple[Any, Any]:
-        """The block after the first ``number`` steps, or all of them, and which of its pixels are measured; both (band, row, column)."""
+    def prepared(
+        self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_], number: int | None = None
+    ) -> tuple[Any, Any]:
+        """The block after the first ``number`` steps, or all of them, and which of its pixels are
+        measured; both (band, row, column).
+        """
         for step in self.steps[:number]:
             block, measured = stepped(step, block, measured)
         return block, measured
 
     def valid(self, measured: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Where a block is valid for any of the methods, (row, column): all that this one reads was measured, (band, row, column)."""
+        """Where a block is valid for any of the methods, (row, column): all that this one reads was
+        measured, (band, row, column).
+        """
         for step in self.steps:
             measured = measured_after(step, measured)
         found = [valid_for(method.segmenter, measured) for method in self.methods]
         return found[0] if len(found) == 1 else np.any(found, axis=0)
 
     def seen(self, tile: int, window: Box) -> Window:
-        """What a tile's segmenter draws from in a window: the pixels after all steps, or what its network makes of them."""
+        """What a tile's segmenter draws from in a window: the pixels after all steps, or what its
+        network makes of them.
+        """
         block, measured = self.read(window)
         shown, known = self.prepared(block, measured)
         segmenter = self.method(tile).segmenter
         valid, predict = valid_for(segmenter, known), getattr(segmenter, "predict", None)
-        return Window(block, measured, valid, shown, shown if predict is None else call(predict, shown, valid, window.start))
+        return Window(
+            block,
+            measured,
+            valid,
+            shown,
+            shown if predict is None else call(predict, shown, valid, window.start),
+        )
 
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
         """The same run with fitted segmenters in place of those of the same name."""
-        return replace(self, methods=tuple(replace(m, segmenter=segmenters.get(m.name, m.segmenter)) for m in self.methods))
+        return replace(
+            self,
+            methods=tuple(
+                replace(m, segmenter=segmenters.get(m.name, m.segmenter)) for m in self.methods
+            ),
+        )
 
 
 def depth_of(contracts: Sequence[Contract], asked: int) -> int:
-    """How deep tiles overlap: one shared pixel proves all that there is to prove of connected pixels and of classes; evidence wants as many
-    as are asked for, and so does a segmenter on probation.
+    """How deep tiles overlap: one shared pixel proves all that there is to prove of connected
+    pixels and of classes; evidence wants as many as are asked for, and so does a segmenter on
+    probation.
     """
     identities = {contract.identity for contract in contracts}
-    shallow = identities == {"class"} or (len(contracts) == 1 and identities <= {"connected", "keyed"})
+    shallow = identities == {"class"} or (
+        len(contracts) == 1 and identities <= {"connected", "keyed"}
+    )
     return 1 if shallow and not any(contract.probation for contract in contracts) else max(1, asked)
 
 
@@ -254,14 +309,21 @@ def table_key(tile: int) -> str:
 def load_sums(store: Scratch, key: str) -> Sums:
     """The sums in a record."""
     facts, found = store.load(key, *_PLAIN, "values", "squares")
-    value, square = Exact(found.pop("values"), facts["value"]), Exact(found.pop("squares"), facts["square"])
+    value, square = (
+        Exact(found.pop("values"), facts["value"]),
+        Exact(found.pop("squares"), facts["square"]),
+    )
     return Sums(**found, value=value, square=square)
 
 
 def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
     """Sums as a record's facts and arrays."""
     exponents = {"value": sums.value.exponent, "square": sums.square.exponent}
-    return exponents, {**{name: getattr(sums, name) for name in _PLAIN}, "values": sums.value.limbs, "squares": sums.square.limbs}
+    return exponents, {
+        **{name: getattr(sums, name) for name in _PLAIN},
+        "values": sums.value.limbs,
+        "squares": sums.square.limbs,
+    }
 
 
 def sound(run: Run, tile: int) -> bool:

@@ -1,6 +1,8 @@
-"""The end of a run: what was staged becomes the result, in one move each, and the run's record is written last.
+"""The end of a run: what was staged becomes the result, in one move each, and the run's record is
+written last.
 
-A result without its record is not complete. Every step can be done again: what has been moved is no longer staged.
+A result without its record is not complete. Every step can be done again: what has been moved is no
+longer staged.
 """
 
 from __future__ import annotations
@@ -26,7 +28,19 @@ from pipeline.stages import Run
 from pipeline.stages.lines import lines
 from pipeline.stages.measure import part_path
 from pipeline.stages.overlay import with_stuff
-from pipeline.stages.products import CLASSES_COG, CLASSES_OME_TIFF, COG, HIDDEN, LINES, OME_TIFF, PICTURE, TABLE, clear, inventory, settled
+from pipeline.stages.products import (
+    CLASSES_COG,
+    CLASSES_OME_TIFF,
+    COG,
+    HIDDEN,
+    LINES,
+    OME_TIFF,
+    PICTURE,
+    TABLE,
+    clear,
+    inventory,
+    settled,
+)
 from pipeline.stages.publish import NESTED, Publication
 from pipeline.storage.atomic_files import PARTIAL, commit, keep, keep_names, writing
 from pipeline.storage.run_record import RECORD
@@ -38,7 +52,9 @@ PICTURE_SIZE = 2048
 def write_table(run: Run, staging: Path) -> None:
     """Join the slabs' parts of the object table."""
     slabs = range(run.grid.counts[0])
-    join_parts([str(part_path(run, slab)) for slab in slabs], str(staging / TABLE), run.source.frame)
+    join_parts(
+        [str(part_path(run, slab)) for slab in slabs], str(staging / TABLE), run.source.frame
+    )
 
 
 def write_curves(run: Run, staging: Path) -> None:
@@ -59,10 +75,19 @@ def _write_geotiffs(work: Publication, staging: Path) -> None:
     frame, pins = work.run.source.frame, getattr(work.run.source, "pins", None)
     if work.labels:
         read_valid = work.mask.read if work.mask else None
-        write_cog(str(staging / COG), frame, work.labels.dtype, work.labels.read, read_valid, pins=pins)
+        write_cog(
+            str(staging / COG), frame, work.labels.dtype, work.labels.read, read_valid, pins=pins
+        )
     if work.classes and work.classes.legend:
         palette = Palette(work.classes.legend, work.classes.fill)
-        write_cog(str(staging / CLASSES_COG), frame, work.classes.dtype, work.classes.read, palette=palette, pins=pins)
+        write_cog(
+            str(staging / CLASSES_COG),
+            frame,
+            work.classes.dtype,
+            work.classes.read,
+            palette=palette,
+            pins=pins,
+        )
 
 
 def _write_ome_tiffs(work: Publication, staging: Path) -> None:
@@ -70,12 +95,16 @@ def _write_ome_tiffs(work: Publication, staging: Path) -> None:
     if work.labels:
         write_ome_tiff(str(staging / OME_TIFF), work.labels)
     if work.classes and work.classes.legend:
-        write_ome_tiff(str(staging / CLASSES_OME_TIFF), work.classes, Palette(work.classes.legend, work.classes.fill))
+        write_ome_tiff(
+            str(staging / CLASSES_OME_TIFF),
+            work.classes,
+            Palette(work.classes.legend, work.classes.fill),
+        )
 
 
 def write_picture(work: Publication, staging: Path) -> None:
-    """Draw the objects over the faded image, or where there are none the classes; of things over stuff, the things' outlines over the
-    classes. Of a volume, its middle plane.
+    """Draw the objects over the faded image, or where there are none the classes; of things over
+    stuff, the things' outlines over the classes. Of a volume, its middle plane.
     """
     pyramid = work.labels or work.classes
     assert pyramid is not None  # noqa: S101  something is published
@@ -83,14 +112,20 @@ def write_picture(work: Publication, staging: Path) -> None:
     if work.classes is not None and (work.labels is None or with_stuff(work.run)):
         colours = {number: entry.colour for number, entry in (work.classes.legend or {}).items()}
         drawn = painted(thumbnail(work.classes, PICTURE_SIZE)[0], colours)
-        (staging / PICTURE).write_bytes(to_png(drawn if work.labels is None else outlined(drawn, shown)))
+        (staging / PICTURE).write_bytes(
+            to_png(drawn if work.labels is None else outlined(drawn, shown))
+        )
     else:
         overview(str(staging / PICTURE), shown, backdrop(work.run, shown.shape, step))
 
 
 def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
-    """The largest level of the pyramid that is no longer than ``most``, (row, column), and its step; of a volume, the middle plane."""
-    level = next((k for k in range(pyramid.levels) if max(pyramid.shape(k)[-2:]) <= most), pyramid.levels - 1)
+    """The largest level of the pyramid that is no longer than ``most``, (row, column), and its
+    step; of a volume, the middle plane.
+    """
+    level = next(
+        (k for k in range(pyramid.levels) if max(pyramid.shape(k)[-2:]) <= most), pyramid.levels - 1
+    )
     box = Box.whole(pyramid.shape(level))
     if len(box.shape) == 3:
         middle = box.shape[0] // 2
@@ -98,8 +133,11 @@ def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
     return pyramid.read(box, level).reshape(box.shape[-2:]), 2**level
 
 
-def publish_all(folder: Path, staging: Path, record: Mapping[str, Any], nest: Nest | None = None) -> None:
-    """Move everything staged into the result's folder, what is for the image itself there, and the run's record last.
+def publish_all(
+    folder: Path, staging: Path, record: Mapping[str, Any], nest: Nest | None = None
+) -> None:
+    """Move everything staged into the result's folder, what is for the image itself there, and the
+    run's record last.
 
     All of it is on the disk before the record is, which says so.
     """
@@ -110,7 +148,8 @@ def publish_all(folder: Path, staging: Path, record: Mapping[str, Any], nest: Ne
         keep(staging)
         clear(folder, coming)
         for name in coming:
-            os.replace(staging / name, folder / name)  # noqa: PTH105  the commit points, named as tests name them
+            # the commit points, named as tests name them
+            os.replace(staging / name, folder / name)  # noqa: PTH105
         if nest is not None:
             nest.settle(staging / NESTED)
         _write_record(folder, {**record, "products": coming})
@@ -118,14 +157,18 @@ def publish_all(folder: Path, staging: Path, record: Mapping[str, Any], nest: Ne
 
 
 def leave_incomplete(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a run that has no result. Of an earlier run's nothing stays beside it; where that is kept, `kept` says."""
+    """Write the record of a run that has no result. Of an earlier run's nothing stays beside it;
+    where that is kept, `kept` says.
+    """
     with writing(folder):
         clear(folder, {})
         _write_record(folder, {**record, "complete": False, "products": {}})
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write run.json, by way of the hidden folder, where nothing is left for long. It is on the disk when this returns."""
+    """Write run.json, by way of the hidden folder, where nothing is left for long. It is on the
+    disk when this returns.
+    """
     keep_names(folder)
     commit(folder / HIDDEN / RECORD, (json.dumps(record, indent=2) + "\n").encode(), lasting=True)
     os.replace(folder / HIDDEN / RECORD, folder / RECORD)  # noqa: PTH105
@@ -134,7 +177,14 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def missing(run: Run, failed: Mapping[int, str]) -> list[dict[str, Any]]:
     """The tiles without a result, for the record."""
-    return [{"tile": list(run.grid.position(tile)), "box": _plain(run.grid.core(tile)), "error": failed[tile]} for tile in sorted(failed)]
+    return [
+        {
+            "tile": list(run.grid.position(tile)),
+            "box": _plain(run.grid.core(tile)),
+            "error": failed[tile],
+        }
+        for tile in sorted(failed)
+    ]
 
 
 def _plain(box: Box) -> list[Sequence[int]]:

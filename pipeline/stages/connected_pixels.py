@@ -1,4 +1,5 @@
-"""Connected pixels: those of the core and of a rim around it are classed, and their connected pieces are the labels.
+"""Connected pixels: those of the core and of a rim around it are classed, and their connected
+pieces are the labels.
 
 Each piece is right as far as it goes; that it may go on is the business of links.
 """
@@ -31,28 +32,44 @@ def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dra
     if method.contract.between and seeds is not None:
         return _between(kinds > 0, seeds, valid[seen], neighbours, outer, run.grid)
     if method.contract.fill_holes:
-        return replace(_with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid), seeds=seeds)
+        return replace(
+            _with_holes(kinds > 0, valid[seen], neighbours, outer, run.grid), seeds=seeds
+        )
     surface = None if found.surface is None else found.surface[(slice(None), *seen)]
     labels, number = pieces(kinds, neighbours, surface, found.step)
     nothing = np.zeros(number + 1, bool)
     kind = None if kinds.dtype == bool else kinds_of(labels, number, kinds)
-    return Drawn(labels, np.ones(number + 1, bool), nothing, nothing, np.zeros((0, 2), np.int64), kind=kind, seeds=seeds)
+    return Drawn(
+        labels,
+        np.ones(number + 1, bool),
+        nothing,
+        nothing,
+        np.zeros((0, 2), np.int64),
+        kind=kind,
+        seeds=seeds,
+    )
 
 
 def _with_holes(mask: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:
-    """Fill the holes that end inside, and label the background that does not: it may be part of a hole, or of the outside."""
+    """Fill the holes that end inside, and label the background that does not: it may be part of a
+    hole, or of the outside.
+    """
     ground, many = pieces(~mask, 2 * mask.ndim)
     leaves, outside = _ends(ground, many, outer, grid)
     outside[ground[~valid]] = True
     return _filled(mask, ground, leaves, outside, neighbours)
 
 
-def _between(lines: Flags, strong: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:
-    """What lies between lines. A line that ends inside and has no strong pixel is none, and the ground on either side is one; of a line
-    that goes on that is not known yet: it is a hole, which is none if it has a strong pixel anywhere.
+def _between(
+    lines: Flags, strong: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid
+) -> Drawn:
+    """What lies between lines. A line that ends inside and has no strong pixel is none, and the
+    ground on either side is one; of a line that goes on that is not known yet: it is a hole, which
+    is none if it has a strong pixel anywhere.
 
-    This is right although lines go on across corners and their ground does not: a pixel beside a corner of a line is part of that line or
-    of the ground, since beside pixels that are not valid every line is strong.
+    This is right although lines go on across corners and their ground does not: a pixel beside a
+    corner of a line is part of that line or of the ground, since beside pixels that are not valid
+    every line is strong.
     """
     ground, many = pieces(lines)
     leaves, outside = _ends(ground, many, outer, grid)[0], np.zeros(many + 1, bool)
@@ -62,7 +79,9 @@ def _between(lines: Flags, strong: Flags, valid: Flags, neighbours: int, outer: 
 
 
 def _ends(ground: Labels, many: int, outer: Box, grid: Grid) -> tuple[Flags, Flags]:
-    """By piece of ground: whether it meets a side on which the image goes on, and whether it meets the image's edge."""
+    """By piece of ground: whether it meets a side on which the image goes on, and whether it meets
+    the image's edge.
+    """
     leaves, edge = np.zeros(many + 1, bool), np.zeros(many + 1, bool)
     for side in sides(outer, grid.whole):
         (leaves if side.open else edge)[ground[side.face]] = True
@@ -70,7 +89,9 @@ def _ends(ground: Labels, many: int, outer: Box, grid: Grid) -> tuple[Flags, Fla
 
 
 def _filled(mask: Flags, ground: Labels, leaves: Flags, outside: Flags, neighbours: int) -> Drawn:
-    """The mask with the pieces of ground that are holes for sure, and labels for those that may be or are none."""
+    """The mask with the pieces of ground that are holes for sure, and labels for those that may be
+    or are none.
+    """
     inner = ~leaves & ~outside
     labels, number = pieces(mask | (inner[ground] & ~mask), neighbours)
     kept = np.flatnonzero(~inner[1:]) + 1
@@ -80,23 +101,39 @@ def _filled(mask: Flags, ground: Labels, leaves: Flags, outside: Flags, neighbou
     hole = np.arange(number + len(kept) + 1) > number
     out, goes_on = np.zeros((2, len(hole)), bool)
     out[number + 1 :], goes_on[number + 1 :] = outside[kept], leaves[kept]
-    return Drawn(merged, np.ones(len(hole), bool), hole, out, _beside(merged, goes_on & ~out, hole, neighbours))
+    return Drawn(
+        merged,
+        np.ones(len(hole), bool),
+        hole,
+        out,
+        _beside(merged, goes_on & ~out, hole, neighbours),
+    )
 
 
 def _beside(labels: Labels, asked: Flags, hole: Flags, neighbours: int) -> npt.NDArray[np.int64]:
-    """Each pair of a hole that is asked for and an object that touch, by the connectivity of objects."""
+    """Each pair of a hole that is asked for and an object that touch, by the connectivity of
+    objects.
+    """
     found = [np.zeros((0, 2), np.int64)]
     for here, there in _steps(labels.ndim, full=neighbours > 2 * labels.ndim):
         a, b = labels[here], labels[there]
         for ground, thing in ((a, b), (b, a)):
             touch = asked[ground] & (thing > 0) & ~hole[thing]
-            found.append(np.unique(np.stack([ground[touch], thing[touch]], axis=1), axis=0).astype(np.int64))
+            found.append(
+                np.unique(np.stack([ground[touch], thing[touch]], axis=1), axis=0).astype(np.int64)
+            )
     return np.unique(np.concatenate(found), axis=0)
 
 
 def _steps(ndim: int, *, full: bool) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Slices that lay an array over itself, moved by one pixel in each direction (one of each opposite two)."""
-    cut = {-1: (slice(1, None), slice(None, -1)), 0: (slice(None), slice(None)), 1: (slice(None, -1), slice(1, None))}
+    """Slices that lay an array over itself, moved by one pixel in each direction (one of each
+    opposite two).
+    """
+    cut = {
+        -1: (slice(1, None), slice(None, -1)),
+        0: (slice(None), slice(None)),
+        1: (slice(None, -1), slice(1, None)),
+    }
     for step in itertools.product((-1, 0, 1), repeat=ndim):
         if step > (0,) * ndim and (full or sum(map(abs, step)) == 1):
             yield tuple(cut[s][0] for s in step), tuple(cut[s][1] for s in step)

@@ -1,9 +1,11 @@
 """Statistics of the image, once for the whole of it: what steps and segmenters are fitted to.
 
-Counts of tiles add up to those of the image, so the tiling changes nothing. For a histogram a first pass finds the range of each feature,
-and a second counts in bins that are fixed by it. A sample of pixels is taken from squares of the image that have nothing to do with tiles.
+Counts of tiles add up to those of the image, so the tiling changes nothing. For a histogram a first
+pass finds the range of each feature, and a second counts in bins that are fixed by it. A sample of
+pixels is taken from squares of the image that have nothing to do with tiles.
 
-Fitting goes in rounds: a step is fitted to what the steps before it make, and segmenters to what all of them make.
+Fitting goes in rounds: a step is fitted to what the steps before it make, and segmenters to what
+all of them make.
 """
 
 from __future__ import annotations
@@ -68,7 +70,11 @@ def subjects(run: Run) -> tuple[Subject, ...]:
     for number, step in enumerate(run.steps):
         if getattr(step, "unfitted", False):
             return (Subject(f"step {number + 1}", step, number),)
-    return tuple(Subject(m.name, m.segmenter, len(run.steps)) for m in run.methods if getattr(m.segmenter, "unfitted", False))
+    return tuple(
+        Subject(m.name, m.segmenter, len(run.steps))
+        for m in run.methods
+        if getattr(m.segmenter, "unfitted", False)
+    )
 
 
 def batches(run: Run, workers: int) -> tuple[range, ...]:
@@ -79,7 +85,9 @@ def batches(run: Run, workers: int) -> tuple[range, ...]:
 
 
 def ranges(survey: Survey, batch: int) -> dict[str, tuple[float, float, str, int]]:
-    """The least and largest value of each feature in a batch of tiles, its type, and the bins for floats; nothing where none is valid."""
+    """The least and largest value of each feature in a batch of tiles, its type, and the bins for
+    floats; nothing where none is valid.
+    """
     found: dict[str, tuple[float, float, str, int]] = {}
     for tile in survey.batches[batch]:
         for name, values, bins in _features(survey, survey.run.grid.core(tile)):
@@ -128,7 +136,9 @@ def common_bins(found: Iterable[Mapping[str, tuple[float, float, str, int]]]) ->
     return spans
 
 
-def added(bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, npt.NDArray[np.int64]]:
+def added(
+    bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, Any]]]
+) -> dict[str, npt.NDArray[np.int64]]:
     """The counts of all batches, added up."""
     total = {name: np.zeros(span.number, np.int64) for name, span in bins.items()}
     for batch in counted:
@@ -137,21 +147,35 @@ def added(bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, An
     return total
 
 
-def save(run: Run, number: int, bins: Mapping[str, Bins], counted: Mapping[str, Any], samples: Mapping[str, Sample]) -> None:
+def save(
+    run: Run,
+    number: int,
+    bins: Mapping[str, Bins],
+    counted: Mapping[str, Any],
+    samples: Mapping[str, Sample],
+) -> None:
     """Keep the statistics of a round."""
     facts = {name: asdict(span) for name, span in bins.items()}
-    run.scratch.save(key(number), facts, {**counted, **{name: found.rows for name, found in samples.items()}})
+    run.scratch.save(
+        key(number), facts, {**counted, **{name: found.rows for name, found in samples.items()}}
+    )
 
 
 def settled_key(number: int) -> str:
-    """Where what a round found lies: a run that goes on elsewhere takes that, since processors may fit otherwise."""
+    """Where what a round found lies: a run that goes on elsewhere takes that, since processors may
+    fit otherwise.
+    """
     return f"settled/{number}"
 
 
 def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
-    """The run with the subjects of a round fitted; SegmenterError where the image has nothing to fit to."""
+    """The run with the subjects of a round fitted; SegmenterError where the image has nothing to
+    fit to.
+    """
     bins, found = run.scratch.load(key(number), whole=True)
-    before = run.scratch.load(settled_key(number))[0] if run.scratch.sound(settled_key(number)) else {}
+    before = (
+        run.scratch.load(settled_key(number))[0] if run.scratch.sound(settled_key(number)) else {}
+    )
     new: dict[str, Any] = {}
     for subject in wanted:
         name = subject.name
@@ -163,23 +187,47 @@ def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
             several = [f"{name}#{k}" for k in range(len(bins)) if f"{name}#{k}" in bins]
             statistics = [Bins(**bins[one]).histogram(found[one]) for one in several] or None
         if statistics is None:
-            given = any(getattr(subject.what, option) is not None for option in getattr(subject.what, "companions", ()))
+            given = any(
+                getattr(subject.what, option) is not None
+                for option in getattr(subject.what, "companions", ())
+            )
             where = " under its seeds" if given else ""
-            raise SegmenterError(f"{name}: no statistics can be fitted, since the image has no valid pixel{where}")
-        new[name] = replace(subject.what, **_tuples(before[name])) if name in before else subject.what.fit(statistics)
+            raise SegmenterError(
+                f"{name}: no statistics can be fitted, since the image has no valid pixel{where}"
+            )
+        new[name] = (
+            replace(subject.what, **_tuples(before[name]))
+            if name in before
+            else subject.what.fit(statistics)
+        )
     if not before:
         kept = {subject.name: _kept(subject.what, new[subject.name]) for subject in wanted}
-        run.scratch.save(settled_key(number), {name: options for name, options in kept.items() if options})
-    steps = tuple(new.get(f"step {k + 1}", step) for k, step in enumerate(run.steps)) if wanted[0].steps < len(run.steps) else run.steps
+        run.scratch.save(
+            settled_key(number), {name: options for name, options in kept.items() if options}
+        )
+    steps = (
+        tuple(new.get(f"step {k + 1}", step) for k, step in enumerate(run.steps))
+        if wanted[0].steps < len(run.steps)
+        else run.steps
+    )
     return replace(run, steps=steps) if steps != run.steps else run.fitted(new)
 
 
 def found(before: Run, after: Run) -> dict[str, dict[str, Any]]:
-    """What fitting settled: by step and by segmenter, its options that were open before, and their values."""
-    pairs: list[tuple[str, Any, Any]] = [(f"step {k + 1}", *pair) for k, pair in enumerate(zip(before.steps, after.steps, strict=True))]
+    """What fitting settled: by step and by segmenter, its options that were open before, and their
+    values.
+    """
+    pairs: list[tuple[str, Any, Any]] = [
+        (f"step {k + 1}", *pair)
+        for k, pair in enumerate(zip(before.steps, after.steps, strict=True))
+    ]
     known = {method.name: method.segmenter for method in before.methods}
     pairs += [(new.name, known[new.name], new.segmenter) for new in after.methods]
-    return {name: changed for name, old, new in pairs if old is not new and (changed := _changed(old, new))}
+    return {
+        name: changed
+        for name, old, new in pairs
+        if old is not new and (changed := _changed(old, new))
+    }
 
 
 def _kept(old: Any, new: Any) -> dict[str, Any]:
@@ -202,12 +250,21 @@ def _tuples(what: Any) -> Any:
 def _changed(old: Any, new: Any) -> dict[str, Any]:
     if not is_dataclass(new):
         return {}
-    values = {field.name: (getattr(old, field.name, None), getattr(new, field.name)) for field in fields(new)}
-    return {name: value for name, (before, value) in values.items() if before is not value and before != value}
+    values = {
+        field.name: (getattr(old, field.name, None), getattr(new, field.name))
+        for field in fields(new)
+    }
+    return {
+        name: value
+        for name, (before, value) in values.items()
+        if before is not value and before != value
+    }
 
 
 def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
-    """The values of each feature at the valid pixels of a core, and how many bins it wants for floats."""
+    """The values of each feature at the valid pixels of a core, and how many bins it wants for
+    floats.
+    """
     for subject in survey.subjects:
         block, known, inside = _around(survey.run, core, subject.steps, subject.what)
         valid, bins = valid_for(subject.what, known), float_bins(subject.what)
@@ -215,12 +272,23 @@ def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
         if feature.ndim == valid.ndim:
             yield subject.name, measured(feature[inside], valid[inside]), bins
             continue
-        own = known[reads(subject.what, len(known))] if getattr(subject.what, "bandwise", False) else [valid] * len(feature)
+        own = (
+            known[reads(subject.what, len(known))]
+            if getattr(subject.what, "bandwise", False)
+            else [valid] * len(feature)
+        )
         pairs = enumerate(zip(feature, own, strict=True))
-        yield from ((f"{subject.name}#{k}", measured(one[inside], good[inside]), bins) for k, (one, good) in pairs)
+        yield from (
+            (f"{subject.name}#{k}", measured(one[inside], good[inside]), bins)
+            for k, (one, good) in pairs
+        )
 
 
-def _around(run: Run, box: Box, steps: int, what: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], tuple[slice, ...]]:
-    """A box and all that what is made of it depends on, after some steps; where its bands were measured; and where the box lies in it."""
+def _around(
+    run: Run, box: Box, steps: int, what: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], tuple[slice, ...]]:
+    """A box and all that what is made of it depends on, after some steps; where its bands were
+    measured; and where the box lies in it.
+    """
     window = box.grow(int(getattr(what, "reach", 0)) + run.reach_of_steps(steps)) & run.grid.whole
     return *run.prepared(*run.read(window), steps), box.within(window)

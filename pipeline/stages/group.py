@@ -1,6 +1,7 @@
 """Once for the image: which labels are one object, what it is called, and what is known of it.
 
-Holds the labels that meet seams; nothing is dense over all ids. What objects are called, `naming` says, slab by slab.
+Holds the labels that meet seams; nothing is dense over all ids. What objects are called, `naming`
+says, slab by slab.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def group(run: Run) -> Grouping:
     if sheets_of(run):
         _doubt_all_of_each(everyone.nodes, joined)
     groups = settle(everyone.nodes, joined, filled)
-    disputed = np.unique(everyone.nodes.tile[(everyone.nodes.status == DISPUTED) & (groups.of >= 0)])
+    disputed = np.unique(
+        everyone.nodes.tile[(everyone.nodes.status == DISPUTED) & (groups.of >= 0)]
+    )
     return Grouping(*name(run, everyone, groups), int((groups.status == DISPUTED).sum()), disputed)
 
 
@@ -58,7 +61,11 @@ def known(run: Run) -> Grouping | None:
         return None
     facts, arrays = run.joined.load(_KEY, "disputed")
     current = facts.pop("of") == _of(run)
-    return Grouping(facts["objects"], facts["classes"], facts["disputes"], arrays["disputed"]) if current else None
+    return (
+        Grouping(facts["objects"], facts["classes"], facts["disputes"], arrays["disputed"])
+        if current
+        else None
+    )
 
 
 def save(run: Run, found: Grouping) -> None:
@@ -68,9 +75,14 @@ def save(run: Run, found: Grouping) -> None:
 
 
 def _of(run: Run) -> dict[str, Any]:
-    """What tells the labels as they are now from others: how many windows were doubled, and who drew them."""
+    """What tells the labels as they are now from others: how many windows were doubled, and who
+    drew them.
+    """
     widened = 0 if run.widenings is None else int(run.widenings.sum())
-    return {"widened": widened, "mixed": sorted(name for names in run.mixed().values() for name in names)}
+    return {
+        "widened": widened,
+        "mixed": sorted(name for names in run.mixed().values() for name in names),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +95,43 @@ class _Seams:
 
 
 def _doubt_all_of_each(nodes: Nodes, joined: Integers) -> None:
-    """Let a part that is hidden count too: what hides it may be in doubt, and it has no pixel of its own."""
+    """Let a part that is hidden count too: what hides it may be in doubt, and it has no pixel of
+    its own.
+    """
     status = np.zeros(int(joined.max(initial=-1)) + 1, np.int64)
     np.maximum.at(status, joined, nodes.status)
     nodes.status[:] = status[joined]
 
 
 def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
-    met = ((tile, run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]) for tile in tiles.tolist())
+    met = (
+        (tile, run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"])
+        for tile in tiles.tolist()
+    )
     members = _members(run, [(tile, labels) for tile, labels in met if len(labels)])
-    pairs: dict[str, list[npt.NDArray[Any]]] = {kind: [np.zeros((0, 2), np.int64)] for kind in ("same", "alike", "seen")}
-    shares: dict[str, list[npt.NDArray[Any]]] = {kind: [np.zeros(0)] for kind in ("iou", "seen_iou")}
+    pairs: dict[str, list[npt.NDArray[Any]]] = {
+        kind: [np.zeros((0, 2), np.int64)] for kind in ("same", "alike", "seen")
+    }
+    shares: dict[str, list[npt.NDArray[Any]]] = {
+        kind: [np.zeros(0)] for kind in ("iou", "seen_iou")
+    }
     status, unknown = members.nodes.status, members.nodes.open
     for tile in link.tiles(run):
         if not run.scratch.has(link.link_key(tile)):
             continue
         facts, found = run.scratch.load(link.link_key(tile), whole=True)
-        if not any(map(len, found.values())):  # kept, the empty arrays of a sparse image's seams would take more room than its tiles
+        if not any(
+            map(len, found.values())
+        ):  # kept, the empty arrays of a sparse image's seams would take more room than its tiles
             continue
         for other in facts["others"]:
             for kind, known in pairs.items():
                 links = found[f"{kind} {other}"]
-                known.append(np.stack([members.find(tile, links[:, 0]), members.find(other, links[:, 1])], axis=1))
+                known.append(
+                    np.stack(
+                        [members.find(tile, links[:, 0]), members.find(other, links[:, 1])], axis=1
+                    )
+                )
             for kind, known in shares.items():
                 known.append(found[f"{kind} {other}"])
             for side, owner in (("a", tile), ("b", other)):
@@ -117,7 +144,9 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
 
 
 def _merged(run: Run, members: Members, tiles: npt.NDArray[np.intp]) -> Integers:
-    """The keys of nodes; those of a segmenter that merges them are the numbers of what they are merged into."""
+    """The keys of nodes; those of a segmenter that merges them are the numbers of what they are
+    merged into.
+    """
     keys = members.nodes.key.copy()
     for number, method in enumerate(run.methods):
         if hasattr(method.segmenter, "merge") and (run.routes == FIRST + number).any():
@@ -128,7 +157,9 @@ def _merged(run: Run, members: Members, tiles: npt.NDArray[np.intp]) -> Integers
 
 
 def _of_one_key(run: Run, members: Members, keys: Integers) -> Integers:
-    """(n, 2) nodes that follow each other among those of one key: of one method, or of one class."""
+    """(n, 2) nodes that follow each other among those of one key: of one method, or of
+    one class.
+    """
     nodes = members.nodes
     methods = run.routes[nodes.tile].astype(np.int64)
     owner = np.where(np.isin(methods, _of_classes(run)), -1, methods)
@@ -140,7 +171,11 @@ def _of_one_key(run: Run, members: Members, keys: Integers) -> Integers:
 
 def _of_classes(run: Run) -> list[int]:
     """The routes whose keys are classes."""
-    return [FIRST + k for k, m in enumerate(run.methods) if m.contract.identity == "class" or m.contract.things is not None]
+    return [
+        FIRST + k
+        for k, m in enumerate(run.methods)
+        if m.contract.identity == "class" or m.contract.things is not None
+    ]
 
 
 def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Members:
@@ -155,24 +190,42 @@ def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Mem
         sums.append(load_sums(run.scratch, record_key(tile)).take(labels - 1))
     keys = np.concatenate([np.zeros(0, np.int64), *tile_of])
     hole, outside = np.concatenate([np.zeros((2, 0), bool), *flags], axis=1)
-    total = concatenate(sums) if sums else empty(0, len(run.grid.shape), len(run.source.frame.bands))
+    total = (
+        concatenate(sums) if sums else empty(0, len(run.grid.shape), len(run.source.frame.bands))
+    )
     nothing = np.zeros(len(keys), bool)
     nodes = Nodes(
-        keys >> 32, keys & 0xFFFFFFFF, np.concatenate(key), total.area, total.anchor, np.concatenate(status), hole, outside, nothing
+        keys >> 32,
+        keys & 0xFFFFFFFF,
+        np.concatenate(key),
+        total.area,
+        total.anchor,
+        np.concatenate(status),
+        hole,
+        outside,
+        nothing,
     )
     return Members(nodes, keys, total)
 
 
-def _joined(run: Run, tiles: npt.NDArray[np.intp], seams: _Seams) -> tuple[Members, Integers, npt.NDArray[np.bool_]]:
-    """The nodes with those that open holes add, the group of each, and which of them are holes to be filled."""
+def _joined(
+    run: Run, tiles: npt.NDArray[np.intp], seams: _Seams
+) -> tuple[Members, Integers, npt.NDArray[np.bool_]]:
+    """The nodes with those that open holes add, the group of each, and which of them are holes to
+    be filled.
+    """
     members = seams.members
-    group, refused = join_by_evidence(join(len(members.nodes), seams.same), members.nodes.tile, seams.evidence, run.least_iou)
+    group, refused = join_by_evidence(
+        join(len(members.nodes), seams.same), members.nodes.tile, seams.evidence, run.least_iou
+    )
     members.nodes.status[seams.evidence.alike[refused].ravel()] = DISPUTED
     filled, unknown = holes(members.nodes, group)
     if not (filled | unknown).any():
         return members, group, filled
     beside = [(tile, pairs) for tile, pairs in _beside(run, tiles) if len(pairs)]
-    beside = [(tile, pairs[(filled | unknown)[members.find(tile, pairs[:, 0])]]) for tile, pairs in beside]
+    beside = [
+        (tile, pairs[(filled | unknown)[members.find(tile, pairs[:, 0])]]) for tile, pairs in beside
+    ]
     everyone = _with_neighbours(run, members, beside)
     moved = np.searchsorted(everyone.keys, members.keys)
     wide = np.arange(len(everyone.nodes)) + group.max(initial=-1) + 1
@@ -180,7 +233,10 @@ def _joined(run: Run, tiles: npt.NDArray[np.intp], seams: _Seams) -> tuple[Membe
     fill, doubt = np.zeros((2, len(everyone.nodes)), bool)
     fill[moved], doubt[moved] = filled, unknown
     pairs = np.concatenate(
-        [np.stack([everyone.find(tile, p[:, 0]), everyone.find(tile, p[:, 1])], axis=1) for tile, p in beside]
+        [
+            np.stack([everyone.find(tile, p[:, 0]), everyone.find(tile, p[:, 1])], axis=1)
+            for tile, p in beside
+        ]
         or [np.zeros((0, 2), np.int64)]
     )
     everyone.nodes.status[pairs[doubt[pairs[:, 0]], 1]] = DISPUTED
@@ -195,9 +251,17 @@ def _beside(run: Run, tiles: npt.NDArray[np.intp]) -> Iterator[tuple[int, Intege
 
 def _with_neighbours(run: Run, members: Members, beside: list[tuple[int, Integers]]) -> Members:
     """The nodes and, besides them, the labels that touch a hole and meet no seam."""
-    new = [(tile, labels[~np.isin(numbered(tile, labels), members.keys)]) for tile, labels in ((t, np.unique(p[:, 1])) for t, p in beside)]
+    new = [
+        (tile, labels[~np.isin(numbered(tile, labels), members.keys)])
+        for tile, labels in ((t, np.unique(p[:, 1])) for t, p in beside)
+    ]
     more = _members(run, [(tile, labels) for tile, labels in new if len(labels)])
     keys = np.concatenate([members.keys, more.keys])
     order = np.argsort(keys)
-    nodes = Nodes(*(np.concatenate([getattr(members.nodes, f.name), getattr(more.nodes, f.name)])[order] for f in fields(Nodes)))
+    nodes = Nodes(
+        *(
+            np.concatenate([getattr(members.nodes, f.name), getattr(more.nodes, f.name)])[order]
+            for f in fields(Nodes)
+        )
+    )
     return Members(nodes, keys[order], concatenate([members.sums, more.sums]).take(order))

@@ -1,7 +1,8 @@
-"""Labels with keys that do not depend on the tiling: pixels of one key are one object, and nothing needs to be compared.
+"""Labels with keys that do not depend on the tiling: pixels of one key are one object, and nothing
+needs to be compared.
 
-A key is what the segmenter gives (a superpixel's place in a lattice over the image), or a pixel's class where classes are the result.
-Pixels of one class may lie anywhere.
+A key is what the segmenter gives (a superpixel's place in a lattice over the image), or a pixel's
+class where classes are the result. Pixels of one class may lie anywhere.
 """
 
 from __future__ import annotations
@@ -58,13 +59,22 @@ def _compact(run: Run, tile: int, drawn: npt.NDArray[Any]) -> dict[str, Any]:
 def _numbered(keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The different keys in ascending order, and the place of each pixel's among them.
 
-    Small integers are looked up; of others, one of each run of equal ones is sorted, since sorting all pixels takes longer than all else.
+    Small integers are looked up; of others, one of each run of equal ones is sorted, since sorting
+    all pixels takes longer than all else.
     """
     if keys.dtype.kind in "bu" and keys.dtype.itemsize <= SMALL:
         there = np.zeros(1 << 8 * keys.dtype.itemsize, bool)
         there[keys.astype(np.uint8) if keys.dtype == bool else keys] = True
-        return np.flatnonzero(there).astype(keys.dtype), (np.cumsum(there, dtype=np.int32) - 1)[keys.astype(np.intp)]
+        return np.flatnonzero(there).astype(keys.dtype), (np.cumsum(there, dtype=np.int32) - 1)[
+            keys.astype(np.intp)
+        ]
     flat = keys.ravel()
-    begins = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])) if flat.size else np.zeros(0, np.intp)
+    begins = (
+        np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+        if flat.size
+        else np.zeros(0, np.intp)
+    )
     names, of_run = np.unique(flat[begins], return_inverse=True)
-    return names, np.repeat(of_run.astype(np.int32), np.diff(np.append(begins, flat.size))).reshape(keys.shape)
+    return names, np.repeat(of_run.astype(np.int32), np.diff(np.append(begins, flat.size))).reshape(
+        keys.shape
+    )

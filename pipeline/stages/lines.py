@@ -1,7 +1,9 @@
-"""Lines along curves, once they are published: each tile traces its own pixels, and chains that cross tiles are put together once.
+"""Lines along curves, once they are published: each tile traces its own pixels, and chains that
+cross tiles are put together once.
 
-(A stage that DESIGN does not name; it follows publish.) What crosses tiles is held whole; of what does not, a row of tiles at a time. So
-the file has the lines of the whole image, by their first pixels, however that is tiled.
+(A stage that DESIGN does not name; it follows publish.) What crosses tiles is held whole; of what
+does not, a row of tiles at a time. So the file has the lines of the whole image, by their first
+pixels, however that is tiled.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def tiles(run: Run) -> list[int]:
 
 
 def trace_tile(work: Publication, tile: int) -> int:
-    """Trace the curves of a tile, and write its chains, those that go on elsewhere apart; how many there are."""
+    """Trace the curves of a tile, and write its chains, those that go on elsewhere apart; how many
+    there are.
+    """
     assert work.labels is not None  # noqa: S101  the plan refuses curves without objects
     run, core = work.run, work.run.grid.core(tile)
     around = core.grow(1)
@@ -45,12 +49,18 @@ def trace_tile(work: Publication, tile: int) -> int:
     chains = trace(_padded(labels, window, around), (top, left), run.grid.shape[1])
     whole, on = (chains.take(np.flatnonzero(chains.open == going)) for going in (False, True))
     parts = {"": whole, "open ": on}
-    run.joined.save(lines_key(tile), {}, {f"{kind}{name}": getattr(part, name) for kind, part in parts.items() for name in _FIELDS})
+    run.joined.save(
+        lines_key(tile),
+        {},
+        {f"{kind}{name}": getattr(part, name) for kind, part in parts.items() for name in _FIELDS},
+    )
     return len(chains)
 
 
 def lines(run: Run) -> Iterator[Lines]:
-    """The lines of the image by their first pixels and, of one first pixel, by their second; a row of tiles at a time."""
+    """The lines of the image by their first pixels and, of one first pixel, by their second; a row
+    of tiles at a time.
+    """
     every = tiles(run)
     crossing = _joined(concatenate([_load(run, tile, "open ") for tile in every]))
     row = crossing.keys[0] // run.grid.shape[1]
@@ -80,4 +90,9 @@ def _joined(parts: Chains) -> Chains:
     chains = list(join(parts))
     start = np.cumsum([0, *(len(pixels) for pixels, _ in chains)]).astype(np.int64)
     pixels = np.concatenate([np.zeros(0, np.int64), *(pixels for pixels, _ in chains)])
-    return Chains(pixels, start, np.array([label for _, label in chains], np.int64), np.full((len(chains), 2), SHUT, np.int64))
+    return Chains(
+        pixels,
+        start,
+        np.array([label for _, label in chains], np.int64),
+        np.full((len(chains), 2), SHUT, np.int64),
+    )

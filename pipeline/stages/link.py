@@ -1,7 +1,8 @@
 """One tile's seams with the neighbours that come after it: which labels are one object, or may be.
 
-Two tiles that were segmented by one method prove what they can; a neighbour of another route, or one without labels, is compared by its
-pixels (none, where it has no labels): an object that goes on into it is in doubt.
+Two tiles that were segmented by one method prove what they can; a neighbour of another route, or
+one without labels, is compared by its pixels (none, where it has no labels): an object that goes on
+into it is in doubt.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def tiles(run: Run) -> list[int]:
 
 
 def linked(run: Run, tile: int) -> bool:
-    """Whether what is known of a tile's seams is there and undamaged, and of labels as they are now."""
+    """Whether what is known of a tile's seams is there and undamaged, and of labels as they are
+    now.
+    """
     if not run.scratch.sound(link_key(tile)):
         return False
     facts = run.scratch.load(link_key(tile))[0]
@@ -40,15 +43,22 @@ def linked(run: Run, tile: int) -> bool:
 
 def _of(run: Run, tiles: Sequence[int]) -> dict[str, Any]:
     """What tells the labels of some tiles as they are now from those that they had or may have."""
-    return {"widened": [run.widened(tile) for tile in tiles], "mixed": sorted(name for names in run.mixed().values() for name in names)}
+    return {
+        "widened": [run.widened(tile) for tile in tiles],
+        "mixed": sorted(name for names in run.mixed().values() for name in names),
+    }
 
 
 def link(run: Run, tile: int) -> int:
-    """Compare a tile with each neighbour that comes after it, and write what came out; the number of seams."""
+    """Compare a tile with each neighbour that comes after it, and write what came out; the number
+    of seams.
+    """
     mine = _Flags.of(run, tile)
     found: Arrays = {}
     others = [
-        other for other in run.grid.neighbours(tile, forward=True) if (mine.segmented or run.segmented(other)) and run.compares(tile, other)
+        other
+        for other in run.grid.neighbours(tile, forward=True)
+        if (mine.segmented or run.segmented(other)) and run.compares(tile, other)
     ]
     for other in others:
         seam = _compared(run, tile, other, mine)
@@ -72,7 +82,9 @@ def _compared(run: Run, tile: int, other: int, mine: _Flags) -> Seam:
 def _view(run: Run, tile: int, other: int, flags: _Flags) -> View:
     overlap = run.overlap(tile, other)
     theirs = (overlap & run.grid.core(other)).within(overlap)
-    return View(flags.seam(run, tile, other), theirs, flags.whole, flags.owned, flags.hole, flags.name)
+    return View(
+        flags.seam(run, tile, other), theirs, flags.whole, flags.owned, flags.hole, flags.name
+    )
 
 
 class _Flags:
@@ -91,11 +103,20 @@ class _Flags:
     @classmethod
     def of(cls, run: Run, tile: int) -> _Flags:
         if run.segmented(tile):
-            facts, arrays = run.scratch.load(record_key(tile), "status", "hole", "area", "key", "kind")
+            facts, arrays = run.scratch.load(
+                record_key(tile), "status", "hole", "area", "key", "kind"
+            )
             return cls(segmented=True, arrays=arrays, doubted=facts["doubted"])
         none = np.zeros(0)
         return cls(
-            segmented=False, arrays={"status": np.full(1, PROVED), "hole": np.zeros(1, bool), "area": none, "key": none, "kind": none}
+            segmented=False,
+            arrays={
+                "status": np.full(1, PROVED),
+                "hole": np.zeros(1, bool),
+                "area": none,
+                "key": none,
+                "kind": none,
+            },
         )
 
     def seam(self, run: Run, tile: int, other: int) -> npt.NDArray[np.int32]:

@@ -1,4 +1,6 @@
-"""The object table, slab by slab: the sums of each object that begins in a slab, its route and its certificate."""
+"""The object table, slab by slab: the sums of each object that begins in a slab, its route and its
+certificate.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.image.pixel_area import EXPONENT, pixel_extent, plane_column, plane_extent, size_column
+from pipeline.image.pixel_area import (
+    EXPONENT,
+    pixel_extent,
+    plane_column,
+    plane_extent,
+    size_column,
+)
 from pipeline.imageops.region_sums import Sums, concatenate, grounds, means
 from pipeline.sinks.table import names, write_part
 from pipeline.sources.unmeasured import Counts, added
@@ -68,10 +76,20 @@ def _looked_at(run: Run, tiles: Sequence[int]) -> _LookedAt:
 
 
 def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
-    """The objects that begin in a slab: those that meet a seam, then those of each tile that do not."""
+    """The objects that begin in a slab: those that meet a seam, then those of each tile that do
+    not.
+    """
     met = run.joined.load(slab_key(slab), "ids", "status", "tiles", "home", "key")[1]
     sums = [load_sums(run.joined, slab_key(slab))]
-    about = [{"id": met["ids"], "status": met["status"], "tiles": met["tiles"], "home": met["home"], "key": met["key"]}]
+    about = [
+        {
+            "id": met["ids"],
+            "status": met["status"],
+            "tiles": met["tiles"],
+            "home": met["home"],
+            "key": met["key"],
+        }
+    ]
     for tile in (tile for tile in list(run.grid.slabs())[slab] if run.routes[tile] >= FIRST):
         table = run.joined.load(table_key(tile), "ids", "status", "alone")[1]
         labels = table["alone"]
@@ -79,14 +97,18 @@ def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
         own = {"id": table["ids"][labels], "status": table["status"][labels].astype(np.int64)}
         own |= {"tiles": np.ones(len(labels), np.int64), "home": np.full(len(labels), tile)}
         about.append(own | {"key": run.scratch.load(record_key(tile), "key")[1]["key"][labels - 1]})
-    return concatenate(sums), {name: np.concatenate([part[name] for part in about]) for name in about[0]}
+    return concatenate(sums), {
+        name: np.concatenate([part[name] for part in about]) for name in about[0]
+    }
 
 
 def _routes(run: Run, about: dict[str, Integers]) -> npt.NDArray[np.str_]:
     """What drew each object: its layer, or what the tile that it begins in was routed to."""
     if layers := sheets_of(run):
         return np.array([sheet.layer.use for sheet in layers])[about["key"] // LAYER - 1]
-    return np.array(["empty", "skip", *(method.name for method in run.methods)])[run.routes[about["home"]]]
+    return np.array(["empty", "skip", *(method.name for method in run.methods)])[
+        run.routes[about["home"]]
+    ]
 
 
 def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
@@ -99,7 +121,11 @@ def _columns(run: Run, sums: Sums) -> dict[str, np.ndarray[tuple[int], np.dtype[
         columns[name] = sums.area * (plane_extent(run.source.frame) or 0.0)
     (mean, deviation), known = means(sums), sums.count > 0
     for k, axis in enumerate(axes):
-        columns |= {f"{axis}_min": sums.low[:, k], f"{axis}_max": sums.high[:, k], axis: sums.place[:, k] / sums.area}
+        columns |= {
+            f"{axis}_min": sums.low[:, k],
+            f"{axis}_max": sums.high[:, k],
+            axis: sums.place[:, k] / sums.area,
+        }
     for k, band in enumerate(names(run.source.frame.bands)):
         columns |= {
             f"mean_{band}": mean[:, k],

@@ -1,6 +1,8 @@
-"""What objects are called: ids in raster order, slab by slab, and for each tile the table that says which of its labels is which.
+"""What objects are called: ids in raster order, slab by slab, and for each tile the table that says
+which of its labels is which.
 
-A slab is a row of tiles, or in 3-D a plane of them; the sums of the objects that begin in it and meet a seam are left with it.
+A slab is a row of tiles, or in 3-D a plane of them; the sums of the objects that begin in it and
+meet a seam are left with it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class _Own:
 
     tile: int
     anchors: Integers
-    """Of labels that meet no seam; -1 for the others, for those that are too small, and for those without a seed."""
+    """Of labels that meet no seam; -1 for the others, for those that are too small, and for those
+    without a seed.
+    """
     highest: int
     """The highest class of these."""
     kind: Integers
@@ -61,7 +65,9 @@ class _Own:
 
 
 def name(run: Run, members: Members, groups: Groups) -> tuple[int, int]:
-    """Number the objects in raster order of their anchors, slab by slab; how many there are, and their highest class."""
+    """Number the objects in raster order of their anchors, slab by slab; how many there are, and
+    their highest class.
+    """
     least = np.array([0] * FIRST + [method.contract.min_area for method in run.methods])
     sums = members.sums.merge(groups.of, len(groups.area))
     kept = (groups.area >= least[run.routes[groups.home]]) & (sums.marked > 0)
@@ -91,26 +97,60 @@ def name(run: Run, members: Members, groups: Groups) -> tuple[int, int]:
 
 def _stuff(run: Run, members: Members, groups: Groups) -> npt.NDArray[np.bool_]:
     """Which groups are not things, hence have no number."""
-    drawn = [FIRST + k for k, m in enumerate(run.methods) if m.contract.identity == "layered" or m.contract.things is not None]
+    drawn = [
+        FIRST + k
+        for k, m in enumerate(run.methods)
+        if m.contract.identity == "layered" or m.contract.things is not None
+    ]
     key, of = members.nodes.key, groups.of
     stuff = np.zeros(len(groups.area), bool)
-    stuff[of[(key > 0) & (key < LAYER) & (of >= 0) & np.isin(run.routes[members.nodes.tile], drawn)]] = True
+    stuff[
+        of[(key > 0) & (key < LAYER) & (of >= 0) & np.isin(run.routes[members.nodes.tile], drawn)]
+    ] = True
     return stuff
 
 
 def _alone(run: Run, members: Members, tile: int, least: npt.NDArray[np.int64]) -> _Own:
-    found = run.scratch.load(record_key(tile), "area", "anchor", "hole", "marked", "kind", "status")[1]
-    alone = ~found["hole"][1:] & (found["area"] >= max(1, least[run.routes[tile]])) & (found["marked"] > 0)
+    found = run.scratch.load(
+        record_key(tile), "area", "anchor", "hole", "marked", "kind", "status"
+    )[1]
+    alone = (
+        ~found["hole"][1:]
+        & (found["area"] >= max(1, least[run.routes[tile]]))
+        & (found["marked"] > 0)
+    )
     alone[members.nodes.label[members.of(tile)] - 1] = False
     highest, kind = int(found["kind"][alone].max(initial=0)), np.concatenate([[0], found["kind"]])
-    return _Own(tile, np.where(alone, found["anchor"], -1), highest, kind, run.certain(tile, found["status"]).copy())
+    return _Own(
+        tile,
+        np.where(alone, found["anchor"], -1),
+        highest,
+        kind,
+        run.certain(tile, found["status"]).copy(),
+    )
 
 
-def _write_table(run: Run, members: Members, groups: Groups, own: _Own, named: tuple[Integers, Integers, Integers]) -> None:
-    """Write a tile's table: its labels' ids, certificates and classes, which of those of other tiles too only the groups know."""
+def _write_table(
+    run: Run,
+    members: Members,
+    groups: Groups,
+    own: _Own,
+    named: tuple[Integers, Integers, Integers],
+) -> None:
+    """Write a tile's table: its labels' ids, certificates and classes, which of those of other
+    tiles too only the groups know.
+    """
     table, ids, kinds = named
     mine = members.of(own.tile)
     nodes, of = members.nodes.label[mine], groups.of[mine]
     alone, joined = np.flatnonzero(table > 0), nodes[of >= 0]
-    table[nodes], own.status[joined], own.kind[joined] = ids[of], groups.status[of[of >= 0]], kinds[of[of >= 0]]
-    run.joined.save(table_key(own.tile), {}, {"ids": table, "status": own.status, "kind": own.kind, "alone": alone})
+    table[nodes], own.status[joined], own.kind[joined] = (
+        ids[of],
+        groups.status[of[of >= 0]],
+        kinds[of[of >= 0]],
+    )
+    run.joined.save(
+        table_key(own.tile),
+        {},
+        {"ids": table, "status": own.status, "kind": own.kind, "alone": alone},
+    )

@@ -1,12 +1,14 @@
-"""Objects within pieces of support: a label is right when the piece in which it was drawn lies whole inside the window, with the
-segmenter's reach to spare.
+"""Objects within pieces of support: a label is right when the piece in which it was drawn lies
+whole inside the window, with the segmenter's reach to spare.
 
-For each piece that meets the core and does not, a window of its own is sought, around that piece and larger only on the sides where it
-goes on, up to ``max_halo`` beyond the core; the piece alone is drawn again there. What is found so is put in the place of what the first
-window showed. A piece that no allowed window holds keeps what the first window showed, and is not called whole.
+For each piece that meets the core and does not, a window of its own is sought, around that piece
+and larger only on the sides where it goes on, up to ``max_halo`` beyond the core; the piece alone
+is drawn again there. What is found so is put in the place of what the first window showed. A piece
+that no allowed window holds keeps what the first window showed, and is not called whole.
 
-Where the segmenter knows the classes of pixels, the objects are things, and what is of other classes is stuff: no window decides what
-class an object is of, its pixels do when they are together.
+Where the segmenter knows the classes of pixels, the objects are things, and what is of other
+classes is stuff: no window decides what class an object is of, its pixels do when they are
+together.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
 
 def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
-    """What the segmenter draws, each piece of support in a window that holds it where there is one; with stuff, where it knows of any."""
+    """What the segmenter draws, each piece of support in a window that holds it where there is one;
+    with stuff, where it knows of any.
+    """
     method = run.method(tile)
     drawn = _things(run, tile, block, valid)
     if method.contract.things is None:
@@ -38,7 +42,9 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
 
 
 def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) -> Drawn:
-    """Besides the objects, whose pixels vote on their classes, a label for each class of stuff, which is its key."""
+    """Besides the objects, whose pixels vote on their classes, a label for each class of stuff,
+    which is its key.
+    """
     thing, number = np.isin(kinds, things), len(drawn.whole)
     free = (drawn.labels == 0) & (kinds > 0) & ~thing
     names, where = np.unique(kinds[free], return_inverse=True)
@@ -65,9 +71,15 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
     window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
     if method.contract.windowed:
         seen = draw(method.drawer, block, valid, window.start)[outer.within(window)]
-        return _compact(seen.copy(), np.full(int(seen.max(initial=0)) + 1, window == run.grid.whole), 0)
+        return _compact(
+            seen.copy(), np.full(int(seen.max(initial=0)) + 1, window == run.grid.whole), 0
+        )
     drawn = None if takes_part(method.drawer) else draw(method.drawer, block, valid, window.start)
-    ground = drawn > 0 if drawn is not None and not method.contract.partial else support(method.drawer, block, valid, window.start)
+    ground = (
+        drawn > 0
+        if drawn is not None and not method.contract.partial
+        else support(method.drawer, block, valid, window.start)
+    )
     sketch = _sketch(run, tile, ground[outer.within(window)], outer)
     enlarged = list(_enlarged(run, tile, sketch, core))
     if drawn is None:
@@ -82,7 +94,9 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
     for one in enlarged:
         whole[0] &= one.labels is not None or not method.contract.partial
         if one.labels is not None:
-            labels[one.here][one.mine] = np.where(one.labels > 0, one.labels + (len(whole) - 1), 0)[one.mine]
+            labels[one.here][one.mine] = np.where(one.labels > 0, one.labels + (len(whole) - 1), 0)[
+                one.mine
+            ]
             new = np.ones(int(one.labels.max(initial=0)), bool)
             whole, doubted = np.append(whole, new), np.append(doubted, new & one.doubted)
     return _compact(labels, whole, len(enlarged), doubted)
@@ -95,7 +109,15 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
     left, unfinished = sketch.piece.copy(), sketch.unfinished(core)
     spans = ndimage.find_objects(left, max(unfinished, default=-1))
     for p in unfinished:
-        around = Box(*zip(*((s.start + o, s.stop + o) for s, o in zip(spans[p - 1], sketch.box.start, strict=True)), strict=True))
+        around = Box(
+            *zip(
+                *(
+                    (s.start + o, s.stop + o)
+                    for s, o in zip(spans[p - 1], sketch.box.start, strict=True)
+                ),
+                strict=True,
+            )
+        )
         mine, inside = left[around.within(sketch.box)] == p, around & core
         if not mine[inside.within(around)].any():  # it was part of a piece found before
             continue
@@ -103,7 +125,9 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
         shared = box & sketch.box
         here, mine = shared.within(sketch.box), whole[shared.within(box)]
         left[here][mine] = 0
-        if found is None and not run.method(tile).contract.probation:  # a window that cut it may have cut what hangs together with it
+        if (
+            found is None and not run.method(tile).contract.probation
+        ):  # a window that cut it may have cut what hangs together with it
             left[np.isin(sketch.piece, np.unique(sketch.piece[here][mine]))] = 0
         beside = run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps())
         doubted = any(whole[part].any() for part in beside)
@@ -118,7 +142,15 @@ def _compact(labels: Labels, whole: Flags, enlarged: int, doubted: Flags | None 
     nothing = np.zeros((2, int(present.sum())), bool)
     no_pairs = np.zeros((0, 2), np.int64)
     doubt = None if doubted is None else doubted[present]
-    return Drawn(looked_up(rename, labels), whole[present], nothing[0], nothing[1], no_pairs, doubted=doubt, enlarged=enlarged)
+    return Drawn(
+        looked_up(rename, labels),
+        whole[present],
+        nothing[0],
+        nothing[1],
+        no_pairs,
+        doubted=doubt,
+        enlarged=enlarged,
+    )
 
 
 def _met(labels: Labels, number: int) -> Flags:
@@ -142,10 +174,14 @@ class Enlarged:
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """What a window shows: labels, and the pieces of support that they were drawn in, where the window's edge cannot alter them."""
+    """What a window shows: labels, and the pieces of support that they were drawn in, where the
+    window's edge cannot alter them.
+    """
 
     box: Box
-    """The core and the rim around it that neighbours also label: the window less the segmenter's reach."""
+    """The core and the rim around it that neighbours also label: the window less the segmenter's
+    reach.
+    """
     piece: Labels
     cut: Flags
     """By piece: it goes on beyond the box."""
@@ -165,7 +201,9 @@ class Sketch:
 
     def unfinished(self, core: Box) -> list[int]:
         """The pieces that meet the core and go on beyond the box."""
-        return np.flatnonzero(_met(np.ascontiguousarray(self.piece[core.within(self.box)]), len(self.cut)) & self.cut).tolist()
+        return np.flatnonzero(
+            _met(np.ascontiguousarray(self.piece[core.within(self.box)]), len(self.cut)) & self.cut
+        ).tolist()
 
 
 def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
@@ -182,61 +220,92 @@ def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
     return Sketch(box, piece, cut, doubt)
 
 
-def _hold(run: Run, tile: int, mine: Flags, around: Box, box: Box) -> tuple[Box, Flags, Labels | None]:
+def _hold(
+    run: Run, tile: int, mine: Flags, around: Box, box: Box
+) -> tuple[Box, Flags, Labels | None]:
     """Find a window that holds a piece of support whole, and draw that piece there.
 
-    ``mine`` is the piece in ``around``, where it was seen first, in ``box``. Returns a box, the piece in it, and its labels, 0 elsewhere;
-    None for the labels where no window within ``max_halo`` of the core and within the memory allowed holds it. A piece that goes on where
-    no window may is given up at once, with all that hangs together with it.
+    ``mine`` is the piece in ``around``, where it was seen first, in ``box``. Returns a box, the
+    piece in it, and its labels, 0 elsewhere; None for the labels where no window within
+    ``max_halo`` of the core and within the memory allowed holds it. A piece that goes on where no
+    window may is given up at once, with all that hangs together with it.
     """
     method, image = run.method(tile), run.grid.whole
     reach = method.contract.reach + run.reach_of_steps()
     limit = run.grid.window(tile, run.max_halo_of(tile))
     first = np.unravel_index(int(mine.argmax()), mine.shape)
-    place = Box(*zip(*((int(a) + o, int(a) + o + 1) for a, o in zip(first, around.start, strict=True)), strict=True))
+    place = Box(
+        *zip(
+            *((int(a) + o, int(a) + o + 1) for a, o in zip(first, around.start, strict=True)),
+            strict=True,
+        )
+    )
     extent = _extent(mine, around)
     window, step, seen, vanished = extent.grow(reach + 1), max(1, method.halo), None, False
-    while goes_on := [side for side in sides(box, image) if side.open and _end(extent, side) == _end(box, side)]:
+    while goes_on := [
+        side for side in sides(box, image) if side.open and _end(extent, side) == _end(box, side)
+    ]:
         window = _extended(window, goes_on, step) & limit
         lost = seen is not None and any(_end(window, side) == _end(seen, side) for side in goes_on)
         if lost or not run.fits(method, window):
             return around, mine, None
         seen, step, box = window, 2 * step, trusted(window, image, reach)
         view = run.seen(tile, window)
-        piece, _ = pieces(support(method.drawer, view.shown, view.valid, window.start)[box.within(window)])
+        piece, _ = pieces(
+            support(method.drawer, view.shown, view.valid, window.start)[box.within(window)]
+        )
         found, gone = piece == piece[place.within(box)], not piece[place.within(box)].all()
-        if not method.contract.probation and (gone or around not in box or not found[around.within(box)][mine].all()):
+        if not method.contract.probation and (
+            gone or around not in box or not found[around.within(box)][mine].all()
+        ):
             raise _other_ground(method, box)
         around, mine, vanished = box, found, vanished or gone
         extent = _extent(mine, box)
     if seen is None:  # another piece took a part of this one away, and what is left goes on nowhere
         raise _other_ground(method, box)
-    tight = extent.grow(reach + 1) & window  # as small as may be: what else the window holds need not be drawn
+    tight = (
+        extent.grow(reach + 1) & window
+    )  # as small as may be: what else the window holds need not be drawn
     cut, around = tight.within(window), trusted(tight, image, reach)
     mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
     part[around.within(tight)] = mine
-    drawn = draw(method.drawer, view.shown[(slice(None), *cut)], view.valid[cut], tight.start, part)[around.within(tight)]
-    if not (method.contract.partial or method.contract.probation or hasattr(method.drawer, "foreground") or (drawn > 0)[mine].all()):
+    drawn = draw(
+        method.drawer, view.shown[(slice(None), *cut)], view.valid[cut], tight.start, part
+    )[around.within(tight)]
+    if not (
+        method.contract.partial
+        or method.contract.probation
+        or hasattr(method.drawer, "foreground")
+        or (drawn > 0)[mine].all()
+    ):
         raise _other_ground(method, around)
     alone = not np.isin(drawn[~mine & (drawn > 0)], drawn[mine]).any()
     return around, mine, np.where(mine, drawn, 0) if alone and not vanished else None
 
 
 def _other_ground(method: Method, box: Box) -> SegmenterError:
-    """What is said where a larger window shows another piece of support than a smaller one did; of a segmenter on probation, where that
-    leaves a piece which cannot be followed.
+    """What is said where a larger window shows another piece of support than a smaller one did; of
+    a segmenter on probation, where that leaves a piece which cannot be followed.
     """
     name, reach = name_of(method.segmenter), method.contract.reach
-    stated = "it states no reach" if method.contract.probation else f"it looks further than {reach} pixels, the reach that it states"
+    stated = (
+        "it states no reach"
+        if method.contract.probation
+        else f"it looks further than {reach} pixels, the reach that it states"
+    )
     return SegmenterError(
-        f"the segmenter {name} draws other foreground where it sees a larger window (from {box.start} to {box.stop}): {stated}. State how "
-        f"many pixels away a pixel can be and still change the foreground ({name}.reach = …), take statistics of the whole image by `fit`, "
+        f"the segmenter {name} draws other foreground where it sees a larger window (from "
+        f"{box.start} to {box.stop}): {stated}. State how "
+        f"many pixels away a pixel can be and still change the foreground ({name}.reach = …), "
+        f"take statistics of the whole image by `fit`, "
         f"or say that all depends on the window ({name}.windowed = True)"
     )
 
 
 def trusted(window: Box, image: Box, reach: int) -> Box:
-    """The part of a window that pixels beyond it cannot alter: less by ``reach`` on the sides where the image goes on."""
+    """The part of a window that pixels beyond it cannot alter: less by ``reach`` on the sides where
+    the image goes on.
+    """
     start, stop = list(window.start), list(window.stop)
     for side in sides(window, image):
         if side.open and side.high:
@@ -248,8 +317,13 @@ def trusted(window: Box, image: Box, reach: int) -> Box:
 
 def _extent(mask: Flags, box: Box) -> Box:
     """The least box around the pixels of a mask, in the image."""
-    spans = [np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
-    ends = [(int(span[0]) + o, int(span[-1]) + 1 + o) for span, o in zip(spans, box.start, strict=True)]
+    spans = [
+        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        for axis in range(mask.ndim)
+    ]
+    ends = [
+        (int(span[0]) + o, int(span[-1]) + 1 + o) for span, o in zip(spans, box.start, strict=True)
+    ]
     return Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
 
 

@@ -1,11 +1,14 @@
-"""Layers laid over each other, tile by tile: at each pixel the first layer that has something there has it.
+"""Layers laid over each other, tile by tile: at each pixel the first layer that has something there
+has it.
 
-Each layer is a run of its own that has been grouped, with its records in a store of its own; so what it draws is what it would draw alone.
-What shows of all layers is drawn as labels with keys: a thing's key is its layer and its id there, a stuff's its class. So things are
-numbered, measured and published as objects always are. (A room that DESIGN does not name.)
+Each layer is a run of its own that has been grouped, with its records in a store of its own; so
+what it draws is what it would draw alone. What shows of all layers is drawn as labels with keys: a
+thing's key is its layer and its id there, a stuff's its class. So things are numbered, measured and
+published as objects always are. (A room that DESIGN does not name.)
 
-A segment is proved if it is in its own layer, and nothing that may hide a part of it is in doubt: neither an object above it, nor one that
-was removed there, nor a piece of foreground of which no window showed whether an object lies in it.
+A segment is proved if it is in its own layer, and nothing that may hide a part of it is in doubt:
+neither an object above it, nor one that was removed there, nor a piece of foreground of which no
+window showed whether an object lies in it.
 """
 
 from __future__ import annotations
@@ -19,14 +22,28 @@ import numpy.typing as npt
 
 from pipeline.jobs.layers import Layer
 from pipeline.segmenters import Contract
-from pipeline.stages import EMPTY, FIRST, SKIPPED, Method, Run, depth_of, pixels_key, record_key, table_key
+from pipeline.stages import (
+    EMPTY,
+    FIRST,
+    SKIPPED,
+    Method,
+    Run,
+    depth_of,
+    pixels_key,
+    record_key,
+    table_key,
+)
 from pipeline.stages.stitching import DISPUTED, PROVED, Integers
 from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
 LAYER = 1 << 48
-"""A thing's key is this times the number of its layer, from 1, plus its id there; keys below are classes of stuff."""
+"""A thing's key is this times the number of its layer, from 1, plus its id there; keys below are
+classes of stuff.
+"""
 STUFF = 1 << 48
-"""In tables of ids: this plus a class stands for the stuff of that class, which has no id. There are fewer things."""
+"""In tables of ids: this plus a class stands for the stuff of that class, which has no id. There
+are fewer things.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +62,9 @@ class Overlay:
     """The first has a pixel before the others."""
 
     def valid_in(self, measured: Flags) -> Flags:
-        """Where the image is valid for any of the sheets' segmenters, (row, column), from (band, row, column)."""
+        """Where the image is valid for any of the sheets' segmenters, (row, column), from (band,
+        row, column).
+        """
         return np.asarray(np.any([sheet.run.valid(measured) for sheet in self.sheets], axis=0))
 
     def __call__(self, _block: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -75,9 +94,20 @@ def sheets(run: Run, layers: Sequence[Layer]) -> tuple[Sheet, ...]:
 def laid_over(run: Run, drawn: Sequence[Sheet]) -> Run:
     """The run that lays sheets, all of which are drawn and grouped, over each other."""
     routes = np.stack([sheet.run.routes for sheet in drawn])
-    where = np.where((routes >= FIRST).any(axis=0), FIRST, np.where((routes == EMPTY).all(axis=0), EMPTY, SKIPPED)).astype(np.int16)
+    where = np.where(
+        (routes >= FIRST).any(axis=0),
+        FIRST,
+        np.where((routes == EMPTY).all(axis=0), EMPTY, SKIPPED),
+    ).astype(np.int16)
     method = Method("layers", Overlay(tuple(drawn)), Contract(identity="layered", portable=True), 0)
-    return replace(run, methods=(method,), routes=where, depth=0, steps=(), scratch=run.joined.within("overlay"))
+    return replace(
+        run,
+        methods=(method,),
+        routes=where,
+        depth=0,
+        steps=(),
+        scratch=run.joined.within("overlay"),
+    )
 
 
 def sheets_of(run: Run) -> tuple[Sheet, ...]:
@@ -88,7 +118,10 @@ def sheets_of(run: Run) -> tuple[Sheet, ...]:
 
 def with_stuff(run: Run) -> bool:
     """Whether what a run draws may be things and stuff."""
-    return any(method.contract.identity == "layered" or method.contract.things is not None for method in run.methods)
+    return any(
+        method.contract.identity == "layered" or method.contract.things is not None
+        for method in run.methods
+    )
 
 
 def drawers(run: Run) -> tuple[Run, ...]:
@@ -121,7 +154,12 @@ def layered(run: Run, tile: int, _block: npt.NDArray[Any], _valid: Flags) -> Dra
 def _alone(run: Run, method: Method) -> Run:
     depth = depth_of([method.contract], run.depth)
     halo = method.contract.reach + depth + run.reach_of_steps()
-    return replace(run, methods=(replace(method, halo=halo),), depth=depth, scratch=run.scratch.within(f"layers/{method.name}"))
+    return replace(
+        run,
+        methods=(replace(method, halo=halo),),
+        depth=depth,
+        scratch=run.scratch.within(f"layers/{method.name}"),
+    )
 
 
 def _part(sheet: Sheet, number: int, tile: int) -> _Part:
@@ -130,7 +168,9 @@ def _part(sheet: Sheet, number: int, tile: int) -> _Part:
     table = run.joined.load(table_key(tile), "ids", "status", "kind")[1]
     on_seams = run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]
     mine = table["ids"] > 0
-    if run.method(tile).contract.things is not None:  # it draws both, and here only one of them is asked for
+    if (
+        run.method(tile).contract.things is not None
+    ):  # it draws both, and here only one of them is asked for
         mine &= (table["ids"] >= STUFF) == (layer.role == "stuff")
     own, where = np.unique(np.where(mine, table["kind"], 0), return_inverse=True)
     kind = np.array([layer.final(int(k)) for k in own], np.int64)[where]
@@ -143,7 +183,9 @@ def _part(sheet: Sheet, number: int, tile: int) -> _Part:
 def _compact(shown: Labels, seen: Sequence[_Part]) -> Drawn:
     """Number what shows, and what is hidden here and may show elsewhere, from 1."""
     key, kind, status, goes_on = (
-        np.concatenate([np.zeros(1, np.int64), *(getattr(part, name)[1:].astype(np.int64) for part in seen)])
+        np.concatenate(
+            [np.zeros(1, np.int64), *(getattr(part, name)[1:].astype(np.int64) for part in seen)]
+        )
         for name in ("key", "kind", "status", "goes_on")
     )
     kept = goes_on > 0

@@ -1,4 +1,6 @@
-"""What shows of layers as COCO has it: things under their ids, and after them a number for each class of stuff."""
+"""What shows of layers as COCO has it: things under their ids, and after them a number for each
+class of stuff.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,24 @@ def refuse(found: Grouping) -> None:
     """OutputError where there are more segments than COCO's PNG can number."""
     if found.objects + found.classes > MOST:
         raise OutputError(
-            f"output.results: {found.objects:,} objects are too many for a panoptic PNG, which numbers {MOST:,}; "
+            f"output.results: {found.objects:,} objects are too many for a panoptic PNG, which "
+            f"numbers {MOST:,}; "
             "allowed: instance and semantic, which are the same as two rasters"
         )
 
 
-def write_panoptic(work: Publication, found: Grouping, table: Path, image: str, staging: Path) -> None:
-    """Write COCO's PNG and JSON from the labels, the classes and the table of objects that are staged."""
-    labels, classes, frame, stuff = work.labels, work.classes, work.run.source.frame, list(_stuff(work.run, found.objects))
+def write_panoptic(
+    work: Publication, found: Grouping, table: Path, image: str, staging: Path
+) -> None:
+    """Write COCO's PNG and JSON from the labels, the classes and the table of objects that are
+    staged.
+    """
+    labels, classes, frame, stuff = (
+        work.labels,
+        work.classes,
+        work.run.source.frame,
+        list(_stuff(work.run, found.objects)),
+    )
     if labels is None or classes is None or classes.legend is None:
         raise ValueError("a panoptic result is made of labels and classes")
     number = np.zeros(classes.fill + 1, np.int64)
@@ -48,14 +60,31 @@ def write_panoptic(work: Publication, found: Grouping, table: Path, image: str, 
 
     write_png(str(staging / SEGMENTS), frame, segments)
     every = map(_info, chain(rows(str(table), _COLUMNS), stuff))
-    write_json(str(staging / SEGMENTS_INFO), frame, (image, SEGMENTS), classes.legend, {row["class"] for row in stuff}, every)
+    write_json(
+        str(staging / SEGMENTS_INFO),
+        frame,
+        (image, SEGMENTS),
+        classes.legend,
+        {row["class"] for row in stuff},
+        every,
+    )
 
 
 def _stuff(run: Run, objects: int) -> Iterator[dict[str, Any]]:
     """A row for each class of stuff, as the table has one for each thing."""
-    sums, status = load_sums(run.joined, STUFF_KEY), run.joined.load(STUFF_KEY, "status")[1]["status"]
+    sums, status = (
+        load_sums(run.joined, STUFF_KEY),
+        run.joined.load(STUFF_KEY, "status")[1]["status"],
+    )
     for k, kind in enumerate(sums.kind.tolist()):
-        values = (objects + 1 + k, kind, sums.area[k], *sums.low[k, ::-1], *sums.high[k, ::-1], CERTIFICATES[status[k]])
+        values = (
+            objects + 1 + k,
+            kind,
+            sums.area[k],
+            *sums.low[k, ::-1],
+            *sums.high[k, ::-1],
+            CERTIFICATES[status[k]],
+        )
         yield dict(zip(_COLUMNS, values, strict=True))
 
 
@@ -63,4 +92,9 @@ def _info(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the table as COCO's ``segments_info`` has it; the certificate is ours."""
     x, y, right, bottom = (int(row[name]) for name in _COLUMNS[3:7])
     box = {"area": int(row["area"]), "bbox": [x, y, right - x, bottom - y], "iscrowd": 0}
-    return {"id": int(row["id"]), "category_id": int(row["class"]), **box, "certificate": row["certificate"]}
+    return {
+        "id": int(row["id"]),
+        "category_id": int(row["class"]),
+        **box,
+        "certificate": row["certificate"],
+    }

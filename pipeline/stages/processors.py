@@ -1,10 +1,13 @@
-"""On what processors, and with what libraries, a result was drawn: what is drawn otherwise on another is proved on none.
+"""On what processors, and with what libraries, a result was drawn: what is drawn otherwise on
+another is proved on none.
 
-Most of what ships gives the same to the last bit on every processor (`numerics.elementary` says how), and says so: ``portable``. What
-multiplies matrices, solves equations or asks a network does not, since libraries choose by the processor how they add. So each process
-that draws a method's labels leaves a note in the scratch store: what of its processor and its libraries floats may depend on. Where the
-notes of a method are not alike, in this run or in one that it goes on with, what may differ is at most `agreed`. With other versions of the
-libraries, or on processors of another family, that is everything.
+Most of what ships gives the same to the last bit on every processor (`numerics.elementary` says
+how), and says so: ``portable``. What multiplies matrices, solves equations or asks a network does
+not, since libraries choose by the processor how they add. So each process that draws a method's
+labels leaves a note in the scratch store: what of its processor and its libraries floats may depend
+on. Where the notes of a method are not alike, in this run or in one that it goes on with, what may
+differ is at most `agreed`. With other versions of the libraries, or on processors of another
+family, that is everything.
 
 What was fitted to the image was fitted once, and travels with the run; so it does not count here.
 """
@@ -29,14 +32,31 @@ FOR_ALL = ("tilewise", "numpy", "scipy", "scikit-image", "scikit-learn", "numba"
 """Packages of which another version may give anything else."""
 FOR_NETWORKS = ("torch", "torchvision", "onnxruntime")
 SETTINGS = (
-    *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "GLIBC_TUNABLES"),
-    *("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    *(
+        "ATEN_CPU_CAPABILITY",
+        "DNNL_MAX_CPU_ISA",
+        "ONEDNN_MAX_CPU_ISA",
+        "MKL_CBWR",
+        "MKL_ENABLE_INSTRUCTIONS",
+        "GLIBC_TUNABLES",
+    ),
+    *(
+        "NUMBA_CPU_NAME",
+        "NUMBA_CPU_FEATURES",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+    ),
 )
-"""Variables of the environment by which libraries are told to compute in another way, or in another order."""
+"""Variables of the environment by which libraries are told to compute in another way, or in another
+order.
+"""
 
 
 def own() -> dict[str, Any]:
-    """What floats may depend on in this process: plain facts, the same ones for the same surroundings."""
+    """What floats may depend on in this process: plain facts, the same ones for the same
+    surroundings.
+    """
     cards = sys.modules.get("torch")
     on_card = cards is not None and cards.cuda.is_initialized()
     return {**_own(), **({"gpu": cards.cuda.get_device_name()} if cards and on_card else {})}
@@ -49,8 +69,12 @@ def _own() -> dict[str, Any]:
     from threadpoolctl import threadpool_info
 
     found: Mapping[str, Any] = np.show_config(mode="dicts")
-    # NumPy's own, which every process has loaded: SciPy brings another one, which is there only once it was used.
-    pools = sorted((p for p in threadpool_info() if p["user_api"] == "blas"), key=lambda p: ("numpy" not in p["filepath"], p["filepath"]))
+    # NumPy's own, which every process has loaded: SciPy brings another one, which is there only
+    # once it was used.
+    pools = sorted(
+        (p for p in threadpool_info() if p["user_api"] == "blas"),
+        key=lambda p: ("numpy" not in p["filepath"], p["filepath"]),
+    )
     blas: Mapping[str, Any] = pools[0] if pools else {}
     features = llvm.get_host_cpu_features()
     return {
@@ -86,24 +110,40 @@ def notes(store: Scratch, number: int) -> tuple[str, ...]:
 
 def differ(names: Sequence[str], *, portable: bool) -> bool:
     """Whether what notes of these names stand for may have drawn otherwise."""
-    return len(set(names)) > 1 and not (portable and len({name.split("/")[-1].split("-")[0] for name in names}) == 1)
+    return len(set(names)) > 1 and not (
+        portable and len({name.split("/")[-1].split("-")[0] for name in names}) == 1
+    )
 
 
 def strangers(record: Mapping[str, Any], portable: Mapping[str, bool]) -> frozenset[str]:
-    """The routes of a run, by its record, that this process may draw otherwise, of those of which is known whether they are portable."""
-    known = [({key: what for key, what in one.items() if key != "routes"}, one["routes"]) for one in record.get("processors", ())]
+    """The routes of a run, by its record, that this process may draw otherwise, of those of which
+    is known whether they are portable.
+    """
+    known = [
+        ({key: what for key, what in one.items() if key != "routes"}, one["routes"])
+        for one in record.get("processors", ())
+    ]
     here = name_of(own())
-    drawn = {route: [here, *(name_of(facts) for facts, routes in known if route in routes)] for route in portable}
-    return frozenset(route for route, names in drawn.items() if differ(names, portable=portable[route]))
+    drawn = {
+        route: [here, *(name_of(facts) for facts, routes in known if route in routes)]
+        for route in portable
+    }
+    return frozenset(
+        route for route, names in drawn.items() if differ(names, portable=portable[route])
+    )
 
 
 def told(drawn: Iterable[tuple[str, Scratch, int]]) -> list[dict[str, Any]]:
-    """The notes of what is called so, in a store, under a number; each once, with the names as its ``routes``. Damaged ones are not."""
+    """The notes of what is called so, in a store, under a number; each once, with the names as its
+    ``routes``. Damaged ones are not.
+    """
     found: dict[str, dict[str, Any]] = {}
     for route, store, number in drawn:
         for name in notes(store, number):
             if store.sound(name):
-                found.setdefault(name.split("/")[-1], {**store.load(name)[0], "routes": []})["routes"].append(route)
+                found.setdefault(name.split("/")[-1], {**store.load(name)[0], "routes": []})[
+                    "routes"
+                ].append(route)
     return [found[name] for name in sorted(found)]
 
 

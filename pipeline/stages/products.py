@@ -1,8 +1,9 @@
-"""What a result is made of, by name, and whose each file of these names is: after any run its folder holds the products of that run, and
-nothing that looks like them.
+"""What a result is made of, by name, and whose each file of these names is: after any run its
+folder holds the products of that run, and nothing that looks like them.
 
-The record lists the products with their sizes and checksums. So what an earlier run left is known from what somebody put there, or changed,
-which is never removed. While products are replaced, the complete result that lay there before is kept, hidden, until the new one is.
+The record lists the products with their sizes and checksums. So what an earlier run left is known
+from what somebody put there, or changed, which is never removed. While products are replaced, the
+complete result that lay there before is kept, hidden, until the new one is.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ PUBLISHED = (
     *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
 )
 BESIDE = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
-"""How files end that other programs lay beside a product when they look at it: of another product under its name they are wrong."""
-NAMES = (*PUBLISHED, *(f"{name}{end}" for name in PUBLISHED for end in BESIDE if f"{name}{end}" not in PUBLISHED))
+"""How files end that other programs lay beside a product when they look at it: of another product
+under its name they are wrong.
+"""
+NAMES = (
+    *PUBLISHED,
+    *(f"{name}{end}" for name in PUBLISHED for end in BESIDE if f"{name}{end}" not in PUBLISHED),
+)
 """All that looks like a product."""
 HIDDEN = ".tilewise"
 """The folder in a result's for what is no product."""
@@ -38,7 +44,9 @@ BEFORE, JOURNAL = "before", "published.json"
 """In it: the result that a run replaces, and the list of the products that it puts there."""
 
 Inventory = dict[str, dict[str, Any]]
-"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr, whose chunks have checksums of their own."""
+"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr, whose chunks have
+checksums of their own.
+"""
 
 logger = logging.getLogger("pipeline")
 
@@ -49,7 +57,9 @@ def inventory(folder: Path) -> Inventory:
 
 
 def listed(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The products that a record tells of; of one that has no such list, all that may be there, by their names only."""
+    """The products that a record tells of; of one that has no such list, all that may be there, by
+    their names only.
+    """
     every = dict.fromkeys(PUBLISHED) if "results" in record else {}
     return dict(record.get("products", every))
 
@@ -62,14 +72,19 @@ def gone(folder: Path, record: Mapping[str, Any]) -> list[str]:
 def strangers(folder: Path) -> list[str]:
     """What lies there under the name of a product, and no run has left so."""
     known = _known(folder)
-    return [name for name in PUBLISHED if (folder / name).exists() and not name.endswith(BESIDE) and not _is(folder / name, known)]
+    return [
+        name
+        for name in PUBLISHED
+        if (folder / name).exists() and not name.endswith(BESIDE) and not _is(folder / name, known)
+    ]
 
 
 def clear(folder: Path, coming: Inventory) -> None:
-    """Make room for products: the result of an earlier run goes to where it is kept, what is nobody's gets another name.
+    """Make room for products: the result of an earlier run goes to where it is kept, what is
+    nobody's gets another name.
 
-    Can be done again wherever it ended: what the old record lists and is not kept yet is the old result's, what the journal lists is of
-    this run.
+    Can be done again wherever it ended: what the old record lists and is not kept yet is the old
+    result's, what the journal lists is of this run.
     """
     hidden = folder / HIDDEN
     kept, known = hidden / BEFORE, _known(folder)
@@ -79,7 +94,8 @@ def clear(folder: Path, coming: Inventory) -> None:
         if not _is(path, known):
             _set_aside(path)
         elif path.name in old and not (kept / path.name).exists():
-            os.replace(path, kept / path.name)  # noqa: PTH105  the commit points, named as tests name them
+            # the commit points, named as tests name them
+            os.replace(path, kept / path.name)  # noqa: PTH105
         else:
             discard(path, hidden)
     commit(hidden / JOURNAL, json.dumps(coming).encode(), lasting=True)
@@ -98,11 +114,17 @@ def kept(folder: Path) -> str:
         record = read_record(before)
     except OutputError:
         return ""
-    return f"; the complete result that lay there before is kept in {before}" if record and record["complete"] else ""
+    return (
+        f"; the complete result that lay there before is kept in {before}"
+        if record and record["complete"]
+        else ""
+    )
 
 
 def _keep_record(folder: Path, kept: Path) -> None:
-    """Put the record of a result away first, so that nothing looks complete while its products go."""
+    """Put the record of a result away first, so that nothing looks complete while its
+    products go.
+    """
     path = folder / RECORD
     try:
         record = read_record(folder)
@@ -151,7 +173,10 @@ def _described(path: Path) -> dict[str, Any]:
         sizes = [each.stat().st_size for each in path.rglob("*") if each.is_file()]
         return {"files": len(sizes), "bytes": sum(sizes)}
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def _set_aside(path: Path) -> None:

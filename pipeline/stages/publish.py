@@ -37,19 +37,31 @@ class Publication:
     """Which pixels are valid; None where all are, or nobody asks."""
 
     nested: Pyramid | None = None
-    """What goes into the image itself: the labels once more, or where there are none the classes."""
+    """What goes into the image itself: the labels once more, or where there are none the classes.
+    """
 
     @property
     def tiles(self) -> list[int]:
         """The tiles that have something to write: labels, or valid pixels."""
         every = self.mask is not None or self.classes is not None
-        return np.flatnonzero(self.run.routes > EMPTY if every else self.run.routes >= FIRST).tolist()
+        return np.flatnonzero(
+            self.run.routes > EMPTY if every else self.run.routes >= FIRST
+        ).tolist()
 
 
 def places(
-    run: Run, output: Output, results: Sequence[str], layout: Layout, staging: Path, highest: tuple[int, int], *, nest: Nest | None = None
+    run: Run,
+    output: Output,
+    results: Sequence[str],
+    layout: Layout,
+    staging: Path,
+    highest: tuple[int, int],
+    *,
+    nest: Nest | None = None,
 ) -> Publication:
-    """Where the results are staged, and of what type they are, from the highest id and the highest class."""
+    """Where the results are staged, and of what type they are, from the highest id and the highest
+    class.
+    """
     frame, (chunk, shard), (objects, classes) = run.source.frame, layout, highest
     how: dict[str, Any] = {"tile": run.grid.tile, "shard": shard, "version": output.ome_zarr}
     labels = kinds = mask = None
@@ -61,9 +73,19 @@ def places(
     if "semantic" in results:
         named = legend(classes, output.legend)
         small = np.uint8 if max(named) < np.iinfo(np.uint8).max else np.uint16
-        kinds = Pyramid(str(staging / CLASSES), frame, chunk, np.dtype(small).name, int(np.iinfo(small).max), named, **how)
+        kinds = Pyramid(
+            str(staging / CLASSES),
+            frame,
+            chunk,
+            np.dtype(small).name,
+            int(np.iinfo(small).max),
+            named,
+            **how,
+        )
     first = labels or kinds
-    return Publication(run, labels, kinds, mask, _nested(first, nest, staging) if first and nest else None)
+    return Publication(
+        run, labels, kinds, mask, _nested(first, nest, staging) if first and nest else None
+    )
 
 
 def _nested(like: Pyramid, nest: Nest, staging: Path) -> Pyramid:
@@ -82,7 +104,9 @@ def _nested(like: Pyramid, nest: Nest, staging: Path) -> Pyramid:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of a pyramid, to be made from the level below it; and where it is one piece of work, all levels above it too."""
+    """One level of a pyramid, to be made from the level below it; and where it is one piece of
+    work, all levels above it too.
+    """
 
     pyramid: Pyramid
     level: int
@@ -96,19 +120,39 @@ class Level:
 
 
 def publish(work: Publication, tile: int) -> None:
-    """Write a tile's labels under their final ids, the classes of its pixels, and which of them are valid."""
+    """Write a tile's labels under their final ids, the classes of its pixels, and which of them are
+    valid.
+    """
     run, core = work.run, work.run.grid.core(tile)
     segmented = run.routes[tile] >= FIRST
-    ids, labels = _final(run, tile) if segmented else (np.zeros(1, np.int64), np.zeros(core.shape, np.int32))
+    ids, labels = (
+        _final(run, tile) if segmented else (np.zeros(1, np.int64), np.zeros(core.shape, np.int32))
+    )
     if work.labels is not None and segmented:
-        _write(work, work.labels, core, looked_up(np.where(ids < STUFF, ids, 0).astype(work.labels.dtype), labels))
+        _write(
+            work,
+            work.labels,
+            core,
+            looked_up(np.where(ids < STUFF, ids, 0).astype(work.labels.dtype), labels),
+        )
     if work.classes is not None or work.mask is not None:
         valid = _valid(run, tile, core)
         if work.mask is not None:
             work.mask.write(core, valid)
         if work.classes is not None:
-            kinds = _kinds(run, tile, ids).astype(work.classes.dtype) if segmented else np.zeros(1, work.classes.dtype)
-            _write(work, work.classes, core, np.where(valid, kinds[labels], np.dtype(work.classes.dtype).type(work.classes.fill)))
+            kinds = (
+                _kinds(run, tile, ids).astype(work.classes.dtype)
+                if segmented
+                else np.zeros(1, work.classes.dtype)
+            )
+            _write(
+                work,
+                work.classes,
+                core,
+                np.where(
+                    valid, kinds[labels], np.dtype(work.classes.dtype).type(work.classes.fill)
+                ),
+            )
 
 
 def _write(work: Publication, pyramid: Pyramid, core: Box, values: npt.NDArray[Any]) -> None:

@@ -1,6 +1,7 @@
 """The graph of the labels of a segmenter that merges them: what a tile knows of it, and the whole.
 
-Each pair of pixels that touch is seen by the tile that owns the first of the two, so what tiles know adds up to the graph of the image.
+Each pair of pixels that touch is seen by the tile that owns the first of the two, so what tiles
+know adds up to the graph of the image.
 """
 
 from __future__ import annotations
@@ -27,36 +28,61 @@ def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Fl
     if not hasattr(segmenter, "merge"):
         return {}
     core, outer = run.grid.core(tile), run.grid.window(tile, run.depth)
-    features = call(segmenter.nodes, block, valid)[(slice(None), *outer.within(run.grid.window(tile, run.method(tile).halo)))]
-    names = np.concatenate([np.zeros(1, np.int64), np.zeros(0, np.int64) if drawn.key is None else drawn.key])
+    features = call(segmenter.nodes, block, valid)[
+        (slice(None), *outer.within(run.grid.window(tile, run.method(tile).halo)))
+    ]
+    names = np.concatenate(
+        [np.zeros(1, np.int64), np.zeros(0, np.int64) if drawn.key is None else drawn.key]
+    )
     mine, flat = core.within(outer), drawn.labels[core.within(outer)].ravel()
-    sums = [np.bincount(flat, feature[mine].ravel(), len(names)).astype(np.int64) for feature in features]  # exact below 2^53
+    sums = [
+        np.bincount(flat, feature[mine].ravel(), len(names)).astype(np.int64)
+        for feature in features
+    ]  # exact below 2^53
     found = [np.zeros((0, 2), np.int64)]
     for axis in range(len(outer.shape)):
         here, there = _beside(core.within(outer), axis, outer.shape[axis])
         a, b = drawn.labels[here], drawn.labels[there]
         touch = (a != b) & (a > 0) & (b > 0)
         found.append(np.sort(np.stack([names[a[touch]], names[b[touch]]], axis=1), axis=1))
-    return {"node_sums": np.stack(sums, axis=1)[1:], "borders": np.unique(np.concatenate(found), axis=0)}
+    return {
+        "node_sums": np.stack(sums, axis=1)[1:],
+        "borders": np.unique(np.concatenate(found), axis=0),
+    }
 
 
 def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integers]:
-    """The keys of all labels of a method's tiles, sorted, and the number of the region, from 1, that each is merged into."""
-    parts = [run.scratch.load(record_key(tile), *_NAMES)[1] for tile in tiles if run.routes[tile] == FIRST + number]
-    every: dict[str, Integers] = {name: np.concatenate([part[name] for part in parts]) for name in _NAMES}
+    """The keys of all labels of a method's tiles, sorted, and the number of the region, from 1,
+    that each is merged into.
+    """
+    parts = [
+        run.scratch.load(record_key(tile), *_NAMES)[1]
+        for tile in tiles
+        if run.routes[tile] == FIRST + number
+    ]
+    every: dict[str, Integers] = {
+        name: np.concatenate([part[name] for part in parts]) for name in _NAMES
+    }
     owned = every["area"] > 0
     keys, where = np.unique(every["key"][owned], return_inverse=True)
-    area, sums = np.zeros(len(keys), np.int64), np.zeros((len(keys), every["node_sums"].shape[1]), np.int64)
+    area, sums = (
+        np.zeros(len(keys), np.int64),
+        np.zeros((len(keys), every["node_sums"].shape[1]), np.int64),
+    )
     np.add.at(area, where, every["area"][owned])
     np.add.at(sums, where, every["node_sums"][owned])
     segmenter: Any = run.methods[number].segmenter
     borders = np.unique(every["borders"], axis=0)
-    borders = borders[np.isin(borders, keys).all(axis=1)]  # a tile also sees superpixels that lie whole in tiles of another route
+    borders = borders[
+        np.isin(borders, keys).all(axis=1)
+    ]  # a tile also sees superpixels that lie whole in tiles of another route
     graph = Graph(area, sums, np.searchsorted(keys, borders))
     return keys, np.asarray(segmenter.merge(graph), np.int64) + 1
 
 
-def _beside(core: tuple[slice, ...], axis: int, extent: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _beside(
+    core: tuple[slice, ...], axis: int, extent: int
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Slices of the pixels of a core that have a next one along an axis, and of those next ones."""
     last = min(core[axis].stop, extent - 1)
     here, there = list(core), list(core)

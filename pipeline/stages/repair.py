@@ -1,7 +1,9 @@
-"""Disputed seams, once more: the tiles on either side read windows twice as large, and what they draw there is compared and joined anew.
+"""Disputed seams, once more: the tiles on either side read windows twice as large, and what they
+draw there is compared and joined anew.
 
-A dispute goes where the larger windows hold what the smaller ones cut, or draw the same pixels. Which tiles read how much is recorded
-before any of them is drawn again, so that a run that dies goes on with the same windows. (A room that DESIGN does not name.)
+A dispute goes where the larger windows hold what the smaller ones cut, or draw the same pixels.
+Which tiles read how much is recorded before any of them is drawn again, so that a run that dies
+goes on with the same windows. (A room that DESIGN does not name.)
 """
 
 from __future__ import annotations
@@ -34,22 +36,34 @@ def widened(run: Run) -> Run:
 
 
 def begin(run: Run, grouping: Grouping, most: int) -> bool:
-    """Record the next round, if there is a dispute that larger windows may settle and fewer than ``most`` rounds have been."""
+    """Record the next round, if there is a dispute that larger windows may settle and fewer than
+    ``most`` rounds have been.
+    """
     number, disputed = rounds(run), set(grouping.disputed.tolist())
     tiles = sorted(tile for tile in disputed if _may_help(run, tile, disputed))
     if number >= most or not tiles:
         return False
-    run.scratch.save(repair_key(number), {"disputed": grouping.disputes}, {"tiles": np.array(tiles, np.int64)})
+    run.scratch.save(
+        repair_key(number), {"disputed": grouping.disputes}, {"tiles": np.array(tiles, np.int64)}
+    )
     return True
 
 
 def tally(run: Run) -> list[dict[str, int]]:
     """By round: the objects that were disputed before it, and the tiles that were drawn again."""
     found = (run.scratch.load(repair_key(number), "tiles") for number in range(rounds(run)))
-    return [{"disputed": facts["disputed"], "tiles": len(arrays["tiles"])} for facts, arrays in found]
+    return [
+        {"disputed": facts["disputed"], "tiles": len(arrays["tiles"])} for facts, arrays in found
+    ]
 
 
 def _may_help(run: Run, tile: int, disputed: set[int]) -> bool:
-    """Whether a tile sees less than the image, and disputes with one of the same method: another method draws otherwise in any window."""
-    alike = any(run.routes[other] == run.routes[tile] for other in run.grid.neighbours(tile) if other in disputed)
+    """Whether a tile sees less than the image, and disputes with one of the same method: another
+    method draws otherwise in any window.
+    """
+    alike = any(
+        run.routes[other] == run.routes[tile]
+        for other in run.grid.neighbours(tile)
+        if other in disputed
+    )
     return alike and run.grid.window(tile, run.max_halo_of(tile)) != run.grid.whole

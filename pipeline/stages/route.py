@@ -1,4 +1,5 @@
-"""Where each tile goes: to a segmenter, nowhere because it has no valid pixel, or nowhere because a rule says so.
+"""Where each tile goes: to a segmenter, nowhere because it has no valid pixel, or nowhere because a
+rule says so.
 
 Decided before anything is submitted, since a task's resources must be known by then.
 """
@@ -40,7 +41,12 @@ class Plan:
 def needed(run: Run, rules: Sequence[Rule]) -> bool:
     """Whether tiles must be looked at: some may be empty, or a rule asks for a trait."""
     frame = run.source.frame
-    return frame.masked or frame.nodata is not None or np.dtype(frame.dtype).kind == "f" or any(rule.when for rule in rules)
+    return (
+        frame.masked
+        or frame.nodata is not None
+        or np.dtype(frame.dtype).kind == "f"
+        or any(rule.when for rule in rules)
+    )
 
 
 def routing(run: Run, rules: Sequence[Rule], batches: tuple[range, ...]) -> Plan:
@@ -49,12 +55,16 @@ def routing(run: Run, rules: Sequence[Rule], batches: tuple[range, ...]) -> Plan
 
 
 def routes(plan: Plan, batch: int) -> list[tuple[int, Counts]]:
-    """By tile of a batch its route, as in `Run.routes`; and what was not measured of an empty one, at which nobody looks again."""
+    """By tile of a batch its route, as in `Run.routes`; and what was not measured of an empty one,
+    at which nobody looks again.
+    """
     return [_route(plan, tile) for tile in plan.batches[batch]]
 
 
 def save(run: Run, routed: Sequence[tuple[int, Counts]]) -> None:
-    """Keep the routes of all tiles; what was not measured of empty ones is much the same in all of them, and kept once for all alike."""
+    """Keep the routes of all tiles; what was not measured of empty ones is much the same in all of
+    them, and kept once for all alike.
+    """
     told = [json.dumps(lost, sort_keys=True) for _, lost in routed]
     kinds = sorted(set(told))
     number = {text: k for k, text in enumerate(kinds)}
@@ -69,7 +79,11 @@ def lost(run: Run, tiles: Sequence[int]) -> Counts:
     """What was not measured of empty tiles."""
     facts, found = run.scratch.load(KEY, "lost")
     many = np.bincount(found["lost"][list(tiles)], minlength=len(facts["lost"])).tolist()
-    return added({why: [n * times for n in counts] for why, counts in facts["lost"][k].items()} for k, times in enumerate(many) if times)
+    return added(
+        {why: [n * times for n in counts] for why, counts in facts["lost"][k].items()}
+        for k, times in enumerate(many)
+        if times
+    )
 
 
 def all_alike(plan: Plan) -> list[tuple[int, Counts]]:
@@ -87,5 +101,7 @@ def _route(plan: Plan, tile: int) -> tuple[int, Counts]:
         block, known = plan.run.read(core)
         if not plan.run.valid(known).any():
             return EMPTY, unmeasured(source, core, block, known)
-    given = {"valid": float(valid.mean())} | ({} if plan.tissue is None else {"tissue": plan.tissue.share(core)})
+    given = {"valid": float(valid.mean())} | (
+        {} if plan.tissue is None else {"tissue": plan.tissue.share(core)}
+    )
     return plan.number(choose(plan.rules, glance, measured, given)), {}

@@ -1,5 +1,5 @@
-"""One tile: read its window, draw its labels, and write what later stages need. How labels are drawn depends on what makes pixels one
-object: see `connected`, `supports`, `keyed` and `overlay`.
+"""One tile: read its window, draw its labels, and write what later stages need. How labels are
+drawn depends on what makes pixels one object: see `connected`, `supports`, `keyed` and `overlay`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,24 @@ from pipeline.stages.tile_labels import Drawn, Flags, Labels
 from pipeline.storage.records import Arrays
 
 DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
-    "connected": connected, "object": objects, "keyed": by_key, "class": by_class, "layered": layered,
-}  # fmt: skip
+    "connected": connected,
+    "object": objects,
+    "keyed": by_key,
+    "class": by_class,
+    "layered": layered,
+}
 
 
 STRIP = 4
-"""Tiles across which a worker goes before it goes on below: it still holds the chunks of the source that both rows of tiles read."""
+"""Tiles across which a worker goes before it goes on below: it still holds the chunks of the source
+that both rows of tiles read.
+"""
 
 
 class Segmented(TypedDict):
-    """What is told of a tile that has been segmented. The seconds are in no record, which is the same bytes at every run."""
+    """What is told of a tile that has been segmented. The seconds are in no record, which is the
+    same bytes at every run.
+    """
 
     labels: int
     pixels: int
@@ -49,7 +57,9 @@ class Segmented(TypedDict):
 
 
 def order(run: Run) -> list[int]:
-    """The tiles that are to be segmented, in the order in which the fewest chunks of the source are decoded more than once."""
+    """The tiles that are to be segmented, in the order in which the fewest chunks of the source are
+    decoded more than once.
+    """
     tiles, frame = np.flatnonzero(run.routes >= FIRST), run.source.frame
     if frame.chunks[-1] < frame.shape[-1]:
         tiles = tiles[np.argsort(tiles % run.grid.counts[-1] // STRIP, kind="stable")]
@@ -57,7 +67,9 @@ def order(run: Run) -> list[int]:
 
 
 def segment(run: Run, tile: int) -> Segmented:
-    """Segment a tile and write what later stages need; the number of its labels and pixels, and the seconds that it took."""
+    """Segment a tile and write what later stages need; the number of its labels and pixels, and the
+    seconds that it took.
+    """
     began = time.perf_counter()
     method, core, frame = run.method(tile), run.grid.core(tile), run.source.frame
     window = run.grid.window(tile, method.halo)
@@ -67,7 +79,11 @@ def segment(run: Run, tile: int) -> Segmented:
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds, votes = (None if each is None else each[mine] for each in (drawn.seeds, drawn.votes))
     pixels, number = seen.block[(slice(None), *inside)], len(drawn.whole) - 1
-    areas = partial(pixel_areas, frame, columns=(core.start[-1], core.stop[-1]), ground=ground(run)) if vary(frame) else None
+    areas = (
+        partial(pixel_areas, frame, columns=(core.start[-1], core.stop[-1]), ground=ground(run))
+        if vary(frame)
+        else None
+    )
     sums = measure(
         *(labels, pixels, number, core, run.grid.shape),
         measured=seen.measured[(slice(None), *inside)],
@@ -78,15 +94,36 @@ def segment(run: Run, tile: int) -> Segmented:
     )
     lost = unmeasured(run.source, core, pixels, seen.measured[(slice(None), *inside)])
     note(run.scratch, int(run.routes[tile]))
-    _save(run, tile, drawn, labels, seen.valid[inside], sums, survey(run, tile, drawn, seen.prepared, seen.valid), lost)
+    _save(
+        run,
+        tile,
+        drawn,
+        labels,
+        seen.valid[inside],
+        sums,
+        survey(run, tile, drawn, seen.prepared, seen.valid),
+        lost,
+    )
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
-    told = [*getattr(method.segmenter, "told", ()), *([on_probation(method.segmenter)] if method.contract.probation else ())]
-    return {"labels": number, "pixels": core.size, "enlarged": drawn.enlarged, "seconds": seconds, "told": told}
+    told = [
+        *getattr(method.segmenter, "told", ()),
+        *([on_probation(method.segmenter)] if method.contract.probation else ()),
+    ]
+    return {
+        "labels": number,
+        "pixels": core.size,
+        "enlarged": drawn.enlarged,
+        "seconds": seconds,
+        "told": told,
+    }
 
 
 def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
     """The labels beside what cannot be read: who knows how they go on there."""
-    outer, reach = run.grid.window(tile, run.depth), run.method(tile).contract.reach + run.reach_of_steps()
+    outer, reach = (
+        run.grid.window(tile, run.depth),
+        run.method(tile).contract.reach + run.reach_of_steps(),
+    )
     beside = np.zeros(len(drawn.whole), bool) if drawn.doubted is None else drawn.doubted.copy()
     for part in run.unknown(outer, reach):
         beside[drawn.labels[part]] = True
@@ -94,8 +131,8 @@ def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
 
 
 def _provable(run: Run, tile: int) -> bool:
-    """Whether what was drawn in a tile can be proved: of a segmenter on probation, only where it saw the whole image; of a network that
-    moved to another device, nothing.
+    """Whether what was drawn in a tile can be proved: of a segmenter on probation, only where it
+    saw the whole image; of a network that moved to another device, nothing.
     """
     method = run.method(tile)
     contract, window = method.contract, run.grid.window(tile, method.halo)
@@ -104,9 +141,21 @@ def _provable(run: Run, tile: int) -> bool:
     return contract.proved and (not contract.probation or window == run.grid.whole)
 
 
-def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums: Sums, graph: Arrays, lost: Counts) -> None:
+def _save(
+    run: Run,
+    tile: int,
+    drawn: Drawn,
+    labels: Labels,
+    valid: Flags,
+    sums: Sums,
+    graph: Arrays,
+    lost: Counts,
+) -> None:
     outer = run.grid.window(tile, run.depth)
-    strips = {other: drawn.labels[run.overlap(tile, other).within(outer)] for other in run.grid.neighbours(tile)}
+    strips = {
+        other: drawn.labels[run.overlap(tile, other).within(outer)]
+        for other in run.grid.neighbours(tile)
+    }
     on_seams = np.zeros(len(drawn.whole), bool)
     for strip in strips.values():
         on_seams[strip] = True
@@ -115,12 +164,14 @@ def _save(run: Run, tile: int, drawn: Drawn, labels: Labels, valid: Flags, sums:
     if drawn.nodes is not None:
         on_seams |= drawn.nodes
     on_seams[0] = False
-    if (
-        drawn.nodes is not None and run.method(tile).contract.things is not None
-    ):  # what has a key is not compared: a pixel that floats turn to another class would join it to an object
+    # what has a key is not compared: a pixel that floats turn to another class would join it to an
+    # object
+    if drawn.nodes is not None and run.method(tile).contract.things is not None:
         strips = {other: np.where(drawn.nodes[strip], 0, strip) for other, strip in strips.items()}
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
-    small = np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32  # half as much to pack and to unpack
+    small = (
+        np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32
+    )  # half as much to pack and to unpack
     pixels: dict[str, npt.NDArray[Any]] = {"labels": labels.astype(small), **seams}
     if not valid.all():
         pixels["valid"] = np.packbits(valid)

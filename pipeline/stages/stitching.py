@@ -1,11 +1,15 @@
-"""From the labels of tiles to objects: links, groups, certificates, ids. Pure functions over arrays; no files, no Dask.
+"""From the labels of tiles to objects: links, groups, certificates, ids. Pure functions over
+arrays; no files, no Dask.
 
 *Nodes* are the labels that meet a seam (and those beside an open hole). Two nodes become one object
 
-* where both tiles saw the whole of what a pixel's label depends on, and share a pixel: that is proof (``same``);
-* where connected pixels are objects, and share a pixel that both tiles drew alike: that is what the word means, proved or not;
-* elsewhere by evidence: they are each other's best partner where the windows overlap, and their intersection over union there is
-  high enough. Evidence is taken from the strongest to the weakest, and never joins what one window saw apart: see `evidence`.
+* where both tiles saw the whole of what a pixel's label depends on, and share a pixel: that is
+  proof (``same``);
+* where connected pixels are objects, and share a pixel that both tiles drew alike: that is what the
+  word means, proved or not;
+* elsewhere by evidence: they are each other's best partner where the windows overlap, and their
+  intersection over union there is high enough. Evidence is taken from the strongest to the weakest,
+  and never joins what one window saw apart: see `evidence`.
 """
 
 from __future__ import annotations
@@ -60,7 +64,9 @@ class Seam:
     """(n,) the intersection over union of each of those, in the overlap."""
 
     seen: Integers
-    """(n, 2) labels of a and b that are each other's best partner, whoever owns them: as what each window saw the other's."""
+    """(n, 2) labels of a and b that are each other's best partner, whoever owns them: as what each
+    window saw the other's.
+    """
 
     seen_iou: npt.NDArray[np.float64]
     """(n,) the intersection over union of each of those, in the overlap."""
@@ -78,7 +84,9 @@ class Seam:
     """The same for b."""
 
 
-def compare(a: View, b: View, *, one_method: bool, connected: bool = False, named: bool = True) -> Seam:
+def compare(
+    a: View, b: View, *, one_method: bool, connected: bool = False, named: bool = True
+) -> Seam:
     """Compare the labels of two neighbouring tiles where their windows overlap.
 
     Parameters
@@ -88,25 +96,35 @@ def compare(a: View, b: View, *, one_method: bool, connected: bool = False, name
     one_method
         Both were drawn by the same segmenter. Otherwise nothing is proved across this seam.
     connected
-        That segmenter's objects are connected pixels of one class: they are joined where they share a pixel that both drew alike, even
-        if that is not proved.
+        That segmenter's objects are connected pixels of one class: they are joined where they share
+        a pixel that both drew alike, even if that is not proved.
     named
-        And of one name: not where a segmenter may have numbered its objects, which are then joined, and disputed if named differently.
+        And of one name: not where a segmenter may have numbered its objects, which are then joined,
+        and disputed if named differently.
     """
     pairs, count = _pairs(a.labels, b.labels)
     both = (pairs > 0).all(axis=1) & one_method
     proof = both & a.whole[pairs[:, 0]] & b.whole[pairs[:, 1]]
     alike = _drawn_alike(a, b, pairs)
-    same = pairs[proof | (both & connected & (alike if named else _both_holes_or_none(a, b, pairs)))]
+    same = pairs[
+        proof | (both & connected & (alike if named else _both_holes_or_none(a, b, pairs)))
+    ]
     drawn_a, drawn_b = (np.where(v.hole[p], 0, p) for v, p in ((a, pairs[:, 0]), (b, pairs[:, 1])))
     overlap, shared = _totals(np.stack([drawn_a, drawn_b], axis=1), count)
-    size_a, size_b = (np.bincount(overlap[:, k], shared, len(v.whole))[overlap[:, k]] for k, v in enumerate((a, b)))
+    size_a, size_b = (
+        np.bincount(overlap[:, k], shared, len(v.whole))[overlap[:, k]]
+        for k, v in enumerate((a, b))
+    )
     if one_method and connected:
         left = pairs[~(proof | (both & alike))]
-        agreed_a, agreed_b = (~np.isin(np.arange(len(v.whole)), left[:, k]) for k, v in enumerate((a, b)))
+        agreed_a, agreed_b = (
+            ~np.isin(np.arange(len(v.whole)), left[:, k]) for k, v in enumerate((a, b))
+        )
     else:
         equal = overlap[(overlap > 0).all(axis=1) & (shared == size_a) & (shared == size_b)]
-        agreed_a, agreed_b = (np.isin(np.arange(len(v.whole)), equal[:, k]) for k, v in enumerate((a, b)))
+        agreed_a, agreed_b = (
+            np.isin(np.arange(len(v.whole)), equal[:, k]) for k, v in enumerate((a, b))
+        )
     near = (overlap > 0).all(axis=1) & ~_contains(same, overlap) & (not (one_method and connected))
     iou = shared / np.maximum(1, size_a + size_b - shared)
     owned = near & a.owned[overlap[:, 0]] & b.owned[overlap[:, 1]]
@@ -122,7 +140,9 @@ def compare(a: View, b: View, *, one_method: bool, connected: bool = False, name
 
 
 def compare_keys(a: View, b: View) -> Seam:
-    """Compare the keys of two neighbouring tiles where their windows overlap: nothing is joined, and what differs is disputed."""
+    """Compare the keys of two neighbouring tiles where their windows overlap: nothing is joined,
+    and what differs is disputed.
+    """
     pairs, _ = _pairs(a.labels, b.labels)
     differ = pairs[~_drawn_alike(a, b, pairs) & ~(a.whole[pairs[:, 0]] & b.whole[pairs[:, 1]])]
     doubts = [np.unique(differ[:, k][differ[:, k] > 0]) for k in (0, 1)]
@@ -134,7 +154,11 @@ def compare_keys(a: View, b: View) -> Seam:
 def _drawn_alike(a: View, b: View, pairs: Integers) -> Booleans:
     """Which pairs of labels are of one name, and both holes or both none."""
     alike = _both_holes_or_none(a, b, pairs)
-    return alike if a.name is None or b.name is None else alike & (a.name[pairs[:, 0]] == b.name[pairs[:, 1]])
+    return (
+        alike
+        if a.name is None or b.name is None
+        else alike & (a.name[pairs[:, 0]] == b.name[pairs[:, 1]])
+    )
 
 
 def _both_holes_or_none(a: View, b: View, pairs: Integers) -> Booleans:
@@ -150,14 +174,18 @@ def _pairs(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> tuple[Integers
 def _totals(pairs: Integers, count: Integers) -> tuple[Integers, Integers]:
     """Add up the counts of equal pairs."""
     keys, where = np.unique((pairs[:, 0] << 32) | pairs[:, 1], return_inverse=True)
-    return np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1), np.bincount(where, count, len(keys)).astype(np.int64)
+    return np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1), np.bincount(
+        where, count, len(keys)
+    ).astype(np.int64)
 
 
 def _contains(pairs: Integers, asked: Integers) -> Booleans:
     return np.isin((asked[:, 0] << 32) | asked[:, 1], (pairs[:, 0] << 32) | pairs[:, 1])
 
 
-def _best(pairs: Integers, iou: npt.NDArray[np.float64]) -> tuple[Integers, npt.NDArray[np.float64]]:
+def _best(
+    pairs: Integers, iou: npt.NDArray[np.float64]
+) -> tuple[Integers, npt.NDArray[np.float64]]:
     """The pairs that are the best of both their labels; of equal ones, the lower partner."""
     chosen = np.ones(len(pairs), bool)
     for mine, other in ((0, 1), (1, 0)):
@@ -170,8 +198,8 @@ def _best(pairs: Integers, iou: npt.NDArray[np.float64]) -> tuple[Integers, npt.
 def _doubts(mine: View, other: View, agreed: Booleans, *, one_method: bool) -> Integers:
     """The labels of one tile whose pixels the other may have drawn differently.
 
-    A label that was seen whole is in doubt only where it goes on into pixels that the other tile owns and did not prove; one that was
-    not, wherever the two windows overlap.
+    A label that was seen whole is in doubt only where it goes on into pixels that the other tile
+    owns and did not prove; one that was not, wherever the two windows overlap.
     """
     proof = one_method & mine.whole[mine.labels] & other.whole[other.labels] & (other.labels > 0)
     unsure = np.zeros(mine.labels.shape, bool)
@@ -183,7 +211,9 @@ def _doubts(mine: View, other: View, agreed: Booleans, *, one_method: bool) -> I
 
 
 def _open(mine: View, *, one_method: bool) -> Integers:
-    """Holes that reach into pixels of a tile which was drawn in another way, hence says nothing of them."""
+    """Holes that reach into pixels of a tile which was drawn in another way, hence says nothing of
+    them.
+    """
     if one_method:
         return np.zeros(0, np.int64)
     beyond = np.unique(mine.labels[mine.theirs]).astype(np.int64)
@@ -229,14 +259,20 @@ class Groups:
 
 
 def holes(nodes: Nodes, group: Integers) -> tuple[Booleans, Booleans]:
-    """Which nodes are holes that an object encloses, and which are holes of which that is not known."""
+    """Which nodes are holes that an object encloses, and which are holes of which that is not
+    known.
+    """
     number = int(group.max(initial=-1)) + 1
-    out, unknown = (np.bincount(group[flag], minlength=number) > 0 for flag in (nodes.outside, nodes.open))
+    out, unknown = (
+        np.bincount(group[flag], minlength=number) > 0 for flag in (nodes.outside, nodes.open)
+    )
     return nodes.hole & ~out[group] & ~unknown[group], nodes.hole & ~out[group] & unknown[group]
 
 
 def settle(nodes: Nodes, group: Integers, filled: Booleans) -> Groups:
-    """Add up what is known of each group; holes that are not filled, and labels beyond every core, belong to none."""
+    """Add up what is known of each group; holes that are not filled, and labels beyond every core,
+    belong to none.
+    """
     counts = (~nodes.hole | filled) & (nodes.area > 0)
     names, of = np.unique(group[counts], return_inverse=True)
     area, status = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
@@ -250,11 +286,19 @@ def settle(nodes: Nodes, group: Integers, filled: Booleans) -> Groups:
     home = np.zeros(len(names), np.int64)
     first = nodes.anchor[counts] == anchor[of]
     home[of[first]] = nodes.tile[counts][first]
-    return Groups(everyone, area, anchor, status, np.bincount(parts[:, 0], minlength=len(names)).astype(np.int64), home)
+    return Groups(
+        everyone,
+        area,
+        anchor,
+        status,
+        np.bincount(parts[:, 0], minlength=len(names)).astype(np.int64),
+        home,
+    )
 
 
 def number_anchors(anchors: Sequence[Integers], after: int) -> list[Integers]:
-    """Ids in raster order of the anchors, from ``after`` + 1, for several lists of them at once; negative anchors get 0.
+    """Ids in raster order of the anchors, from ``after`` + 1, for several lists of them at once;
+    negative anchors get 0.
 
     >>> number_anchors([np.array([7, -1]), np.array([3, 9])], after=10)
     [array([12,  0]), array([11, 13])]
@@ -262,5 +306,7 @@ def number_anchors(anchors: Sequence[Integers], after: int) -> list[Integers]:
     together = np.concatenate([np.zeros(0, np.int64), *anchors])
     kept = np.flatnonzero(together >= 0)
     ids = np.zeros(len(together), np.int64)
-    ids[kept[np.argsort(together[kept], kind="stable")]] = np.arange(after + 1, after + 1 + len(kept))
+    ids[kept[np.argsort(together[kept], kind="stable")]] = np.arange(
+        after + 1, after + 1 + len(kept)
+    )
     return np.split(ids, np.cumsum([len(a) for a in anchors])[:-1]) if anchors else []

@@ -1,4 +1,6 @@
-"""What is on the ground of an image's plane, found once for a run: what workers of other processors found might end in other digits."""
+"""What is on the ground of an image's plane, found once for a run: what workers of other processors
+found might end in other digits.
+"""
 
 from __future__ import annotations
 

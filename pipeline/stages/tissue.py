@@ -1,12 +1,14 @@
-"""Where there is tissue on a slide, found once on a small picture of the whole: colour is what tells it from glass, which is white or grey.
+"""Where there is tissue on a slide, found once on a small picture of the whole: colour is what
+tells it from glass, which is white or grey.
 
-The threshold is Otsu's, of the saturation of all pixels of that picture, so that a tile full of tissue and one of bare glass are judged
-alike, however the image is tiled.
+The threshold is Otsu's, of the saturation of all pixels of that picture, so that a tile full of
+tissue and one of bare glass are judged alike, however the image is tiled.
 
 References
 ----------
-Saturation as in HSV, and Otsu's threshold of it, are how M. Lu et al. (2021), "Data-efficient and weakly supervised computational
-pathology on whole-slide images", Nature Biomedical Engineering 5, 555-570, find tissue.
+Saturation as in HSV, and Otsu's threshold of it, are how M. Lu et al. (2021), "Data-efficient and
+weakly supervised computational pathology on whole-slide images", Nature Biomedical Engineering 5,
+555-570, find tissue.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ class Tissue:
 
     def share(self, box: Box) -> float:
         """The share of a box that is tissue."""
-        spans = (slice(a // self.step, -(-b // self.step)) for a, b in zip(box.start, box.stop, strict=True))
+        spans = (
+            slice(a // self.step, -(-b // self.step))
+            for a, b in zip(box.start, box.stop, strict=True)
+        )
         return float(self.mask[tuple(spans)].mean())
 
 
@@ -57,7 +62,11 @@ def tissue(run: Run) -> Tissue:
     valid = np.asarray(where_measured(run.source, whole, seen, step)[:3].all(axis=0))
     colours = seen[:3].astype(np.float64)
     high, low = colours.max(axis=0), colours.min(axis=0)
-    saturation = smooth(np.divide(high - low, high, out=np.zeros(high.shape), where=valid & (high > 0)), valid, SIGMA)
+    saturation = smooth(
+        np.divide(high - low, high, out=np.zeros(high.shape), where=valid & (high > 0)),
+        valid,
+        SIGMA,
+    )
     if not valid.any():
         return Tissue(valid, step)
     return Tissue(valid & (saturation > threshold(histogram(saturation, valid), "otsu")), step)

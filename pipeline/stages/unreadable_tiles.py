@@ -1,5 +1,6 @@
-"""Which tiles can be read, where those that cannot are to be left out: asked once and first, so that whatever is made of the image
-afterwards, statistics, routes and labels, is made of the same image, however it is tiled.
+"""Which tiles can be read, where those that cannot are to be left out: asked once and first, so
+that whatever is made of the image afterwards, statistics, routes and labels, is made of the same
+image, however it is tiled.
 """
 
 from __future__ import annotations
@@ -23,4 +24,8 @@ def unreadable(run: Run, tile: int) -> str:
 
 def without(run: Run, lost: Mapping[int, str]) -> Run:
     """The same run on the image without some tiles."""
-    return replace(run, source=Incomplete(run.source, tuple(map(run.grid.core, sorted(lost))))) if lost else run
+    return (
+        replace(run, source=Incomplete(run.source, tuple(map(run.grid.core, sorted(lost)))))
+        if lost
+        else run
+    )

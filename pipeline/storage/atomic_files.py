@@ -1,7 +1,9 @@
-"""Files that are there whole or not at all, and are still there when the power fails: the one way in which results and records are written.
+"""Files that are there whole or not at all, and are still there when the power fails: the one way
+in which results and records are written.
 
-What a worker writes lies in a folder that only the driver makes. A task that was given up and goes on all the same, when its run has ended
-or was started anew, finds that folder gone and makes nothing in its place.
+What a worker writes lies in a folder that only the driver makes. A task that was given up and goes
+on all the same, when its run has ended or was started anew, finds that folder gone and makes
+nothing in its place.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ UNKNOWN = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 """What a file system answers that does not do what it is asked for."""
 
 
-def commit(path: Path, data: bytes | memoryview, *, root: Path | None = None, lasting: bool = False) -> None:
-    """Write a file so that it is there whole or not at all; OutputError, and nothing left behind, where the disk refuses.
+def commit(
+    path: Path, data: bytes | memoryview, *, root: Path | None = None, lasting: bool = False
+) -> None:
+    """Write a file so that it is there whole or not at all; OutputError, and nothing left behind,
+    where the disk refuses.
 
     Parameters
     ----------
@@ -34,7 +39,8 @@ def commit(path: Path, data: bytes | memoryview, *, root: Path | None = None, la
     data
         What it will hold.
     root
-        A folder above it that must be there: only what is missing below it is made. None: all that is missing.
+        A folder above it that must be there: only what is missing below it is made. None: all that
+        is missing.
     lasting
         Whether to return only when the file and its name are on the disk.
 
@@ -58,9 +64,12 @@ def commit(path: Path, data: bytes | memoryview, *, root: Path | None = None, la
         with suppress(OSError):  # what cannot be written need not be there
             part.unlink(missing_ok=True)
         if root is not None and not root.exists():
-            raise OutputError(f"{path} is not written: its run has ended, or was started anew") from error
+            raise OutputError(
+                f"{path} is not written: its run has ended, or was started anew"
+            ) from error
         raise OutputError(
-            f"{path} cannot be written: {error.strerror}; make room or choose another place, then run the same command"
+            f"{path} cannot be written: {error.strerror}; make room or choose another place, "
+            f"then run the same command"
         ) from error
 
 
@@ -72,11 +81,16 @@ def writing(what: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, TilewiseError):
             raise
-        raise OutputError(f"{what} cannot be written: {error.strerror or error}; make room, then run the same command") from error
+        raise OutputError(
+            f"{what} cannot be written: {error.strerror or error}; make room, then run the same "
+            f"command"
+        ) from error
 
 
 def make(folder: Path, root: Path | None = None) -> None:
-    """Make a folder, and below a root what is missing between them, but never the root; FileNotFoundError where that is gone."""
+    """Make a folder, and below a root what is missing between them, but never the root;
+    FileNotFoundError where that is gone.
+    """
     if root is None:
         folder.mkdir(parents=True, exist_ok=True)
         return
@@ -88,7 +102,9 @@ def make(folder: Path, root: Path | None = None) -> None:
 
 
 def keep_names(folder: Path) -> None:
-    """Return when the names in a folder are on the disk, where its file system knows such a thing of folders."""
+    """Return when the names in a folder are on the disk, where its file system knows such a thing
+    of folders.
+    """
     with _opened(folder) as handle:
         try:
             os.fsync(handle)
@@ -98,7 +114,8 @@ def keep_names(folder: Path) -> None:
 
 
 def keep(folder: Path) -> None:
-    """Return when all that was written in a folder is on the disk, by whichever process of this machine; OutputError where it is not.
+    """Return when all that was written in a folder is on the disk, by whichever process of this
+    machine; OutputError where it is not.
 
     One call for the file system, where there is such a call: a result may be a million files.
     """
@@ -107,7 +124,10 @@ def keep(folder: Path) -> None:
         if not hasattr(library, "syncfs"):
             os.sync()
         elif library.syncfs(handle):
-            raise OutputError(f"{folder} cannot be written: {os.strerror(ctypes.get_errno())}; run the same command again")
+            raise OutputError(
+                f"{folder} cannot be written: {os.strerror(ctypes.get_errno())}; run the same "
+                f"command again"
+            )
 
 
 @contextlib.contextmanager
@@ -120,9 +140,11 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 def discard(path: Path, by_way_of: Path | None = None) -> None:
-    """Remove a file or a folder, if it is there. A folder leaves in one move first, so that who still writes into it finds it gone.
+    """Remove a file or a folder, if it is there. A folder leaves in one move first, so that who
+    still writes into it finds it gone.
 
-    ``by_way_of``: where it goes to until all of it is removed; None: it stays where it is, under another name.
+    ``by_way_of``: where it goes to until all of it is removed; None: it stays where it is, under
+    another name.
     """
     if path.is_dir() and not path.is_symlink():
         gone = (by_way_of or path.parent) / f".{path.name}.{uuid.uuid4().hex}"

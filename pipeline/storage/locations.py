@@ -1,8 +1,10 @@
 """Images that do not lie on this machine: which addresses are taken, and what opens them.
 
-Credentials come from the environment, as the libraries that use them look for them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on,
-GOOGLE_APPLICATION_CREDENTIALS), and stay there: an address that holds some is refused, or is shown without its query. What travels to
-workers is the address. Requests that fail are repeated a bounded number of times, after delays that grow and are not the same for all.
+Credentials come from the environment, as the libraries that use them look for them
+(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS), and stay there: an
+address that holds some is refused, or is shown without its query. What travels to workers is the
+address. Requests that fail are repeated a bounded number of times, after delays that grow and are
+not the same for all.
 """
 
 from __future__ import annotations
@@ -50,40 +52,58 @@ def remote(path: object) -> bool:
 
 
 def checked(address: str) -> str:
-    """The address; JobError where it is of a kind that is not taken, or holds a user's name or password."""
+    """The address; JobError where it is of a kind that is not taken, or holds a user's name or
+    password.
+    """
     if is_owned(address):
         raise JobError(f"{address} holds credentials; allowed: in the environment only")
     try:
         parts, _ = (found := urlsplit(address)), found.port
     except ValueError as error:
-        raise JobError(f"{address} is no address: {error}; allowed: s3://bucket/path, gs://bucket/path, https://host/path") from error
+        raise JobError(
+            f"{address} is no address: {error}; allowed: s3://bucket/path, gs://bucket/path, "
+            f"https://host/path"
+        ) from error
     if parts.scheme not in SCHEMES and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
-        raise JobError(f"{address}: {parts.scheme}:// is not read; allowed: {', '.join(f'{name}://' for name in SCHEMES)}")
+        raise JobError(
+            f"{address}: {parts.scheme}:// is not read; allowed: "
+            f"{', '.join(f'{name}://' for name in SCHEMES)}"
+        )
     if not parts.netloc or not parts.path.strip("/"):
-        raise JobError(f"{address} names no file; allowed: s3://bucket/path, gs://bucket/path, https://host/path")
+        raise JobError(
+            f"{address} names no file; allowed: s3://bucket/path, gs://bucket/path, "
+            f"https://host/path"
+        )
     return address
 
 
 def joined(place: str, name: str) -> str:
     """Something in a folder, wherever that lies."""
-    return f"{place.rstrip('/')}/{name}" if remote(place) else os.path.join(place, name)  # noqa: PTH118  a text, as in all messages
+    # a text, as in all messages
+    return f"{place.rstrip('/')}/{name}" if remote(place) else os.path.join(place, name)  # noqa: PTH118
 
 
 def lies_in(path: str, place: str) -> bool:
     """Whether something is a place, or lies in it, links followed."""
-    file, folder = (each.rstrip("/") if remote(each) else os.path.realpath(each) for each in (path, place))
+    file, folder = (
+        each.rstrip("/") if remote(each) else os.path.realpath(each) for each in (path, place)
+    )
     return f"{file}/".startswith(f"{folder}/")
 
 
 def settings() -> dict[str, str]:
     """How GDAL is to ask servers, but for what the environment says of it already."""
-    return {name: value for name, value in {**GDAL, **_endpoint()}.items() if name not in os.environ}
+    return {
+        name: value for name, value in {**GDAL, **_endpoint()}.items() if name not in os.environ
+    }
 
 
 def gdal(address: str) -> str:
     """What GDAL calls an address."""
     parts = urlsplit(address)
-    return PREFIX[parts.scheme] + (address if parts.scheme.startswith("http") else parts.netloc + parts.path)
+    return PREFIX[parts.scheme] + (
+        address if parts.scheme.startswith("http") else parts.netloc + parts.path
+    )
 
 
 @contextmanager
@@ -100,7 +120,9 @@ def asking(place: str, kind: type[TilewiseError]) -> Iterator[None]:
 
 
 def about(address: str) -> dict[str, Any]:
-    """The size of a file, and its entity tag where its server gives one; SourceError where there is none."""
+    """The size of a file, and its entity tag where its server gives one; SourceError where there is
+    none.
+    """
     if urlsplit(address).scheme.startswith("http"):
         answer = _asked(address, 1)
         assert answer is not None  # noqa: S101  nothing is said to be missing
@@ -117,7 +139,9 @@ def about(address: str) -> dict[str, Any]:
 
 
 def listing(address: str) -> dict[str, dict[str, Any]] | None:
-    """What lies in a folder, by its path there: sizes and entity tags; None where its server lists nothing."""
+    """What lies in a folder, by its path there: sizes and entity tags; None where its server lists
+    nothing.
+    """
     if urlsplit(address).scheme.startswith("http"):
         return None
     with asking(address, SourceError):
@@ -149,7 +173,9 @@ def read(place: str, name: str) -> bytes | None:
 
 
 def begins(place: str, name: str, count: int) -> bytes | None:
-    """The first bytes of a file of a folder; None where there is none, or where its server shows it to nobody."""
+    """The first bytes of a file of a folder; None where there is none, or where its server shows it
+    to nobody.
+    """
     if urlsplit(place).scheme.startswith("http"):
         answer = _asked(joined(place, name), count, missing=(401, 403, 404, 410))
         return None if answer is None else answer[1]
@@ -158,14 +184,19 @@ def begins(place: str, name: str, count: int) -> bytes | None:
         with asking(joined(place, name), SourceError):
             try:
                 return bytes(store(place).get_range(name, start=0, length=count))
-            except (errors.PermissionDeniedError, errors.UnauthenticatedError):  # S3's answer where there is none, if it may not be listed
+            except (
+                errors.PermissionDeniedError,
+                errors.UnauthenticatedError,
+            ):  # S3's answer where there is none, if it may not be listed
                 return None
     except FileNotFoundError:
         return None
 
 
 def create(place: str, name: str, data: bytes) -> bool:
-    """Write a file of a folder unless there is one; whether it was written. Some stores cannot do both at once; there it is two steps."""
+    """Write a file of a folder unless there is one; whether it was written. Some stores cannot do
+    both at once; there it is two steps.
+    """
     errors = _obstore(place).exceptions
     with asking(joined(place, name), OutputError):
         try:
@@ -198,7 +229,9 @@ def remove(place: str, name: str) -> None:
 
 
 def send(place: str, files: Mapping[str, Path]) -> Iterator[str]:
-    """Copy files into a folder under these names, several at once; the names, as they arrive. OutputError names what does not."""
+    """Copy files into a folder under these names, several at once; the names, as they arrive.
+    OutputError names what does not.
+    """
 
     def put(name: str) -> str:
         with asking(joined(place, name), OutputError):
@@ -212,14 +245,30 @@ def send(place: str, files: Mapping[str, Path]) -> Iterator[str]:
 @functools.lru_cache(maxsize=64)
 def store(address: str) -> Any:
     """A folder as obstore opens it."""
-    backoff = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
-    how: Any = {"max_retries": TRIES - 1, "retry_timeout": timedelta(seconds=4 * PATIENCE), "backoff": backoff}
+    backoff = {
+        "init_backoff": timedelta(seconds=0.2),
+        "max_backoff": timedelta(seconds=5),
+        "base": 2,
+    }
+    how: Any = {
+        "max_retries": TRIES - 1,
+        "retry_timeout": timedelta(seconds=4 * PATIENCE),
+        "backoff": backoff,
+    }
     scheme = urlsplit(address).scheme
     server = {"s3": os.environ.get("AWS_ENDPOINT_URL", ""), "gs": _emulator()}.get(scheme, address)
     client: Any = {"timeout": f"{PATIENCE}s", "allow_http": urlsplit(server).scheme == "http"}
-    key = {"gcs_base_url": server, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    key = {
+        "gcs_base_url": server,
+        "disable_oauth": True,
+        "client_email": "",
+        "private_key": "",
+        "private_key_id": "",
+    }
     more: Any = {"service_account_key": json.dumps(key)} if scheme == "gs" and server else {}
-    return _obstore(address).store.from_url(address, client_options=client, retry_config=how, **more)
+    return _obstore(address).store.from_url(
+        address, client_options=client, retry_config=how, **more
+    )
 
 
 def _obstore(address: str) -> Any:
@@ -228,7 +277,9 @@ def _obstore(address: str) -> Any:
         import obstore.exceptions
         import obstore.store
     except ModuleNotFoundError as error:
-        raise JobError(f"{address} takes obstore; install it with: pip install 'tilewise[remote]'") from error
+        raise JobError(
+            f"{address} takes obstore; install it with: pip install 'tilewise[remote]'"
+        ) from error
     return obstore
 
 
@@ -246,22 +297,30 @@ def _endpoint() -> dict[str, str]:
     parts, emulator = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")), _emulator()
     found = {"CPL_GS_ENDPOINT": f"{emulator}/", "GS_NO_SIGN_REQUEST": "YES"} if emulator else {}
     if parts.netloc:
-        found |= {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+        found |= {
+            "AWS_S3_ENDPOINT": parts.netloc,
+            "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO",
+            "AWS_VIRTUAL_HOSTING": "FALSE",
+        }
     return found
 
 
 def _emulator() -> str:
-    """The server that is asked for gs:// without credentials instead of Google's, by the variable of Google's own libraries."""
+    """The server that is asked for gs:// without credentials instead of Google's, by the variable
+    of Google's own libraries.
+    """
     host = os.environ.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
     return host if not host or "://" in host else f"http://{host}"
 
 
 def _asked(address: str, count: int, missing: tuple[int, ...] = ()) -> tuple[Message, bytes] | None:
-    """What a server says of a file, and its first bytes: what is signed for reading may not be asked about otherwise.
+    """What a server says of a file, and its first bytes: what is signed for reading may not be
+    asked about otherwise.
 
     None where the answer's status is one of ``missing``.
     """
-    request = urllib.request.Request(address, headers={"Range": f"bytes=0-{count - 1}"})  # noqa: S310  its scheme was checked
+    # its scheme was checked
+    request = urllib.request.Request(address, headers={"Range": f"bytes=0-{count - 1}"})  # noqa: S310
     for attempt in range(1, TRIES + 1):
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
@@ -271,7 +330,9 @@ def _asked(address: str, count: int, missing: tuple[int, ...] = ()) -> tuple[Mes
             if error.code in missing:
                 return None
             if error.code < 500 or attempt == TRIES:
-                raise SourceError(f"{address} cannot be reached: its server answers {error.code} {error.reason}") from error
+                raise SourceError(
+                    f"{address} cannot be reached: its server answers {error.code} {error.reason}"
+                ) from error
         except OSError as error:
             if attempt == TRIES:
                 raise SourceError(f"{address} cannot be reached: {error}") from error

@@ -1,8 +1,10 @@
-"""Locks between processes, which may be on several machines: one writer of an output, and of a list of labels, at a time.
+"""Locks between processes, which may be on several machines: one writer of an output, and of a list
+of labels, at a time.
 
-They are the system's (`flock`), which let go of what a dead process held. Where a file system has none (some NFS and Lustre mounts), a mark
-beside the lock says who writes. That of a process of this machine which has died is taken over; of another machine nobody here can say
-whether it lives, and the message names what is to be removed.
+They are the system's (`flock`), which let go of what a dead process held. Where a file system has
+none (some NFS and Lustre mounts), a mark beside the lock says who writes. That of a process of this
+machine which has died is taken over; of another machine nobody here can say whether it lives, and
+the message names what is to be removed.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Ite
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=wait, on_acquired=_sign)  # which takes no mark in a lock's place
+        lock: filelock.BaseFileLock = filelock.FileLock(
+            path, timeout=wait, on_acquired=_sign
+        )  # which takes no mark in a lock's place
         try:
             lock.acquire()
         except OSError as error:
@@ -56,12 +60,16 @@ def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Ite
     except filelock.Timeout as error:
         raise OutputError(_taken(Path(lock.lock_file), path, what)) from error
     except OSError as error:
-        raise OutputError(f"{what} cannot be written: {error.strerror}; choose another output") from error
+        raise OutputError(
+            f"{what} cannot be written: {error.strerror}; choose another output"
+        ) from error
     try:
         yield
     finally:
         if not stays:
-            path.unlink(missing_ok=True)  # who holds a file that has no name any more knows so, and makes another
+            path.unlink(
+                missing_ok=True
+            )  # who holds a file that has no name any more knows so, and makes another
         lock.release()
 
 
@@ -78,9 +86,13 @@ def _taken(mark: Path, path: Path, what: str) -> str:
     except OSError:
         told = []
     if mark == path:
-        return f"another run is writing {what} ({' '.join(told)}); wait for it to end, or choose another output"
+        return (
+            f"another run is writing {what} ({' '.join(told)}); wait for it to end, or choose "
+            f"another output"
+        )
     owner = f"process {told[0]} on {told[1]}" if len(told) > 1 else "somebody"
     return (
-        f"another run is writing {what} ({owner}, as {mark} says: there are no locks in this file system); wait for it to end, or choose "
+        f"another run is writing {what} ({owner}, as {mark} says: there are no locks in this "
+        f"file system); wait for it to end, or choose "
         f"another output. If that process is dead, remove that file and give the same command"
     )

@@ -14,7 +14,9 @@ Version = Literal["0.4", "0.5"]
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Which axes labels have, and where their pixels lie: the centre of pixel i at scale · i + translation."""
+    """Which axes labels have, and where their pixels lie: the centre of pixel i at scale · i +
+    translation.
+    """
 
     axes: tuple[Mapping[str, Any], ...]
     """As OME-Zarr describes each: ``name``, ``type`` and, where it is known, ``unit``."""
@@ -69,12 +71,19 @@ def home(path: str, attributes: Mapping[str, Any], level: str, letters: str) -> 
     kept = [names.index(letter) for letter in letters]
     dataset = next(each for each in image["datasets"] if each["path"] == level)
     scale, translation = moved(image, dataset, len(names))
-    space = Space(tuple(dict(image["axes"][k]) for k in kept), tuple(scale[k] for k in kept), tuple(translation[k] for k in kept))
+    space = Space(
+        tuple(dict(image["axes"][k]) for k in kept),
+        tuple(scale[k] for k in kept),
+        tuple(translation[k] for k in kept),
+    )
     return Home(path, cast("Version", version), space, len(image["datasets"]))
 
 
-def moved(image: Mapping[str, Any], dataset: Mapping[str, Any], number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Scale and translation of a level of an image, given as OME-Zarr describes both, along so many axes.
+def moved(
+    image: Mapping[str, Any], dataset: Mapping[str, Any], number: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale and translation of a level of an image, given as OME-Zarr describes both, along so many
+    axes.
 
     >>> twice, on = {"type": "scale", "scale": [2.0]}, {"type": "translation", "translation": [5.0]}
     >>> moved({"coordinateTransformations": [twice]}, {"coordinateTransformations": [twice, on]}, 1)
@@ -82,15 +91,22 @@ def moved(image: Mapping[str, Any], dataset: Mapping[str, Any], number: int) -> 
     """
     scale, translation = [1.0] * number, [0.0] * number
     # Those of a level come first, and then those of all levels.
-    for move in (*dataset.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
+    for move in (
+        *dataset.get("coordinateTransformations", ()),
+        *image.get("coordinateTransformations", ()),
+    ):
         scale, translation = _moved(move, scale, translation)
     return tuple(map(float, scale)), tuple(map(float, translation))
 
 
-def _moved(move: Mapping[str, Any], scale: Sequence[float], translation: Sequence[float]) -> tuple[list[float], list[float]]:
+def _moved(
+    move: Mapping[str, Any], scale: Sequence[float], translation: Sequence[float]
+) -> tuple[list[float], list[float]]:
     """A scale and a translation after one more transformation."""
     if move["type"] == "scale":
-        return [a * b for a, b in zip(scale, move["scale"], strict=True)], [a * b for a, b in zip(translation, move["scale"], strict=True)]
+        return [a * b for a, b in zip(scale, move["scale"], strict=True)], [
+            a * b for a, b in zip(translation, move["scale"], strict=True)
+        ]
     if move["type"] == "translation":
         return list(scale), [a + b for a, b in zip(translation, move["translation"], strict=True)]
     return list(scale), list(translation)

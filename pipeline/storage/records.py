@@ -1,12 +1,13 @@
 """Results between stages: what a run resumes from.
 
-A scratch store is a folder of small files, each written whole under another name and then renamed, so that a file that is there is
-complete; each part of it carries a checksum, so that a torn or altered one is found. Nothing is ever changed in place, and doing a
-piece of work again writes the same bytes. What has no file is not done: absence never reads as "no objects".
+A scratch store is a folder of small files, each written whole under another name and then renamed,
+so that a file that is there is complete; each part of it carries a checksum, so that a torn or
+altered one is found. Nothing is ever changed in place, and doing a piece of work again writes the
+same bytes. What has no file is not done: absence never reads as "no objects".
 
-Each run has a folder of its own in it, and its records name it: a task of a run that was given up, which may go on for as long as its
-process lives, writes where nobody looks any more, or nowhere. So have the records that depend on how the labels of tiles are joined, for
-each way of joining them.
+Each run has a folder of its own in it, and its records name it: a task of a run that was given up,
+which may go on for as long as its process lives, writes where nobody looks any more, or nowhere. So
+have the records that depend on how the labels of tiles are joined, for each way of joining them.
 """
 
 from __future__ import annotations
@@ -62,7 +63,16 @@ class Scratch:
     @property
     def joined(self) -> Scratch:
         """The store of what depends on how the labels of tiles are joined."""
-        return replace(self, run=f"{self.run}/{self.join}", part=f"{JOINED}/{self.join}/{self.part}", join="") if self.join else self
+        return (
+            replace(
+                self,
+                run=f"{self.run}/{self.join}",
+                part=f"{JOINED}/{self.join}/{self.part}",
+                join="",
+            )
+            if self.join
+            else self
+        )
 
     def begin(self) -> Scratch:
         """The same store, whose folder is there."""
@@ -76,12 +86,21 @@ class Scratch:
                 if path != mine:
                     discard(path)
 
-    def save(self, key: str, meta: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
-        """Write a record: plain facts that JSON can hold, and arrays; OutputError where the disk refuses, or the run has ended."""
+    def save(
+        self,
+        key: str,
+        meta: Mapping[str, Any],
+        arrays: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        """Write a record: plain facts that JSON can hold, and arrays; OutputError where the disk
+        refuses, or the run has ended.
+        """
         commit(self._path(key), _pack(self.run, meta, arrays or {}), root=Path(self.root))
 
     def load(self, key: str, *names: str, whole: bool = False) -> tuple[dict[str, Any], Arrays]:
-        """Read a record's facts and, of its arrays, those named, or all; ScratchError if it is absent, damaged or of another run."""
+        """Read a record's facts and, of its arrays, those named, or all; ScratchError if it is
+        absent, damaged or of another run.
+        """
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -89,7 +108,10 @@ class Scratch:
                 if header["run"] != self.run:
                     raise ScratchError(f"the record {path} is of another run")
                 entries = header["arrays"]
-                return header["meta"], {name: _unpack(file, start, entries[name], path) for name in (entries if whole else names)}
+                return header["meta"], {
+                    name: _unpack(file, start, entries[name], path)
+                    for name in (entries if whole else names)
+                }
         except FileNotFoundError as error:
             raise ScratchError(f"the record {path} is missing") from error
         except OSError as error:
@@ -98,7 +120,9 @@ class Scratch:
             raise ScratchError(f"the record {path} cannot be read: {error.strerror}") from error
 
     def has(self, key: str) -> bool:
-        """Whether a record of this run is there, hence complete. A damaged one is there, and an error when it is loaded."""
+        """Whether a record of this run is there, hence complete. A damaged one is there, and an
+        error when it is loaded.
+        """
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -110,7 +134,10 @@ class Scratch:
 
     def keys(self, folder: str) -> tuple[str, ...]:
         """The records in a folder, in order of their names."""
-        return tuple(f"{folder}/{path.stem}" for path in sorted(Path(self.root, self.part, folder).glob("*.rec")))
+        return tuple(
+            f"{folder}/{path.stem}"
+            for path in sorted(Path(self.root, self.part, folder).glob("*.rec"))
+        )
 
     def sound(self, key: str) -> bool:
         """Whether a record is there and every part of it agrees with its checksum."""
@@ -123,8 +150,15 @@ class Scratch:
     def damaged(self, *keys: str) -> bool:
         """Whether any record of these names, or in folders of these names, is damaged."""
         root = Path(self.root, self.part)
-        paths = (path for key in keys for path in [self._path(key), *Path(root, key).rglob("*.rec")] if path.exists())
-        return not all(self.sound(path.relative_to(root).with_suffix("").as_posix()) for path in paths)
+        paths = (
+            path
+            for key in keys
+            for path in [self._path(key), *Path(root, key).rglob("*.rec")]
+            if path.exists()
+        )
+        return not all(
+            self.sound(path.relative_to(root).with_suffix("").as_posix()) for path in paths
+        )
 
     def forget(self, *keys: str) -> None:
         """Remove records or whole folders of them, where they are there."""
@@ -133,7 +167,9 @@ class Scratch:
             discard(path if path.is_dir() else self._path(key))
 
     def file(self, name: str) -> Path:
-        """Where a file that is no record lies, in a folder that is there; FileNotFoundError where the run has ended."""
+        """Where a file that is no record lies, in a folder that is there; FileNotFoundError where
+        the run has ended.
+        """
         path = Path(self.root, self.part, name)
         make(path.parent, Path(self.root))
         return path
@@ -172,7 +208,13 @@ def _pack(run: str, meta: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[An
     entries, payload, at = {}, [], 0
     for name, array in arrays.items():
         data = _squeezed(array)
-        entries[name] = {"dtype": array.dtype.str, "shape": array.shape, "at": at, "bytes": len(data), "crc": zlib.crc32(data)}
+        entries[name] = {
+            "dtype": array.dtype.str,
+            "shape": array.shape,
+            "at": at,
+            "bytes": len(data),
+            "crc": zlib.crc32(data),
+        }
         payload.append(data)
         at += len(data)
     text = json.dumps({"run": run, "meta": dict(meta), "arrays": entries}, sort_keys=True).encode()
@@ -185,7 +227,8 @@ def _squeezed(array: npt.NDArray[Any]) -> bytes:
         return array.tobytes()
     from numcodecs import blosc
 
-    # Labels repeat as whole numbers: apart, their bytes take twice as long and more room. Sums and ids differ in their last bytes only.
+    # Labels repeat as whole numbers: apart, their bytes take twice as long and more room. Sums and
+    # ids differ in their last bytes only.
     how = blosc.SHUFFLE if array.dtype.itemsize > LABEL else blosc.NOSHUFFLE
     return bytes(blosc.compress(np.ascontiguousarray(array), b"lz4", 5, how))
 
@@ -195,8 +238,14 @@ def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     head = file.read(8)
     length = int.from_bytes(head[4:], "little")
     text = file.read(length)
-    if head[:4] != MAGIC or not 4 < length == len(text) or zlib.crc32(text[4:]) != int.from_bytes(text[:4], "little"):
-        raise ScratchError(f"the record {path} is damaged: its header does not agree with its checksum")
+    if (
+        head[:4] != MAGIC
+        or not 4 < length == len(text)
+        or zlib.crc32(text[4:]) != int.from_bytes(text[:4], "little")
+    ):
+        raise ScratchError(
+            f"the record {path} is damaged: its header does not agree with its checksum"
+        )
     return json.loads(text[4:]), 8 + length
 
 

@@ -1,6 +1,8 @@
-"""The run's record, ``run.json``: what says of a folder or an address that it holds a result, and what of. It is read with care.
+"""The run's record, ``run.json``: what says of a folder or an address that it holds a result, and
+what of. It is read with care.
 
-It is written last, so a result without it is not complete. It may be cut short or emptied by what befalls disks, or be another program's.
+It is written last, so a result without it is not complete. It may be cut short or emptied by what
+befalls disks, or be another program's.
 """
 
 from __future__ import annotations
@@ -24,7 +26,12 @@ ALWAYS: Mapping[str, type] = {
     "identity.tiles.memory": int,
 }
 """What every record has, and of which type."""
-PUBLISHED: Mapping[str, type] = {"results": list, "objects": int, "certificates": dict, "legend": dict}
+PUBLISHED: Mapping[str, type] = {
+    "results": list,
+    "objects": int,
+    "certificates": dict,
+    "legend": dict,
+}
 """What it has where there are products besides."""
 
 
@@ -33,15 +40,28 @@ def parsed(data: str | bytes, where: str) -> dict[str, Any]:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        why = "it is empty" if not data.strip() else f"it is no JSON: {' '.join(str(error).split())}"
+        why = (
+            "it is empty" if not data.strip() else f"it is no JSON: {' '.join(str(error).split())}"
+        )
         raise OutputError(_refusal(where, why)) from error
-    wanted = {**ALWAYS, **(PUBLISHED if isinstance(found, dict) and (found.get("complete") or "results" in found) else {})}
+    wanted = {
+        **ALWAYS,
+        **(
+            PUBLISHED
+            if isinstance(found, dict) and (found.get("complete") or "results" in found)
+            else {}
+        ),
+    }
     for path, kind in wanted.items():
         what: Any = found
         for key in path.split("."):
             what = what.get(key) if isinstance(what, dict) else None
         if not isinstance(what, kind):
-            raise OutputError(_refusal(where, f"{path} is {'missing' if what is None else 'something else'} in it"))
+            raise OutputError(
+                _refusal(
+                    where, f"{path} is {'missing' if what is None else 'something else'} in it"
+                )
+            )
     return dict(found)
 
 
@@ -65,4 +85,7 @@ def read_at(address: str) -> dict[str, Any] | None:
 
 
 def _refusal(where: str, why: str) -> str:
-    return f"{where} is damaged, or not of tilewise: {why}; run the job anew (--fresh), or choose another output"
+    return (
+        f"{where} is damaged, or not of tilewise: {why}; run the job anew (--fresh), or "
+        f"choose another output"
+    )

@@ -1,4 +1,6 @@
-"""How good a network is: held-out images are predicted, decoded and compared with truth as `tilewise evaluate` compares."""
+"""How good a network is: held-out images are predicted, decoded and compared with truth as
+`tilewise evaluate` compares.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,18 @@ class Shown:
     measures: dict[str, Any]
 
 
-def appraise(pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw) -> tuple[dict[str, Any], list[Shown]]:
+def appraise(
+    pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw
+) -> tuple[dict[str, Any], list[Shown]]:
     """Measures over all of some pairs, and what was drawn on each.
 
     Returns
     -------
     dict
-        Of objects ``f1``, ``precision``, ``recall`` at an IoU of 0.5, ``ap``, and how many there are; of classes ``iou``, the mean over
-        those that occur, and ``accuracy``; of things and stuff ``pq``, ``sq`` and ``rq``. ``images``: the first of these, of each. Empty
-        where there are no pairs.
+        Of objects ``f1``, ``precision``, ``recall`` at an IoU of 0.5, ``ap``, and how many there
+        are; of classes ``iou``, the mean over those that occur, and ``accuracy``; of things and
+        stuff ``pq``, ``sq`` and ``rq``. ``images``: the first of these, of each. Empty where there
+        are no pairs.
     list of Shown
     """
     shown, counts, offset = [], [], 0
@@ -57,15 +62,20 @@ def appraise(pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw) -> tup
         moved = 0 if isinstance(decoder, Semantic) else offset
         ours, true = (np.where(names > 0, names + moved, 0) for names in (count.ours, count.truth))
         counts.append(Contingency(ours, true, count.count))
-        offset += 1 + max(int((each.astype(np.int64) % CLASS).max(initial=0)) for each in (drawn, np.maximum(truth, 0)))
+        offset += 1 + max(
+            int((each.astype(np.int64) % CLASS).max(initial=0))
+            for each in (drawn, np.maximum(truth, 0))
+        )
     if not shown:
         return {}, []
-    return _measures(counts, decoder) | {"images": {one.name: next(iter(one.measures.values())) for one in shown}}, shown
+    return _measures(counts, decoder) | {
+        "images": {one.name: next(iter(one.measures.values())) for one in shown}
+    }, shown
 
 
 def score(measures: dict[str, Any]) -> float:
-    """The one number by which the best weights are chosen: AP of objects, since F1 at one IoU says little of how well they are drawn; mean
-    IoU of classes.
+    """The one number by which the best weights are chosen: AP of objects, since F1 at one IoU says
+    little of how well they are drawn; mean IoU of classes.
     """
     return float(next((measures[name] for name in ("ap", "pq", "iou") if name in measures), 0.0))
 
@@ -74,11 +84,21 @@ def _measures(counts: Sequence[Contingency], decoder: Decoder | ByKey) -> dict[s
     every = Contingency.added(counts)
     overlap = metrics.overlaps(every)
     if isinstance(decoder, Panoptic):
-        found = metrics.panoptic(every, kinds_of(overlap.ours), kinds_of(overlap.truth), void=VOID, things=frozenset(decoder.things))
+        found = metrics.panoptic(
+            every,
+            kinds_of(overlap.ours),
+            kinds_of(overlap.truth),
+            void=VOID,
+            things=frozenset(decoder.things),
+        )
     else:
-        found = metrics.semantic(every) if isinstance(decoder, Semantic) else metrics.objects(overlap)
+        found = (
+            metrics.semantic(every) if isinstance(decoder, Semantic) else metrics.objects(overlap)
+        )
     every_name = (
-        ("pq", "sq", "rq") if isinstance(decoder, Panoptic) else ("f1", "precision", "recall", "ap", "objects", "truth", "iou", "accuracy")
+        ("pq", "sq", "rq")
+        if isinstance(decoder, Panoptic)
+        else ("f1", "precision", "recall", "ap", "objects", "truth", "iou", "accuracy")
     )
     names = [name for name in every_name if name in found]
     return {name: round(found[name], 4) for name in names}

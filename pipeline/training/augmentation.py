@@ -1,6 +1,8 @@
-"""Variations of a crop, so that a network trained on few images serves for others: of its values, and of its place.
+"""Variations of a crop, so that a network trained on few images serves for others: of its values,
+and of its place.
 
-All are drawn from a generator that is handed in, so that a seed tells them all. Values are scaled already, mostly from 0 to 1.
+All are drawn from a generator that is handed in, so that a seed tells them all. Values are scaled
+already, mostly from 0 to 1.
 """
 
 from __future__ import annotations
@@ -53,14 +55,18 @@ class Augment:
     def __post_init__(self) -> None:
         for name, low, high in (("zoom", 1, 8), ("shade", 0, 1)):
             if not low <= getattr(self, name) <= high:
-                raise JobError(f"{name}: {getattr(self, name)!r}; allowed: a factor from {low} to {high}")
+                raise JobError(
+                    f"{name}: {getattr(self, name)!r}; allowed: a factor from {low} to {high}"
+                )
         for name in ("brightness", "contrast", "gamma", "noise", "blur", "colour"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise JobError(f"{name}: {getattr(self, name)!r}; allowed: 0 or more")
 
 
 def varied(image: Floats, objects: Labels, augment: Augment, rng: np.random.Generator) -> Floats:
-    """A crop (band, row, column) with other values; ``objects`` (row, column), of which none is 0 or less, may be shaded."""
+    """A crop (band, row, column) with other values; ``objects`` (row, column), of which none is 0
+    or less, may be shaded.
+    """
     from scipy import ndimage
 
     image = _shaded(image, objects, augment.shade, rng) if rng.random() < 0.5 else image
@@ -78,7 +84,9 @@ def varied(image: Floats, objects: Labels, augment: Augment, rng: np.random.Gene
 
 
 def _shaded(image: Floats, objects: Labels, least: float, rng: np.random.Generator) -> Floats:
-    """With each object nearer to the background's median by a factor of its own, and a smooth way from one to the other."""
+    """With each object nearer to the background's median by a factor of its own, and a smooth way
+    from one to the other.
+    """
     from scipy import ndimage
 
     if least >= 1 or not (objects > 0).any() or not (objects <= 0).any():
@@ -101,10 +109,14 @@ class Place:
         """Mirrored and turned, so that the crop of ``size`` rows and columns is the same one."""
         place = self
         if augment.turns and rng.random() < 0.5:
-            place = Place(tuple(np.swapaxes(layer, -1, -2) for layer in place.layers), place.start[::-1])
+            place = Place(
+                tuple(np.swapaxes(layer, -1, -2) for layer in place.layers), place.start[::-1]
+            )
         for axis in (0, 1):
             if augment.flips and rng.random() < 0.5:
                 extent, start = place.layers[0].shape[axis - 2], list(place.start)
                 start[axis] = extent - start[axis] - size
-                place = Place(tuple(np.flip(layer, axis - 2) for layer in place.layers), (start[0], start[1]))
+                place = Place(
+                    tuple(np.flip(layer, axis - 2) for layer in place.layers), (start[0], start[1])
+                )
         return place

@@ -1,8 +1,8 @@
 """The loop: crops, loss, steps; now and then an evaluation and a checkpoint; at the end a bundle.
 
-What a step does depends on the seed, the weights and the step's number alone, so that a training that was interrupted goes on from its
-checkpoint to the same weights, on the same machine with as many threads. What concerns a GPU (halves with scaled gradients) was never run
-on one.
+What a step does depends on the seed, the weights and the step's number alone, so that a training
+that was interrupted goes on from its checkpoint to the same weights, on the same machine with as
+many threads. What concerns a GPU (halves with scaled gradients) was never run on one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ CHECKPOINT = "checkpoint.pt"
 WARM = 0.05
 """Of all steps, those over which the learning rate rises."""
 MEMORY = 100
-"""Steps over which weights are averaged: the means are judged and shipped, since single steps are noisy."""
+"""Steps over which weights are averaged: the means are judged and shipped, since single steps are
+noisy.
+"""
 LONGEST = 5.0
 """The length of a gradient, at most."""
 Say = Callable[[str], None]
@@ -70,7 +72,14 @@ class State:
     """Evaluations since the best one."""
 
 
-def train(recipe: Recipe, folder: Path, *, fresh: bool = False, watch: Watch = silent, say: Say = lambda _line: None) -> Path:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    watch: Watch = silent,
+    say: Say = lambda _line: None,
+) -> Path:
     """Train a network, or go on with a training.
 
     Parameters
@@ -78,7 +87,8 @@ def train(recipe: Recipe, folder: Path, *, fresh: bool = False, watch: Watch = s
     recipe
         What, on what, and how.
     folder
-        Where the bundle (the card's name with ``.safetensors``), the checkpoint, ``log.txt``, ``curves.png`` and ``predictions.png`` go.
+        Where the bundle (the card's name with ``.safetensors``), the checkpoint, ``log.txt``,
+        ``curves.png`` and ``predictions.png`` go.
     fresh
         Whether what the folder holds is of no account.
     watch, say
@@ -87,8 +97,8 @@ def train(recipe: Recipe, folder: Path, *, fresh: bool = False, watch: Watch = s
     Returns
     -------
     Path
-        The bundle. Its card has the measured ``stride`` and ``reach``, what it was trained on, and the figures of the held-out images with
-        the weights as they are written.
+        The bundle. Its card has the measured ``stride`` and ``reach``, what it was trained on, and
+        the figures of the held-out images with the weights as they are written.
 
     Raises
     ------
@@ -102,7 +112,10 @@ def train(recipe: Recipe, folder: Path, *, fresh: bool = False, watch: Watch = s
     bundle, mark = folder / recipe.file, recipe.fingerprint()
     if bundle.exists() and not fresh:
         if cards.read(str(bundle)).card.training.get("recipe") != mark:
-            raise ResumeError(f"{bundle} was trained by another recipe; give another folder, or train anew: --fresh")
+            raise ResumeError(
+                f"{bundle} was trained by another recipe; give another folder, or train anew: "
+                f"--fresh"
+            )
         say(f"{bundle}: complete already")
         return bundle
     try:
@@ -114,7 +127,9 @@ def train(recipe: Recipe, folder: Path, *, fresh: bool = False, watch: Watch = s
         old.unlink(missing_ok=True)
     state = _begun(recipe, folder / CHECKPOINT, mark)
     log = _logged(folder / "log.txt", say, anew=state.step == 0)
-    _learn(recipe, state, (learned, held), watch, log, lambda: _keep(state, folder / CHECKPOINT, mark))
+    _learn(
+        recipe, state, (learned, held), watch, log, lambda: _keep(state, folder / CHECKPOINT, mark)
+    )
     return _finish(recipe, state, learned, held, bundle, log)
 
 
@@ -126,20 +141,29 @@ def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
     torch.manual_seed(recipe.train.seed)
     device = available(recipe.train.device)
     network = architectures.build(recipe.card).to(device).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.train.learning_rate, weight_decay=recipe.train.decay)
-    scaler = torch.amp.GradScaler(device.split(":")[0], enabled=recipe.train.precision == "float16" and device != "cpu")
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=recipe.train.learning_rate, weight_decay=recipe.train.decay
+    )
+    scaler = torch.amp.GradScaler(
+        device.split(":")[0], enabled=recipe.train.precision == "float16" and device != "cpu"
+    )
     judged = copy.deepcopy(network).eval()
     if not checkpoint.exists():
         sight = objective(recipe.card, recipe.decoder).sight(judged, recipe.train.crop)
         return State(network, optimiser, scaler, sight, judged)
     found = _loaded(checkpoint, device)
     if found["recipe"] != mark:
-        raise ResumeError(f"{checkpoint} is of a training by another recipe; give another folder, or train anew: --fresh")
+        raise ResumeError(
+            f"{checkpoint} is of a training by another recipe; give another folder, or train "
+            f"anew: --fresh"
+        )
     for one, name in ((network, "network"), (judged, "judged")):
         one.load_state_dict(found[name])
     optimiser.load_state_dict(found["optimiser"])
     scaler.load_state_dict(found["scaler"])
-    plain = {name: found[name] for name in ("step", "seconds", "history", "best", "weights", "stale")}
+    plain = {
+        name: found[name] for name in ("step", "seconds", "history", "best", "weights", "stale")
+    }
     return State(network, optimiser, scaler, Sight(*found["sight"]), judged, **plain)
 
 
@@ -150,8 +174,19 @@ def _loaded(checkpoint: Path, device: str) -> dict[str, Any]:
     try:
         found = torch.load(checkpoint, map_location=device, weights_only=True)
         _ = found["recipe"], found["sight"]
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
-        raise ResumeError(f"{checkpoint} is damaged, or no checkpoint; give another folder, or train anew: --fresh") from error
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise ResumeError(
+            f"{checkpoint} is damaged, or no checkpoint; give another folder, or train anew: "
+            f"--fresh"
+        ) from error
     return dict(found)
 
 
@@ -159,18 +194,32 @@ def _keep(state: State, path: Path, mark: str) -> None:
     """Write a checkpoint, whole or not at all."""
     import torch
 
-    plain = {name: getattr(state, name) for name in ("step", "seconds", "history", "best", "weights", "stale")}
-    parts = {name: getattr(state, name).state_dict() for name in ("network", "judged", "optimiser", "scaler")}
+    plain = {
+        name: getattr(state, name)
+        for name in ("step", "seconds", "history", "best", "weights", "stale")
+    }
+    parts = {
+        name: getattr(state, name).state_dict()
+        for name in ("network", "judged", "optimiser", "scaler")
+    }
     new = path.with_suffix(".new")
     try:
-        torch.save({"recipe": mark, "sight": [state.sight.stride, state.sight.reach], **plain, **parts}, new)
+        torch.save(
+            {"recipe": mark, "sight": [state.sight.stride, state.sight.reach], **plain, **parts},
+            new,
+        )
         new.replace(path)
     except (OSError, RuntimeError) as error:
         raise OutputError(f"{path} cannot be written: {error}") from error
 
 
 def _learn(
-    recipe: Recipe, state: State, pairs: tuple[Sequence[Pair], Sequence[Pair]], watch: Watch, log: Say, keep: Callable[[], None]
+    recipe: Recipe,
+    state: State,
+    pairs: tuple[Sequence[Pair], Sequence[Pair]],
+    watch: Watch,
+    log: Say,
+    keep: Callable[[], None],
 ) -> None:
     """Steps until the last one, until time is up, or until nothing gets better."""
     train = recipe.train
@@ -179,8 +228,14 @@ def _learn(
     event = Event("train", state.step, train.steps)
     watch(event)
     begin = time.monotonic() - state.seconds
-    while state.step < train.steps and state.seconds < limit and (train.patience is None or state.stale < train.patience):
-        losses.append(_stepped(recipe, state, pairs[0], max(state.step / train.steps, state.seconds / limit)))
+    while (
+        state.step < train.steps
+        and state.seconds < limit
+        and (train.patience is None or state.stale < train.patience)
+    ):
+        losses.append(
+            _stepped(recipe, state, pairs[0], max(state.step / train.steps, state.seconds / limit))
+        )
         state.step += 1
         state.seconds = time.monotonic() - begin
         watch(dataclasses.replace(event, done=state.step, at=time.monotonic()))
@@ -197,13 +252,18 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
 
     train, network = recipe.train, state.network
     for group in state.optimiser.param_groups:
-        group["lr"] = train.learning_rate * (done / WARM if done < WARM else (1 + math.cos(math.pi * (done - WARM) / (1 - WARM))) / 2)
+        group["lr"] = train.learning_rate * (
+            done / WARM if done < WARM else (1 + math.cos(math.pi * (done - WARM) / (1 - WARM))) / 2
+        )
     torch.manual_seed((train.seed << 32) + state.step)  # for what networks draw themselves
     images, wanted = batch(pairs, recipe, state.step)
     network.train()
     found = objective(recipe.card, recipe.decoder).loss(network, images, wanted, train.precision)
     if not bool(torch.isfinite(found)):
-        raise JobError(f"the loss is {float(found)} at step {state.step}; lower train.learning_rate, or take precision: float32")
+        raise JobError(
+            f"the loss is {float(found)} at step {state.step}; lower train.learning_rate, or "
+            f"take precision: float32"
+        )
     state.optimiser.zero_grad(set_to_none=True)
     state.scaler.scale(found).backward()  # type: ignore[no-untyped-call]
     state.scaler.unscale_(state.optimiser)
@@ -211,19 +271,26 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
     state.scaler.step(state.optimiser)
     state.scaler.update()
     share = 1 / min(MEMORY, 1 + state.step / 5)
-    for mean, now in zip(state.judged.state_dict().values(), network.state_dict().values(), strict=True):
+    for mean, now in zip(
+        state.judged.state_dict().values(), network.state_dict().values(), strict=True
+    ):
         mean.copy_(mean.lerp(now, share) if mean.is_floating_point() else now)
     return float(found.detach())
 
 
 def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log: Say) -> None:
-    """Evaluate, and keep the weights if they are the best so far; the last ones where nothing is held out."""
+    """Evaluate, and keep the weights if they are the best so far; the last ones where nothing is
+    held out.
+    """
     measures, _ = _appraised(recipe, state, held)
     now = score(measures)
     better = now > state.best or not held
     if better:
         state.best, state.stale = now, 0
-        state.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.judged.state_dict().items()}
+        state.weights = {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in state.judged.state_dict().items()
+        }
     else:
         state.stale += 1
     state.history.append({"step": state.step, "loss": mean, "score": now})
@@ -233,34 +300,70 @@ def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log:
         if name in measures
     )
     mark = ", the best" if better and held else ""
-    log(f"step {state.step}: loss {mean:.4f}{', ' if figures else ''}{figures}{mark}; {state.seconds:.0f} s")
+    log(
+        f"step {state.step}: loss {mean:.4f}{', ' if figures else ''}{figures}{mark}; "
+        f"{state.seconds:.0f} s"
+    )
 
 
-def _appraised(recipe: Recipe, state: State, held: Sequence[Pair]) -> tuple[dict[str, Any], list[Shown]]:
+def _appraised(
+    recipe: Recipe, state: State, held: Sequence[Pair]
+) -> tuple[dict[str, Any], list[Shown]]:
     seen = dataclasses.replace(recipe.card, stride=state.sight.stride, reach=state.sight.reach)
     return appraise(held, recipe.decoder, objective(seen, recipe.decoder).draw(state.judged))
 
 
-def _finish(recipe: Recipe, state: State, learned: Sequence[Pair], held: Sequence[Pair], bundle: Path, log: Say) -> Path:
+def _finish(
+    recipe: Recipe,
+    state: State,
+    learned: Sequence[Pair],
+    held: Sequence[Pair],
+    bundle: Path,
+    log: Say,
+) -> Path:
     """Write the bundle of the best weights, and the pictures."""
     train = recipe.train
-    halved = {name: t.half().float() if train.half and t.is_floating_point() else t for name, t in state.weights.items()}
+    halved = {
+        name: t.half().float() if train.half and t.is_floating_point() else t
+        for name, t in state.weights.items()
+    }
     state.judged.load_state_dict(halved)
     measures, shown = _appraised(recipe, state, held)
-    told = {name: getattr(train, name) for name in ("steps", "batch", "crop", "learning_rate", "decay", "seed", "precision")}
+    told = {
+        name: getattr(train, name)
+        for name in ("steps", "batch", "crop", "learning_rate", "decay", "seed", "precision")
+    }
     training = {
-        "images": sorted(pair.name for pair in learned), **told, "augment": dataclasses.asdict(train.augment),
-        "minutes": round(state.seconds / 60, 1), "tilewise": __version__, "recipe": recipe.fingerprint(),
-    }  # fmt: skip
-    what = {Semantic: "classes", Panoptic: "segments"}.get(type(recipe.decoder), "objects, at an IoU of 0.5")
-    metrics = {"of": f"{what}, on held-out images by which the best weights were chosen", **measures} if measures else {}
+        "images": sorted(pair.name for pair in learned),
+        **told,
+        "augment": dataclasses.asdict(train.augment),
+        "minutes": round(state.seconds / 60, 1),
+        "tilewise": __version__,
+        "recipe": recipe.fingerprint(),
+    }
+    what = {Semantic: "classes", Panoptic: "segments"}.get(
+        type(recipe.decoder), "objects, at an IoU of 0.5"
+    )
+    metrics = (
+        {"of": f"{what}, on held-out images by which the best weights were chosen", **measures}
+        if measures
+        else {}
+    )
     card = dataclasses.replace(
-        recipe.card, stride=state.sight.stride, reach=state.sight.reach, sha256=None, training=training, metrics=metrics
+        recipe.card,
+        stride=state.sight.stride,
+        reach=state.sight.reach,
+        sha256=None,
+        training=training,
+        metrics=metrics,
     )
     pictures.curves(bundle.with_name("curves.png"), state.history)
     pictures.predictions(bundle.with_name("predictions.png"), shown)
     architectures.save(card, state.judged, str(bundle), half=train.half)
-    log(f"{bundle}: {bundle.stat().st_size / 1e6:.1f} MB, stride {card.stride}, reach {card.reach}, {measures or 'nothing held out'}")
+    log(
+        f"{bundle}: {bundle.stat().st_size / 1e6:.1f} MB, stride {card.stride}, reach "
+        f"{card.reach}, {measures or 'nothing held out'}"
+    )
     return bundle
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 AROUND = 0.2
-"""The weight of a regression outside objects, beside that inside them: where foreground is drawn too large, it should still be low."""
+"""The weight of a regression outside objects, beside that inside them: where foreground is drawn
+too large, it should still be low.
+"""
 FLOW = 2.0
 """The weight of flows beside the foreground."""
 SLIVER = 4
@@ -27,42 +29,61 @@ def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch
     Parameters
     ----------
     decoder
-        Says what channels mean. Logits of foreground, boundary and affinities: binary cross entropy and soft Dice. Distance: mean absolute
-        error; flows: mean squared error. Classes: cross entropy and soft Dice. Things and stuff: that of classes, and of what parts things.
+        Says what channels mean. Logits of foreground, boundary and affinities: binary cross entropy
+        and soft Dice. Distance: mean absolute error; flows: mean squared error. Classes: cross
+        entropy and soft Dice. Things and stuff: that of classes, and of what parts things.
     answer
         (crop, channel, row, column), float32.
     targets
-        As the decoder's ``targets`` makes them, with NaN where nothing is known: no gradient comes from there.
+        As the decoder's ``targets`` makes them, with NaN where nothing is known: no gradient comes
+        from there.
 
     References
     ----------
-    F. Milletari, N. Navab, S.-A. Ahmadi (2016), "V-Net: fully convolutional neural networks for volumetric medical image segmentation",
-    3DV, 565-571, for soft Dice.
+    F. Milletari, N. Navab, S.-A. Ahmadi (2016), "V-Net: fully convolutional neural networks for
+    volumetric medical image segmentation", 3DV, 565-571, for soft Dice.
     """
     if isinstance(decoder, Semantic) and answer.shape[1] > 1:
         return _classes(answer, targets[:, 0])
     if isinstance(decoder, Panoptic):
         return _both(decoder, answer, targets)
     if isinstance(decoder, Boundary):
-        return _binary(answer[:, 0], targets[:, 0]) + _binary(answer[:, 1], targets[:, 1]) + _regression(answer, targets, 2, 1)
+        return (
+            _binary(answer[:, 0], targets[:, 0])
+            + _binary(answer[:, 1], targets[:, 1])
+            + _regression(answer, targets, 2, 1)
+        )
     if isinstance(decoder, Flows):
-        return _binary(answer[:, 0], targets[:, 0]) + FLOW * (_regression(answer, targets, 1, 2) + _regression(answer, targets, 2, 2))
+        return _binary(answer[:, 0], targets[:, 0]) + FLOW * (
+            _regression(answer, targets, 1, 2) + _regression(answer, targets, 2, 2)
+        )
     total: torch.Tensor = sum(_binary(answer[:, k], targets[:, k]) for k in range(answer.shape[1]))  # type: ignore[assignment]
     return total / answer.shape[1]
 
 
 def _both(decoder: Panoptic, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Of classes, and of what parts objects, whose foreground is how much more likely things are than all else."""
+    """Of classes, and of what parts objects, whose foreground is how much more likely things are
+    than all else.
+    """
     import torch
 
     kinds, more = answer[:, : -decoder.more], answer[:, -decoder.more :]
     thing = torch.zeros(kinds.shape[1], dtype=torch.bool)
-    thing[[kind - 1 + (decoder.background is not None and kind > decoder.background) for kind in decoder.things]] = True
+    thing[
+        [
+            kind - 1 + (decoder.background is not None and kind > decoder.background)
+            for kind in decoder.things
+        ]
+    ] = True
     sure = torch.logsumexp(kinds[:, thing], dim=1) - torch.logsumexp(kinds[:, ~thing], dim=1)
-    return _classes(kinds, targets[:, 0]) + loss(decoder.parting, torch.cat([sure[:, None], more], dim=1), targets[:, 1:])
+    return _classes(kinds, targets[:, 0]) + loss(
+        decoder.parting, torch.cat([sure[:, None], more], dim=1), targets[:, 1:]
+    )
 
 
-def detection(network: torch.nn.Module, images: torch.Tensor, wanted: npt.NDArray[np.float32], classes: int) -> torch.Tensor:
+def detection(
+    network: torch.nn.Module, images: torch.Tensor, wanted: npt.NDArray[np.float32], classes: int
+) -> torch.Tensor:
     """The sum of what torchvision's detectors want to become small, over a batch.
 
     Parameters
@@ -72,8 +93,9 @@ def detection(network: torch.nn.Module, images: torch.Tensor, wanted: npt.NDArra
     images
         (crop, band, row, column).
     wanted
-        (crop, 1, row, column): numbers of objects, 0 for background, NaN where that is not known, which counts as background. An object's
-        class, from 1 to ``classes``, is its number modulo ``classes``, plus 1. Of objects that a crop cuts, slivers are not asked for.
+        (crop, 1, row, column): numbers of objects, 0 for background, NaN where that is not known,
+        which counts as background. An object's class, from 1 to ``classes``, is its number modulo
+        ``classes``, plus 1. Of objects that a crop cuts, slivers are not asked for.
     """
     import torch
 
@@ -81,7 +103,9 @@ def detection(network: torch.nn.Module, images: torch.Tensor, wanted: npt.NDArra
     for labels in np.nan_to_num(wanted[:, 0]).astype(np.int64):
         found = boxes(labels, labels % classes + 1)
         seen = (found["boxes"][:, 2:] - found["boxes"][:, :2]).min(axis=1, initial=SLIVER) >= SLIVER
-        asked.append({name: torch.from_numpy(part[seen]).to(images.device) for name, part in found.items()})
+        asked.append(
+            {name: torch.from_numpy(part[seen]).to(images.device) for name, part in found.items()}
+        )
     parts = network(list(images), asked)
     return sum(parts.values())  # type: ignore[no-any-return]
 
@@ -92,7 +116,9 @@ def _binary(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     known = ~torch.isnan(target)
     wanted = torch.where(known, target, 0.0)
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return (each * known).sum() / known.sum().clamp(min=1) + _dice(torch.sigmoid(logits) * known, wanted)
+    return (each * known).sum() / known.sum().clamp(min=1) + _dice(
+        torch.sigmoid(logits) * known, wanted
+    )
 
 
 def _dice(probable: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -100,15 +126,20 @@ def _dice(probable: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return 1 - (2 * (probable * wanted).sum() + 1) / (probable.sum() + wanted.sum() + 1)
 
 
-def _regression(answer: torch.Tensor, targets: torch.Tensor, channel: int, power: int) -> torch.Tensor:
-    """The mean error of a channel in the foreground, and less of it outside; to the first power or squared."""
+def _regression(
+    answer: torch.Tensor, targets: torch.Tensor, channel: int, power: int
+) -> torch.Tensor:
+    """The mean error of a channel in the foreground, and less of it outside; to the first power or
+    squared.
+    """
     import torch
 
     known = ~torch.isnan(targets[:, channel])
     inside = known & (targets[:, 0] > 0)
     error = (answer[:, channel] - torch.where(known, targets[:, channel], 0.0)).abs() ** power
     return sum(  # type: ignore[return-value]
-        weight * (error * where).sum() / where.sum().clamp(min=1) for weight, where in ((1.0, inside), (AROUND, known & ~inside))
+        weight * (error * where).sum() / where.sum().clamp(min=1)
+        for weight, where in ((1.0, inside), (AROUND, known & ~inside))
     )
 
 

@@ -1,5 +1,5 @@
-"""What a network is trained for: pixels, or objects one by one. Each says how far the network looks, what its answers cost, and what they
-draw; nothing else in this package tells the two apart.
+"""What a network is trained for: pixels, or objects one by one. Each says how far the network
+looks, what its answers cost, and what they draw; nothing else in this package tells the two apart.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Draw: TypeAlias = Callable[[Floats, Flags, Sequence[int]], npt.NDArray[Any]]
-"""(band, row, column) as the network is given it, where it was measured, and its first row and column: labels, or classes."""
+"""(band, row, column) as the network is given it, where it was measured, and its first row and
+column: labels, or classes.
+"""
 STRIDES = {"fcn": 8}
 """Of kinds that do not say it themselves."""
 
@@ -37,15 +39,23 @@ class Objective(Protocol):
     """What a network is trained for."""
 
     def sight(self, network: torch.nn.Module, crop: int) -> Sight:
-        """How far a network looks; JobError where it cannot be trained on crops of so many pixels."""
+        """How far a network looks; JobError where it cannot be trained on crops of so
+        many pixels.
+        """
         ...
 
-    def loss(self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str) -> torch.Tensor:
-        """What the answers to a batch cost: (crop, band, row, column), and (crop, channel, row, column) as the decoder's targets are."""
+    def loss(
+        self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str
+    ) -> torch.Tensor:
+        """What the answers to a batch cost: (crop, band, row, column), and (crop, channel, row,
+        column) as the decoder's targets are.
+        """
         ...
 
     def draw(self, network: torch.nn.Module) -> Draw:
-        """What draws a window, in patches as a run cuts them; the card says how far the network looks."""
+        """What draws a window, in patches as a run cuts them; the card says how far the network
+        looks.
+        """
         ...
 
 
@@ -63,12 +73,18 @@ class Pixels:
 
     def sight(self, network: torch.nn.Module, crop: int) -> Sight:
         """As it is measured."""
-        stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(self.card.kind, 32)
+        stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(
+            self.card.kind, 32
+        )
         if crop % stride:
-            raise JobError(f"train.crop: {crop}; allowed: a multiple of the network's stride, {stride}")
+            raise JobError(
+                f"train.crop: {crop}; allowed: a multiple of the network's stride, {stride}"
+            )
         return probe(_forward(network), len(self.card.bands), stride)
 
-    def loss(self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str) -> torch.Tensor:
+    def loss(
+        self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str
+    ) -> torch.Tensor:
         """That of the decoder's channels."""
         given = _given(network, images)
         with autocast(given.device.type, precision):
@@ -83,7 +99,11 @@ class Pixels:
             channels = patches.run(image, start, forward)
             if isinstance(decoder, Panoptic):
                 return decoder.segments(channels, valid)
-            return decoder.classify(channels, valid) if isinstance(decoder, Semantic) else decoder(channels, valid)
+            return (
+                decoder.classify(channels, valid)
+                if isinstance(decoder, Semantic)
+                else decoder(channels, valid)
+            )
 
         return draw
 
@@ -98,7 +118,9 @@ class Objects:
         """It looks at its whole window."""
         return Sight(1, None)
 
-    def loss(self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str) -> torch.Tensor:
+    def loss(
+        self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str
+    ) -> torch.Tensor:
         """The sum of torchvision's losses."""
         given = _given(network, images)
         with autocast(given.device.type, precision):
@@ -109,7 +131,9 @@ class Objects:
         choice, find = Choice(lattice=lattice(self.card)), _inferred(network)
 
         def draw(image: Floats, valid: Flags, start: Sequence[int]) -> npt.NDArray[Any]:
-            keys = choice.draw(image, valid, start, lambda patch: detections(find(patch[None])[0]))[0]
+            keys = choice.draw(image, valid, start, lambda patch: detections(find(patch[None])[0]))[
+                0
+            ]
             return np.unique(np.append(keys, 0), return_inverse=True)[1][:-1].reshape(keys.shape)
 
         return draw
@@ -119,7 +143,9 @@ def _given(network: torch.nn.Module, images: Floats) -> torch.Tensor:
     """A batch where the network is."""
     import torch
 
-    return _moved(np.ascontiguousarray(images), next(network.parameters())).contiguous(memory_format=torch.channels_last)
+    return _moved(np.ascontiguousarray(images), next(network.parameters())).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def _moved(values: Floats, beside: torch.Tensor) -> torch.Tensor:

@@ -35,21 +35,26 @@ class Train:
     """The section ``train``."""
 
     data: tuple[Mapping[str, Any], ...]
-    """Pairs: ``image`` and ``truth`` are paths, or patterns in which ``*`` stands for the same in both. ``bands``: those of the image, in
-    the network's order, by number from 1 or by name. ``missing``: numbers of the truth where it is not known. ``attribute``: that of a
-    vector file that holds classes, by number or by the card's names. ``crs``: what a vector file is in that does not say it: ``pixels``,
-    ``image`` or a CRS. Of the decoder ``panoptic``, truth is COCO's panoptic JSON or the folder of a result, and ``missing``
-    are classes."""
+    """Pairs: ``image`` and ``truth`` are paths, or patterns in which ``*`` stands for the same in
+    both. ``bands``: those of the image, in the network's order, by number from 1 or by name.
+    ``missing``: numbers of the truth where it is not known. ``attribute``: that of a vector file
+    that holds classes, by number or by the card's names. ``crs``: what a vector file is in that
+    does not say it: ``pixels``, ``image`` or a CRS. Of the decoder ``panoptic``, truth is COCO's
+    panoptic JSON or the folder of a result, and ``missing`` are classes.
+    """
 
     folder: str = ""
     """Where paths of ``data`` begin; by default, and where it is relative, at the card's folder."""
 
     bands: tuple[int | str, ...] | None = None
-    """The bands of images that do not say theirs; None: those of the card's names, else all if as many."""
+    """The bands of images that do not say theirs; None: those of the card's names, else all if as
+    many.
+    """
 
     held_out: float | tuple[str, ...] = 0.2
-    """Images that are not trained on, by which the best weights are chosen: patterns of file names, or a share of all images, chosen by
-    their names and the seed."""
+    """Images that are not trained on, by which the best weights are chosen: patterns of file names,
+    or a share of all images, chosen by their names and the seed.
+    """
 
     steps: int = 2000
     """Batches that are learned from."""
@@ -91,24 +96,37 @@ class Train:
     """Whether the weights are written with 16 bits; the figures are then theirs."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("crop", 1), ("every", 1), ("seed", 0), ("patience", 1)):
+        for name, least in (
+            ("steps", 1),
+            ("batch", 1),
+            ("crop", 1),
+            ("every", 1),
+            ("seed", 0),
+            ("patience", 1),
+        ):
             number = getattr(self, name)
-            if not (isinstance(number, int) and not isinstance(number, bool) and number >= least) and not (
-                name == "patience" and not number
-            ):
+            if not (
+                isinstance(number, int) and not isinstance(number, bool) and number >= least
+            ) and not (name == "patience" and not number):
                 raise JobError(f"{name}: {number!r}; allowed: a whole number, from {least}")
         for name in ("learning_rate", "decay", "minutes"):
             number = getattr(self, name)
             if number is not None and not (isinstance(number, int | float) and number >= 0):
                 raise JobError(
-                    f"{name}: {number!r}; allowed: a number, from 0" + ("; YAML wants 1.0e-3" if isinstance(number, str) else "")
+                    f"{name}: {number!r}; allowed: a number, from 0"
+                    + ("; YAML wants 1.0e-3" if isinstance(number, str) else "")
                 )
         if self.minutes == 0:
             raise JobError("minutes: 0; allowed: a number above 0, or none")
         if self.precision not in PRECISIONS:
-            raise JobError(f"precision: {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}")
+            raise JobError(
+                f"precision: {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}"
+            )
         if isinstance(self.held_out, float) and not 0 < self.held_out < 1:
-            raise JobError(f"held_out: {self.held_out!r}; allowed: a share above 0 and below 1, or a list of names")
+            raise JobError(
+                f"held_out: {self.held_out!r}; allowed: a share above 0 and below 1, or a list "
+                f"of names"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +140,9 @@ class Recipe:
 
     @property
     def decoder(self) -> Decoder | ByKey:
-        """What makes labels of the network's channels; JobError where an option of it does not hold."""
+        """What makes labels of the network's channels; JobError where an option of it does not
+        hold.
+        """
         if self.card.kind == "maskrcnn":
             return ByKey()
         return decoder_of(self.card.decoder)
@@ -134,32 +154,61 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """Changes with whatever changes the weights; not with where the data lie, or the device."""
-        train = {key: value for key, value in dataclasses.asdict(self.train).items() if key not in ("folder", "device")}
-        return hashlib.sha256(json.dumps([self.card.plain(), train], sort_keys=True, default=str).encode()).hexdigest()
+        train = {
+            key: value
+            for key, value in dataclasses.asdict(self.train).items()
+            if key not in ("folder", "device")
+        }
+        return hashlib.sha256(
+            json.dumps([self.card.plain(), train], sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     def pairs(self) -> list[tuple[Path, Path, Mapping[str, Any]]]:
-        """Images, their truths and the entries that name them; JobError where there are none, or a truth is missing."""
-        found = {image: (truth, entry) for entry in self.train.data for image, truth in _matched(self.folder, entry)}
+        """Images, their truths and the entries that name them; JobError where there are none, or a
+        truth is missing.
+        """
+        found = {
+            image: (truth, entry)
+            for entry in self.train.data
+            for image, truth in _matched(self.folder, entry)
+        }
         truths = {truth for truth, _ in found.values()}
-        paired = [(image, truth, entry) for image, (truth, entry) in found.items() if image not in truths]  # a truth may match as well
+        paired = [
+            (image, truth, entry) for image, (truth, entry) in found.items() if image not in truths
+        ]  # a truth may match as well
         for image, truth, _ in paired:
             if not truth.exists():
                 raise JobError(f"train.data: {image.name} has no truth: there is no {truth}")
         return paired
 
     def held(self, names: Sequence[str]) -> set[str]:
-        """Which of some file names are held out; JobError where none is left to train on, or a pattern fits none."""
+        """Which of some file names are held out; JobError where none is left to train on, or a
+        pattern fits none.
+        """
         if isinstance(self.train.held_out, float):
             number = max(1, round(self.train.held_out * len(names)))
-            order = sorted(names, key=lambda name: hashlib.sha256(f"{self.train.seed}:{name}".encode()).digest())
+            order = sorted(
+                names,
+                key=lambda name: hashlib.sha256(f"{self.train.seed}:{name}".encode()).digest(),
+            )
             chosen = set(order[:number])
         else:
-            chosen = {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.train.held_out)}
+            chosen = {
+                name
+                for name in names
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.train.held_out)
+            }
             for pattern in self.train.held_out:
                 if not fnmatch.filter(chosen, pattern):
-                    raise JobError(f"train.held_out: {pattern!r} is none of the images; {nearest(pattern, names)}")
+                    raise JobError(
+                        f"train.held_out: {pattern!r} is none of the images; "
+                        f"{nearest(pattern, names)}"
+                    )
         if len(chosen) == len(set(names)):
-            raise JobError(f"train.held_out: all {len(chosen)} images; allowed: some, so that others are left to train on")
+            raise JobError(
+                f"train.held_out: all {len(chosen)} images; allowed: some, so that others are "
+                f"left to train on"
+            )
         return chosen
 
 
@@ -176,42 +225,72 @@ def from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     Raises
     ------
     JobError
-        If the file is missing, is no YAML, or a key is unknown or does not hold; the message names it.
+        If the file is missing, is no YAML, or a key is unknown or does not hold; the message names
+        it.
     """
     parts = yaml_files.read(path, "the card")
     if not isinstance(parts, dict):
-        raise JobError(f"{path}: this is no card; allowed: a mapping of keys such as name, kind, bands, classes and train")
+        raise JobError(
+            f"{path}: this is no card; allowed: a mapping of keys such as name, kind, bands, "
+            f"classes and train"
+        )
     if "segmenters" in parts:
-        raise JobError(f"{path}: this is no card but a job file, which is run by: tilewise run {path}")
+        raise JobError(
+            f"{path}: this is no card but a job file, which is run by: tilewise run {path}"
+        )
     yaml_files.change(parts, changes or {})
     return read(parts, path.absolute().parent, str(path))
 
 
 def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
-    """The recipe in a mapping; ``folder`` is where relative paths begin, ``where`` what messages call the mapping."""
+    """The recipe in a mapping; ``folder`` is where relative paths begin, ``where`` what messages
+    call the mapping.
+    """
     fields = [one.name for one in dataclasses.fields(Card)]
     for key in parts:
         if key not in [*fields, "train"]:
-            raise JobError(f"{where}: {key}: there is no such key; {nearest(str(key), [*fields, 'train'])}")
+            raise JobError(
+                f"{where}: {key}: there is no such key; {nearest(str(key), [*fields, 'train'])}"
+            )
     given = parts.get("train")
     if not isinstance(given, Mapping):
-        raise JobError(f"{where}: train: {given!r}; allowed: a mapping with data (pairs of image and truth), and how to train")
-    card = cards.parse(yaml.safe_dump({key: value for key, value in parts.items() if key != "train"}), where)
+        raise JobError(
+            f"{where}: train: {given!r}; allowed: a mapping with data (pairs of image and "
+            f"truth), and how to train"
+        )
+    card = cards.parse(
+        yaml.safe_dump({key: value for key, value in parts.items() if key != "train"}), where
+    )
     if card.kind not in TRAINABLE:
-        raise JobError(f"{where}: kind: {card.kind!r} cannot be trained here; {nearest(card.kind, TRAINABLE)}")
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        raise JobError(
+            f"{where}: kind: {card.kind!r} cannot be trained here; {nearest(card.kind, TRAINABLE)}"
+        )
+    options = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+    }
     if isinstance(options.get("held_out"), str):
         options["held_out"] = (options["held_out"],)
-    options["augment"] = yaml_files.made(Augment, given.get("augment") or {}, f"{where}: train.augment")
+    options["augment"] = yaml_files.made(
+        Augment, given.get("augment") or {}, f"{where}: train.augment"
+    )
     options["data"] = _entries(given.get("data"), f"{where}: train.data")
     train = yaml_files.made(Train, options, f"{where}: train")
     if train.bands is not None:
         card.refuse_number(train.bands)
     recipe = Recipe(card, train, folder / Path(train.folder).expanduser())
     if isinstance(recipe.decoder, Panoptic) and max(recipe.decoder.things) > len(card.classes):
-        raise JobError(f"{where}: decoder.things: {recipe.decoder.things}; the classes are 1 to {len(card.classes)}")
-    if isinstance(recipe.decoder, Panoptic) and len(recipe.decoder.things) == channels(card) - recipe.decoder.more:
-        raise JobError(f"{where}: decoder.things: {recipe.decoder.things}; allowed: not all that there is, or decoder.kind: boundary")
+        raise JobError(
+            f"{where}: decoder.things: {recipe.decoder.things}; the classes are 1 to "
+            f"{len(card.classes)}"
+        )
+    if (
+        isinstance(recipe.decoder, Panoptic)
+        and len(recipe.decoder.things) == channels(card) - recipe.decoder.more
+    ):
+        raise JobError(
+            f"{where}: decoder.things: {recipe.decoder.things}; allowed: not all that there is, "
+            f"or decoder.kind: boundary"
+        )
     return recipe
 
 
@@ -223,28 +302,49 @@ def _entries(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
     for number, entry in enumerate(entries):
         for key in entry if isinstance(entry, Mapping) else [str(entry)]:
             if key not in DATA:
-                raise JobError(f"{where}[{number}].{key}: there is no such key; {nearest(key, DATA)}")
+                raise JobError(
+                    f"{where}[{number}].{key}: there is no such key; {nearest(key, DATA)}"
+                )
         for key in ("image", "truth"):
             if not isinstance(entry.get(key), str):
-                raise JobError(f"{where}[{number}].{key}: {entry.get(key)!r}; allowed: a path, or a pattern such as images/*.png")
+                raise JobError(
+                    f"{where}[{number}].{key}: {entry.get(key)!r}; allowed: a path, or a pattern "
+                    f"such as images/*.png"
+                )
     return tuple(entries)
 
 
 def _matched(folder: Path, entry: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """Images of an entry, each with the path of its truth: what its stars stand for is put in the place of the truth's."""
-    pattern, truth = (str(Path(folder, Path(entry[key]).expanduser())) for key in ("image", "truth"))
+    """Images of an entry, each with the path of its truth: what its stars stand for is put in the
+    place of the truth's.
+    """
+    pattern, truth = (
+        str(Path(folder, Path(entry[key]).expanduser())) for key in ("image", "truth")
+    )
     if truth.count("*") > pattern.count("*"):
-        raise JobError(f"train.data: truth: {entry['truth']!r} has more stars than {entry['image']!r}; allowed: the same or fewer")
+        raise JobError(
+            f"train.data: truth: {entry['truth']!r} has more stars than {entry['image']!r}; "
+            f"allowed: the same or fewer"
+        )
     if "*" not in pattern:
         return [(Path(pattern), Path(truth))]
     first = min(k for k, part in enumerate(Path(pattern).parts) if "*" in part)
     images = sorted(Path(*Path(pattern).parts[:first]).glob("/".join(Path(pattern).parts[first:])))
     if not images:
-        raise JobError(f"train.data: no image at {pattern}; give the folder of the data by train.folder")
+        raise JobError(
+            f"train.data: no image at {pattern}; give the folder of the data by train.folder"
+        )
     expression = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
-    stars = [found.groups() for image in images if (found := expression.fullmatch(image.as_posix()))]
+    stars = [
+        found.groups() for image in images if (found := expression.fullmatch(image.as_posix()))
+    ]
     pieces = truth.split("*")
     return [
-        (image, Path("".join(a + b for a, b in zip(pieces, [*star[: len(pieces) - 1], ""], strict=True))))
+        (
+            image,
+            Path(
+                "".join(a + b for a, b in zip(pieces, [*star[: len(pieces) - 1], ""], strict=True))
+            ),
+        )
         for image, star in zip(images, stars, strict=True)
     ]

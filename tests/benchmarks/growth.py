@@ -1,4 +1,6 @@
-"""How time and memory grow, as pictures: over the size of the image, workers, the size of tiles, the density of objects; over tiles."""
+"""How time and memory grow, as pictures: over the size of the image, workers, the size of tiles,
+the density of objects; over tiles.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,20 @@ SIGMAS = (32.0, 16.0, 8.0, 4.0, 2.0)
 Runs = Callable[[Path, int, dict[str, int]], Figures]
 
 
-def curves(sides: Sequence[int], runs: int, folder: Path, make: Callable[..., int], run: Runs) -> dict[str, list[tuple[float, Figures]]]:
+def curves(
+    sides: Sequence[int], runs: int, folder: Path, make: Callable[..., int], run: Runs
+) -> dict[str, list[tuple[float, Figures]]]:
     """By what is varied: its values, with what a run takes."""
 
     def repeated(path: Path, threshold: int, **options: int) -> Figures:
         return medians([run(path, threshold, options) for _ in range(runs)])
 
-    found: dict[str, list[tuple[float, Figures]]] = {"image": [], "workers": [], "tile": [], "objects": []}
+    found: dict[str, list[tuple[float, Figures]]] = {
+        "image": [],
+        "workers": [],
+        "tile": [],
+        "objects": [],
+    }
     for side in sides:
         path = folder / f"growth_{side}.zarr"
         threshold = make(path, side)
@@ -28,14 +37,18 @@ def curves(sides: Sequence[int], runs: int, folder: Path, make: Callable[..., in
     middle = sorted(sides)[len(sides) // 2]
     path, threshold = folder / f"growth_{middle}.zarr", make(folder / "again.zarr", middle)
     for workers in (1, 2):
-        found["workers"].append((workers, per_megapixel(repeated(path, threshold, workers=workers), middle)))
+        found["workers"].append(
+            (workers, per_megapixel(repeated(path, threshold, workers=workers), middle))
+        )
     for tile in (tile for tile in TILES if tile <= middle):
         found["tile"].append((tile, per_megapixel(repeated(path, threshold, tile=tile), middle)))
     for sigma in SIGMAS:
         path = folder / f"growth_{sigma}.zarr"
         threshold = make(path, middle, sigma)
         figures = repeated(path, threshold)
-        found["objects"].append((figures["objects"] / (middle**2 / 1e6), per_megapixel(figures, middle)))
+        found["objects"].append(
+            (figures["objects"] / (middle**2 / 1e6), per_megapixel(figures, middle))
+        )
     return found
 
 
@@ -57,20 +70,36 @@ def table(found: Mapping[str, list[tuple[float, Figures]]]) -> None:
     for name, curve in found.items():
         print(f"\n| {AXES[name]} | ms for a megapixel, again | s, first | MB |\n|---|---|---|---|")
         for at, figures in curve:
-            print(f"| {at:.0f} | {figures['ms']:.1f} | {figures['seconds']:.1f} | {figures['mb']:.0f} |", flush=True)
+            print(
+                f"| {at:.0f} | {figures['ms']:.1f} | {figures['seconds']:.1f} | "
+                f"{figures['mb']:.0f} |",
+                flush=True,
+            )
 
 
 def draw(found: Mapping[str, list[tuple[float, Figures]]], folder: Path) -> None:
     """A picture for each curve, time and memory from zero."""
     for name, curve in found.items():
         x = [at for at, _ in curve]
-        _picture(folder / f"{name}.png", AXES[name], x, {key: [f[key] for _, f in curve] for key in ("ms", "mb")}, _NAMES)
+        _picture(
+            folder / f"{name}.png",
+            AXES[name],
+            x,
+            {key: [f[key] for _, f in curve] for key in ("ms", "mb")},
+            _NAMES,
+        )
 
 
 def draw_tiles(figures: Sequence[Figures], folder: Path) -> None:
     """What the asking process spends, over the number of tiles."""
     x = [each["tiles"] for each in figures]
-    _picture(folder / "tiles.png", "tiles", x, {key: [f[key] for f in figures] for key in ("driver_ms", "driver_mb")}, _NAMES)
+    _picture(
+        folder / "tiles.png",
+        "tiles",
+        x,
+        {key: [f[key] for f in figures] for key in ("driver_ms", "driver_mb")},
+        _NAMES,
+    )
 
 
 _NAMES = {
@@ -81,7 +110,13 @@ _NAMES = {
 }
 
 
-def _picture(path: Path, axis: str, x: Sequence[float], curves: Mapping[str, Sequence[float]], names: Mapping[str, str]) -> None:
+def _picture(
+    path: Path,
+    axis: str,
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    names: Mapping[str, str],
+) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")

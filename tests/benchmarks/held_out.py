@@ -1,9 +1,11 @@
 """A network that was trained by a card, against a classical job, on what was held out.
 
-usage: python tests/benchmarks/held_out.py CARD BUNDLE JOB [--set train.folder=DATA] [--picture compared.png]
+usage: python tests/benchmarks/held_out.py CARD BUNDLE JOB [--set train.folder=DATA] [--picture
+compared.png]
 
-Both segment the whole image, on two workers; what they draw on the part that the network was not trained on is compared with the truth that
-the card names: of objects F1 at an intersection over union of 0.5, where boxes stand for the ellipses in them; of classes the IoU of each.
+Both segment the whole image, on two workers; what they draw on the part that the network was not
+trained on is compared with the truth that the card names: of objects F1 at an intersection over
+union of 0.5, where boxes stand for the ellipses in them; of classes the IoU of each.
 """
 
 from __future__ import annotations
@@ -36,9 +38,15 @@ def measures(labels: Any, truth: Any, what: str) -> dict[str, Any]:
     count = Contingency.of(labels, truth, truth >= 0)
     if what == "objects":
         found = metrics.objects(metrics.overlaps(count))
-        return {name: round(found[name], 3) for name in ("f1", "precision", "recall", "ap", "objects", "truth")}
+        return {
+            name: round(found[name], 3)
+            for name in ("f1", "precision", "recall", "ap", "objects", "truth")
+        }
     found = metrics.semantic(count)
-    return {"accuracy": round(found["accuracy"], 3), "iou": {k: round(one["iou"], 3) for k, one in found["classes"].items()}}
+    return {
+        "accuracy": round(found["accuracy"], 3),
+        "iou": {k: round(one["iou"], 3) for k, one in found["classes"].items()},
+    }
 
 
 def main() -> None:
@@ -49,7 +57,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
-    changes = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in given.set)}
+    changes = {
+        key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in given.set)
+    }
     card = recipe.from_yaml(given.card, changes)
     what = "classes" if card.card.kind == "fcn" else "objects"
     (pair,) = samples.gathered(card)[1]
@@ -58,8 +68,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, pipeline.cluster(2) as engine:
         folder = Path(place)
         where = {"source.path": str(path), "output.path": str(folder / "job")}
-        segmenter = {"kind": card.card.kind, "weights": str(given.bundle), "bands": list(card.train.bands or [])}
-        network = pipeline.Job(source=str(path), segmenters={"network": segmenter}, output={"path": str(folder / "network")})
+        segmenter = {
+            "kind": card.card.kind,
+            "weights": str(given.bundle),
+            "bands": list(card.train.bands or []),
+        }
+        network = pipeline.Job(
+            source=str(path),
+            segmenters={"network": segmenter},
+            output={"path": str(folder / "network")},
+        )
         rival = drawn(pipeline.from_yaml(given.job, where), folder, engine, what, part)
         ours = drawn(network, folder, engine, what, part)
     print(f"held out: {pair.name}")
@@ -68,8 +86,13 @@ def main() -> None:
     if given.picture:
         block = pair.image.read(part)[:3].astype(float)
         low, high = np.percentile(block, (1, 99))
-        seen = (np.clip((block - low) / (high - low), 0, 1) * 200).astype(np.uint8).transpose(1, 2, 0)
-        faces = [outlined(np.ascontiguousarray(seen), np.maximum(each, 0)) for each in (truth, rival, ours)]
+        seen = (
+            (np.clip((block - low) / (high - low), 0, 1) * 200).astype(np.uint8).transpose(1, 2, 0)
+        )
+        faces = [
+            outlined(np.ascontiguousarray(seen), np.maximum(each, 0))
+            for each in (truth, rival, ours)
+        ]
         axis = 0 if part.shape[1] > part.shape[0] else 1
         given.picture.write_bytes(to_png(np.concatenate(faces, axis=axis)))
 

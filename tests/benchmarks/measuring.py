@@ -18,13 +18,19 @@ Figures = dict[str, float]
 
 
 def measured(call: Callable[[], Any]) -> Figures:
-    """Seconds, processor seconds of all processes, and MB: the sum of every process's own peak since it started.
+    """Seconds, processor seconds of all processes, and MB: the sum of every process's own peak
+    since it started.
 
-    That sum is no less than the peak of the sum, and counts pages that processes share, such as libraries, once for each of them.
+    That sum is no less than the peak of the sum, and counts pages that processes share, such as
+    libraries, once for each of them.
     """
     began, used = time.perf_counter(), processor_seconds()
     call()
-    return {"seconds": time.perf_counter() - began, "cpu": processor_seconds() - used, "mb": megabytes()}
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu": processor_seconds() - used,
+        "mb": megabytes(),
+    }
 
 
 def settled(quiet: float = 0.1, patience: float = 10.0) -> None:
@@ -61,7 +67,12 @@ def peak(process: psutil.Process | None = None) -> float:
 
 def apart(script: str, *arguments: object) -> Any:
     """What a script prints last, as JSON, when it is run in a process of its own."""
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -2,11 +2,12 @@
 
 usage: python tests/benchmarks/methods.py [SIDE] [KIND …] [--runs N]
 
-Prints, for an image of SIDE x SIDE pixels (default 8192) and two workers, wall x workers of a run from file to file over the time of the
-peer on the whole image in memory; likewise the processor time of all processes of the run, which what else the machine does disturbs less;
-and the memory that both take, of ours the sum of every process's own peak. Ours and the peer run in turn, N times (default 3), and medians
-are printed. Peers are called as their documentation says; reading and writing are not counted for them. Unset OPENBLAS_CORETYPE and
-OPENBLAS_L2_SIZE first.
+Prints, for an image of SIDE x SIDE pixels (default 8192) and two workers, wall x workers of a run
+from file to file over the time of the peer on the whole image in memory; likewise the processor
+time of all processes of the run, which what else the machine does disturbs less; and the memory
+that both take, of ours the sum of every process's own peak. Ours and the peer run in turn, N times
+(default 3), and medians are printed. Peers are called as their documentation says; reading and
+writing are not counted for them. Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE first.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ KINDS: dict[str, dict[str, Any]] = {
 def scene(side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Blobs of many sizes with noise, three bands."""
     rng = np.random.default_rng(0)
-    patch = np.stack([ndimage.gaussian_filter(rng.random((1024, 1024)), s, mode="wrap") for s in (3, 5, 9)])
-    patch = (patch - patch.min(axis=(1, 2), keepdims=True)) / np.ptp(patch, axis=(1, 2), keepdims=True)
+    patch = np.stack(
+        [ndimage.gaussian_filter(rng.random((1024, 1024)), s, mode="wrap") for s in (3, 5, 9)]
+    )
+    patch = (patch - patch.min(axis=(1, 2), keepdims=True)) / np.ptp(
+        patch, axis=(1, 2), keepdims=True
+    )
     image = np.tile(230 * patch, (1, side // 1024, side // 1024))
     return (image + rng.integers(0, 20, image.shape)).astype(np.uint8)
 
@@ -74,24 +79,44 @@ def peers() -> dict[str, Callable[[np.ndarray[Any, Any]], Any]]:
     return {
         "threshold": threshold,
         "watershed": watershed,
-        "region_growing": lambda image: segmentation.flood(image[0].astype(float), (100, 100), tolerance=40),
+        "region_growing": lambda image: segmentation.flood(
+            image[0].astype(float), (100, 100), tolerance=40
+        ),
         "edges": lambda image: feature.canny(image[0].astype(float), 1.0, 40, 96),
-        "kmeans": lambda image: KMeans(5, n_init=10).fit(sample(image)).predict(image.reshape(3, -1).T.astype(float)),
-        "gmm": lambda image: GaussianMixture(5).fit(sample(image)).predict(image.reshape(3, -1).T.astype(float)),
-        "superpixels": lambda image: segmentation.slic(np.moveaxis(image, 0, -1), image[0].size // 256, max_num_iter=5, convert2lab=False),
-        "region_graph": lambda image: segmentation.felzenszwalb(np.moveaxis(image, 0, -1), scale=100, sigma=0.8),
+        "kmeans": lambda image: (
+            KMeans(5, n_init=10).fit(sample(image)).predict(image.reshape(3, -1).T.astype(float))
+        ),
+        "gmm": lambda image: (
+            GaussianMixture(5).fit(sample(image)).predict(image.reshape(3, -1).T.astype(float))
+        ),
+        "superpixels": lambda image: segmentation.slic(
+            np.moveaxis(image, 0, -1), image[0].size // 256, max_num_iter=5, convert2lab=False
+        ),
+        "region_graph": lambda image: segmentation.felzenszwalb(
+            np.moveaxis(image, 0, -1), scale=100, sigma=0.8
+        ),
     }
 
 
 def ours(path: Path, kind: str, folder: Path) -> None:
-    """One run on a cluster of two processes that have both done the same to a small image: its seconds, processor seconds and MB."""
+    """One run on a cluster of two processes that have both done the same to a small image: its
+    seconds, processor seconds and MB.
+    """
     import pipeline
 
     method = {"kind": kind, **KINDS[kind]}
-    zarr.create_array(folder / "small.zarr", data=zarr.open_array(path)[:, :512, :512], chunks=(3, 256, 256))
+    zarr.create_array(
+        folder / "small.zarr", data=zarr.open_array(path)[:, :512, :512], chunks=(3, 256, 256)
+    )
     with pipeline.cluster(WORKERS) as engine:
-        pipeline.segment(str(folder / "small.zarr"), method, folder / "warm", tile=128, engine=engine)
-        print(json.dumps(measured(lambda: pipeline.segment(str(path), method, folder / "out", engine=engine))))
+        pipeline.segment(
+            str(folder / "small.zarr"), method, folder / "warm", tile=128, engine=engine
+        )
+        print(
+            json.dumps(
+                measured(lambda: pipeline.segment(str(path), method, folder / "out", engine=engine))
+            )
+        )
 
 
 def theirs(path: Path, kind: str) -> None:
@@ -105,12 +130,14 @@ def main(side: int, kinds: list[str], runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "scene.zarr")
         zarr.create_array(path, data=scene(side), chunks=(3, 1024, 1024))
-        print(f"{'':15}{'wall x 2':>9}{'peer':>8}{'ratio':>7}{'CPU':>8}{'peer':>8}{'ratio':>7}{'MB':>7}{'peer':>7}")
+        print(
+            f"{'':15}{'wall x 2':>9}{'peer':>8}{'ratio':>7}{'CPU':>8}{'peer':>8}{'ratio':>7}{'MB':>7}{'peer':>7}"  # noqa: E501
+        )
         for kind in kinds:
             both = [(_run("ours", path, kind), _run("theirs", path, kind)) for _ in range(runs)]
             mine, peer = map(medians, zip(*both, strict=True))
             wall, cpu = WORKERS * mine["seconds"], mine["cpu"]
-            times = f"{wall:9.2f}{peer['seconds']:8.2f}{wall / peer['seconds']:7.2f}{cpu:8.2f}{peer['cpu']:8.2f}{cpu / peer['cpu']:7.2f}"
+            times = f"{wall:9.2f}{peer['seconds']:8.2f}{wall / peer['seconds']:7.2f}{cpu:8.2f}{peer['cpu']:8.2f}{cpu / peer['cpu']:7.2f}"  # noqa: E501
             print(f"{kind:15}{times}{mine['mb']:7.0f}{peer['mb']:7.0f}", flush=True)
 
 
@@ -129,7 +156,9 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["theirs"]:
         theirs(Path(sys.argv[2]), sys.argv[3])
     else:
-        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = argparse.ArgumentParser(
+            description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         parser.add_argument("side", nargs="?", type=int, default=8192)
         parser.add_argument("kinds", nargs="*", default=list(KINDS), metavar="KIND")
         parser.add_argument("--runs", type=int, default=3)

@@ -1,15 +1,20 @@
-"""Labels of a large image, from file to file: tilewise against what labels the whole image, and against other tilers.
+"""Labels of a large image, from file to file: tilewise against what labels the whole image, and
+against other tilers.
 
-usage: python tests/benchmarks/whole.py [SIDE …] [--job label|watershed] [--sides NAME …] [--runs N] [--plots FOLDER] [--tiles N …]
+usage: python tests/benchmarks/whole.py [SIDE …] [--job label|watershed] [--sides NAME …] [--runs N]
+[--plots FOLDER] [--tiles N …]
 
-The image is made of blobs with a period of 1536 pixels, so that objects cross every seam, as uint8 Zarr in chunks of 1024. The job
-`label` is a threshold, pieces that touch at faces, and labels to Zarr; `watershed` parts the pieces too. Each side runs in a process of its
-own, reading and writing included, in turn with the others, N times (default 3); medians, the spread of the wall time, and ratios to ours
-are printed. Ours runs on a cluster of two worker processes that has already started, but has done nothing yet; *again* is the same job
-once more on the same cluster. Imports are not counted for the others. MB is the sum of every process's own peak, see `measuring`.
+The image is made of blobs with a period of 1536 pixels, so that objects cross every seam, as uint8
+Zarr in chunks of 1024. The job `label` is a threshold, pieces that touch at faces, and labels to
+Zarr; `watershed` parts the pieces too. Each side runs in a process of its own, reading and writing
+included, in turn with the others, N times (default 3); medians, the spread of the wall time, and
+ratios to ours are printed. Ours runs on a cluster of two worker processes that has already started,
+but has done nothing yet; *again* is the same job once more on the same cluster. Imports are not
+counted for the others. MB is the sum of every process's own peak, see `measuring`.
 
---plots draws how time and memory grow (see `growth`); --tiles measures what the asking process spends on that many tiles that hold nothing,
-or next to nothing (see `many`). The peers come with the extra `bench`; patchworks (GPL) is run, and never a part of this package.
+--plots draws how time and memory grow (see `growth`); --tiles measures what the asking process
+spends on that many tiles that hold nothing, or next to nothing (see `many`). The peers come with
+the extra `bench`; patchworks (GPL) is run, and never a part of this package.
 """
 
 from __future__ import annotations
@@ -32,7 +37,9 @@ from scipy import ndimage
 PERIOD, CHUNK, TILE, WORKERS = 1536, 1024, 2048, 2
 SIGMA, QUANTILE = 8.0, 0.6
 HALO = 64
-"""Pixels beyond a tile by which `watershed` compares neighbours, as the job has it where nothing is said."""
+"""Pixels beyond a tile by which `watershed` compares neighbours, as the job has it where nothing is
+said.
+"""
 Pixels = np.ndarray[Any, Any]
 
 
@@ -64,14 +71,20 @@ def segmenter(job: str, threshold: int) -> Any:
     return pipeline.Threshold(value=threshold, connectivity=4)
 
 
-def ours(job: str, path: Path, out: Path, threshold: int, *, workers: int = WORKERS, tile: int = TILE) -> Figures:
-    """A run on a cluster that has started, and the same once more: its seconds are called ``again``."""
+def ours(
+    job: str, path: Path, out: Path, threshold: int, *, workers: int = WORKERS, tile: int = TILE
+) -> Figures:
+    """A run on a cluster that has started, and the same once more: its seconds are called
+    ``again``.
+    """
     import pipeline
     from pipeline import workflow
 
     def run(name: str) -> None:
         nonlocal objects
-        objects = workflow.segment(str(path), segmenter(job, threshold), out / name, tile=tile, engine=engine).record["objects"]
+        objects = workflow.segment(
+            str(path), segmenter(job, threshold), out / name, tile=tile, engine=engine
+        ).record["objects"]
 
     objects = 0
     with pipeline.cluster(workers) as engine:
@@ -90,7 +103,9 @@ def with_cc3d(path: Path, out: Path, threshold: int) -> Callable[[], None]:
     """The whole image in memory, by cc3d."""
     import cc3d
 
-    return lambda: written(out, cc3d.connected_components(zarr.open_array(path)[:] > threshold, connectivity=4))
+    return lambda: written(
+        out, cc3d.connected_components(zarr.open_array(path)[:] > threshold, connectivity=4)
+    )
 
 
 def with_scipy(path: Path, out: Path, threshold: int) -> Callable[[], None]:
@@ -120,7 +135,13 @@ def with_patchworks(path: Path, out: Path, threshold: int) -> Callable[[], None]
 
     def run() -> None:
         image = da.from_zarr(str(path))
-        options = {"tile_shape": (TILE, TILE), "overlap": 0, "max_workers": WORKERS, "progress": False, "sequential_labels": True}
+        options = {
+            "tile_shape": (TILE, TILE),
+            "overlap": 0,
+            "max_workers": WORKERS,
+            "progress": False,
+            "sequential_labels": True,
+        }
         patchworks.tile_process(image, label, write_to=str(out / "labels.zarr"), **options)
 
     return run
@@ -142,7 +163,9 @@ def with_skimage(path: Path, out: Path, threshold: int) -> Callable[[], None]:
 
 
 def alone(path: Path, _out: Path, threshold: int) -> Callable[[], None]:
-    """Our segmenter by itself on the windows of tiles, without what joins them: it bounds what tiling may cost."""
+    """Our segmenter by itself on the windows of tiles, without what joins them: it bounds what
+    tiling may cost.
+    """
     from pipeline.image.grid import Grid
 
     image, watershed = zarr.open_array(path), segmenter("watershed", threshold)
@@ -170,7 +193,10 @@ PEERS: dict[str, dict[str, tuple[str, Callable[[Path, Path, int], Callable[[], N
 
 def there(job: str) -> list[str]:
     """The sides that can run here, ours first."""
-    return ["ours", *(name for name, (module, _) in PEERS[job].items() if importlib.util.find_spec(module))]
+    return [
+        "ours",
+        *(name for name, (module, _) in PEERS[job].items() if importlib.util.find_spec(module)),
+    ]
 
 
 def one(job: str, side: str, path: Path, threshold: int, options: dict[str, int]) -> Figures:
@@ -196,28 +222,57 @@ def compare(job: str, side: int, names: list[str], runs: int, folder: Path) -> N
         for name in names:
             found[name].append(run(job, name, path, threshold))
     print(f"\n{job}, {side} x {side}, {runs} runs\n")
-    print("| | s | spread | CPU s | again: s | CPU s | MB | s / ours | MB / ours |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| | s | spread | CPU s | again: s | CPU s | MB | s / ours | MB / ours "
+        "|\n|---|---|---|---|---|---|---|---|---|"
+    )
     mine = medians(found[names[0]])
     for name in names:
         figures = medians(found[name])
-        again = f"{figures['again']:.1f} | {figures['again_cpu']:.1f}" if "again" in figures else " | "
+        again = (
+            f"{figures['again']:.1f} | {figures['again_cpu']:.1f}" if "again" in figures else " | "
+        )
         ratios = f"{figures['seconds'] / mine['seconds']:.2f} | {figures['mb'] / mine['mb']:.2f}"
-        row = f"{figures['seconds']:.1f} | {spread(found[name], 'seconds')} | {figures['cpu']:.1f} | {again} | {figures['mb']:.0f}"
+        row = (
+            f"{figures['seconds']:.1f} | {spread(found[name], 'seconds')} | "
+            f"{figures['cpu']:.1f} | {again} | {figures['mb']:.0f}"
+        )
         print(f"| {name} | {row} | {ratios} |", flush=True)
 
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("extents", nargs="*", type=int, metavar="SIDE", help="pixels along each axis of the image")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "extents", nargs="*", type=int, metavar="SIDE", help="pixels along each axis of the image"
+    )
     parser.add_argument("--job", choices=list(PEERS), default="label")
     parser.add_argument(
-        "--sides", nargs="+", choices=["ours", *(name for job in PEERS.values() for name in job)], help="which; all that can run"
+        "--sides",
+        nargs="+",
+        choices=["ours", *(name for job in PEERS.values() for name in job)],
+        help="which; all that can run",
     )
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw how time and memory grow, at the extents given")
-    parser.add_argument("--tiles", nargs="+", type=int, default=[], metavar="N", help="what the asking process spends on so many tiles")
-    parser.add_argument("--dots", action="store_true", help="tiles with an object each, in place of empty ones")
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="FOLDER",
+        help="draw how time and memory grow, at the extents given",
+    )
+    parser.add_argument(
+        "--tiles",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="N",
+        help="what the asking process spends on so many tiles",
+    )
+    parser.add_argument(
+        "--dots", action="store_true", help="tiles with an object each, in place of empty ones"
+    )
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--spent", nargs=2, type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -240,7 +295,13 @@ def main() -> None:
 
 def grow(extents: list[int], runs: int, plots: Path, folder: Path) -> None:
     """Print and draw how time and memory grow."""
-    found = growth.curves(extents, runs, folder, make, lambda path, threshold, options: run("label", "ours", path, threshold, **options))
+    found = growth.curves(
+        extents,
+        runs,
+        folder,
+        make,
+        lambda path, threshold, options: run("label", "ours", path, threshold, **options),
+    )
     growth.table(found)
     plots.mkdir(parents=True, exist_ok=True)
     growth.draw(found, plots)
@@ -248,7 +309,10 @@ def grow(extents: list[int], runs: int, plots: Path, folder: Path) -> None:
 
 def count(tiles: list[int], plots: Path | None, *, dots: bool) -> None:
     """Print and draw what many tiles cost the asking process."""
-    print("\n| tiles | s | ms of the asking process, a tile | kB, a tile | MB in all |\n|---|---|---|---|---|")
+    print(
+        "\n| tiles | s | ms of the asking process, a tile | kB, a tile | MB in all "
+        "|\n|---|---|---|---|---|"
+    )
     figures = []
     for number in tiles:
         figures.append(found := apart(__file__, "--spent", number, int(dots)))

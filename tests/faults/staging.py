@@ -37,8 +37,15 @@ def write(path: Path, image: np.ndarray) -> Path:
 
 
 def products(folder: Path) -> dict[str, Any]:
-    """Every file of a result as bytes, by its path; of run.json, what does not tell of time, place and machine."""
-    paths = (path for name in PRODUCTS for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
+    """Every file of a result as bytes, by its path; of run.json, what does not tell of time, place
+    and machine.
+    """
+    paths = (
+        path
+        for name in PRODUCTS
+        for path in [folder / name, *(folder / name).rglob("*")]
+        if path.is_file()
+    )
     found: dict[str, Any] = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     told = json.loads(found["run.json"])
     assert told["complete"]
@@ -46,7 +53,9 @@ def products(folder: Path) -> dict[str, Any]:
     for part in (told, told["job"]["output"], told["plan"], told["identity"]["tiles"]):
         for key in ("seconds", "path", "scratch", "bytes_allowed", "memory"):
             part.pop(key, None)
-    told["routes"] = {name: (route["tiles"], route["pixels"]) for name, route in told["routes"].items()}
+    told["routes"] = {
+        name: (route["tiles"], route["pixels"]) for name, route in told["routes"].items()
+    }
     del told["dearest"], told["processors"], told["run"]  # the name of a run is no other's
     return found | {"run.json": told}
 
@@ -73,7 +82,9 @@ def is_published(folder: Path) -> bool:
 
 
 def once(flag: str) -> bool:
-    """True for the first caller of all processes: it takes the flag, a file that is not there yet."""
+    """True for the first caller of all processes: it takes the flag, a file that is not
+    there yet.
+    """
     try:
         os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -86,7 +97,9 @@ class Stopped(Exception):
 
 
 class Stopper:
-    """Stands in for `os.replace`, by which every file is committed: counts the files, and ends the run in place of one of them."""
+    """Stands in for `os.replace`, by which every file is committed: counts the files, and ends the
+    run in place of one of them.
+    """
 
     def __init__(self, monkeypatch: Any) -> None:
         self.written, self.left, self._replace = 0, math.inf, os.replace
@@ -120,7 +133,9 @@ def dies_once(flag: str) -> None:
 
 @dataclass(frozen=True)
 class Flawed:
-    """A threshold at which something happens where a pixel is 255; each call adds a line to a log, if there is one."""
+    """A threshold at which something happens where a pixel is 255; each call adds a line to a log,
+    if there is one.
+    """
 
     flaw: Callable[[str], None]
     flag: str

@@ -1,4 +1,6 @@
-"""Records that are damaged, empty, or another program's: an error that says so, whoever reads them; never a traceback."""
+"""Records that are damaged, empty, or another program's: an error that says so, whoever reads them;
+never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,13 @@ def whole(tmp_path_factory) -> Path:
     """An image and its result."""
     folder = tmp_path_factory.mktemp("whole")
     write(folder / "image.tif", blobs())
-    run(folder / "image.tif", pipeline.Threshold(value=100), folder / "out", labels=["zarr"], picture=False)
+    run(
+        folder / "image.tif",
+        pipeline.Threshold(value=100),
+        folder / "out",
+        labels=["zarr"],
+        picture=False,
+    )
     return folder
 
 
@@ -44,12 +52,28 @@ def damaged(whole: Path, folder: Path, kind: str) -> Path:
     path, data = folder / "out/run.json", (folder / "out/run.json").read_bytes()
     told = json.loads(data)
     told["identity"]["tiles"]["memory"], told["missing"] = "much", None
-    path.write_bytes({"cut short": data[: len(data) // 2], "wrong types": json.dumps(told).encode()}.get(kind, LEFT[kind]))
+    path.write_bytes(
+        {"cut short": data[: len(data) // 2], "wrong types": json.dumps(told).encode()}.get(
+            kind, LEFT[kind]
+        )
+    )
     return folder / "out"
 
 
 WORDS = {
-    "segment": ["segment", "{image}", "{out}", "--with", "threshold", "--option", "value=100", "--tile", "16", "--workers", "0"],
+    "segment": [
+        "segment",
+        "{image}",
+        "{out}",
+        "--with",
+        "threshold",
+        "--option",
+        "value=100",
+        "--tile",
+        "16",
+        "--workers",
+        "0",
+    ],
     "plan": ["plan", "{job}", "--workers", "0"],
     "run": ["run", "{job}", "--workers", "0"],
     "evaluate": ["evaluate", "{out}", "{out}/labels.zarr"],
@@ -60,12 +84,19 @@ WORDS = {
 
 @pytest.mark.parametrize("kind", LEFT)
 def test_a_damaged_record(kind, whole, tmp_path):
-    """Whichever command meets a damaged run.json ends with 2, names the file, and says what to do; with --fresh it is done."""
+    """Whichever command meets a damaged run.json ends with 2, names the file, and says what to do;
+    with --fresh it is done.
+    """
     out, image = damaged(whole, tmp_path, kind), tmp_path / "image.tif"
     job = tmp_path / "job.yaml"
-    job.write_text(f"source: {image}\nsegmenters: {{it: {{kind: threshold, value: 100}}}}\ntiles: {{size: 16}}\noutput: {{path: {out}}}\n")
+    job.write_text(
+        f"source: {image}\nsegmenters: {{it: {{kind: threshold, value: 100}}}}\ntiles: {{size: "
+        f"16}}\noutput: {{path: {out}}}\n"
+    )
     for words in WORDS.values():
-        told = CliRunner().invoke(app, [word.format(image=image, out=out, job=job) for word in words])
+        told = CliRunner().invoke(
+            app, [word.format(image=image, out=out, job=job) for word in words]
+        )
         assert told.exit_code == 2, (words, told.output, told.exception)
         assert "run.json is damaged, or not of tilewise: " in told.output.replace("\n", " ")
         assert "(--fresh)" in told.output
@@ -91,13 +122,28 @@ def test_a_damaged_record_of_a_run_that_goes_on(kind, whole, tmp_path):
     assert products(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("left", [b"", b"TWS1 of another version", bytes(100)], ids=["empty", "old", "zeros"])
+@pytest.mark.parametrize(
+    "left", [b"", b"TWS1 of another version", bytes(100)], ids=["empty", "old", "zeros"]
+)
 def test_a_damaged_beginning(left, whole, tmp_path):
-    """Where what was begun cannot be read, the command ends with 3 and says what to do, and with --fresh it is done."""
+    """Where what was begun cannot be read, the command ends with 3 and says what to do, and with
+    --fresh it is done.
+    """
     (tmp_path / "out/.tilewise").mkdir(parents=True)
     (tmp_path / "out/.tilewise/begun.rec").write_bytes(left)
-    words = ["segment", str(whole / "image.tif"), str(tmp_path / "out"), "--with", "threshold", "--workers", "0"]
+    words = [
+        "segment",
+        str(whole / "image.tif"),
+        str(tmp_path / "out"),
+        "--with",
+        "threshold",
+        "--workers",
+        "0",
+    ]
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 3, told.output
-    assert "says of the run that was begun is damaged, or of another version; start anew (--fresh)" in told.output.replace("\n", " ")
+    assert (
+        "says of the run that was begun is damaged, or of another version; start anew (--fresh)"
+        in told.output.replace("\n", " ")
+    )
     assert CliRunner().invoke(app, [*words, "--fresh"]).exit_code == 0

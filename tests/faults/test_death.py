@@ -19,7 +19,19 @@ import pytest
 
 import pipeline
 from pipeline.errors import TilesError
-from tests.faults.staging import Flawed, blobs, contents, crashes, dies_once, is_published, products, record, run, spotted, write
+from tests.faults.staging import (
+    Flawed,
+    blobs,
+    contents,
+    crashes,
+    dies_once,
+    is_published,
+    products,
+    record,
+    run,
+    spotted,
+    write,
+)
 
 THRESHOLD = pipeline.Threshold(method="otsu", min_area=4, fill_holes=True)
 
@@ -53,17 +65,24 @@ def test_killed_worker(tmp_path, engine):
 
 
 def test_poison_tile(tmp_path, engine):
-    """Row 2: of a tile that kills its workers only it is missing, by name; when the fault is mended, the same call completes the result."""
+    """Row 2: of a tile that kills its workers only it is missing, by name; when the fault is
+    mended, the same call completes the result.
+    """
     flag = tmp_path / "flag"
     flag.touch()
     segmenter = Flawed(crashes, str(flag))
-    with pytest.raises(TilesError, match=r"1 of 16 tiles failed, so nothing is published: tile \(1, 2\): its worker died") as fault:
+    with pytest.raises(
+        TilesError,
+        match=r"1 of 16 tiles failed, so nothing is published: tile \(1, 2\): its worker died",
+    ) as fault:
         run(spotted(), segmenter, tmp_path / "out", engine)
     assert fault.value.exit_code == 1
     told = record(tmp_path / "out")
     assert told is not None
     assert not told["complete"]
-    assert [(missing["tile"], missing["box"]) for missing in told["missing"]] == [([1, 2], [[16, 32], [32, 48]])]
+    assert [(missing["tile"], missing["box"]) for missing in told["missing"]] == [
+        ([1, 2], [[16, 32], [32, 48]])
+    ]
     assert not is_published(tmp_path / "out")
     flag.unlink()
     run(spotted(), segmenter, tmp_path / "out", engine)
@@ -72,7 +91,9 @@ def test_poison_tile(tmp_path, engine):
 
 
 class Camera:
-    """Copies a folder before every event of some kinds in its files: what a process that died just then would have left there."""
+    """Copies a folder before every event of some kinds in its files: what a process that died just
+    then would have left there.
+    """
 
     def __init__(self) -> None:
         self.folder, self.album, self.events, self.pictures = Path(), Path(), (), 0
@@ -89,7 +110,9 @@ class Camera:
             if event in self.events and self.folder.exists():
                 events, self.events = self.events, ()
                 self.pictures += 1
-                with contextlib.suppress(shutil.Error):  # of a file that another thread moves meanwhile
+                with contextlib.suppress(
+                    shutil.Error
+                ):  # of a file that another thread moves meanwhile
                     shutil.copytree(self.folder, self.album / str(self.pictures))
                 self.events = events
 
@@ -110,14 +133,23 @@ def camera():
     ("events", "step"),
     [
         pytest.param(("os.rename",), 3, id="each third commit"),
-        pytest.param(("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"), 1, id="every event", marks=pytest.mark.heavy),
+        pytest.param(
+            ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"),
+            1,
+            id="every event",
+            marks=pytest.mark.heavy,
+        ),
     ],
 )
 def test_driver_killed_at_every_step(events, step, image, undisturbed, camera, tmp_path):
-    """Rows 4 and 22: wherever the driver is killed, what it left is right or does not look complete, and a resume makes the same bytes."""
+    """Rows 4 and 22: wherever the driver is killed, what it left is right or does not look
+    complete, and a resume makes the same bytes.
+    """
     with camera.on(tmp_path / "out", tmp_path / "album", events):
         run(image, THRESHOLD, tmp_path / "out")
-    assert camera.pictures > 80  # each of 16 tiles commits its pixels, record, links, table and labels, and there are the others
+    assert (
+        camera.pictures > 80
+    )  # each of 16 tiles commits its pixels, record, links, table and labels, and there are the others  # noqa: E501
     for number in range(camera.pictures, 0, -step):
         out = tmp_path / "album" / str(number)
         told = record(out)
@@ -129,12 +161,24 @@ def test_driver_killed_at_every_step(events, step, image, undisturbed, camera, t
 
 
 COMMAND = [sys.executable, "-m", "pipeline", "segment"]
-OPTIONS = ["--with", "threshold", "--option", "method=otsu", "--tile", "32", "--cog", "--picture", "--json"]
+OPTIONS = [
+    "--with",
+    "threshold",
+    "--option",
+    "method=otsu",
+    "--tile",
+    "32",
+    "--cog",
+    "--picture",
+    "--json",
+]
 
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory):
-    """An image that takes a few seconds, and the result of a run on it to which nothing happened."""
+    """An image that takes a few seconds, and the result of a run on it to which nothing
+    happened.
+    """
     folder = tmp_path_factory.mktemp("larger")
     image = write(folder / "image.tif", blobs(384))
     finish(image, folder / "calm")
@@ -143,15 +187,23 @@ def larger(tmp_path_factory):
 
 def finish(image: Path, out: Path) -> None:
     """Run the command to its end, in its own process."""
-    subprocess.run([*COMMAND, str(image), str(out), *OPTIONS, "--workers", "0"], capture_output=True, check=True)
+    subprocess.run(
+        [*COMMAND, str(image), str(out), *OPTIONS, "--workers", "0"],
+        capture_output=True,
+        check=True,
+    )
 
 
 def started(image: Path, out: Path, workers: int, stage: str) -> subprocess.Popen[str]:
     """Start the command; returns when some work of a stage is done."""
     command = subprocess.Popen(
         [*COMMAND, str(image), str(out), *OPTIONS, "--workers", str(workers)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(out.parent)},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(out.parent)},
+    )
     assert command.stdout is not None
     for line in command.stdout:
         event = json.loads(line)
@@ -161,7 +213,9 @@ def started(image: Path, out: Path, workers: int, stage: str) -> subprocess.Pope
 
 
 def test_driver_killed(larger, tmp_path):
-    """Rows 4 and 22, for real: a driver with workers is killed while it segments, and again while it publishes; nothing of it goes on."""
+    """Rows 4 and 22, for real: a driver with workers is killed while it segments, and again while
+    it publishes; nothing of it goes on.
+    """
     image, calm = larger
     for stage in ("segment", "publish"):
         command = started(image, tmp_path / "out", 2, stage)
@@ -187,7 +241,9 @@ def interrupt(image: Path, out: Path, workers: int, *, twice: bool) -> subproces
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("workers", [0, 2], ids=["in process", "cluster"])
 def test_interrupted(workers, twice, larger, tmp_path):
-    """Row 15: after Ctrl-C, and after two, the command ends with 130 and no traceback, and the same command completes the same result."""
+    """Row 15: after Ctrl-C, and after two, the command ends with 130 and no traceback, and the same
+    command completes the same result.
+    """
     image, calm = larger
     command = interrupt(image, tmp_path / "out", workers, twice=twice)
     _, errors = command.communicate(timeout=60)

@@ -1,4 +1,6 @@
-"""A disk that is full, and one that can only be read: a clear error, nothing half published, and the same bytes once there is room."""
+"""A disk that is full, and one that can only be read: a clear error, nothing half published, and
+the same bytes once there is room.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,12 @@ MOST = 4096
 def disk(place: Path, kilobytes: int) -> Iterator[Path]:
     """A file system in memory of some kB, mounted there; skips where that is not permitted."""
     place.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"needs the right to mount a file system: {done.stderr.strip()}")
     try:
@@ -39,7 +46,12 @@ def remount(place: Path, options: str) -> None:
 def job(image: Path, out: Path) -> pipeline.Job:
     """Labels, which noise makes large, in all forms."""
     output = {"path": str(out), "labels": ["zarr", "cog"], "picture": True}
-    return pipeline.Job(source=str(image), segmenters={"it": pipeline.Threshold(value=127)}, tiles={"size": 64}, output=output)
+    return pipeline.Job(
+        source=str(image),
+        segmenters={"it": pipeline.Threshold(value=127)},
+        tiles={"size": 64},
+        output=output,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +71,9 @@ def refused(asked: pipeline.Job) -> str:
 
 
 def test_a_disk_that_fills_up_at_any_stage(tmp_path, image):
-    """However little room there is, a run ends with an error that says so and publishes nothing; with room the same job goes on."""
+    """However little room there is, a run ends with an error that says so and publishes nothing;
+    with room the same job goes on.
+    """
     known = products(Path(pipeline.run(job(image, tmp_path / "known"), pipeline.local()).path))
     told = set()
     for room in (16, 64, 160, 288, 416, 544, 672, 800, 928):
@@ -72,7 +86,9 @@ def test_a_disk_that_fills_up_at_any_stage(tmp_path, image):
                 remount(place, f"size={MOST}k")
                 assert not refused(job(image, out))
             ours = products(out)
-        assert {name: what for name, what in ours.items() if name != "run.json"} == {k: v for k, v in known.items() if k != "run.json"}
+        assert {name: what for name, what in ours.items() if name != "run.json"} == {
+            k: v for k, v in known.items() if k != "run.json"
+        }
     assert len(told) > 2
 
 

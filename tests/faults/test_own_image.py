@@ -1,4 +1,6 @@
-"""No result takes the place of its own image, however the image is named, and whatever the user says."""
+"""No result takes the place of its own image, however the image is named, and whatever the user
+says.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from tests.faults.staging import blobs
 def raster(path: Path, column: int = 0) -> str:
     """A GeoTIFF that begins in some column of a grid."""
     how = {"count": 1, "height": 64, "width": 64, "dtype": "uint8", "crs": "EPSG:32633"}
-    with rasterio.open(path, "w", driver="GTiff", transform=rasterio.Affine(10, 0, 5e5 + 10 * column, 0, -10, 5e6), **how) as file:
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        transform=rasterio.Affine(10, 0, 5e5 + 10 * column, 0, -10, 5e6),
+        **how,
+    ) as file:
         file.write(blobs(64), 1)
     return str(path)
 
@@ -34,9 +42,14 @@ def zarr_array(out: Path) -> str:
 def vrt(out: Path) -> str:
     """A VRT of a GeoTIFF."""
     raster(out / "labels.tif")
-    source = '<SimpleSource><SourceFilename relativeToVRT="1">labels.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+    source = (
+        "<SimpleSource><SourceFilename "
+        'relativeToVRT="1">labels.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+    )
     band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
-    (out / "scene.vrt").write_text(f'<VRTDataset rasterXSize="64" rasterYSize="64">{band}</VRTDataset>')
+    (out / "scene.vrt").write_text(
+        f'<VRTDataset rasterXSize="64" rasterYSize="64">{band}</VRTDataset>'
+    )
     return str(out / "scene.vrt")
 
 
@@ -44,7 +57,9 @@ def item(out: Path) -> str:
     """A STAC item of a GeoTIFF."""
     raster(out / "classes.tif")
     assets = {"red": {"href": "./classes.tif", "type": "image/tiff; application=geotiff"}}
-    (out / "scene.json").write_text(json.dumps({"type": "Feature", "stac_version": "1.0.0", "assets": assets}))
+    (out / "scene.json").write_text(
+        json.dumps({"type": "Feature", "stac_version": "1.0.0", "assets": assets})
+    )
     return str(out / "scene.json")
 
 
@@ -68,7 +83,9 @@ IMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_image_where_the_result_would_lie(tmp_path, name):
-    """It is refused by the plan and by the run, also where old results are to be replaced, and nothing is touched."""
+    """It is refused by the plan and by the run, also where old results are to be replaced, and
+    nothing is touched.
+    """
     (tmp_path / "out").mkdir()
     job = {
         "source": {"path": IMAGES[name](tmp_path / "out")},
@@ -77,21 +94,39 @@ def test_an_image_where_the_result_would_lie(tmp_path, name):
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    for words in (["plan"], ["run", "--workers", "0"], ["run", "--workers", "0", "--fresh", "--overwrite"]):
+    for words in (
+        ["plan"],
+        ["run", "--workers", "0"],
+        ["run", "--workers", "0", "--fresh", "--overwrite"],
+    ):
         told = CliRunner().invoke(app, [words[0], str(tmp_path / "job.yaml"), *words[1:]])
         assert told.exit_code == 2, told.output
-        assert f"output.path: {tmp_path}/out; a result there may take the place of " in told.output.replace("\n", " ")
+        assert (
+            f"output.path: {tmp_path}/out; a result there may take the place of "
+            in told.output.replace("\n", " ")
+        )
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_what_no_run_has_written_is_replaced_only_when_asked(tmp_path):
-    """A folder that holds something else of a result's name is refused, and with --fresh its result is put there."""
+    """A folder that holds something else of a result's name is refused, and with --fresh its result
+    is put there.
+    """
     (tmp_path / "out/labels.zarr").mkdir(parents=True)
     (tmp_path / "out/labels.zarr/mine.txt").write_text("mine")
-    words = ["segment", raster(tmp_path / "scene.tif"), str(tmp_path / "out"), "--with", "threshold"]
+    words = [
+        "segment",
+        raster(tmp_path / "scene.tif"),
+        str(tmp_path / "out"),
+        "--with",
+        "threshold",
+    ]
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 2
-    assert "holds labels.zarr without the record of a run; choose another output, or replace it (--fresh)" in told.output
+    assert (
+        "holds labels.zarr without the record of a run; choose another output, or replace it "
+        "(--fresh)" in told.output
+    )
     assert (tmp_path / "out/labels.zarr/mine.txt").read_text() == "mine"
     assert CliRunner().invoke(app, [*words, "--fresh"]).exit_code == 0
     assert not (tmp_path / "out/labels.zarr/mine.txt").exists()

@@ -14,14 +14,33 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import pipeline
 from pipeline.errors import OutputError, ResumeError, SegmenterError, TilesError
 from pipeline.execution import planning
 from pipeline.jobs.job import Job
 from pipeline.storage.records import Scratch
-from tests.faults.staging import Flawed, blobs, contents, is_published, once, products, raises, record, run, spotted, tiles_by_route, write
+from tests.faults.staging import (
+    Flawed,
+    blobs,
+    contents,
+    is_published,
+    once,
+    products,
+    raises,
+    record,
+    run,
+    spotted,
+    tiles_by_route,
+    write,
+)
 
 
 def calls(log: Path) -> int:
@@ -40,13 +59,17 @@ def flawed(tmp_path):
 
 def begun(image: Any, flawed: Flawed, out: Path, **parts: Any) -> None:
     """Leave a run without its result."""
-    with pytest.raises(TilesError, match=r"tile \(1, 2\): the segmenter Flawed raised ArithmeticError: flawed"):
+    with pytest.raises(
+        TilesError, match=r"tile \(1, 2\): the segmenter Flawed raised ArithmeticError: flawed"
+    ):
         run(image, flawed, out, **parts)
     Path(flawed.flag).unlink()
 
 
 def test_only_the_failed_tile_is_tried_again(flawed, tmp_path):
-    """A tile whose segmenter raises is named and listed; the same call tries that tile alone, and completes the same result."""
+    """A tile whose segmenter raises is named and listed; the same call tries that tile alone, and
+    completes the same result.
+    """
     begun(spotted(), flawed, tmp_path / "out")
     told = record(tmp_path / "out")
     assert told is not None
@@ -61,10 +84,16 @@ def test_only_the_failed_tile_is_tried_again(flawed, tmp_path):
 
 @pytest.mark.parametrize("nodata", [None, 7], ids=["NaN", "nodata"])
 def test_empty_tiles_are_not_missing(nodata, flawed, tmp_path):
-    """Row 10: tiles of NaN or nodata only are recorded as empty, the segmenter never sees them, and the result is complete."""
+    """Row 10: tiles of NaN or nodata only are recorded as empty, the segmenter never sees them, and
+    the result is complete.
+    """
     image = blobs().astype(np.float32)
     image[16:48] = np.nan if nodata is None else nodata
-    source = {"path": image} if nodata is None else {"path": str(write(tmp_path / "image.tif", image)), "nodata": nodata}
+    source = (
+        {"path": image}
+        if nodata is None
+        else {"path": str(write(tmp_path / "image.tif", image)), "nodata": nodata}
+    )
     result = run(source if nodata is not None else image, flawed, tmp_path / "out")
     assert calls(Path(flawed.log)) == 8
     assert tiles_by_route(result) == {"empty": 8, "skip": 0, "flawed": 8}
@@ -95,7 +124,9 @@ smooth.reach = 0
 
 
 def test_changed_code_is_another_job(tmp_path, monkeypatch):
-    """A result or a run of a segmenter and a step whose code has changed is refused, naming what changed; not if it was only moved."""
+    """A result or a run of a segmenter and a step whose code has changed is refused, naming what
+    changed; not if it was only moved.
+    """
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
@@ -108,12 +139,19 @@ def test_changed_code_is_another_job(tmp_path, monkeypatch):
         return pipeline.segment(blobs(), own.Own(), tmp_path / out, **how)
 
     first = done(OWN).record
-    assert done("# moved\n\n" + OWN.replace("fails: bool", "# a comment\n    fails: bool")).record == first
+    assert (
+        done("# moved\n\n" + OWN.replace("fails: bool", "# a comment\n    fails: bool")).record
+        == first
+    )
     failing = OWN.replace("fails: bool = False", "fails: bool = True")
     with pytest.raises(SegmenterError, match="no tile succeeded"):
         done(failing, "begun")
     for old, new, told in (
-        ("block[0] > LEVEL", "block[0] > 0", r"segmenters\.own: the code of own_segmenter\.Own\.__call__ changed"),
+        (
+            "block[0] > LEVEL",
+            "block[0] > 0",
+            r"segmenters\.own: the code of own_segmenter\.Own\.__call__ changed",
+        ),
         ("LEVEL = 100", "LEVEL = 99", r"segmenters\.own: the code of own_segmenter\.LEVEL changed"),
         ("block + 0", "block * 1", r"steps\.1: the code of own_segmenter\.smooth changed"),
     ):
@@ -141,14 +179,24 @@ run(sys.argv[1], stays, sys.argv[2])
 
 
 def test_two_runs_at_once(tmp_path):
-    """Row 14: a second run into one output is refused while the first lives; when it is killed, its lock is taken over."""
+    """Row 14: a second run into one output is refused while the first lives; when it is killed, its
+    lock is taken over.
+    """
     image = write(tmp_path / "image.tif", blobs())
     command = [sys.executable, "-c", HOLDER, str(image), str(tmp_path / "out")]
-    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2])
+    first = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
     assert first.stdout is not None
     assert first.stdout.readline() == "here\n"
     method = pipeline.Threshold(value=100)
-    with pytest.raises(OutputError, match=rf"another run is writing .*out \(process {first.pid} on "):
+    with pytest.raises(
+        OutputError, match=rf"another run is writing .*out \(process {first.pid} on "
+    ):
         run(image, method, tmp_path / "out")
     first.kill()
     first.communicate()
@@ -169,7 +217,9 @@ class Rewriting(Flawed):
 
 
 def test_image_changed_during_the_run(tmp_path):
-    """Row 16: an image that is rewritten between two tiles is noticed at the end, and nothing is published."""
+    """Row 16: an image that is rewritten between two tiles is noticed at the end, and nothing is
+    published.
+    """
     image = write(tmp_path / "image.tif", blobs())
     with pytest.raises(ResumeError, match="the image changed while it was read") as fault:
         run(image, Rewriting(raises, str(tmp_path / "flag"), log=str(image)), tmp_path / "out")
@@ -205,11 +255,17 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_changed_job(key, flawed, tmp_path, monkeypatch):
-    """Row 17: whatever the labels depend on may not change within a run, and the message names it; started anew, it may."""
+    """Row 17: whatever the labels depend on may not change within a run, and the message names it;
+    started anew, it may.
+    """
     path = write(tmp_path / "image.tif", spotted())
 
     def job(**change: Any) -> Job:
-        tiles = {"size": change.get("tile", 16), "halo": change.get("halo", 4), "max_halo": change.get("max_halo", 60)}
+        tiles = {
+            "size": change.get("tile", 16),
+            "halo": change.get("halo", 4),
+            "max_halo": change.get("max_halo", 60),
+        }
         segmenter = replace(flawed, **change.get("segmenter", {}))
         return Job(
             source={"path": str(path), **change.get("source", {})},
@@ -224,7 +280,10 @@ def test_changed_job(key, flawed, tmp_path, monkeypatch):
         pipeline.run(job(), pipeline.local())
     if key == "algorithms":
         monkeypatch.setattr(planning, "ALGORITHMS", 1000)
-    with pytest.raises(ResumeError, match=rf"holds a run that was begun otherwise, and cannot go on: {key.replace('.', '[.]')}") as fault:
+    with pytest.raises(
+        ResumeError,
+        match=rf"holds a run that was begun otherwise, and cannot go on: {key.replace('.', '[.]')}",
+    ) as fault:
         pipeline.run(job(**CHANGES[key]), pipeline.local())
     assert fault.value.exit_code == 3
     assert not is_published(tmp_path / "out")
@@ -233,11 +292,16 @@ def test_changed_job(key, flawed, tmp_path, monkeypatch):
 
 
 def test_another_job_into_a_result(tmp_path):
-    """A result is not overwritten by another job's unless the user says so, and no longer looks complete when that fails."""
+    """A result is not overwritten by another job's unless the user says so, and no longer looks
+    complete when that fails.
+    """
     image = blobs()
     run(image, pipeline.Threshold(value=100), tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(ResumeError, match=r"the result of another job \(segmenters\.threshold\.value: 100 before, 120 now\)"):
+    with pytest.raises(
+        ResumeError,
+        match=r"the result of another job \(segmenters\.threshold\.value: 100 before, 120 now\)",
+    ):
         run(image, pipeline.Threshold(value=120), tmp_path / "out")
     (tmp_path / "flag").touch()
     with pytest.raises(TilesError):
@@ -255,7 +319,13 @@ def test_joined_again_by_another_rule(flawed, tmp_path):
 
     def job(iou: float) -> Job:
         output = {"path": tmp_path / "out", "keep_scratch": True}
-        return Job(source=blobs(), tiles={"size": 16}, segmenters={"flawed": flawed}, stitch={"iou": iou}, output=output)
+        return Job(
+            source=blobs(),
+            tiles={"size": 16},
+            segmenters={"flawed": flawed},
+            stitch={"iou": iou},
+            output=output,
+        )
 
     pipeline.run(job(0.5), pipeline.local())
     assert calls(Path(flawed.log)) == 16
@@ -280,8 +350,24 @@ def test_damaged_records_are_made_again(tmp_path):
     [begun] = (tmp_path / "kept" / ".tilewise" / "runs").iterdir()
     [joined] = (begun / "joined").iterdir()
     records = sorted(begun.rglob("*.rec"))
-    kinds = {path.relative_to(folder).parts[0] for folder in (begun, joined) for path in folder.rglob("*.rec")}
-    assert kinds == {"fitted", "settled", "processors", "routes.rec", "tiles", "pixels", "links", "joined", "grouped.rec", "ids", "slabs"}
+    kinds = {
+        path.relative_to(folder).parts[0]
+        for folder in (begun, joined)
+        for path in folder.rglob("*.rec")
+    }
+    assert kinds == {
+        "fitted",
+        "settled",
+        "processors",
+        "routes.rec",
+        "tiles",
+        "pixels",
+        "links",
+        "joined",
+        "grouped.rec",
+        "ids",
+        "slabs",
+    }
     rng = np.random.default_rng(0)
     for number, path in enumerate(records):
         if number % 5 == 0 or path.parent in (begun, joined, begun / "fitted"):
@@ -299,14 +385,21 @@ def test_more_objects_than_fit(flawed, tmp_path):
     facts = {"objects": 2**32, "classes": 1, "disputes": 0, "of": {"widened": 0, "mixed": []}}
     store = Scratch(str(tmp_path / "out" / ".tilewise"))
     begun_by = store.load("begun")[0]
-    store.of(begun_by["run"], begun_by["join"]).joined.save("grouped", facts, {"disputed": np.zeros(0, np.int64)})
-    with pytest.raises(OutputError, match=r"output\.dtype: 4294967296 objects do not fit in uint32; allowed: uint64"):
+    store.of(begun_by["run"], begun_by["join"]).joined.save(
+        "grouped", facts, {"disputed": np.zeros(0, np.int64)}
+    )
+    with pytest.raises(
+        OutputError,
+        match=r"output\.dtype: 4294967296 objects do not fit in uint32; allowed: uint64",
+    ):
         run(spotted(), flawed, tmp_path / "out", dtype="uint32")
     assert not is_published(tmp_path / "out")
 
 
 class Life(RuleBasedStateMachine):
-    """A run that is disturbed again and again: whatever looks complete is the undisturbed result, and in the end it is there."""
+    """A run that is disturbed again and again: whatever looks complete is the undisturbed result,
+    and in the end it is there.
+    """
 
     folder: Path
     image: Path
@@ -376,19 +469,29 @@ def test_life(tmp_path):
     Life.folder, Life.image = tmp_path, write(tmp_path / "image.tif", spotted())
     run(Life.image, Flawed(raises, str(tmp_path / "flag")), tmp_path / "calm")
     Life.expected = contents(tmp_path / "calm")  # type: ignore[attr-defined]
-    run_state_machine_as_test(Life, settings=settings(max_examples=15, stateful_step_count=8, deadline=None))
+    run_state_machine_as_test(
+        Life, settings=settings(max_examples=15, stateful_step_count=8, deadline=None)
+    )
 
 
 @pytest.mark.parametrize("layered", [False, True])
 def test_classes_by_number_are_the_same_when_read_again(layered, tmp_path):
-    """A job with classes by number (a legend, layers that rename some) finds its own result complete, and another legend is another job."""
+    """A job with classes by number (a legend, layers that rename some) finds its own result
+    complete, and another legend is another job.
+    """
 
     def again(name: str) -> pipeline.Result:
         segmenters = {"a": {"kind": "threshold"}, "b": {"kind": "kmeans", "clusters": 3}}
         layers = [{"things": "a", "classes": 5}, {"stuff": "b", "classes": {3: 0}}]
         how = {"layers": layers} if layered else {"route": [{"use": "b"}]}
-        output = {"path": str(tmp_path / "out"), "results": ["semantic"], "legend": {2: name, 5: {"name": "thing", "colour": "#112233"}}}
-        return pipeline.run(Job(source=blobs(96, 96), segmenters=segmenters, **how, output=output), pipeline.local())
+        output = {
+            "path": str(tmp_path / "out"),
+            "results": ["semantic"],
+            "legend": {2: name, 5: {"name": "thing", "colour": "#112233"}},
+        }
+        return pipeline.run(
+            Job(source=blobs(96, 96), segmenters=segmenters, **how, output=output), pipeline.local()
+        )
 
     began = again("two").record["seconds"]
     assert again("two").record["seconds"] == began

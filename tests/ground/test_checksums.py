@@ -135,9 +135,13 @@ def summed(names, what):
 
 @pytest.mark.parametrize("what", WHAT)
 def test_moved_code_is_the_same(what, module):
-    """Code that is moved within its file, to a file elsewhere, or commented is the same; so is code that has run many times."""
+    """Code that is moved within its file, to a file elsewhere, or commented is the same; so is code
+    that has run many times.
+    """
     before = summed(module(MINE), WHAT[what])
-    moved = module("# moved\n\n\n" + MINE.replace("LEVEL = 100", "# a comment\nLEVEL = 100"), "elsewhere")
+    moved = module(
+        "# moved\n\n\n" + MINE.replace("LEVEL = 100", "# a comment\nLEVEL = 100"), "elsewhere"
+    )
     assert summed(moved, WHAT[what]) == before
     called = eval(WHAT[what], moved)
     for _ in range(100):  # CPython specialises bytecode as it runs
@@ -158,25 +162,47 @@ CHANGES = {
     "attribute": ("mine.reach = 2", "mine.reach = 3", {"function", "lambda", "partial"}),
     "set": ('"oak"', '"fir"', {"function", "lambda", "partial"}),
     "pattern": ('"a+"', '"b+"', {"function", "lambda", "partial"}),
-    "array of the module": ("np.arange(2000)", "np.append(np.arange(1999), 5)", {"function", "lambda", "partial"}),
+    "array of the module": (
+        "np.arange(2000)",
+        "np.append(np.arange(1999), 5)",
+        {"function", "lambda", "partial"},
+    ),
     "enumeration": ("UP = 1", "UP = 0", {"function", "lambda", "partial"}),
     "closure": ("limits[1]", "limits[0]", {"closure"}),
     "decorator": ("return function(*args)", "return ~function(*args)", {"decorated"}),
-    "decorated": ("def decorated(block):\n    return block[0] > 7", "def decorated(block):\n    return block[0] > 8", {"decorated"}),
-    "cached": ("def kept(block):\n    return block[0] > 7", "def kept(block):\n    return block[0] > 8", {"cached"}),
+    "decorated": (
+        "def decorated(block):\n    return block[0] > 7",
+        "def decorated(block):\n    return block[0] > 8",
+        {"decorated"},
+    ),
+    "cached": (
+        "def kept(block):\n    return block[0] > 7",
+        "def kept(block):\n    return block[0] > 8",
+        {"cached"},
+    ),
     "call": ("> 100", "> 0", {"object", "array", "method"}),
     "property": ("return 2", "return 3", {"object", "array", "method"}),
     "base's method": ("block + self.offset", "block - self.offset", {"object", "array", "method"}),
     "base's constant": ("offset = 3", "offset = 4", {"object", "array", "method"}),
     "field": ("level: int = 10", "level: int = 11", {"object", "array", "method"}),
-    "field's array": ("np.arange(5000.0)", "np.append(np.arange(4999.0), 1)", {"object", "method", "array"}),
-    "callable in a field": ("choose: object = max", "choose: object = min", {"object", "array", "method"}),
+    "field's array": (
+        "np.arange(5000.0)",
+        "np.append(np.arange(4999.0), 1)",
+        {"object", "method", "array"},
+    ),
+    "callable in a field": (
+        "choose: object = max",
+        "choose: object = min",
+        {"object", "array", "method"},
+    ),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_code_is_another(change, module):
-    """Whatever of a callable's code, constants, helpers or values changes, its checksums do; those of others do not."""
+    """Whatever of a callable's code, constants, helpers or values changes, its checksums do; those
+    of others do not.
+    """
     old, new, changed = CHANGES[change]
     assert MINE.count(old) == 1
     before, now = module(MINE), None
@@ -186,7 +212,9 @@ def test_changed_code_is_another(change, module):
 
 
 def test_values_tell_apart(module):
-    """Arguments of partials, contents of closures and bytes of arrays in fields count, however long the arrays are."""
+    """Arguments of partials, contents of closures and bytes of arrays in fields count, however long
+    the arrays are.
+    """
     names = module(MINE)
     long, other = np.zeros(10**5), np.zeros(10**5)
     other[5 * 10**4] = 1
@@ -199,15 +227,24 @@ def test_values_tell_apart(module):
         ("made(3, {1: 'a'})", "made(3, {1: 'b'})"),
         ("made(3, np.float32(1))", "made(3, np.float64(1))"),
     ):
-        assert summed(names | {"long": long, "other": other}, one) != summed(names | {"long": long, "other": other}, another)
-    described = [plugins.describe(eval("Mine(inner=Inner(array))", names | {"array": array})) for array in (long, other)]
+        assert summed(names | {"long": long, "other": other}, one) != summed(
+            names | {"long": long, "other": other}, another
+        )
+    described = [
+        plugins.describe(eval("Mine(inner=Inner(array))", names | {"array": array}))
+        for array in (long, other)
+    ]
     assert described[0]["code"] == described[1]["code"]
     assert described[0]["inner"]["weights"] != described[1]["inner"]["weights"]
-    assert described[0] == plugins.describe(eval("Mine(inner=Inner(array))", names | {"array": long.copy()}))
+    assert described[0] == plugins.describe(
+        eval("Mine(inner=Inner(array))", names | {"array": long.copy()})
+    )
 
 
 def test_state_is_no_code(module):
-    """What functions of a module assign, such as a model that is loaded when it is first needed, is no part of their code."""
+    """What functions of a module assign, such as a model that is loaded when it is first needed, is
+    no part of their code.
+    """
     names = module(MINE)
     before = summed(names, "mine")
     names["model"]()
@@ -216,19 +253,37 @@ def test_state_is_no_code(module):
 
 
 def test_the_same_in_every_process(tmp_path):
-    """Checksums are the same in processes with other seeds of hashes, of code that is a script or typed, and after pickling."""
+    """Checksums are the same in processes with other seeds of hashes, of code that is a script or
+    typed, and after pickling.
+    """
     (tmp_path / "trees.py").write_text(MINE)
     begin = "import json, sys, pickle\nfrom pipeline.jobs.code_checksums import checksums\n"
     ask = begin + "{}\nwhat = {}\n{}\nprint(json.dumps([checksums(one) for one in what]))"
     what = f"[{', '.join(WHAT.values())}]"
-    imported = ask.format("from trees import *", what, "what[0], what[7] = pickle.loads(pickle.dumps((what[0], what[7])))")
+    imported = ask.format(
+        "from trees import *",
+        what,
+        "what[0], what[7] = pickle.loads(pickle.dumps((what[0], what[7])))",
+    )
     typed = ask.format(MINE, what, "")
     (tmp_path / "script.py").write_text("# moved\n" + typed)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), str(Path.cwd())])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(tmp_path), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
+        ),
+    }
 
     def told(*command, seed):
         words = [sys.executable, *command]
-        done = subprocess.run(words, capture_output=True, text=True, check=True, env={**environment, "PYTHONHASHSEED": seed}, cwd=tmp_path)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**environment, "PYTHONHASHSEED": seed},
+            cwd=tmp_path,
+        )
         return done.stdout
 
     assert told("-c", imported, seed="1") == told("-c", imported, seed="77")
@@ -236,7 +291,9 @@ def test_the_same_in_every_process(tmp_path):
 
 
 def test_another_module_counts_as_far_as_it_is_used(tmp_path, monkeypatch):
-    """What a function takes from a user's other module counts, by name or through the module, also where it imports that itself."""
+    """What a function takes from a user's other module counts, by name or through the module, also
+    where it imports that itself.
+    """
     monkeypatch.syspath_prepend(str(tmp_path))
     files = tmp_path / "helping.py", tmp_path / "using.py"
     files[1].write_text(
@@ -250,7 +307,10 @@ def test_another_module_counts_as_far_as_it_is_used(tmp_path, monkeypatch):
             return halved(block)
         """)
     )
-    text = "LIMIT = 2\ndef halved(block): return block / LIMIT\ndef doubled(block): return block * 2\ndef unused(block): return 0\n"
+    text = (
+        "LIMIT = 2\ndef halved(block): return block / LIMIT\ndef doubled(block): return block "
+        "* 2\ndef unused(block): return 0\n"
+    )
 
     def sums(text):
         files[0].write_text(text)
@@ -259,7 +319,9 @@ def test_another_module_counts_as_far_as_it_is_used(tmp_path, monkeypatch):
         importlib.invalidate_caches()
         import using
 
-        return {name: checksums(getattr(using, name)) for name in ("by_module", "by_name", "within")}
+        return {
+            name: checksums(getattr(using, name)) for name in ("by_module", "by_name", "within")
+        }
 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = sums(text)
@@ -276,7 +338,9 @@ def test_another_module_counts_as_far_as_it_is_used(tmp_path, monkeypatch):
 
 
 def test_libraries_count_by_their_version(monkeypatch):
-    """Of an installed library's function, its name and the library's version count; this package's kinds have no code to tell."""
+    """Of an installed library's function, its name and the library's version count; this package's
+    kinds have no code to tell.
+    """
     from skimage.segmentation import felzenszwalb
 
     from pipeline.jobs import bytecode
@@ -294,7 +358,9 @@ def test_libraries_count_by_their_version(monkeypatch):
 
 
 def test_data_by_value():
-    """Data is summed by what it holds: sets and mappings in any order, what holds itself, and what cloudpickle brings back."""
+    """Data is summed by what it holds: sets and mappings in any order, what holds itself, and what
+    cloudpickle brings back.
+    """
     assert value({"b": 1, "a": {3, 1}}) == value({"a": {1, 3}, "b": 1})
     assert value([1, 2]) != value((1, 2)) != value([2, 1])
     assert len({value(one) for one in (1, 1.0, True, "1", b"1")}) == 5
@@ -305,4 +371,6 @@ def test_data_by_value():
     def mine(block):
         return block[0] > 3
 
-    assert checksums(cloudpickle.loads(cloudpickle.dumps(functools.partial(mine)))) == checksums(functools.partial(mine))
+    assert checksums(cloudpickle.loads(cloudpickle.dumps(functools.partial(mine)))) == checksums(
+        functools.partial(mine)
+    )

@@ -12,13 +12,16 @@ from scipy import ndimage
 from pipeline.imageops.components import pieces
 
 SHAPES = st.one_of(
-    hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=14), hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=6)
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=14),
+    hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=6),
 )
 
 
 def expected(classes, neighbours):
     """SciPy's pieces of each class, numbered together in raster order."""
-    structure = ndimage.generate_binary_structure(classes.ndim, 1 if neighbours in (4, 6) else classes.ndim)
+    structure = ndimage.generate_binary_structure(
+        classes.ndim, 1 if neighbours in (4, 6) else classes.ndim
+    )
     firsts, masks = [], []
     for kind in np.unique(classes[classes != 0]):
         labels, number = ndimage.label(classes == kind, structure)
@@ -33,7 +36,9 @@ def expected(classes, neighbours):
 @settings(max_examples=300)
 @given(st.data())
 def test_pieces_are_scipys(data):
-    """Pieces of booleans and of classes, in two and three dimensions, by faces or corners, are SciPy's, in raster order."""
+    """Pieces of booleans and of classes, in two and three dimensions, by faces or corners, are
+    SciPy's, in raster order.
+    """
     dtype = data.draw(st.sampled_from([bool, np.uint8, np.int32, np.int64]))
     top = 1 if dtype is bool else data.draw(st.sampled_from([1, 3]))
     classes = data.draw(hnp.arrays(np.uint8, SHAPES, elements=st.integers(0, top))).astype(dtype)

@@ -32,10 +32,16 @@ def test_logarithms_and_roots_are_within_three_units_in_the_last_place(value):
 
 
 def test_the_ends_of_logarithms():
-    """Of 0 the logarithm is -inf, below that and of what is no finite number NaN; of numbers next to 0 and of the largest it is right."""
-    np.testing.assert_array_equal(logarithm([[0.0, -1.0], [np.nan, np.inf]]), [[-np.inf, np.nan], [np.nan, np.nan]])
+    """Of 0 the logarithm is -inf, below that and of what is no finite number NaN; of numbers next
+    to 0 and of the largest it is right.
+    """
+    np.testing.assert_array_equal(
+        logarithm([[0.0, -1.0], [np.nan, np.inf]]), [[-np.inf, np.nan], [np.nan, np.nan]]
+    )
     ends = [5e-324, float(np.finfo(float).max)]
-    np.testing.assert_allclose(logarithm(ends), [float(mpmath.log(end)) for end in ends], rtol=1e-15)
+    np.testing.assert_allclose(
+        logarithm(ends), [float(mpmath.log(end)) for end in ends], rtol=1e-15
+    )
 
 
 @given(st.floats(-math.pi, math.pi))
@@ -47,10 +53,15 @@ def test_sines(angle):
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 1.3, 20.0])
 def test_the_weights_of_a_gaussian_are_rounded_once(sigma):
-    """Each is the float nearest to the exact weight, which arithmetic with 60 digits gives; those of both sides sum to 1."""
+    """Each is the float nearest to the exact weight, which arithmetic with 60 digits gives; those
+    of both sides sum to 1.
+    """
     radius = int(4 * sigma + 0.5)
     with mpmath.workdps(60):
-        heights = [mpmath.exp(-(mpmath.mpf(k) ** 2) / (2 * mpmath.mpf(sigma) ** 2)) for k in range(radius + 1)]
+        heights = [
+            mpmath.exp(-(mpmath.mpf(k) ** 2) / (2 * mpmath.mpf(sigma) ** 2))
+            for k in range(radius + 1)
+        ]
         total = 2 * sum(heights) - heights[0]
         assert bell(sigma, radius).tolist() == [float(height / total) for height in heights]
     assert math.isclose(2 * bell(sigma, radius).sum() - bell(sigma, radius)[0], 1, rel_tol=1e-15)

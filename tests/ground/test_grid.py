@@ -29,7 +29,9 @@ def pixels(box):
     return set(itertools.product(*(range(a, b) for a, b in zip(box.start, box.stop, strict=True))))
 
 
-@given(st.integers(2, 3).flatmap(lambda ndim: st.tuples(boxes(ndim), boxes(ndim))), st.integers(0, 3))
+@given(
+    st.integers(2, 3).flatmap(lambda ndim: st.tuples(boxes(ndim), boxes(ndim))), st.integers(0, 3)
+)
 def test_boxes_are_sets_of_pixels(pair, by):
     """Intersection, inclusion, size and growth of boxes are those of their pixels."""
     a, b = pair
@@ -48,7 +50,9 @@ def test_boxes_are_sets_of_pixels(pair, by):
 
 @given(grids(), st.integers(0, 5))
 def test_cores_cover_the_image_once(grid, halo):
-    """Every pixel lies in one core; a window is its core grown, and clipped to the image; numbers are in raster order."""
+    """Every pixel lies in one core; a window is its core grown, and clipped to the image; numbers
+    are in raster order.
+    """
     cores = [grid.core(tile) for tile in range(len(grid))]
     covered = [pixel for core in cores for pixel in pixels(core)]
     assert len(covered) == len(set(covered)) == grid.whole.size
@@ -61,20 +65,40 @@ def test_cores_cover_the_image_once(grid, halo):
 
 @given(grids())
 def test_neighbours_touch(grid):
-    """Neighbours are the tiles whose cores touch in a face, an edge or a corner; each pair has one that comes first."""
+    """Neighbours are the tiles whose cores touch in a face, an edge or a corner; each pair has one
+    that comes first.
+    """
     for tile in range(len(grid)):
-        expected = {other for other in range(len(grid)) if other != tile and (grid.core(tile).grow(1) & grid.core(other)).size}
+        expected = {
+            other
+            for other in range(len(grid))
+            if other != tile and (grid.core(tile).grow(1) & grid.core(other)).size
+        }
         assert set(grid.neighbours(tile)) == expected
-        assert set(grid.neighbours(tile, forward=True)) == {other for other in expected if other > tile}
+        assert set(grid.neighbours(tile, forward=True)) == {
+            other for other in expected if other > tile
+        }
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: Box((0,), (1, 2)), ValueError, "one start and one stop per axis"),
-        (lambda: Grid((4, 4), (4,)), ValueError, "at least one pixel along each of the image's axes"),
-        (lambda: Grid((4, 4), (0, 4)), ValueError, "at least one pixel along each of the image's axes"),
-        (lambda: Grid((4, 4), (2, 2)).position(4), IndexError, "there is no tile 4; they are numbered from 0 to 3"),
+        (
+            lambda: Grid((4, 4), (4,)),
+            ValueError,
+            "at least one pixel along each of the image's axes",
+        ),
+        (
+            lambda: Grid((4, 4), (0, 4)),
+            ValueError,
+            "at least one pixel along each of the image's axes",
+        ),
+        (
+            lambda: Grid((4, 4), (2, 2)).position(4),
+            IndexError,
+            "there is no tile 4; they are numbered from 0 to 3",
+        ),
     ],
     ids=["axes", "tile's axes", "no pixel", "no tile"],
 )

@@ -1,4 +1,6 @@
-"""Locks: one holder at a time, also where the file system has none, and whatever becomes of the holder."""
+"""Locks: one holder at a time, also where the file system has none, and whatever becomes of the
+holder.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,18 @@ def hold(path, ready, done):
 
 
 def test_lock(tmp_path):
-    """A lock has one holder, who is named to others; it is free when its holder is done, or dead."""
+    """A lock has one holder, who is named to others; it is free when its holder is done,
+    or dead.
+    """
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     other = context.Process(target=hold, args=(str(tmp_path / "lock"), ready, done))
     other.start()
     ready.wait()
     with (
-        pytest.raises(OutputError, match=rf"another run is writing the output \(process {other.pid} on "),
+        pytest.raises(
+            OutputError, match=rf"another run is writing the output \(process {other.pid} on "
+        ),
         locked(tmp_path / "lock", "the output"),
     ):
         pass
@@ -67,8 +73,10 @@ steps = (Step * 4)(Step(0x20, 0, 0, 0), Step(0x15, 0, 1, number), Step(6, 0, 0, 
 library = ctypes.CDLL(None, use_errno=True)
 assert library.prctl(38, 1, 0, 0, 0) == 0
 assert library.prctl(22, 2, ctypes.byref(Program(4, steps)), 0, 0) == 0, os.strerror(ctypes.get_errno())
+"""  # noqa: E501
+"""The kernel answers `flock` with an error in this process, as it does for a file system that has
+no locks: a filter of system calls.
 """
-"""The kernel answers `flock` with an error in this process, as it does for a file system that has no locks: a filter of system calls."""
 HOLDS = f"""{WITHOUT}
 from pathlib import Path
 from pipeline.storage.locks import locked
@@ -84,7 +92,8 @@ main()
 REFUSALS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 LINUX = pytest.mark.skipif(
-    sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"), reason="filters system calls as Linux does on two machines"
+    sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"),
+    reason="filters system calls as Linux does on two machines",
 )
 
 
@@ -100,12 +109,17 @@ def holder(folder: Path, refusal: int) -> subprocess.Popen[str]:
 @LINUX
 @pytest.mark.parametrize("refusal", REFUSALS, ids=errno.errorcode.get)
 def test_where_there_are_no_locks(refusal, tmp_path):
-    """Where a file system refuses locks, a mark stands in: the second is refused by name; a dead holder of this machine is taken over."""
+    """Where a file system refuses locks, a mark stands in: the second is refused by name; a dead
+    holder of this machine is taken over.
+    """
     first = holder(tmp_path, refusal)
     assert first.said == "held\n", first.communicate()[1]
     second = holder(tmp_path, refusal)
     told = second.communicate()[1]
-    assert f"another run is writing the output (process {first.pid} on {os.uname().nodename}, as {tmp_path}/lock.owner says" in told
+    assert (
+        f"another run is writing the output (process {first.pid} on {os.uname().nodename}, as "
+        f"{tmp_path}/lock.owner says" in told
+    )
     assert "If that process is dead, remove that file and give the same command" in told
     first.kill()
     first.communicate()
@@ -115,14 +129,31 @@ def test_where_there_are_no_locks(refusal, tmp_path):
     third.communicate("\n")
     assert not (tmp_path / "lock.owner").exists()
     (tmp_path / "lock.owner").write_text(f"{first.pid}\nanother-machine\n")
-    assert f"(process {first.pid} on another-machine, as" in holder(tmp_path, refusal).communicate()[1]
+    assert (
+        f"(process {first.pid} on another-machine, as" in holder(tmp_path, refusal).communicate()[1]
+    )
 
 
 @LINUX
 def test_a_run_where_there_are_no_locks(tmp_path):
-    """A command whose output lies where there are no locks makes what it makes elsewhere, and leaves nothing; other refusals are told."""
+    """A command whose output lies where there are no locks makes what it makes elsewhere, and
+    leaves nothing; other refusals are told.
+    """
     image = write(tmp_path / "image.tif", blobs(32))
-    words = ["segment", str(image), "--with", "threshold", "--option", "value=100", "--tile", "16", "--workers", "0", "--cog", "--picture"]
+    words = [
+        "segment",
+        str(image),
+        "--with",
+        "threshold",
+        "--option",
+        "value=100",
+        "--tile",
+        "16",
+        "--workers",
+        "0",
+        "--cog",
+        "--picture",
+    ]
     for refusal, code in ((errno.ENOLCK, 0), (errno.EIO, 2)):
         out = tmp_path / str(code)
         command = [sys.executable, "-c", SEGMENTS, str(refusal), *words[:2], str(out), *words[2:]]
@@ -130,14 +161,20 @@ def test_a_run_where_there_are_no_locks(tmp_path):
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         if code:
-            assert "out cannot be written: Input/output error" in done.stderr.replace(str(out), "out")
+            assert "out cannot be written: Input/output error" in done.stderr.replace(
+                str(out), "out"
+            )
     run(image, pipeline.Threshold(value=100), tmp_path / "known")
     ours, known = contents(tmp_path / "0"), contents(tmp_path / "known")
-    assert {name: what for name, what in ours.items() if name != "run.json"} == {k: v for k, v in known.items() if k != "run.json"}
+    assert {name: what for name, what in ours.items() if name != "run.json"} == {
+        k: v for k, v in known.items() if k != "run.json"
+    }
 
 
 def test_a_lock_that_goes(tmp_path):
-    """A lock whose file is removed afterwards holds all the same: of many that add to a file in turn none loses what others wrote."""
+    """A lock whose file is removed afterwards holds all the same: of many that add to a file in
+    turn none loses what others wrote.
+    """
     context = multiprocessing.get_context("fork")
     adders = [context.Process(target=add, args=(tmp_path,)) for _ in range(4)]
     for adder in adders:

@@ -22,7 +22,17 @@ TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.float32
 def table(sums):
     """Everything of some sums, as arrays."""
     mean, deviation = means(sums)
-    return sums.area, sums.anchor, sums.low, sums.high, sums.place, sums.minimum, sums.maximum, mean, deviation
+    return (
+        sums.area,
+        sums.anchor,
+        sums.low,
+        sums.high,
+        sums.place,
+        sums.minimum,
+        sums.maximum,
+        mean,
+        deviation,
+    )
 
 
 @st.composite
@@ -33,7 +43,9 @@ def images(draw):
     labels = draw(hnp.arrays(np.int32, shape, elements=st.integers(0, 4)))
     dtype = np.dtype(draw(st.sampled_from(TYPES)))
     if dtype.kind == "f":
-        elements = st.floats(-(2.0**60), 2.0**60, width=32) | st.floats(-(2.0**-100), 2.0**-100, width=32)
+        elements = st.floats(-(2.0**60), 2.0**60, width=32) | st.floats(
+            -(2.0**-100), 2.0**-100, width=32
+        )
     else:
         elements = st.integers(int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     return labels, draw(hnp.arrays(dtype, (draw(st.integers(1, 2)), *shape), elements=elements))
@@ -42,7 +54,9 @@ def images(draw):
 @settings(max_examples=150, deadline=None)
 @given(images())
 def test_sums_are_exact(image):
-    """Area, anchor, box and extremes are those of the pixels; mean and deviation are the exact ones, rounded once."""
+    """Area, anchor, box and extremes are those of the pixels; mean and deviation are the exact
+    ones, rounded once.
+    """
     labels, block = image
     sums = measure(labels, block, 4, Box.whole(labels.shape), labels.shape)
     present = np.unique(labels[labels > 0])
@@ -60,15 +74,23 @@ def test_sums_are_exact(image):
             assert (sums.minimum[i, band], sums.maximum[i, band]) == (values.min(), values.max())
             exact = [Fraction(v.item()) for v in values]
             assert mean[i, band] == float(sum(exact) / len(exact))
-            squares = [Fraction(float(v) * float(v)) if values.dtype.kind == "f" else v * v for v, w in zip(exact, exact, strict=True)]
+            squares = [
+                Fraction(float(v) * float(v)) if values.dtype.kind == "f" else v * v
+                for v, w in zip(exact, exact, strict=True)
+            ]
             spread = max(sum(squares) / len(exact) - (sum(exact) / len(exact)) ** 2, Fraction(0))
-            assert math.isclose(deviation[i, band], math.sqrt(spread), rel_tol=1e-12, abs_tol=0) or spread == deviation[i, band] == 0
+            assert (
+                math.isclose(deviation[i, band], math.sqrt(spread), rel_tol=1e-12, abs_tol=0)
+                or spread == deviation[i, band] == 0
+            )
 
 
 @settings(max_examples=100, deadline=None)
 @given(images(), st.data())
 def test_sums_of_tiles_add_up(image, data):
-    """However an image is cut, and in whatever order the parts are added, the sums are the same to the last bit."""
+    """However an image is cut, and in whatever order the parts are added, the sums are the same to
+    the last bit.
+    """
     labels, block = image
     whole = measure(labels, block, 4, Box.whole(labels.shape), labels.shape)
     grid = Grid(labels.shape, tuple(data.draw(st.integers(1, 6)) for _ in labels.shape))
@@ -77,7 +99,9 @@ def test_sums_of_tiles_add_up(image, data):
         for core in map(grid.core, data.draw(st.permutations(range(len(grid)))))
     ]
     together = concatenate(parts).merge(np.tile(np.arange(4), len(parts)), 4)
-    for mine, other in zip(table(together.take(whole.area > 0)), table(whole.take(whole.area > 0)), strict=True):
+    for mine, other in zip(
+        table(together.take(whole.area > 0)), table(whole.take(whole.area > 0)), strict=True
+    ):
         np.testing.assert_array_equal(mine, other)
 
 
@@ -103,10 +127,14 @@ def test_large_real_values():
 
 
 def test_no_wrap_around_far_out():
-    """Row 23 of the faults: at the far end of an image of 2^60 pixels, and after 2^40 ids, nothing wraps around."""
+    """Row 23 of the faults: at the far end of an image of 2^60 pixels, and after 2^40 ids, nothing
+    wraps around.
+    """
     side, at = 2**30, 2**30 - 4
     labels = np.array([[1, 1, 0, 2], [0, 0, 0, 2]], np.int32)
-    sums = measure(labels, np.ones((1, 2, 4), np.uint8), 2, Box((at, at), (at + 2, at + 4)), (side, side))
+    sums = measure(
+        labels, np.ones((1, 2, 4), np.uint8), 2, Box((at, at), (at + 2, at + 4)), (side, side)
+    )
     assert sums.anchor.tolist() == [at * side + at, at * side + at + 3]
     assert sums.high.tolist() == [[at + 1, at + 2], [at + 2, at + 4]]
     assert sums.place.tolist() == [[2 * at, 2 * at + 1], [2 * at + 1, 2 * at + 6]]

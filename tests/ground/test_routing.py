@@ -23,12 +23,16 @@ def test_traits():
     index = (BLOCK[1] - BLOCK[0]) / (BLOCK[1] + BLOCK[0])
     assert trait("index_2_1", BLOCK, SHARED) == pytest.approx(index[VALID].mean())
     share = np.histogram(grey, 64)[0] / grey.size
-    assert trait("entropy", BLOCK, SHARED) == pytest.approx(-(share[share > 0] * np.log2(share[share > 0])).sum())
+    assert trait("entropy", BLOCK, SHARED) == pytest.approx(
+        -(share[share > 0] * np.log2(share[share > 0])).sum()
+    )
     assert 0.7 < trait("edges", BLOCK, np.ones(BLOCK.shape, bool)) < 1.5
 
 
 def test_traits_of_bands_that_were_measured_elsewhere():
-    """A trait is over the pixels of which the bands that it is of were measured, as NumPy's masked arrays have it."""
+    """A trait is over the pixels of which the bands that it is of were measured, as NumPy's masked
+    arrays have it.
+    """
     measured = np.random.default_rng(2).random(BLOCK.shape) > 0.4
     masked = np.ma.array(BLOCK, mask=~measured)
     grey = masked.mean(axis=0)
@@ -39,7 +43,9 @@ def test_traits_of_bands_that_were_measured_elsewhere():
         "mean_2": masked[1].mean(),
         "index_2_1": ((masked[1] - masked[0]) / (masked[1] + masked[0])).mean(),
     }
-    assert {name: trait(name, np.where(measured, BLOCK, 0), measured) for name in expected} == pytest.approx(expected)
+    assert {
+        name: trait(name, np.where(measured, BLOCK, 0), measured) for name in expected
+    } == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["mean", "spread", "entropy", "edges", "index_1_2"])
@@ -57,16 +63,30 @@ def test_first_rule_that_holds_wins():
         Rule("dark", {"mean": Range(max=50)}),
     ]
     full = np.ones((1, 5, 5), bool)
-    for value, valid, expected in ((200, ~full, SKIP), (100, full, "bright"), (50, full, "dark"), (75, full, SKIP)):
+    for value, valid, expected in (
+        (200, ~full, SKIP),
+        (100, full, "bright"),
+        (50, full, "dark"),
+        (75, full, SKIP),
+    ):
         assert choose(rules, np.full((1, 5, 5), value), valid) == expected
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Rule("a", {"maen": Range()}), "when.maen: there is no such trait; .*did you mean 'mean'"),
-        (lambda: trait("mean_3", BLOCK, SHARED), "the trait 'mean_3' of an image with 2 bands; bands are counted from 1"),
-        (lambda: trait("index_0_1", BLOCK, SHARED), "the trait 'index_0_1' of an image with 2 bands"),
+        (
+            lambda: Rule("a", {"maen": Range()}),
+            "when.maen: there is no such trait; .*did you mean 'mean'",
+        ),
+        (
+            lambda: trait("mean_3", BLOCK, SHARED),
+            "the trait 'mean_3' of an image with 2 bands; bands are counted from 1",
+        ),
+        (
+            lambda: trait("index_0_1", BLOCK, SHARED),
+            "the trait 'index_0_1' of an image with 2 bands",
+        ),
     ],
     ids=["unknown", "no band", "band 0"],
 )

@@ -23,7 +23,9 @@ def counted(mask):
 
 
 def packed(counts):
-    """As COCO's API packs counts: differences from the fourth on, digits of five bits from ``"0"``, two's complement."""
+    """As COCO's API packs counts: differences from the fourth on, digits of five bits from ``"0"``,
+    two's complement.
+    """
     text = ""
     for k, count in enumerate(counts):
         value = count - counts[k - 2] if k > 2 else count
@@ -39,11 +41,17 @@ def packed(counts):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_masks_are_read_box_by_box(data):
-    """Both ways of writing a mask give its pixels in any box, runs that go on in the next column too."""
+    """Both ways of writing a mask give its pixels in any box, runs that go on in the next column
+    too.
+    """
     shape = data.draw(st.tuples(st.integers(1, 70), st.integers(1, 12)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    coarse = rng.random((shape[0] // 9 + 1, shape[1])) < data.draw(st.sampled_from([0, 0.3, 0.8, 1]))
-    mask = coarse.repeat(9, axis=0)[: shape[0]] ^ (rng.random(shape) < data.draw(st.sampled_from([0, 0.1, 0.5])))
+    coarse = rng.random((shape[0] // 9 + 1, shape[1])) < data.draw(
+        st.sampled_from([0, 0.3, 0.8, 1])
+    )
+    mask = coarse.repeat(9, axis=0)[: shape[0]] ^ (
+        rng.random(shape) < data.draw(st.sampled_from([0, 0.1, 0.5]))
+    )
     start = tuple(data.draw(st.integers(0, n)) for n in shape)
     box = Box(start, tuple(data.draw(st.integers(a, n)) for a, n in zip(start, shape, strict=True)))
     counts = counted(mask)
@@ -64,7 +72,10 @@ def test_a_gigantic_mask_is_never_unpacked():
     [
         ([3, 4], "add up to 7 pixels; allowed: none below 0, and in all 2 x 3"),
         ([-1, 7], "add up to 6 pixels; allowed: none below 0"),
-        ([1.5, 4.5], r"the runs of a mask are \[1.5, 4.5\]; allowed: a list of whole numbers, or a string"),
+        (
+            [1.5, 4.5],
+            r"the runs of a mask are \[1.5, 4.5\]; allowed: a list of whole numbers, or a string",
+        ),
         ({"a": 1}, "allowed: a list of whole numbers, or a string"),
         ("5~", "are no packed lengths at '~'"),
         ("o" * 20, "are no packed lengths"),

@@ -20,13 +20,18 @@ def drawn(shape, seed, bands=2):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_parts_give_the_sample_of_the_whole(data):
-    """However an image is cut, the samples of the parts make up that of the whole: valid, finite pixels, in raster order."""
+    """However an image is cut, the samples of the parts make up that of the whole: valid, finite
+    pixels, in raster order.
+    """
     shape = data.draw(st.sampled_from([(31, 40), (9, 8, 7), (1, 50)]))
     features, valid = drawn(shape, data.draw(st.integers(0, 99)))
     size = data.draw(st.integers(1, 400))
     grid = Grid(shape, tuple(data.draw(st.integers(3, 20)) for _ in shape))
     cores = [grid.core(tile) for tile in np.random.default_rng(0).permutation(len(grid)).tolist()]
-    parts = [pick(features[(slice(None), *core.slices)], valid[core.slices], core, shape, size) for core in cores]
+    parts = [
+        pick(features[(slice(None), *core.slices)], valid[core.slices], core, shape, size)
+        for core in cores
+    ]
     whole = pick(features, valid, Box.whole(shape), shape, size)
     found = merge(parts, size)
     np.testing.assert_array_equal(found.places, whole.places)
@@ -49,12 +54,17 @@ def test_ranks_are_different_and_spread():
 
 
 def test_a_large_image_is_not_read_whole():
-    """Of an image of many squares, no more are looked at than the sample needs; of one that is nearly empty, all."""
+    """Of an image of many squares, no more are looked at than the sample needs; of one that is
+    nearly empty, all.
+    """
     seen = []
 
     def gather(boxes):
         seen.append(len(boxes))
-        return Sample(np.array([box.start[0] * 10**6 + box.start[1] for box in boxes]), np.zeros((len(boxes), 1)))
+        return Sample(
+            np.array([box.start[0] * 10**6 + box.start[1] for box in boxes]),
+            np.zeros((len(boxes), 1)),
+        )
 
     assert len(collect((10**5, 10**5), 1024, gather).places) == 1024
     assert seen == [1024]

@@ -14,16 +14,24 @@ from pipeline.errors import ScratchError
 from pipeline.storage.records import Scratch, differences
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)
-ARRAYS = st.sampled_from(["u1", "i4", "i8", "f8", "?"]).flatmap(lambda dtype: hnp.arrays(dtype, SHAPES))
+ARRAYS = st.sampled_from(["u1", "i4", "i8", "f8", "?"]).flatmap(
+    lambda dtype: hnp.arrays(dtype, SHAPES)
+)
 FACTS = st.dictionaries(st.text(), st.integers() | st.text() | st.booleans())
 
 
 @settings(max_examples=100, deadline=None)
 @given(arrays=st.dictionaries(st.text("abc ", min_size=1), ARRAYS, max_size=4), facts=FACTS)
 def test_records_come_back(arrays, facts, tmp_path_factory):
-    """Facts and arrays of any type and shape are loaded as they were saved, some or all; saved again, they are the same bytes."""
+    """Facts and arrays of any type and shape are loaded as they were saved, some or all; saved
+    again, they are the same bytes.
+    """
     store = Scratch(str(tmp_path_factory.mktemp("scratch")))
-    big, path, saved = {"big": np.arange(5000).reshape(50, 100)}, Path(store.root, "a", "b.rec"), set()
+    big, path, saved = (
+        {"big": np.arange(5000).reshape(50, 100)},
+        Path(store.root, "a", "b.rec"),
+        set(),
+    )
     for _ in range(2):
         store.save("a/b", facts, arrays | big)
         told, found = store.load("a/b", whole=True)
@@ -38,7 +46,9 @@ def test_records_come_back(arrays, facts, tmp_path_factory):
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
-    """A record with any byte changed, or cut short anywhere, is not sound, and loading all of it is an error."""
+    """A record with any byte changed, or cut short anywhere, is not sound, and loading all of it is
+    an error.
+    """
     store = Scratch(str(tmp_path))
     store.save("a", {"n": 3}, {"x": np.arange(40), "y": np.zeros((3, 2), bool)})
     path = tmp_path / "a.rec"
@@ -70,4 +80,8 @@ def test_differences():
     """What is not the same in two mappings is told by dotted keys, with both values."""
     before = {"a": {"b": 1, "c": {"d": [1, 2]}}, "e": "same", "gone": None}
     now = {"a": {"b": 2, "c": {"d": [1, 3]}}, "e": "same", "new": "x" * 100}
-    assert differences(before, now) == ["a.b: 1 before, 2 now", "a.c.d: [1, 2] before, [1, 3] now", f'new: null before, "{"x" * 56}… now']
+    assert differences(before, now) == [
+        "a.b: 1 before, 2 now",
+        "a.c.d: [1, 2] before, [1, 3] now",
+        f'new: null before, "{"x" * 56}… now',
+    ]

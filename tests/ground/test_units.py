@@ -22,7 +22,19 @@ from pipeline.sinks.multiscales import space_of
 
 NAMES = {
     "angstrom": ("Å", "\u212b", "angstrom", "angstroms", "Angstrom", "ANGSTROM", "ångström"),
-    "micro": ("µm", "μm", "um", "micron", "microns", "Microns", "micrometer", "micrometers", "micrometre", "MICROMETERS", " um "),
+    "micro": (
+        "µm",
+        "μm",
+        "um",
+        "micron",
+        "microns",
+        "Microns",
+        "micrometer",
+        "micrometers",
+        "micrometre",
+        "MICROMETERS",
+        " um ",
+    ),
     "nano": ("nm", "nanometer", "nanometres", "NM"),
     "pico": ("pm", "picometer", "picometers"),
     "deci": ("dm", "decimeter", "decimetres"),
@@ -59,11 +71,13 @@ NONE = (
 
 @pytest.mark.parametrize("constant", NAMES)
 def test_lengths(constant):
-    """A unit of length is as long as SciPy has it, by each of its names. (Of a parsec they have eleven digits in common.)"""
+    """A unit of length is as long as SciPy has it, by each of its names. (Of a parsec they have
+    eleven digits in common.)
+    """
     for name in NAMES[constant]:
-        assert float(length(name).metres) == pytest.approx(getattr(constants, constant), rel=1e-10), (
-            name
-        )  # of a parsec they have eleven digits in common
+        assert float(length(name).metres) == pytest.approx(
+            getattr(constants, constant), rel=1e-10
+        ), name  # of a parsec they have eleven digits in common
         assert length(name).name == length(NAMES[constant][0]).name
 
 
@@ -83,15 +97,27 @@ def test_what_is_known_without_the_library_is_what_it_knows(name):
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from(sorted(NAMES)), st.integers(0, 2), st.floats(0.01, 100)), min_size=2, max_size=3), st.data())
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(NAMES)), st.integers(0, 2), st.floats(0.01, 100)),
+        min_size=2,
+        max_size=3,
+    ),
+    st.data(),
+)
 def test_sizes_of_axes_come_into_one_unit(axes, data):
-    """Sizes in any units are those in the last one's; an axis that has none is not known, and takes no other along with it."""
+    """Sizes in any units are those in the last one's; an axis that has none is not known, and takes
+    no other along with it.
+    """
     units = [NAMES[name][at] for name, at, _ in axes if at < len(NAMES[name])]
     axes = [each for each in axes if each[1] < len(NAMES[each[0]])]
     if not axes:
         return
     lost = data.draw(st.sets(st.integers(0, len(axes) - 1)))
-    given = [data.draw(st.sampled_from([None, "cubits"])) if k in lost else unit for k, unit in enumerate(units)]
+    given = [
+        data.draw(st.sampled_from([None, "cubits"])) if k in lost else unit
+        for k, unit in enumerate(units)
+    ]
     name, sizes, unlike = alike(given, [size for _, _, size in axes])
     left = [k for k in range(len(axes)) if k not in lost]
     for k, (constant, _, size) in enumerate(axes):
@@ -99,12 +125,18 @@ def test_sizes_of_axes_come_into_one_unit(axes, data):
             assert (sizes[k], k in unlike) == (size, True)
         elif left:
             assert k not in unlike
-            assert sizes[k] * float(length(name).metres) == pytest.approx(size * getattr(constants, constant), rel=1e-9)
-    assert len(unclear("zyx"[: len(axes)], given)) == (len(lost) if left else sum(unit is not None for unit in given))
+            assert sizes[k] * float(length(name).metres) == pytest.approx(
+                size * getattr(constants, constant), rel=1e-9
+            )
+    assert len(unclear("zyx"[: len(axes)], given)) == (
+        len(lost) if left else sum(unit is not None for unit in given)
+    )
 
 
 def test_an_unknown_axis_leaves_the_sizes_of_the_others():
-    """Of a volume whose planes have no size: no column of volumes, its rows and columns keep theirs in what is written."""
+    """Of a volume whose planes have no size: no column of volumes, its rows and columns keep theirs
+    in what is written.
+    """
     frame = Frame((2, 20, 30), pixel_size=(2.0, 0.5, 0.25), unit="micrometer", unlike=(0,))
     assert (scale(frame), size_column(frame)) == (None, None)
     space = space_of(frame)
@@ -113,7 +145,9 @@ def test_an_unknown_axis_leaves_the_sizes_of_the_others():
 
 
 def test_columns_have_few_units():
-    """Areas are told in square micrometres, millimetres or metres, and are what SciPy's constants make of them."""
+    """Areas are told in square micrometres, millimetres or metres, and are what SciPy's constants
+    make of them.
+    """
     for unit, column, metres in (
         ("pm", "area_um2", 1e-6),
         ("micron", "area_um2", 1e-6),
@@ -121,23 +155,35 @@ def test_columns_have_few_units():
         ("inches", "area_m2", 1),
     ):
         frame = Frame((5, 5), pixel_size=(2.0, 3.0), unit=unit)
-        constant = {"pm": constants.pico, "micron": constants.micron, "mm": constants.milli, "inches": constants.inch}[unit]
+        constant = {
+            "pm": constants.pico,
+            "micron": constants.micron,
+            "mm": constants.milli,
+            "inches": constants.inch,
+        }[unit]
         assert size_column(frame) == column
         assert pixel_extent(frame) == pytest.approx(6 * (constant / metres) ** 2)
 
 
 def test_units_from_the_image_to_the_results(tmp_path):
-    """An OME-Zarr in microns and nanometers gives a table in square micrometres, and labels in micrometers."""
+    """An OME-Zarr in microns and nanometers gives a table in square micrometres, and labels in
+    micrometers.
+    """
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
     pixels = np.zeros((20, 30), np.uint8)
     pixels[2:8, 3:9] = 200
     group.create_array("0", data=pixels, chunks=(20, 30))
-    axes = [{"name": "y", "type": "space", "unit": "nanometers"}, {"name": "x", "type": "space", "unit": "microns"}]
+    axes = [
+        {"name": "y", "type": "space", "unit": "nanometers"},
+        {"name": "x", "type": "space", "unit": "microns"},
+    ]
     moves = [{"type": "scale", "scale": [500.0, 0.25]}]
     scales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": moves}]}]
     group.attrs["ome"] = {"version": "0.5", "multiscales": scales}
     out = tmp_path / "out"
-    pipeline.segment(tmp_path / "a.zarr", {"kind": "threshold", "value": 100}, out, engine=pipeline.local())
+    pipeline.segment(
+        tmp_path / "a.zarr", {"kind": "threshold", "value": 100}, out, engine=pipeline.local()
+    )
     table = pq.read_table(next(out.glob("*.parquet")))
     assert table["area_um2"].to_pylist() == pytest.approx([36 * 0.5 * 0.25])
     written = dict(zarr.open_group(out / "labels.zarr", mode="r").attrs)["ome"]["multiscales"][0]

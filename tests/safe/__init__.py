@@ -1,1 +1,3 @@
-"""What comes from elsewhere does no harm: networks, vector files, texts, YAML, and other users of the same machine."""
+"""What comes from elsewhere does no harm: networks, vector files, texts, YAML, and other users of
+the same machine.
+"""

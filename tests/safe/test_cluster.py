@@ -1,4 +1,6 @@
-"""Other users of a machine, who can connect to what listens on its loopback, learn nothing of our own clusters and run nothing there."""
+"""Other users of a machine, who can connect to what listens on its loopback, learn nothing of our
+own clusters and run nothing there.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,16 @@ from distributed.core import connect
 from pipeline.engine import cluster
 from pipeline.engine.certificates import security
 
-PAGES = ("", "status", "health", "metrics", "info/main/workers.html", "json/counts.json", "proxy/80/127.0.0.1/", "sysmon")
+PAGES = (
+    "",
+    "status",
+    "health",
+    "metrics",
+    "info/main/workers.html",
+    "json/counts.json",
+    "proxy/80/127.0.0.1/",
+    "sysmon",
+)
 REFUSED = (OSError, ValueError, EOFError, asyncio.IncompleteReadError)
 
 
@@ -39,7 +50,12 @@ class Own:
 
 
 def listening(processes: list[psutil.Process]) -> list[Any]:
-    return [each.laddr for process in processes for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    return [
+        each.laddr
+        for process in processes
+        for each in process.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN
+    ]
 
 
 def speaks_http(port: int) -> bool:
@@ -58,8 +74,13 @@ def own() -> Iterator[Own]:
     before = set(listening([psutil.Process(), *others]))
     with cluster(2) as engine:
         assert [outcome.value for outcome in engine.run(divmod, 17, [5])] == [(3, 2)]
-        processes = [psutil.Process(), *(one for one in psutil.Process().children(recursive=True) if one not in others)]
-        found = Own(engine, processes, [each for each in listening(processes) if each not in before])
+        processes = [
+            psutil.Process(),
+            *(one for one in psutil.Process().children(recursive=True) if one not in others),
+        ]
+        found = Own(
+            engine, processes, [each for each in listening(processes) if each not in before]
+        )
         for address in found.addresses:
             (found.pages if speaks_http(address.port) else found.tasks).append(address.port)
         yield found
@@ -67,7 +88,9 @@ def own() -> Iterator[Own]:
 
 
 def test_all_listen_on_the_loopback(own: Own) -> None:
-    """Scheduler, two nannies and two workers listen for tasks, on the loopback alone; there are workers in other processes."""
+    """Scheduler, two nannies and two workers listen for tasks, on the loopback alone; there are
+    workers in other processes.
+    """
     assert {address.ip for address in own.addresses} == {"127.0.0.1"}
     assert len(own.tasks) == 5
     assert len(own.processes) >= 3
@@ -75,7 +98,9 @@ def test_all_listen_on_the_loopback(own: Own) -> None:
 
 @pytest.mark.parametrize("how", ["plain", "another's certificate"])
 def test_a_client_without_the_certificate_is_refused(own: Own, how: str) -> None:
-    """Who does not hold the certificate of this very cluster gets no connection: not to the scheduler, a nanny or a worker."""
+    """Who does not hold the certificate of this very cluster gets no connection: not to the
+    scheduler, a nanny or a worker.
+    """
     given: dict[str, Any] = {} if how == "plain" else {"security": security()}
     scheme = "tls" if given else "tcp"
     scheduler = int(own.engine._client.scheduler.address.rpartition(":")[2])
@@ -98,10 +123,16 @@ def test_a_client_without_the_certificate_is_refused(own: Own, how: str) -> None
 
 
 def test_who_has_the_certificate_is_let_in(own: Own) -> None:
-    """The same question by a client that holds the certificate is answered: the tests above ask rightly."""
+    """The same question by a client that holds the certificate is answered: the tests above ask
+    rightly.
+    """
 
     async def asked(port: int) -> Any:
-        comm = await connect(f"tls://127.0.0.1:{port}", timeout=5, **own.engine._client.security.get_connection_args("client"))
+        comm = await connect(
+            f"tls://127.0.0.1:{port}",
+            timeout=5,
+            **own.engine._client.security.get_connection_args("client"),
+        )
         try:
             await comm.write({"op": "identity", "reply": True})
             return await comm.read()
@@ -113,7 +144,9 @@ def test_who_has_the_certificate_is_let_in(own: Own) -> None:
 
 
 def test_no_word_is_said_without_a_certificate(own: Own) -> None:
-    """Whoever speaks TLS and shows no certificate is told nothing: no byte comes after the handshake."""
+    """Whoever speaks TLS and shows no certificate is told nothing: no byte comes after the
+    handshake.
+    """
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for port in own.tasks:
@@ -127,7 +160,9 @@ def test_no_word_is_said_without_a_certificate(own: Own) -> None:
 
 
 def test_nothing_is_served_to_browsers(own: Own) -> None:
-    """No dashboard, and no page of Dask's that tells of tasks, workers and files, or asks other servers."""
+    """No dashboard, and no page of Dask's that tells of tasks, workers and files, or asks other
+    servers.
+    """
     assert len(own.pages) == 3  # Dask opens these ports whatever it is told
     for port in own.pages:
         for page in PAGES:
@@ -136,9 +171,17 @@ def test_nothing_is_served_to_browsers(own: Own) -> None:
 
 
 def test_files_and_commands_show_nothing(own: Own) -> None:
-    """The folder of temporary files is the user's alone, and no key is in a command line, which all users see."""
-    folders = {Path(name).resolve() for name in own.engine._client.run(lambda dask_worker: dask_worker.local_directory).values()}
-    tops = {next(part for part in folder.parents if part.name.startswith("tilewise-")) for folder in folders}
+    """The folder of temporary files is the user's alone, and no key is in a command line, which all
+    users see.
+    """
+    folders = {
+        Path(name).resolve()
+        for name in own.engine._client.run(lambda dask_worker: dask_worker.local_directory).values()
+    }
+    tops = {
+        next(part for part in folder.parents if part.name.startswith("tilewise-"))
+        for folder in folders
+    }
     assert len(tops) == 1
     assert stat.S_IMODE(next(iter(tops)).stat().st_mode) == 0o700
     for process in own.processes[1:]:

@@ -1,4 +1,6 @@
-"""Texts that people write are read within bounds: YAML whose anchors grow, JSON without end, bundles and truth that lead elsewhere."""
+"""Texts that people write are read within bounds: YAML whose anchors grow, JSON without end,
+bundles and truth that lead elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def laughs(levels: int, times: int = 9) -> str:
 def merged(levels: int, times: int = 9) -> str:
     """Nested mappings, each of which takes the keys of the one before several times."""
     lines = ["a0: &a0 {x: 1, y: 2}"]
-    lines += [f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * times)}]}}" for k in range(1, levels)]
+    lines += [
+        f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * times)}]}}" for k in range(1, levels)
+    ]
     return "\n".join(lines)
 
 
@@ -47,15 +51,24 @@ GROWING = {
     "merges": merged(7),
     "many merges": merged(40),
     "a long text": f"a: &a {'x' * 2000}\nb: [{', '.join(['*a'] * 1000)}]",
-    "keys": "a: &a {" + ", ".join(f"k{n}: 1" for n in range(200)) + "}\nb: [" + ", ".join(["*a"] * 500) + "]",
+    "keys": "a: &a {"
+    + ", ".join(f"k{n}: 1" for n in range(200))
+    + "}\nb: ["
+    + ", ".join(["*a"] * 500)
+    + "]",
 }
 
 
 @pytest.mark.parametrize("what", GROWING)
 def test_anchors_do_not_grow_without_bound(what: str) -> None:
-    """Aliases that stand for far more than is written are refused at once: in a job file, a card and an option of the command line."""
+    """Aliases that stand for far more than is written are refused at once: in a job file, a card
+    and an option of the command line.
+    """
     began = time.monotonic()
-    with pytest.raises(JobError, match=r"the file becomes longer than \d+ characters by its anchors; allowed: fewer aliases"):
+    with pytest.raises(
+        JobError,
+        match=r"the file becomes longer than \d+ characters by its anchors; allowed: fewer aliases",
+    ):
         yaml_files.parse(GROWING[what], "the file")
     with pytest.raises(JobError, match="by its anchors"):
         parse(GROWING[what], "card.yaml")
@@ -63,9 +76,14 @@ def test_anchors_do_not_grow_without_bound(what: str) -> None:
 
 
 def test_anchors_are_refused_from_the_command_line(tmp_path: Path) -> None:
-    """A job file of 280 characters that becomes megabytes ends with exit code 2 and says why; an option, too."""
+    """A job file of 280 characters that becomes megabytes ends with exit code 2 and says why; an
+    option, too.
+    """
     (tmp_path / "job.yaml").write_text(laughs(7))
-    for command in (["run", str(tmp_path / "job.yaml")], ["run", "job.yaml", "--set", "x=[&a [1, 1], *a, *a]"]):
+    for command in (
+        ["run", str(tmp_path / "job.yaml")],
+        ["run", "job.yaml", "--set", "x=[&a [1, 1], *a, *a]"],
+    ):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 2
         assert isinstance(done.exception, SystemExit)
@@ -98,21 +116,33 @@ def test_a_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 @given(
     st.recursive(
-        st.integers() | st.text("ab*&: ") | st.none() | st.booleans(), lambda of: st.lists(of) | st.dictionaries(st.text("abc"), of)
+        st.integers() | st.text("ab*&: ") | st.none() | st.booleans(),
+        lambda of: st.lists(of) | st.dictionaries(st.text("abc"), of),
     )
 )
 def test_what_has_no_anchors_is_read_as_it_was_written(value: Any) -> None:
-    """Whatever PyYAML writes, with and without anchors that share a part, is read as PyYAML reads it."""
+    """Whatever PyYAML writes, with and without anchors that share a part, is read as PyYAML reads
+    it.
+    """
     for text in (yaml.safe_dump(value), yaml.safe_dump({"a": value, "b": [value, value]})):
         assert yaml_files.parse(text, "the file") == yaml.safe_load(text)
 
 
 def test_json_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """JSON that is nested without end, is none, or is too large ends with one line: as truth, too."""
+    """JSON that is nested without end, is none, or is too large ends with one line: as
+    truth, too.
+    """
     path = tmp_path / "truth.json"
-    for text in ('{"annotations": ' * 100_000, '{"annotations": ' + "[" * 100_000 + "]" * 100_000 + "}", '{"annotations"', '"annotations"'):
+    for text in (
+        '{"annotations": ' * 100_000,
+        '{"annotations": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"annotations"',
+        '"annotations"',
+    ):
         path.write_text(text)
-        with pytest.raises(SourceError, match=r"truth\.json (is no JSON that can be read|holds no drawings)"):
+        with pytest.raises(
+            SourceError, match=r"truth\.json (is no JSON that can be read|holds no drawings)"
+        ):
             read_drawings(path)
         with pytest.raises(SourceError, match=r"truth\.json is no"):
             open_truth(str(path), None, None)  # type: ignore[arg-type]
@@ -126,9 +156,14 @@ def test_json_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_pascal_declares_no_document_type(encoding: str, tmp_path: Path) -> None:
-    """Entities, which grow and read other files, are refused in XML of drawings, whatever it is encoded in."""
+    """Entities, which grow and read other files, are refused in XML of drawings, whatever it is
+    encoded in.
+    """
     path = tmp_path / "truth.xml"
-    text = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation><name>&b;</name></annotation>'
+    text = (
+        f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b SYSTEM '
+        f'"file:///etc/hostname">]><annotation><name>&b;</name></annotation>'
+    )
     path.write_text(text, encoding)
     with pytest.raises(SourceError, match="declares a document type"):
         read_drawings(path)
@@ -150,7 +185,9 @@ def made(folder: Path, weights: str = "weights.safetensors") -> Path:
 
 
 def test_a_bundle_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
-    """Weights, or the card, that are links to another folder, or lie in one that is, are refused; links within the bundle are not."""
+    """Weights, or the card, that are links to another folder, or lie in one that is, are refused;
+    links within the bundle are not.
+    """
     secret = tmp_path / "secret" / "weights.safetensors"
     secret.parent.mkdir()
     safetensors.numpy.save_file({"a": np.zeros(1)}, secret)
@@ -159,7 +196,10 @@ def test_a_bundle_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
     (folder / "deeper").symlink_to(secret.parent)
     for name in ("weights.safetensors", "deeper/weights.safetensors"):
         made(folder, name)
-        with pytest.raises(JobError, match=rf"bundle: {name} is a link that leads out of the bundle; allowed: files in it"):
+        with pytest.raises(
+            JobError,
+            match=rf"bundle: {name} is a link that leads out of the bundle; allowed: files in it",
+        ):
             read(str(folder))
         with pytest.raises(JobError, match="leads out of the bundle"):
             pipeline.UNet(weights=str(folder))
@@ -171,7 +211,9 @@ def test_a_bundle_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
     assert read(str(tmp_path / "link")).card.name == "random"
     (folder / "card.yaml").rename(tmp_path / "card.yaml")
     (folder / "card.yaml").symlink_to(tmp_path / "card.yaml")
-    with pytest.raises(JobError, match=r"bundle: card\.yaml is a link that leads out of the bundle"):
+    with pytest.raises(
+        JobError, match=r"bundle: card\.yaml is a link that leads out of the bundle"
+    ):
         read(str(folder))
 
 
@@ -184,7 +226,9 @@ def test_a_bundle_in_one_file_may_be_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png", "link.png"])
 def test_panoptic_truth_names_a_file_beside_it(name: str, tmp_path: Path) -> None:
-    """The PNG of COCO's panoptic truth lies beside it, or in its folder: no path leads elsewhere."""
+    """The PNG of COCO's panoptic truth lies beside it, or in its folder: no path leads
+    elsewhere.
+    """
     from PIL import Image
 
     folder = tmp_path / "truth"
@@ -193,7 +237,11 @@ def test_panoptic_truth_names_a_file_beside_it(name: str, tmp_path: Path) -> Non
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "own.png")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     entry = {"file_name": "own.png", "image_id": 1, "segments_info": []}
-    truth = {"images": [{"id": 1, "file_name": "a.tif"}], "categories": [{"id": 1}], "annotations": [entry]}
+    truth = {
+        "images": [{"id": 1, "file_name": "a.tif"}],
+        "categories": [{"id": 1}],
+        "annotations": [entry],
+    }
     (folder / "truth.json").write_text(json.dumps(truth))
     frame = open_source(folder / "own.png").frame
     assert open_truth(str(folder / "truth.json"), frame).source.frame.shape == (4, 4)

@@ -30,8 +30,13 @@ HOSTILE = {
     "second filter": {"filters": [{"id": "delta", "dtype": "|u1"}, PICKLE]},
     "compressor": {"compressor": PICKLE},
     "objects": {"dtype": "|O", "filters": [PICKLE], "fill_value": None},
-    "compressed objects": {"dtype": "|O", "filters": [PICKLE], "compressor": {"id": "zlib", "level": 1}, "fill_value": None},
-}  # fmt: skip
+    "compressed objects": {
+        "dtype": "|O",
+        "filters": [PICKLE],
+        "compressor": {"id": "zlib", "level": 1},
+        "fill_value": None,
+    },
+}
 
 
 class Payload:
@@ -42,8 +47,12 @@ class Payload:
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_zarr_of_pickles_is_refused(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An array whose codecs unpickle is refused, whether it says that it holds objects or numbers."""
+def test_a_zarr_of_pickles_is_refused(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array whose codecs unpickle is refused, whether it says that it holds objects or
+    numbers.
+    """
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "image.zarr"
     folder.mkdir()

@@ -1,4 +1,6 @@
-"""What signs an address and whose it is shows nowhere: in no message, log, traceback or warning, whatever characters it is of."""
+"""What signs an address and whose it is shows nowhere: in no message, log, traceback or warning,
+whatever characters it is of.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ from pipeline.redaction import redacted
 from pipeline.storage.locations import checked
 
 SPACES = " \t\r\n\f\v"
-SECRETS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters=SPACES), min_size=8, max_size=30)
-"""Any characters but the spaces that end an address; longer than what may stand in a message by chance."""
+SECRETS = st.text(
+    st.characters(exclude_categories=("Cs",), exclude_characters=SPACES), min_size=8, max_size=30
+)
+"""Any characters but the spaces that end an address; longer than what may stand in a message by
+chance.
+"""
 AWKWARD = st.text(st.sampled_from("@:/?#,;')(%&=.[]\"ab1"), min_size=8, max_size=30)
 MESSAGES = st.sampled_from(
     [
@@ -36,12 +42,14 @@ MESSAGES = st.sampled_from(
         "a\n{}\nb",
     ]
 )
-HOSTS = st.sampled_from(["host.example.org", "localhost:9000", "bucket", "10.0.0.1:443", "[::1]:80"])
+HOSTS = st.sampled_from(
+    ["host.example.org", "localhost:9000", "bucket", "10.0.0.1:443", "[::1]:80"]
+)
 PATHS = st.sampled_from(["/data/scene.tif", "/a/b c.tif".replace(" ", "%20"), "/µ/z.zarr"])
 
 
 def built(host: str, path: str, user: str = "", query: str = "", fragment: str = "") -> str:
-    return f"https://{f'me:{user}@' if user else ''}{host}{path}{f'?sig={query}' if query else ''}{f'#{fragment}' if fragment else ''}"
+    return f"https://{f'me:{user}@' if user else ''}{host}{path}{f'?sig={query}' if query else ''}{f'#{fragment}' if fragment else ''}"  # noqa: E501
 
 
 @given(st.one_of(SECRETS, AWKWARD), MESSAGES, HOSTS, PATHS)
@@ -49,7 +57,9 @@ def built(host: str, path: str, user: str = "", query: str = "", fragment: str =
 @example("12/34567890", "{}", "bucket", "/data/scene.tif")
 @example("a?b#c/d@e:f", "{}", "bucket", "/data/scene.tif")
 def test_a_password_never_shows(secret: str, message: str, host: str, path: str) -> None:
-    """A password of any characters is gone from any message, alone and beside a signature that is the same."""
+    """A password of any characters is gone from any message, alone and beside a signature that is
+    the same.
+    """
     assume(secret not in message + host + path)
     for address in (built(host, path, secret), built(host, path, secret, secret, secret)):
         told = redacted(message.format(address))
@@ -59,24 +69,45 @@ def test_a_password_never_shows(secret: str, message: str, host: str, path: str)
 
 @given(st.one_of(SECRETS, AWKWARD), MESSAGES, HOSTS, PATHS)
 def test_a_signature_never_shows(secret: str, message: str, host: str, path: str) -> None:
-    """A query and a fragment of any characters are gone; whose address it is, and what it names, stays to be read."""
+    """A query and a fragment of any characters are gone; whose address it is, and what it names,
+    stays to be read.
+    """
     assume(secret not in message + host + path and ":" not in host)
-    for address in (built(host, path, query=secret), built(host, path, fragment=secret), built(host, path, query=secret, fragment=secret)):
+    for address in (
+        built(host, path, query=secret),
+        built(host, path, fragment=secret),
+        built(host, path, query=secret, fragment=secret),
+    ):
         told = redacted(message.format(address))
         assert secret not in told
         assert f"https://{host}{path}?…" in told
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters=SPACES + "@?#"), min_size=8), MESSAGES, HOSTS, PATHS)
+@given(
+    st.text(
+        st.characters(exclude_categories=("Cs",), exclude_characters=SPACES + "@?#"), min_size=8
+    ),
+    MESSAGES,
+    HOSTS,
+    PATHS,
+)
 def test_host_and_path_stay(secret: str, message: str, host: str, path: str) -> None:
-    """Beside a password with slashes, colons and quotes, and a signature, the host and the path stay to be read."""
+    """Beside a password with slashes, colons and quotes, and a signature, the host and the path
+    stay to be read.
+    """
     assume(secret not in message + host + path)
-    assert f"https://…@{host}{path}?…" in redacted(message.format(built(host, path, secret, query=secret)))
+    assert f"https://…@{host}{path}?…" in redacted(
+        message.format(built(host, path, secret, query=secret))
+    )
 
 
 @given(MESSAGES, HOSTS, PATHS, st.sampled_from(["https", "s3", "gs", "tls", "file"]))
-def test_an_address_without_secrets_stays_as_it_is(message: str, host: str, path: str, scheme: str) -> None:
-    """What has no user, query or fragment is not changed, and what was redacted is not changed again."""
+def test_an_address_without_secrets_stays_as_it_is(
+    message: str, host: str, path: str, scheme: str
+) -> None:
+    """What has no user, query or fragment is not changed, and what was redacted is not changed
+    again.
+    """
     text = message.format(f"{scheme}://{host}{path}")
     assert redacted(text) == text
     secret = redacted(message.format(built(host, path, "secret/word", "signature")))
@@ -105,11 +136,21 @@ def test_awkward_addresses(text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["https://me:pa/ss@host/a.tif", "https://me:pa?ss@host/a.tif", "s3://key:se/cret@bucket/a.tif", "https://me@host/a.tif"]
+    "address",
+    [
+        "https://me:pa/ss@host/a.tif",
+        "https://me:pa?ss@host/a.tif",
+        "s3://key:se/cret@bucket/a.tif",
+        "https://me@host/a.tif",
+    ],
 )
 def test_credentials_in_an_address_are_refused(address: str) -> None:
-    """A name or a password in an address is seen wherever its characters put it, and refused without showing it."""
-    with pytest.raises(JobError, match=r"://…@\w+/a\.tif holds credentials; allowed: in the environment only"):
+    """A name or a password in an address is seen wherever its characters put it, and refused
+    without showing it.
+    """
+    with pytest.raises(
+        JobError, match=r"://…@\w+/a\.tif holds credentials; allowed: in the environment only"
+    ):
         checked(address)
     with pytest.raises(JobError, match="is no address: Port"):
         checked("https://host:port/a.tif")
@@ -122,7 +163,9 @@ def refused(what: str) -> None:
 
 @given(st.one_of(SECRETS, AWKWARD), MESSAGES)
 def test_nothing_shows_in_the_log(secret: str, message: str) -> None:
-    """Messages, their arguments and tracebacks of causes, at DEBUG too, in the logger of this program."""
+    """Messages, their arguments and tracebacks of causes, at DEBUG too, in the logger of this
+    program.
+    """
     address = built("host.example.org", "/scene.tif", query=secret)
     told = io.StringIO()
     logger = logs.logger()
@@ -148,7 +191,9 @@ def test_nothing_shows_in_the_log(secret: str, message: str) -> None:
 
 def fails(secret: str, _item: int) -> None:
     """An item that a library fails at."""
-    logging.getLogger("library").debug("GET %s", built("host.example.org", "/scene.tif", query=secret))
+    logging.getLogger("library").debug(
+        "GET %s", built("host.example.org", "/scene.tif", query=secret)
+    )
     raise OSError(built("host.example.org", "/scene.tif", "pa/ss", secret))
 
 
@@ -190,10 +235,14 @@ SCRIPT = """
     ],
 )
 def test_nothing_shows_of_other_libraries(begin: str) -> None:
-    """In a process of ours: loggers of any library, warnings, threads and errors that nobody caught."""
+    """In a process of ours: loggers of any library, warnings, threads and errors that nobody
+    caught.
+    """
     secret = "se,cret';)x@y"
     code = textwrap.dedent(SCRIPT.format(begin=begin))
-    done = subprocess.run([sys.executable, "-c", code, secret], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, secret], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert secret not in done.stderr
     assert "pa/ss" not in done.stderr
@@ -207,7 +256,9 @@ def test_nothing_shows_of_other_libraries(begin: str) -> None:
 
 
 def test_debug_shows_no_secret(tmp_path: Any) -> None:
-    """`--debug` shows where an error was raised, and what caused it, without what signs an address."""
+    """`--debug` shows where an error was raised, and what caused it, without what signs
+    an address.
+    """
     secret = "se,cret';)x"
     code = """
         import sys
@@ -226,7 +277,13 @@ def test_debug_shows_no_secret(tmp_path: Any) -> None:
         datasets._reached = reached
         __main__.main()
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), secret], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), secret],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 2, done.stderr
     assert secret not in done.stdout + done.stderr
     assert "OSError: GET https://localhost/scene.tif?…" in done.stderr
@@ -234,9 +291,17 @@ def test_debug_shows_no_secret(tmp_path: Any) -> None:
 
 
 def test_a_job_is_written_down_without_secrets() -> None:
-    """Addresses among a segmenter's options and in the output's, too, are recorded without what signs them."""
+    """Addresses among a segmenter's options and in the output's, too, are recorded without what
+    signs them.
+    """
     secret = "se,cret';)x"
-    grown = pipeline.RegionGrowing(seeds=f"https://host.example.org/seeds.tif?sig={secret}", tolerance=5)
-    job = pipeline.Job(source=f"https://host.example.org/a.tif?sig={secret}", segmenters={"it": grown}, output={"path": "out"})
+    grown = pipeline.RegionGrowing(
+        seeds=f"https://host.example.org/seeds.tif?sig={secret}", tolerance=5
+    )
+    job = pipeline.Job(
+        source=f"https://host.example.org/a.tif?sig={secret}",
+        segmenters={"it": grown},
+        output={"path": "out"},
+    )
     assert secret not in str(job.plain())
     assert job.plain()["segmenters"]["it"]["seeds"] == "https://host.example.org/seeds.tif?…"

@@ -56,10 +56,14 @@ def levels(path):
 @pytest.mark.parametrize("dtype", ["uint32", "uint64"])
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "all valid"])
 @pytest.mark.parametrize(
-    "place", [(NORTH_UP, UTM), (ROTATED, UTM), (NORTH_UP, None), (None, None)], ids=["utm", "rotated", "no CRS", "nowhere"]
+    "place",
+    [(NORTH_UP, UTM), (ROTATED, UTM), (NORTH_UP, None), (None, None)],
+    ids=["utm", "rotated", "no CRS", "nowhere"],
 )
 def test_rasterio_reads_what_was_written(tmp_path, dtype, masked, place):
-    """rio-cogeo finds a valid file, whose labels, mask, place and CRS are those given and whose overviews hold each second pixel."""
+    """rio-cogeo finds a valid file, whose labels, mask, place and CRS are those given and whose
+    overviews hold each second pixel.
+    """
     labels, valid = blobs(SHAPE, dtype), measured(SHAPE) if masked else np.ones(SHAPE, bool)
     frame = Frame(SHAPE, transform=place[0], crs=place[1])
     path = tmp_path / "labels.tif"
@@ -85,18 +89,34 @@ def test_background_is_valid(tmp_path):
     """A pixel of no object is 0 and valid; one that was not measured is 0 and masked."""
     valid = np.zeros((600, 600), bool)
     valid[:, :300] = True
-    write_cog(str(tmp_path / "p.tif"), Frame((600, 600)), "uint32", reader(np.zeros((600, 600), np.uint32)), reader(valid))
+    write_cog(
+        str(tmp_path / "p.tif"),
+        Frame((600, 600)),
+        "uint32",
+        reader(np.zeros((600, 600), np.uint32)),
+        reader(valid),
+    )
     with rasterio.open(tmp_path / "p.tif") as file:
         read = file.read(1, masked=True)
     assert (read.data == 0).all()
     assert np.array_equal(~read.mask, valid)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 1500), (1500, 1), (2100, 3), (513, 511), (701, 1203)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 1500), (1500, 1), (2100, 3), (513, 511), (701, 1203)], ids=str
+)
 def test_odd_sizes_are_written_whole(tmp_path, shape):
-    """Any size comes back; where GDAL has to choose a pixel, its overviews hold ids that are there, within a pixel, and no mixture."""
+    """Any size comes back; where GDAL has to choose a pixel, its overviews hold ids that are there,
+    within a pixel, and no mixture.
+    """
     labels = np.random.default_rng(0).integers(1, 2**32, shape, np.uint32)
-    write_cog(str(tmp_path / "p.tif"), Frame(shape), "uint32", reader(labels), reader(np.ones(shape, bool)))
+    write_cog(
+        str(tmp_path / "p.tif"),
+        Frame(shape),
+        "uint32",
+        reader(labels),
+        reader(np.ones(shape, bool)),
+    )
     assert cog_validate(tmp_path / "p.tif")[:2] == (True, [])
     (whole, _), *lower = levels(tmp_path / "p.tif")
     assert np.array_equal(whole, labels)
@@ -105,7 +125,9 @@ def test_odd_sizes_are_written_whole(tmp_path, shape):
         near = np.pad(labels, 2**level, "edge")
         size = 2 * 2**level + 1
         for (row, column), value in np.ndenumerate(ids[::17, ::17]):
-            top, left = (17 * at * n // m for at, n, m in zip((row, column), shape, ids.shape, strict=True))
+            top, left = (
+                17 * at * n // m for at, n, m in zip((row, column), shape, ids.shape, strict=True)
+            )
             assert value in near[top : top + size, left : left + size]
 
 
@@ -146,16 +168,40 @@ def raising(box):
     ("labels", "valid", "error", "reason"),
     [
         pytest.param(raising, None, ScratchError, "is gone", id="labels cannot be read"),
-        pytest.param(lambda box: np.ones(box.shape, np.uint32), raising, ScratchError, "is gone", id="mask cannot be read"),
-        pytest.param(lambda box: np.ones(box.shape, np.uint64), None, ValueError, "allowed: uint32", id="ids may not fit"),
-        pytest.param(lambda _: np.ones((3, 3), np.uint32), None, ValueError, r"shape \(600, 600\)", id="another shape"),
         pytest.param(
-            lambda box: np.ones(box.shape, np.uint32), lambda box: np.ones(box.shape, int), ValueError, "bool", id="mask of integers"
+            lambda box: np.ones(box.shape, np.uint32),
+            raising,
+            ScratchError,
+            "is gone",
+            id="mask cannot be read",
+        ),
+        pytest.param(
+            lambda box: np.ones(box.shape, np.uint64),
+            None,
+            ValueError,
+            "allowed: uint32",
+            id="ids may not fit",
+        ),
+        pytest.param(
+            lambda _: np.ones((3, 3), np.uint32),
+            None,
+            ValueError,
+            r"shape \(600, 600\)",
+            id="another shape",
+        ),
+        pytest.param(
+            lambda box: np.ones(box.shape, np.uint32),
+            lambda box: np.ones(box.shape, int),
+            ValueError,
+            "bool",
+            id="mask of integers",
         ),
     ],
 )
 def test_a_failure_leaves_nothing_behind(tmp_path, labels, valid, error, reason):
-    """Where a callable fails or returns what does not fit, its error comes out and the folder is as before."""
+    """Where a callable fails or returns what does not fit, its error comes out and the folder is as
+    before.
+    """
     with pytest.raises(error, match=reason):
         write_cog(str(tmp_path / "p.tif"), Frame((600, 600)), "uint32", labels, valid)
     assert not list(tmp_path.iterdir())
@@ -166,11 +212,17 @@ def test_a_failure_leaves_nothing_behind(tmp_path, labels, valid, error, reason)
     ("limit", "reason"),
     [
         pytest.param(1_000_000, "labels cannot be written", id="temporary file"),
-        pytest.param(4_500_000, "not whole|GDAL cannot write", id="final file, of which some versions of GDAL say nothing"),
+        pytest.param(
+            4_500_000,
+            "not whole|GDAL cannot write",
+            id="final file, of which some versions of GDAL say nothing",
+        ),
     ],
 )
 def test_a_full_disk_is_an_error(tmp_path, limit, reason):
-    """Where no more can be written, be it early or late, an OutputError says so, and nothing is left behind."""
+    """Where no more can be written, be it early or late, an OutputError says so, and nothing is
+    left behind.
+    """
     script = f"""
         import resource
         import numpy as np
@@ -184,8 +236,10 @@ def test_a_full_disk_is_an_error(tmp_path, limit, reason):
             write_cog({str(tmp_path / "p.tif")!r}, Frame((1024, 1024)), "uint32", lambda box: labels[box.slices])
         except OutputError as error:
             print(error)
-    """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    """  # noqa: E501
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
     assert "is the disk full?" in ended.stdout, ended.stderr
     assert re.search(reason, ended.stdout)
     assert not list(tmp_path.iterdir())
@@ -194,7 +248,16 @@ def test_a_full_disk_is_an_error(tmp_path, limit, reason):
 def test_a_tile_that_was_never_written_is_noticed(tmp_path):
     """A file that lacks a tile, which any reader takes for zeros, does not pass for whole."""
     layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True}
-    with rasterio.open(tmp_path / "p.tif", "w", driver="GTiff", width=700, height=700, count=1, dtype="uint32", **layout) as file:
+    with rasterio.open(
+        tmp_path / "p.tif",
+        "w",
+        driver="GTiff",
+        width=700,
+        height=700,
+        count=1,
+        dtype="uint32",
+        **layout,
+    ) as file:
         file.write(np.ones((512, 700), np.uint32), 1, window=((0, 512), (0, 700)))
     with pytest.raises(OutputError, match=r"the tile \(1, 0\) was not written"):
         cog._verify(tmp_path / "p.tif")
@@ -217,9 +280,13 @@ def test_offsets_are_wide_enough(shape, dtype, expected):
     assert cog._bigtiff(shape, dtype) == expected
 
 
-@pytest.mark.parametrize(("limit", "magic"), [(cog.CLASSIC, 42), (0, 43)], ids=["classic", "BigTIFF"])
+@pytest.mark.parametrize(
+    ("limit", "magic"), [(cog.CLASSIC, 42), (0, 43)], ids=["classic", "BigTIFF"]
+)
 def test_the_file_has_the_offsets_decided_on(tmp_path, monkeypatch, limit, magic):
-    """The decision reaches the file: TIFF's version is 42, BigTIFF's 43, and both hold the labels."""
+    """The decision reaches the file: TIFF's version is 42, BigTIFF's 43, and both hold
+    the labels.
+    """
     monkeypatch.setattr(cog, "CLASSIC", limit)
     labels = blobs((600, 700), "uint32")
     write_cog(str(tmp_path / "p.tif"), Frame((600, 700)), "uint32", reader(labels))
@@ -229,8 +296,15 @@ def test_the_file_has_the_offsets_decided_on(tmp_path, monkeypatch, limit, magic
 
 @pytest.mark.filterwarnings("error")
 def test_images_that_lie_nowhere_do_not_warn(tmp_path):
-    """Writing labels of an image without transform says nothing: there is nothing that the user could do."""
-    write_cog(str(tmp_path / "p.tif"), Frame((30, 30)), "uint32", lambda box: np.zeros(box.shape, np.uint32))
+    """Writing labels of an image without transform says nothing: there is nothing that the user
+    could do.
+    """
+    write_cog(
+        str(tmp_path / "p.tif"),
+        Frame((30, 30)),
+        "uint32",
+        lambda box: np.zeros(box.shape, np.uint32),
+    )
     assert (tmp_path / "p.tif").exists()
 
 
@@ -249,13 +323,23 @@ def test_a_file_is_replaced_whole(tmp_path):
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     """A path whose folder does not exist raises OutputError."""
     with pytest.raises(OutputError, match="nowhere"):
-        write_cog(str(tmp_path / "nowhere" / "p.tif"), Frame((30, 30)), "uint32", lambda box: np.zeros(box.shape, np.uint32))
+        write_cog(
+            str(tmp_path / "nowhere" / "p.tif"),
+            Frame((30, 30)),
+            "uint32",
+            lambda box: np.zeros(box.shape, np.uint32),
+        )
 
 
 def test_a_real_scene_keeps_its_place(shared, tmp_path):
     """Labels of a real scene lie where the scene does."""
     with rasterio.open(shared / "aerial" / "solaris_atlanta_pan.tif") as scene:
-        frame = Frame(scene.shape, transform=tuple(scene.transform)[:6], crs=scene.crs.to_wkt(), nodata=scene.nodata)
+        frame = Frame(
+            scene.shape,
+            transform=tuple(scene.transform)[:6],
+            crs=scene.crs.to_wkt(),
+            nodata=scene.nodata,
+        )
         pan, bounds = scene.read(1), scene.bounds
     labels = ndimage.label(pan > np.percentile(pan, 80))[0].astype(np.uint32)
     write_cog(str(tmp_path / "p.tif"), frame, "uint32", reader(labels), reader(pan != frame.nodata))
@@ -271,7 +355,10 @@ def test_boxes_are_read_by_the_pyramids_terms(tmp_path):
     from pipeline.sinks.pyramid import Pyramid
 
     labels, frame = blobs((700, 600), "uint64"), Frame((700, 600), transform=NORTH_UP, crs=UTM)
-    pyramid, mask = Pyramid(str(tmp_path / "z"), frame, (512, 512), "uint64"), Mask(str(tmp_path / "v"), frame.shape, (512, 512))
+    pyramid, mask = (
+        Pyramid(str(tmp_path / "z"), frame, (512, 512), "uint64"),
+        Mask(str(tmp_path / "v"), frame.shape, (512, 512)),
+    )
     for one, values in ((pyramid, labels), (mask, labels > 0)):
         one.create()
         one.write(Box.whole(frame.shape), values)

@@ -29,7 +29,13 @@ SIZES = {"pixel_size": (0.5, 0.25), "unit": "micrometer"}
 
 def pyramid_of(folder, frame, labels, **more):
     """A pyramid with all its levels."""
-    made = Pyramid(str(Path(folder, "labels.zarr")), frame, (1, 512, 512)[-frame.ndim :], str(labels.dtype), **more)
+    made = Pyramid(
+        str(Path(folder, "labels.zarr")),
+        frame,
+        (1, 512, 512)[-frame.ndim :],
+        str(labels.dtype),
+        **more,
+    )
     made.create()
     for box in made.blocks(0):
         made.write(box, labels[box.slices])
@@ -53,7 +59,9 @@ def levels(path):
 @pytest.mark.parametrize("shape", [(700, 1300), (1, 1), (513, 5000), (3, 600, 700)], ids=str)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
 def test_tifffile_reads_every_level(tmp_path, shape, dtype):
-    """Level k of the file's one image has every 2^k-th row and column of the labels, and its tiles are of 512 pixels."""
+    """Level k of the file's one image has every 2^k-th row and column of the labels, and its tiles
+    are of 512 pixels.
+    """
     labels = noise(shape, dtype)
     write_ome_tiff(str(tmp_path / "p.ome.tif"), pyramid_of(tmp_path, Frame(shape), labels))
     axes, found = levels(tmp_path / "p.ome.tif")
@@ -71,24 +79,42 @@ def test_tifffile_reads_every_level(tmp_path, shape, dtype):
 def test_gdal_reads_labels_and_overviews(tmp_path):
     """GDAL finds the same labels, the levels as overviews, tiles, and no place in the world."""
     labels = noise((1100, 1300))
-    write_ome_tiff(str(tmp_path / "p.ome.tif"), pyramid_of(tmp_path, Frame(labels.shape, **SIZES), labels))
+    write_ome_tiff(
+        str(tmp_path / "p.ome.tif"), pyramid_of(tmp_path, Frame(labels.shape, **SIZES), labels)
+    )
     with rasterio.open(tmp_path / "p.ome.tif") as file:
         assert np.array_equal(file.read(1), labels)
-        assert (file.crs, file.transform.is_identity, file.block_shapes) == (None, True, [(512, 512)])
+        assert (file.crs, file.transform.is_identity, file.block_shapes) == (
+            None,
+            True,
+            [(512, 512)],
+        )
         assert file.tags()["TIFFTAG_RESOLUTIONUNIT"].startswith("3")
-        assert (float(file.tags()["TIFFTAG_XRESOLUTION"]), float(file.tags()["TIFFTAG_YRESOLUTION"])) == (40_000, 20_000)
+        assert (
+            float(file.tags()["TIFFTAG_XRESOLUTION"]),
+            float(file.tags()["TIFFTAG_YRESOLUTION"]),
+        ) == (40_000, 20_000)
 
 
 @pytest.mark.parametrize(
     ("unit", "size", "microns"),
-    [("micrometer", (2.0, 0.5, 0.25), (2.0, 0.5, 0.25)), ("millimeter", (2.0, 0.5, 0.25), (2000, 500, 250)), ("pixel", (1, 1, 1), None)],
+    [
+        ("micrometer", (2.0, 0.5, 0.25), (2.0, 0.5, 0.25)),
+        ("millimeter", (2.0, 0.5, 0.25), (2000, 500, 250)),
+        ("pixel", (1, 1, 1), None),
+    ],
 )
 def test_pixels_have_their_size(tmp_path, unit, size, microns):
-    """Our reader of OME-TIFFs finds the pixels' size in microns in the file, and none where the image has none."""
+    """Our reader of OME-TIFFs finds the pixels' size in microns in the file, and none where the
+    image has none.
+    """
     from pipeline.sources import open_source
 
     labels = noise((2, 40, 50))
-    write_ome_tiff(str(tmp_path / "p.ome.tif"), pyramid_of(tmp_path, Frame(labels.shape, pixel_size=size, unit=unit), labels))
+    write_ome_tiff(
+        str(tmp_path / "p.ome.tif"),
+        pyramid_of(tmp_path, Frame(labels.shape, pixel_size=size, unit=unit), labels),
+    )
     frame = open_source(tmp_path / "p.ome.tif").frame
     assert frame.shape == (2, 40, 50)
     assert frame.pixel_size == pytest.approx(microns or (1, 1, 1))
@@ -101,9 +127,13 @@ def test_the_xml_is_what_tifffile_would_write(tmp_path):
     frame = Frame(labels.shape, pixel_size=(2.0, 0.5, 0.25), unit="micrometer")
     write_ome_tiff(str(tmp_path / "p.ome.tif"), pyramid_of(tmp_path, frame, labels))
     metadata = {"axes": "ZYX", "Name": "labels"}
-    metadata |= {f"PhysicalSize{letter}": size for letter, size in zip("ZYX", frame.pixel_size, strict=True)}
+    metadata |= {
+        f"PhysicalSize{letter}": size for letter, size in zip("ZYX", frame.pixel_size, strict=True)
+    }
     metadata |= {f"PhysicalSize{letter}Unit": "µm" for letter in "ZYX"}
-    tifffile.imwrite(tmp_path / "other.ome.tif", labels, ome=True, metadata=metadata, compression="zlib")
+    tifffile.imwrite(
+        tmp_path / "other.ome.tif", labels, ome=True, metadata=metadata, compression="zlib"
+    )
     found = []
     for name in ("p.ome.tif", "other.ome.tif"):
         with tifffile.TiffFile(tmp_path / name) as file:
@@ -111,32 +141,56 @@ def test_the_xml_is_what_tifffile_would_write(tmp_path):
         elements = {element.tag: dict(element.attrib) for element in root.iter()}
         image = next(attributes for tag, attributes in elements.items() if tag.endswith("Image"))
         pixels = next(attributes for tag, attributes in elements.items() if tag.endswith("Pixels"))
-        found.append((root.tag, image, {key: value for key, value in pixels.items() if key != "DimensionOrder"}))
+        found.append(
+            (
+                root.tag,
+                image,
+                {key: value for key, value in pixels.items() if key != "DimensionOrder"},
+            )
+        )
     assert found[0] == found[1]
 
 
 def test_classes_have_colours(tmp_path):
-    """Classes carry their colour table, which GDAL and Pillow read, and the value that means that nothing was measured."""
+    """Classes carry their colour table, which GDAL and Pillow read, and the value that means that
+    nothing was measured.
+    """
     from PIL import Image
 
     classes = np.random.default_rng(0).integers(0, 3, (600, 700), np.uint8)
     classes[:50] = 255
-    legend = {number: entry(number, {"name": "x", "colour": colour}) for number, colour in enumerate(("#000000", "#0040ff", "#10ff80"))}
+    legend = {
+        number: entry(number, {"name": "x", "colour": colour})
+        for number, colour in enumerate(("#000000", "#0040ff", "#10ff80"))
+    }
     made = pyramid_of(tmp_path, Frame(classes.shape), classes, fill=255, legend=legend)
     write_ome_tiff(str(tmp_path / "p.ome.tif"), made, Palette(legend, 255))
     with rasterio.open(tmp_path / "p.ome.tif") as file:
         assert file.nodata == 255
-        assert [file.colormap(1)[number][:3] for number in range(3)] == [(0, 0, 0), (0, 64, 255), (16, 255, 128)]
+        assert [file.colormap(1)[number][:3] for number in range(3)] == [
+            (0, 0, 0),
+            (0, 64, 255),
+            (16, 255, 128),
+        ]
         assert np.array_equal(file.read(1), classes)
     with Image.open(tmp_path / "p.ome.tif") as picture:
         shown = np.asarray(picture.convert("RGB"))
-    assert np.array_equal(shown[100:][classes[100:] == 1], [[0, 64, 255]] * int((classes[100:] == 1).sum()))
-    assert all(np.array_equal(values, classes[:: 2**k, :: 2**k]) for k, values in enumerate(levels(tmp_path / "p.ome.tif")[1]))
+    assert np.array_equal(
+        shown[100:][classes[100:] == 1], [[0, 64, 255]] * int((classes[100:] == 1).sum())
+    )
+    assert all(
+        np.array_equal(values, classes[:: 2**k, :: 2**k])
+        for k, values in enumerate(levels(tmp_path / "p.ome.tif")[1])
+    )
 
 
-@pytest.mark.parametrize(("limit", "magic"), [(microscopy.CLASSIC, 42), (0, 43)], ids=["classic", "BigTIFF"])
+@pytest.mark.parametrize(
+    ("limit", "magic"), [(microscopy.CLASSIC, 42), (0, 43)], ids=["classic", "BigTIFF"]
+)
 def test_the_file_has_the_offsets_decided_on(tmp_path, monkeypatch, limit, magic):
-    """TIFF's version is 42, and BigTIFF's, where the labels could be too long for 32 bits, 43; both hold the labels."""
+    """TIFF's version is 42, and BigTIFF's, where the labels could be too long for 32 bits, 43; both
+    hold the labels.
+    """
     monkeypatch.setattr(microscopy, "CLASSIC", limit)
     labels = noise((600, 700))
     write_ome_tiff(str(tmp_path / "p.ome.tif"), pyramid_of(tmp_path, Frame(labels.shape), labels))
@@ -145,13 +199,23 @@ def test_the_file_has_the_offsets_decided_on(tmp_path, monkeypatch, limit, magic
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((25_000, 25_000), False), ((30_000, 30_000), True), ((4, 12_000, 20_000), True), ((5_000_000, 1), True)]
+    ("shape", "expected"),
+    [
+        ((25_000, 25_000), False),
+        ((30_000, 30_000), True),
+        ((4, 12_000, 20_000), True),
+        ((5_000_000, 1), True),
+    ],
 )
 def test_offsets_are_wide_enough(shape, expected):
-    """A file that could pass 4 GB if nothing could be compressed, with all its levels, gets 64-bit offsets."""
+    """A file that could pass 4 GB if nothing could be compressed, with all its levels, gets 64-bit
+    offsets.
+    """
     made = Pyramid("nowhere", Frame(shape), (512,) * len(shape), "uint32")
     assert microscopy._is_big(made) == expected
-    assert expected or sum(int(np.prod(made.shape(level))) for level in range(made.levels)) * 4 < 2**32
+    assert (
+        expected or sum(int(np.prod(made.shape(level))) for level in range(made.levels)) * 4 < 2**32
+    )
 
 
 def test_the_same_labels_give_the_same_bytes(tmp_path):
@@ -174,7 +238,7 @@ def test_no_codecs_need_be_installed(tmp_path):
         from pipeline.sinks.microscopy import write_ome_tiff
         from pipeline.sinks.pyramid import Pyramid
         write_ome_tiff({str(tmp_path / "p.ome.tif")!r}, Pyramid({str(tmp_path / "labels.zarr")!r}, Frame((600, 700)), (512, 512), "uint32"))
-    """
+    """  # noqa: E501
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
     assert np.array_equal(levels(tmp_path / "p.ome.tif")[1][0], labels)
 
@@ -196,7 +260,9 @@ def test_a_full_disk_is_an_error(tmp_path):
         except OutputError as error:
             print(error)
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
     assert "is the disk full?" in ended.stdout, ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["labels.zarr"]
 
@@ -204,7 +270,9 @@ def test_a_full_disk_is_an_error(tmp_path):
 def slide(folder):
     """A small slide with two bright discs, of half a micron a pixel."""
     rows, columns = np.mgrid[:90, :120]
-    image = ((rows - 30) ** 2 + (columns - 40) ** 2 < 200) | ((rows - 60) ** 2 + (columns - 90) ** 2 < 300)
+    image = ((rows - 30) ** 2 + (columns - 40) ** 2 < 200) | (
+        (rows - 60) ** 2 + (columns - 90) ** 2 < 300
+    )
     path = folder / "slide.ome.tif"
     metadata = {"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
     tifffile.imwrite(path, image.astype(np.uint8) * 200, ome=True, metadata=metadata)
@@ -212,12 +280,19 @@ def slide(folder):
 
 
 def test_from_slide_to_slide(tmp_path):
-    """A slide's labels and classes lie beside the Zarr as OME-TIFFs of the same pixels and size, and areas are in square microns."""
+    """A slide's labels and classes lie beside the Zarr as OME-TIFFs of the same pixels and size,
+    and areas are in square microns.
+    """
     path, image = slide(tmp_path)
     result = pipeline.segment(
-        str(path), pipeline.Threshold(value=100), tmp_path / "out", tile=64, labels=["zarr", "ome-tiff"],
-        results=["instance", "semantic"], engine=pipeline.local(),
-    )  # fmt: skip
+        str(path),
+        pipeline.Threshold(value=100),
+        tmp_path / "out",
+        tile=64,
+        labels=["zarr", "ome-tiff"],
+        results=["instance", "semantic"],
+        engine=pipeline.local(),
+    )
     assert np.array_equal(levels(tmp_path / "out" / "labels.ome.tif")[1][0], result.labels.values)
     assert np.array_equal(levels(tmp_path / "out" / "classes.ome.tif")[1][0], image)
     assert result.objects["area_um2"].tolist() == (result.objects["area"] * 0.25).tolist()
@@ -230,7 +305,15 @@ def test_from_slide_to_slide(tmp_path):
 def georeferenced(folder):
     path = folder / "scene.tif"
     with rasterio.open(
-        path, "w", driver="GTiff", width=9, height=9, count=1, dtype="uint8", crs="EPSG:32633", transform=rasterio.Affine(1, 0, 5, 0, -1, 5)
+        path,
+        "w",
+        driver="GTiff",
+        width=9,
+        height=9,
+        count=1,
+        dtype="uint8",
+        crs="EPSG:32633",
+        transform=rasterio.Affine(1, 0, 5, 0, -1, 5),
     ) as file:
         file.write(np.ones((9, 9), np.uint8), 1)
     return str(path)
@@ -239,13 +322,33 @@ def georeferenced(folder):
 @pytest.mark.parametrize(
     ("image", "output", "reason"),
     [
-        pytest.param(georeferenced, {"labels": ["ome-tiff"]}, "place in the world", id="georeferenced"),
-        pytest.param(lambda _: np.ones((9, 9), np.uint8), {"labels": ["ome-tiff"], "dtype": "uint64"}, "allowed: uint32", id="64 bits"),
-        pytest.param(lambda _: {"path": np.ones((4, 9, 9), "uint8"), "axes": "zyx"}, {"labels": ["cog"]}, "cog of a volume", id="a volume"),
+        pytest.param(
+            georeferenced, {"labels": ["ome-tiff"]}, "place in the world", id="georeferenced"
+        ),
+        pytest.param(
+            lambda _: np.ones((9, 9), np.uint8),
+            {"labels": ["ome-tiff"], "dtype": "uint64"},
+            "allowed: uint32",
+            id="64 bits",
+        ),
+        pytest.param(
+            lambda _: {"path": np.ones((4, 9, 9), "uint8"), "axes": "zyx"},
+            {"labels": ["cog"]},
+            "cog of a volume",
+            id="a volume",
+        ),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, image, output, reason):
-    """Before any work, a job is refused that asks for a file which cannot hold its labels or their place."""
+    """Before any work, a job is refused that asks for a file which cannot hold its labels or their
+    place.
+    """
     with pytest.raises(JobError, match=f"output.*{reason}"):
-        pipeline.segment(image(tmp_path), pipeline.Threshold(value=0.5), tmp_path / "out", engine=pipeline.local(), **output)
+        pipeline.segment(
+            image(tmp_path),
+            pipeline.Threshold(value=0.5),
+            tmp_path / "out",
+            engine=pipeline.local(),
+            **output,
+        )
     assert not (tmp_path / "out").exists()

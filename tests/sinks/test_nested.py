@@ -1,4 +1,6 @@
-"""Labels within the OME-Zarr image that they are of: ome-zarr-py writes the image and reads the labels, and all else stays as it was."""
+"""Labels within the OME-Zarr image that they are of: ome-zarr-py writes the image and reads the
+labels, and all else stays as it was.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from pipeline.workflow import finished
 from tests.faults.test_death import Camera
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # of its own class, which it uses as a default
+    warnings.simplefilter(
+        "ignore", DeprecationWarning
+    )  # of its own class, which it uses as a default
     from ome_zarr.writer import write_image
 
 FORMATS = {"0.4": FormatV04, "0.5": FormatV05}
@@ -48,9 +52,19 @@ def microscope(path, version, image, axes, moves=None, **more):
     """An image as ome-zarr-py writes it, with its pyramid."""
     how = {"zarr_format": 2 if version == "0.4" else 3}
     group = zarr.open_group(path, mode="w", **how)
-    units = [{"name": letter, "type": {"c": "channel", "t": "time"}.get(letter, "space")} for letter in axes]
+    units = [
+        {"name": letter, "type": {"c": "channel", "t": "time"}.get(letter, "space")}
+        for letter in axes
+    ]
     units = [axis | ({"unit": "micrometer"} if axis["type"] == "space" else {}) for axis in units]
-    write_image(image, group, axes=units, fmt=FORMATS[version](), storage_options={"chunks": (1,) * (image.ndim - 2) + (64, 64)}, **more)
+    write_image(
+        image,
+        group,
+        axes=units,
+        fmt=FORMATS[version](),
+        storage_options={"chunks": (1,) * (image.ndim - 2) + (64, 64)},
+        **more,
+    )
     if moves is not None:
         known = dict(group.attrs)
         for level, dataset in enumerate((known.get("ome") or known)["multiscales"][0]["datasets"]):
@@ -61,15 +75,21 @@ def microscope(path, version, image, axes, moves=None, **more):
 
 def files(folder):
     """Every file, by its path, as bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
 
 
 def segmented(image, out, name="cells", **more):
     output = {"into_source": name, **more.pop("output", {})}
     job = Job(
-        source={"path": str(image), **more.pop("source", {})}, tiles={"size": 50}, segmenters={"a": {"kind": "threshold", "value": 0.5}},
+        source={"path": str(image), **more.pop("source", {})},
+        tiles={"size": 50},
+        segmenters={"a": {"kind": "threshold", "value": 0.5}},
         output={"path": str(out), **output},
-    )  # fmt: skip
+    )
     return pipeline.run(job, pipeline.local(), **more), job
 
 
@@ -94,7 +114,9 @@ CASES = {
 @VERSIONS
 @pytest.mark.parametrize("case", CASES)
 def test_ome_zarr_py_finds_the_labels_in_the_image(tmp_path, version, case):
-    """ome-zarr-py shows the labels with the image, level for level, where the image's pixels lie; and nothing else in the image changed."""
+    """ome-zarr-py shows the labels with the image, level for level, where the image's pixels lie;
+    and nothing else in the image changed.
+    """
     shape, axes = CASES[case]
     image = blobs(shape)
     scale = [1.0 if letter in "tc" else 0.25 * (1 + k) for k, letter in enumerate(axes)]
@@ -112,8 +134,14 @@ def test_ome_zarr_py_finds_the_labels_in_the_image(tmp_path, version, case):
     result, job = segmented(path, tmp_path / "out", source={"channels": [1]} if "c" in axes else {})
     after = files(path)
     assert {name: data for name, data in after.items() if not name.startswith("labels/")} == before
-    beside = {name for name in after if name.startswith("labels/") and not name.startswith("labels/cells/")}
-    assert beside == ({"labels/.zattrs", "labels/.zgroup"} if version == "0.4" else {"labels/zarr.json"})
+    beside = {
+        name
+        for name in after
+        if name.startswith("labels/") and not name.startswith("labels/cells/")
+    }
+    assert beside == (
+        {"labels/.zattrs", "labels/.zgroup"} if version == "0.4" else {"labels/zarr.json"}
+    )
 
     nodes = list(Reader(parse_url(path))())
     [found] = [node for node in nodes if any(isinstance(spec, Label) for spec in node.specs)]
@@ -128,7 +156,9 @@ def test_ome_zarr_py_finds_the_labels_in_the_image(tmp_path, version, case):
         expected = [next(iter(values)) for values in ([m[m["type"]]] for m in moves(level))]
         got = [move[move["type"]] for move in dataset["coordinateTransformations"]]
         assert got == [[each[k] for k in kept] for each in expected]
-    assert told["multiscales"][0]["axes"] == [metadata(path)["multiscales"][0]["axes"][k] for k in kept]
+    assert told["multiscales"][0]["axes"] == [
+        metadata(path)["multiscales"][0]["axes"][k] for k in kept
+    ]
     assert told["image-label"]["source"] == {"image": "../../"}
     assert result.files()[str(path / "labels" / "cells")].startswith("the same in the image")
     assert finished(job) is not None
@@ -144,14 +174,19 @@ def test_the_metadata_are_valid(tmp_path, version):
 
     path = microscope(tmp_path / "image.zarr", version, blobs((150, 170)), "yx")
     segmented(path, tmp_path / "out")
-    kinds = {"0.4": (Old, ome_zarr_models.v04.ImageLabel), "0.5": (New, ome_zarr_models.v05.ImageLabel)}[version]
+    kinds = {
+        "0.4": (Old, ome_zarr_models.v04.ImageLabel),
+        "0.5": (New, ome_zarr_models.v05.ImageLabel),
+    }[version]
     for kind, place in zip(kinds, ("labels", "labels/cells"), strict=True):
         kind.from_zarr(zarr.open_group(path / place, mode="r"))
 
 
 @VERSIONS
 def test_other_labels_stay(tmp_path, version):
-    """Labels that are there already stay byte for byte, and in the list; so does whatever else the list's file says."""
+    """Labels that are there already stay byte for byte, and in the list; so does whatever else the
+    list's file says.
+    """
     path = microscope(tmp_path / "image.zarr", version, blobs((150, 170)), "yx")
     segmented(path, tmp_path / "one", "cells")
     file = path / "labels" / (".zattrs" if version == "0.4" else "zarr.json")
@@ -170,20 +205,33 @@ def test_other_labels_stay(tmp_path, version):
 
 @VERSIONS
 def test_labels_of_that_name_are_refused(tmp_path, version):
-    """Labels of that name which another run made are refused before any work, and replaced only where that is asked for."""
+    """Labels of that name which another run made are refused before any work, and replaced only
+    where that is asked for.
+    """
     path = microscope(tmp_path / "image.zarr", version, blobs((150, 170)), "yx")
     segmented(path, tmp_path / "one")
     before = files(path)
-    other = {"tiles": {"size": 60}, "segmenters": {"a": {"kind": "threshold", "value": 0.5, "dark": True}}, "source": str(path)}
+    other = {
+        "tiles": {"size": 60},
+        "segmenters": {"a": {"kind": "threshold", "value": 0.5, "dark": True}},
+        "source": str(path),
+    }
     output = {"path": str(tmp_path / "two"), "into_source": "cells"}
-    with pytest.raises(JobError, match=r"output.into_source: 'cells'; .* has labels of that name; .*replace_in_source: true"):
+    with pytest.raises(
+        JobError,
+        match=r"output.into_source: 'cells'; .* has labels of that name; .*replace_in_source: true",
+    ):
         pipeline.run(Job(**other, output=output), pipeline.local())
     refused = foresee(Job(**other, output=output), pipeline.local()).refused
     assert "has labels of that name" in str(refused)
     assert files(path) == before
     assert not (tmp_path / "two").exists()
-    result = pipeline.run(Job(**other, output={**output, "replace_in_source": True}), pipeline.local())
-    assert np.array_equal(zarr.open_array(path / "labels" / "cells" / "0", mode="r")[:], result.labels.values)
+    result = pipeline.run(
+        Job(**other, output={**output, "replace_in_source": True}), pipeline.local()
+    )
+    assert np.array_equal(
+        zarr.open_array(path / "labels" / "cells" / "0", mode="r")[:], result.labels.values
+    )
     assert listed(path, version) == ["cells"]
     assert sorted(each.name for each in (path / "labels").iterdir() if each.is_dir()) == ["cells"]
 
@@ -202,11 +250,17 @@ def test_a_runs_own_labels_may_be_made_again(tmp_path):
     "events",
     [
         pytest.param(("os.rename", "os.mkdir", "shutil.move"), id="commits"),
-        pytest.param(("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"), id="every event", marks=pytest.mark.heavy),
+        pytest.param(
+            ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"),
+            id="every event",
+            marks=pytest.mark.heavy,
+        ),
     ],
 )
 def test_killed_at_every_step(tmp_path, camera, version, events):
-    """Wherever the driver is killed, the list names whole labels or none, and a resume ends with the bytes of an undisturbed run."""
+    """Wherever the driver is killed, the list names whole labels or none, and a resume ends with
+    the bytes of an undisturbed run.
+    """
     home = tmp_path / "home"
     home.mkdir()
     path = microscope(home / "image.zarr", version, blobs((70, 90)), "yx")
@@ -214,14 +268,24 @@ def test_killed_at_every_step(tmp_path, camera, version, events):
     with camera.on(home, tmp_path / "album", events):
         result, _ = segmented(path, home / "out")
     whole, labels = files(path), result.labels.values
-    taken = [k for k in range(1, camera.pictures + 1) if files(tmp_path / "album" / str(k) / "image.zarr") != untouched]
+    taken = [
+        k
+        for k in range(1, camera.pictures + 1)
+        if files(tmp_path / "album" / str(k) / "image.zarr") != untouched
+    ]
     assert len(taken) >= 4
     for number in [1, *(k for k in range(min(taken) - 2, camera.pictures + 1))]:
         left = tmp_path / "album" / str(number)
         image = left / "image.zarr"
-        named = listed(image, version) if any((image / "labels" / name).exists() for name in (".zattrs", "zarr.json")) else []
+        named = (
+            listed(image, version)
+            if any((image / "labels" / name).exists() for name in (".zattrs", "zarr.json"))
+            else []
+        )
         if named:
-            assert np.array_equal(zarr.open_array(image / "labels" / "cells" / "0", mode="r")[:], labels)
+            assert np.array_equal(
+                zarr.open_array(image / "labels" / "cells" / "0", mode="r")[:], labels
+            )
         segmented(image, left / "out")
         assert files(image) == whole, f"killed before event {number}"
 
@@ -231,7 +295,9 @@ def test_the_image_is_still_watched(tmp_path):
     path = microscope(tmp_path / "image.zarr", "0.5", blobs((150, 170)), "yx")
     _, job = segmented(path, tmp_path / "out", output={"keep_scratch": True})
     assert finished(job) is not None
-    array = zarr.open_array(path / metadata(path)["multiscales"][0]["datasets"][0]["path"], mode="r+")
+    array = zarr.open_array(
+        path / metadata(path)["multiscales"][0]["datasets"][0]["path"], mode="r+"
+    )
     array[:] = 0
     with pytest.raises(ResumeError, match=r"another job \(source.fingerprint"):
         pipeline.run(job, pipeline.local())
@@ -241,9 +307,16 @@ def test_classes_go_there_where_there_is_nothing_else(tmp_path):
     """Of a run for classes only, these go into the image, with their colours."""
     image = blobs((150, 170))
     path = microscope(tmp_path / "image.zarr", "0.5", image, "yx")
-    segmented(path, tmp_path / "out", output={"results": ["semantic"], "legend": {1: {"name": "cell", "colour": "#0040ff"}}})
+    segmented(
+        path,
+        tmp_path / "out",
+        output={"results": ["semantic"], "legend": {1: {"name": "cell", "colour": "#0040ff"}}},
+    )
     assert np.array_equal(zarr.open_array(path / "labels" / "cells" / "0", mode="r")[:], image)
-    colours = {each["label-value"]: each["rgba"] for each in metadata(path / "labels" / "cells")["image-label"]["colors"]}
+    colours = {
+        each["label-value"]: each["rgba"]
+        for each in metadata(path / "labels" / "cells")["image-label"]["colors"]
+    }
     assert colours[1] == [0, 64, 255, 255]
 
 
@@ -258,7 +331,16 @@ def times(folder):
 
 def raster(folder):
     place = rasterio.Affine(1, 0, 5, 0, -1, 5)
-    with rasterio.open(folder / "a.tif", "w", driver="GTiff", width=9, height=9, count=1, dtype="uint8", transform=place) as file:
+    with rasterio.open(
+        folder / "a.tif",
+        "w",
+        driver="GTiff",
+        width=9,
+        height=9,
+        count=1,
+        dtype="uint8",
+        transform=place,
+    ) as file:
         file.write(np.ones((9, 9), np.uint8), 1)
     return {"path": str(folder / "a.tif")}
 
@@ -282,16 +364,26 @@ def unreadable(folder):
     ("source", "name", "error", "reason"),
     [
         pytest.param(plain, "cells", JobError, "has no room for labels", id="an array"),
-        pytest.param(times, "cells", JobError, "along the axis t is read of several", id="one of several times"),
+        pytest.param(
+            times,
+            "cells",
+            JobError,
+            "along the axis t is read of several",
+            id="one of several times",
+        ),
         pytest.param(raster, "cells", JobError, "OME-Zarr images only", id="a GeoTIFF"),
         pytest.param(ome, "../cells", JobError, "allowed: a name of letters", id="a way out"),
         pytest.param(ome, ".cells", JobError, "allowed: a name of letters", id="a hidden name"),
-        pytest.param(own_output, "cells", JobError, "lies in the image", id="an output in the image"),
+        pytest.param(
+            own_output, "cells", JobError, "lies in the image", id="an output in the image"
+        ),
         pytest.param(unreadable, "cells", SourceError, "cannot be read", id="a torn list"),
     ],
 )
 def test_where_labels_cannot_go_is_refused(tmp_path, source, name, error, reason):
-    """Before any work, a job is refused whose image has no place for labels; the result itself may not lie in the image, as ever."""
+    """Before any work, a job is refused whose image has no place for labels; the result itself may
+    not lie in the image, as ever.
+    """
     given = source(tmp_path)
     out, before = given.pop("out", tmp_path / "out"), files(tmp_path)
     with pytest.raises(error, match=reason):
@@ -310,7 +402,9 @@ def nest(path, mark):
 
 
 def test_the_second_of_two_runs_is_refused(tmp_path):
-    """Of two runs that want one name at once, the one that is later finds the other's labels there, and leaves them."""
+    """Of two runs that want one name at once, the one that is later finds the other's labels there,
+    and leaves them.
+    """
     for mark in ("one", "two"):
         (tmp_path / mark).mkdir()
         (tmp_path / mark / "zarr.json").write_text(json.dumps({"attributes": {"tilewise": mark}}))
@@ -324,7 +418,9 @@ def test_the_second_of_two_runs_is_refused(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system in /dev/shm")
 def test_labels_come_from_another_disk(tmp_path):
-    """Labels that are staged on another disk are copied beside their place first, and are then there in one move."""
+    """Labels that are staged on another disk are copied beside their place first, and are then
+    there in one move.
+    """
     staged = Path("/dev/shm", f"tilewise-{tmp_path.name}")
     staged.mkdir()
     (staged / "zarr.json").write_text("{}")

@@ -31,7 +31,9 @@ def utm():
 
 
 def filled(path, frame, chunk, labels):
-    """A pyramid with all its levels, made as tasks would: one block at a time, in no order that helps."""
+    """A pyramid with all its levels, made as tasks would: one block at a time, in no order that
+    helps.
+    """
     pyramid = Pyramid(str(path), frame, chunk, str(labels.dtype))
     pyramid.create()
     for box in reversed(pyramid.blocks(0)):
@@ -53,13 +55,18 @@ def long_images(draw):
     chunk = (draw(st.integers(1, 12)), draw(st.integers(150, 3000)))
     turned = draw(st.booleans())
     plane, planes = draw(st.sampled_from([((), ()), ((3,), (2,)), ((2,), (5,))]))
-    return (*plane, *((long, thin) if turned else (thin, long))), (*planes, *(chunk[::-1] if turned else chunk))
+    return (*plane, *((long, thin) if turned else (thin, long))), (
+        *planes,
+        *(chunk[::-1] if turned else chunk),
+    )
 
 
 @given(long_images(), st.sampled_from(["uint32", "uint64"]))
 @settings(max_examples=40, deadline=None)
 def test_every_level_takes_each_second_pixel(image, dtype):
-    """Level k holds every 2^k-th row and column of the labels, whatever the shape and the chunks, and never fewer planes."""
+    """Level k holds every 2^k-th row and column of the labels, whatever the shape and the chunks,
+    and never fewer planes.
+    """
     shape, chunk = image
     labels = random_labels(shape, dtype)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +95,13 @@ def test_blocks_cover_a_level_once_in_whole_chunks(image, data):
     covered = np.zeros(pyramid.shape(level), int)
     for box in pyramid.blocks(level):
         covered[box.slices] += 1
-        assert all(a % c == 0 and (b % c == 0 or b == n) for a, b, c, n in zip(box.start, box.stop, chunk, covered.shape, strict=True))
-        assert all(extent <= max(ACROSS, c) for extent, c in zip(box.shape[-2:], chunk[-2:], strict=True))
+        assert all(
+            a % c == 0 and (b % c == 0 or b == n)
+            for a, b, c, n in zip(box.start, box.stop, chunk, covered.shape, strict=True)
+        )
+        assert all(
+            extent <= max(ACROSS, c) for extent, c in zip(box.shape[-2:], chunk[-2:], strict=True)
+        )
     assert (covered == 1).all()
 
 
@@ -149,10 +161,13 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, labels):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "chunk", "reason"), [("int32", (8, 8), "uint32, uint64"), ("uint32", (8,), "axis"), ("uint64", (0, 8), "axis")]
+    ("dtype", "chunk", "reason"),
+    [("int32", (8, 8), "uint32, uint64"), ("uint32", (8,), "axis"), ("uint64", (0, 8), "axis")],
 )
 def test_a_pyramid_that_cannot_be_is_refused(dtype, chunk, reason):
-    """Types other than uint32 and uint64 are refused before anything is written, and so are chunks of other dimensions."""
+    """Types other than uint32 and uint64 are refused before anything is written, and so are chunks
+    of other dimensions.
+    """
     with pytest.raises(JobError, match=reason):
         Pyramid("nowhere", Frame((20, 20)), chunk, dtype)
 
@@ -202,7 +217,9 @@ def test_a_damaged_level_is_not_reduced(tmp_path):
 
 
 def test_a_damaged_chunk_can_be_written_again(tmp_path):
-    """Writing replaces chunks without reading them, at the image's end too, so that damage is mended by writing again."""
+    """Writing replaces chunks without reading them, at the image's end too, so that damage is
+    mended by writing again.
+    """
     labels = random_labels((50, 70))
     pyramid = filled(tmp_path / "p", Frame(labels.shape), (32, 32), labels)
     for chunk in (tmp_path / "p" / "0" / "c").rglob("[0-9]*"):
@@ -214,7 +231,9 @@ def test_a_damaged_chunk_can_be_written_again(tmp_path):
 
 
 def test_creating_again_keeps_what_is_written(tmp_path, utm):
-    """A run that begins again does not lose the labels of tiles that are done, and the files stay the same."""
+    """A run that begins again does not lose the labels of tiles that are done, and the files stay
+    the same.
+    """
     frame = Frame((20, 600), transform=ROTATED, crs=utm)
     labels = random_labels(frame.shape)
     filled(tmp_path / "p", frame, (20, 300), labels)
@@ -243,7 +262,9 @@ def test_a_path_can_be_used_again(tmp_path):
     """What this process remembers of an array that is gone does not outlive it."""
     for shape in ((20, 700), (30, 900), (20, 700)):
         labels = random_labels(shape, seed=shape[0])
-        assert np.array_equal(filled(tmp_path / "p", Frame(shape), (20, 300), labels).read(Box.whole(shape)), labels)
+        assert np.array_equal(
+            filled(tmp_path / "p", Frame(shape), (20, 300), labels).read(Box.whole(shape)), labels
+        )
         shutil.rmtree(tmp_path / "p")
 
 
@@ -258,7 +279,10 @@ def test_processes_share_a_pyramid(tmp_path):
     pyramid.create()
     grid = Grid((120, 90), (32, 64))
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        done = [pool.submit(write_one, pyramid, core, labels[core.slices]) for core in map(grid.core, range(len(grid)))]
+        done = [
+            pool.submit(write_one, pyramid, core, labels[core.slices])
+            for core in map(grid.core, range(len(grid)))
+        ]
     assert [one.result() for one in done] == [None] * len(grid)
     assert np.array_equal(pyramid.read(Box.whole((120, 90))), labels)
 
@@ -273,7 +297,9 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_ome_zarr_py_reads_the_labels(tmp_path, name):
-    """ome-zarr-py finds a label image with all levels, and ome-zarr-models finds nothing wrong with its metadata."""
+    """ome-zarr-py finds a label image with all levels, and ome-zarr-models finds nothing wrong with
+    its metadata.
+    """
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Label, Multiscales, Reader
     from ome_zarr_models.v05 import ImageLabel
@@ -286,12 +312,17 @@ def test_ome_zarr_py_reads_the_labels(tmp_path, name):
     assert len(node.data) == pyramid.levels > 1
     for level, data in enumerate(node.data):
         assert np.array_equal(np.asarray(data), labels[..., :: 2**level, :: 2**level])
-    assert ImageLabel.from_zarr(zarr.open_group(tmp_path / "p")).attributes.ome.image_label.version == "0.5"
+    assert (
+        ImageLabel.from_zarr(zarr.open_group(tmp_path / "p")).attributes.ome.image_label.version
+        == "0.5"
+    )
 
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_the_metadata_say_where_the_samples_were_taken(tmp_path, name):
-    """By OME-Zarr's transformations and by the affine one alike, a pixel of any level lies where the pixel does that it was taken from."""
+    """By OME-Zarr's transformations and by the affine one alike, a pixel of any level lies where
+    the pixel does that it was taken from.
+    """
     from rasterio import Affine
     from rasterio.transform import xy
 
@@ -303,7 +334,9 @@ def test_the_metadata_say_where_the_samples_were_taken(tmp_path, name):
         index = np.array([n - 1 for n in pyramid.shape(level)])
         taken = index * ([1] * (frame.ndim - 2) + [2**level] * 2)
         scale, translation = image["datasets"][level]["coordinateTransformations"]
-        assert np.allclose(index * scale["scale"] + translation["translation"], taken * frame.pixel_size)
+        assert np.allclose(
+            index * scale["scale"] + translation["translation"], taken * frame.pixel_size
+        )
         attributes = zarr.open_array(tmp_path / "p" / str(level)).attrs
         if frame.transform is not None:
             there = xy(Affine(*attributes["spatial:transform"]), *index[-2:])
@@ -312,12 +345,19 @@ def test_the_metadata_say_where_the_samples_were_taken(tmp_path, name):
 
 
 def test_the_reference_system_is_on_the_group_and_every_level(tmp_path, utm):
-    """The CRS can be read back as WKT 2 from the group and from each array, which name the conventions that they follow."""
+    """The CRS can be read back as WKT 2 from the group and from each array, which name the
+    conventions that they follow.
+    """
     from rasterio.crs import CRS
 
-    pyramid = Pyramid(str(tmp_path / "p"), Frame((700, 3), transform=NORTH_UP, crs=utm), (512, 512), "uint32")
+    pyramid = Pyramid(
+        str(tmp_path / "p"), Frame((700, 3), transform=NORTH_UP, crs=utm), (512, 512), "uint32"
+    )
     pyramid.create()
-    nodes = [zarr.open_group(tmp_path / "p"), *(zarr.open_array(tmp_path / "p" / str(level)) for level in range(pyramid.levels))]
+    nodes = [
+        zarr.open_group(tmp_path / "p"),
+        *(zarr.open_array(tmp_path / "p" / str(level)) for level in range(pyramid.levels)),
+    ]
     for node in nodes:
         assert CRS.from_wkt(node.attrs["proj:wkt2"]).to_epsg() == 32633
         assert node.attrs["proj:wkt2"].startswith("PROJCRS[")
@@ -329,7 +369,9 @@ def test_only_what_is_known_is_said(tmp_path):
     """An image without CRS is not said to have one, and one that lies nowhere has no place."""
     Pyramid(str(tmp_path / "placed"), Frame((7, 3), transform=NORTH_UP), (5, 5), "uint32").create()
     Pyramid(str(tmp_path / "nowhere"), Frame((7, 3)), (5, 5), "uint32").create()
-    placed, nowhere = (dict(zarr.open_array(tmp_path / name / "0").attrs) for name in ("placed", "nowhere"))
+    placed, nowhere = (
+        dict(zarr.open_array(tmp_path / name / "0").attrs) for name in ("placed", "nowhere")
+    )
     assert "proj:wkt2" not in placed
     assert [one["name"] for one in placed["zarr_conventions"]] == ["spatial"]
     assert nowhere == {}

@@ -29,9 +29,14 @@ IN_CRS = ["x", "y", "x_min", "y_min", "x_max", "y_max"]
 
 
 def objects(frame, number, seed=0):
-    """As measuring gives them: boxes within the image, centroids within the boxes, and statistics of any value."""
+    """As measuring gives them: boxes within the image, centroids within the boxes, and statistics
+    of any value.
+    """
     rng = np.random.default_rng(seed)
-    columns = {"id": np.arange(1, number + 1, dtype=np.uint64) + seed, "area": rng.integers(1, 2**40, number)}
+    columns = {
+        "id": np.arange(1, number + 1, dtype=np.uint64) + seed,
+        "area": rng.integers(1, 2**40, number),
+    }
     if name := size_column(frame):
         columns[name] = rng.uniform(1, 1e9, number)
     for axis, extent in zip(("plane", "row", "column")[-frame.ndim :], frame.shape, strict=True):
@@ -39,7 +44,9 @@ def objects(frame, number, seed=0):
         high = rng.integers(low + 1, extent + 1)
         columns |= {f"{axis}_min": low, f"{axis}_max": high, axis: rng.uniform(low, high - 1)}
     for name in names(frame.bands):
-        columns |= {f"{kind}_{name}": rng.normal(size=number) for kind in ("mean", "min", "max", "std")}
+        columns |= {
+            f"{kind}_{name}": rng.normal(size=number) for kind in ("mean", "min", "max", "std")
+        }
     columns["route"] = rng.choice(["fields", "crowns"], number)
     columns["certificate"] = rng.choice(["proved", "agreed", "disputed"], number)
     return columns | {"class": rng.integers(1, 4, number), "tiles": rng.integers(1, 9, number)}
@@ -55,14 +62,32 @@ def objects(frame, number, seed=0):
     ],
 )
 def test_the_columns_are_in_their_order(frame, place, sized, crs):
-    """Identity, pixels, coordinates, statistics by band, and how the object came about, with 64-bit numbers throughout."""
+    """Identity, pixels, coordinates, statistics by band, and how the object came about, with 64-bit
+    numbers throughout.
+    """
     [axes] = place
-    statistics = [f"{kind}_{band}" for band in names(frame.bands) for kind in ("mean", "min", "max", "std")]
+    statistics = [
+        f"{kind}_{band}" for band in names(frame.bands) for kind in ("mean", "min", "max", "std")
+    ]
     boxes = [f"{axis}_{side}" for side in ("min", "max") for axis in axes]
     layout = schema(frame)
-    assert layout.names == ["id", "area", *sized, *boxes, *axes, *crs, *statistics, "class", "route", "certificate", "tiles"]
+    assert layout.names == [
+        "id",
+        "area",
+        *sized,
+        *boxes,
+        *axes,
+        *crs,
+        *statistics,
+        "class",
+        "route",
+        "certificate",
+        "tiles",
+    ]
     assert {str(layout.field(name).type) for name in ["area", *boxes]} == {"int64"}
-    assert {str(layout.field(name).type) for name in [*sized, *axes, *crs, *statistics]} == {"double"}
+    assert {str(layout.field(name).type) for name in [*sized, *axes, *crs, *statistics]} == {
+        "double"
+    }
     assert [str(layout.field(name).type) for name in ("id", "tiles")] == ["uint64", "int32"]
 
 
@@ -81,32 +106,63 @@ def test_pandas_reads_what_was_given(tmp_path, name):
 
 @pytest.mark.parametrize("frame", [NORTH_UP, ROTATED], ids=["north up", "rotated"])
 def test_coordinates_are_those_of_rasterio(tmp_path, frame):
-    """Centroids are where rasterio places pixels' centres, and boxes hold the outer edges of their pixels, rotated or not."""
+    """Centroids are where rasterio places pixels' centres, and boxes hold the outer edges of their
+    pixels, rotated or not.
+    """
     columns = objects(frame, 200)
     write_part(str(tmp_path / "part.parquet"), frame, columns)
     read = pd.read_parquet(tmp_path / "part.parquet")
     transform = Affine(*frame.transform)
-    assert np.allclose(read[["x", "y"]].T, xy(transform, columns["row"], columns["column"]), rtol=0, atol=1e-6)
+    assert np.allclose(
+        read[["x", "y"]].T, xy(transform, columns["row"], columns["column"]), rtol=0, atol=1e-6
+    )
     for index in range(len(read)):
-        top, bottom, left, right = (columns[name][index] for name in ("row_min", "row_max", "column_min", "column_max"))
-        corners = [xy(transform, row, column, offset="ul") for row in (top, bottom) for column in (left, right)]
+        top, bottom, left, right = (
+            columns[name][index] for name in ("row_min", "row_max", "column_min", "column_max")
+        )
+        corners = [
+            xy(transform, row, column, offset="ul")
+            for row in (top, bottom)
+            for column in (left, right)
+        ]
         expected = [*np.min(corners, axis=0), *np.max(corners, axis=0)]
-        assert np.allclose(read.loc[index, ["x_min", "y_min", "x_max", "y_max"]].astype(float), expected, rtol=0, atol=1e-6)
+        assert np.allclose(
+            read.loc[index, ["x_min", "y_min", "x_max", "y_max"]].astype(float),
+            expected,
+            rtol=0,
+            atol=1e-6,
+        )
 
 
 def test_an_object_of_one_pixel_is_that_pixel(tmp_path):
-    """One pixel at (3, 4) has its centroid there, in the CRS at the pixel's centre, and its box is the pixel."""
-    columns = objects(NORTH_UP, 1) | {name: np.array([value]) for name, value in (("row_min", 3), ("row_max", 4), ("row", 3.0))}
-    columns |= {name: np.array([value]) for name, value in (("column_min", 4), ("column_max", 5), ("column", 4.0))}
+    """One pixel at (3, 4) has its centroid there, in the CRS at the pixel's centre, and its box is
+    the pixel.
+    """
+    columns = objects(NORTH_UP, 1) | {
+        name: np.array([value]) for name, value in (("row_min", 3), ("row_max", 4), ("row", 3.0))
+    }
+    columns |= {
+        name: np.array([value])
+        for name, value in (("column_min", 4), ("column_max", 5), ("column", 4.0))
+    }
     write_part(str(tmp_path / "part.parquet"), NORTH_UP, columns)
     [row] = pq.read_table(tmp_path / "part.parquet").to_pylist()
-    assert [row[name] for name in IN_CRS] == [500_045.0, 3_999_965.0, 500_040.0, 3_999_960.0, 500_050.0, 3_999_970.0]
+    assert [row[name] for name in IN_CRS] == [
+        500_045.0,
+        3_999_965.0,
+        500_040.0,
+        3_999_960.0,
+        500_050.0,
+        3_999_970.0,
+    ]
 
 
 @given(st.lists(st.integers(0, 30), max_size=6))
 @settings(max_examples=25, deadline=None)
 def test_parts_are_joined_in_their_order(tmp_path_factory, sizes):
-    """The joined table is the parts' rows one after the other, with one row group for each part that has rows."""
+    """The joined table is the parts' rows one after the other, with one row group for each part
+    that has rows.
+    """
     folder = tmp_path_factory.mktemp("parts")
     parts = [str(folder / f"{index}.parquet") for index in range(len(sizes))]
     frames = []
@@ -115,7 +171,9 @@ def test_parts_are_joined_in_their_order(tmp_path_factory, sizes):
         frames.append(pq.read_table(part).to_pandas().astype({"route": str, "certificate": str}))
     assert join_parts(parts, str(folder / "all.parquet"), NORTH_UP) == sum(sizes)
     file = pq.ParquetFile(folder / "all.parquet")
-    assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [size for size in sizes if size]
+    assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [
+        size for size in sizes if size
+    ]
     assert file.schema_arrow.equals(schema(NORTH_UP), check_metadata=True)
     joined = file.read().to_pandas().astype({"route": str, "certificate": str})
     assert len(joined) == sum(sizes)
@@ -157,25 +215,41 @@ def without(name):
     ("change", "reason"),
     [
         pytest.param(without("area"), r"missing are \['area'\]", id="a column is missing"),
-        pytest.param(lambda c: c | {"x": c["row"]}, r"unknown \['x'\]", id="a column that is made here"),
+        pytest.param(
+            lambda c: c | {"x": c["row"]}, r"unknown \['x'\]", id="a column that is made here"
+        ),
         pytest.param(lambda c: c | {"row": c["row"][:-1]}, "lengths", id="a short column"),
         pytest.param(
-            lambda c: c | {"certificate": np.array(["sure"] * len(c["id"]))}, "proved, agreed, disputed", id="an unknown certificate"
+            lambda c: c | {"certificate": np.array(["sure"] * len(c["id"]))},
+            "proved, agreed, disputed",
+            id="an unknown certificate",
         ),
         pytest.param(lambda c: c | {"area": c["area"] + 0.5}, "truncated", id="half a pixel"),
-        pytest.param(lambda c: c | {"area": np.full(len(c["id"]), 2**63, np.uint64)}, "out of bounds|not in range", id="too many pixels"),
-        pytest.param(lambda c: c | {"tiles": np.full(len(c["id"]), 2**31)}, "not in range", id="too many tiles"),
+        pytest.param(
+            lambda c: c | {"area": np.full(len(c["id"]), 2**63, np.uint64)},
+            "out of bounds|not in range",
+            id="too many pixels",
+        ),
+        pytest.param(
+            lambda c: c | {"tiles": np.full(len(c["id"]), 2**31)},
+            "not in range",
+            id="too many tiles",
+        ),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(tmp_path, change, reason):
-    """Nothing is written where a column is missing, unknown, short, or holds what the table cannot."""
+    """Nothing is written where a column is missing, unknown, short, or holds what the
+    table cannot.
+    """
     with pytest.raises(ValueError, match=reason):
         write_part(str(tmp_path / "part.parquet"), NORTH_UP, change(objects(NORTH_UP, 5)))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_band_without_a_measured_pixel_has_no_statistics(tmp_path):
-    """NaN, the statistic of a band of which an object has no measured pixel, is null in the file; infinity is a value."""
+    """NaN, the statistic of a band of which an object has no measured pixel, is null in the file;
+    infinity is a value.
+    """
     columns = objects(NORTH_UP, 3) | {"mean_1": np.array([np.nan, np.inf, -np.inf])}
     write_part(str(tmp_path / "part.parquet"), NORTH_UP, columns)
     column = pq.read_table(tmp_path / "part.parquet")["mean_1"]
@@ -210,7 +284,11 @@ def test_no_table_of_some_parts_is_left(tmp_path):
     """Where a part cannot be read, there is no joined file, nor a piece of one."""
     write_part(str(tmp_path / "part.parquet"), PLAIN, objects(PLAIN, 3))
     with pytest.raises(ScratchError, match="gone"):
-        join_parts([str(tmp_path / "part.parquet"), str(tmp_path / "gone.parquet")], str(tmp_path / "all.parquet"), PLAIN)
+        join_parts(
+            [str(tmp_path / "part.parquet"), str(tmp_path / "gone.parquet")],
+            str(tmp_path / "all.parquet"),
+            PLAIN,
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["part.parquet"]
 
 
@@ -229,7 +307,9 @@ def test_parts_cut_short_are_not_joined(tmp_path, end):
 
 @given(st.lists(st.text(max_size=6), max_size=8))
 def test_bands_have_names_of_their_own(bands):
-    """Whatever the bands are called, their names are plain words, and no two are alike where case is ignored."""
+    """Whatever the bands are called, their names are plain words, and no two are alike where case
+    is ignored.
+    """
     made = names(bands)
     assert len(made) == len(bands)
     assert len({name.casefold() for name in made}) == len(made)

@@ -20,7 +20,16 @@ PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -20, 5
 def tiff(path: Path, pixels: np.ndarray, **options: object) -> Path:
     """Write (band, row, column) as a GeoTIFF with a place."""
     bands, rows, columns = pixels.shape
-    with rasterio.open(path, "w", driver="GTiff", count=bands, height=rows, width=columns, dtype=pixels.dtype, **PLACE | options) as file:
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=bands,
+        height=rows,
+        width=columns,
+        dtype=pixels.dtype,
+        **PLACE | options,
+    ) as file:
         file.write(pixels)
     return path
 
@@ -31,7 +40,9 @@ def whole(source: Source) -> np.ndarray:
 
 
 def declared(path: Path, tags: dict[int, int | tuple[int, ...]]) -> Path:
-    """Write a TIFF of nothing but tags and their numbers, which need not be true; lists of numbers lie behind the directory."""
+    """Write a TIFF of nothing but tags and their numbers, which need not be true; lists of numbers
+    lie behind the directory.
+    """
     entries, behind, at = b"", b"", 8 + 2 + 12 * len(tags) + 4
     for tag, value in sorted(tags.items()):
         values = (value,) if isinstance(value, int) else value
@@ -68,9 +79,15 @@ print(json.dumps(told))
 
 
 def under_a_limit(paths: list[str], sound: Box, more: int) -> dict[str, list[str]]:
-    """The errors of reading and glancing at whole images, both of which must fail, in a process that may take so many bytes more than
-    it took to read a sound part of each."""
-    command = [sys.executable, "-c", _READ, *map(json.dumps, (paths, (sound.start, sound.stop), more))]
+    """The errors of reading and glancing at whole images, both of which must fail, in a process
+    that may take so many bytes more than it took to read a sound part of each.
+    """
+    command = [
+        sys.executable,
+        "-c",
+        _READ,
+        *map(json.dumps, (paths, (sound.start, sound.stop), more)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     told: dict[str, list[str]] = json.loads(done.stdout)

@@ -32,11 +32,17 @@ WAYS = {
     "lerc": lambda image: imagecodecs.lerc_encode(image[..., 0]),
     "webp": imagecodecs.webp_encode,
     "lossy webp": functools.partial(imagecodecs.webp_encode, lossless=False, level=50),
-    "webp with alpha": lambda image: imagecodecs.webp_encode(np.dstack([image, image[..., :1]]), lossless=False, level=50),
+    "webp with alpha": lambda image: imagecodecs.webp_encode(
+        np.dstack([image, image[..., :1]]), lossless=False, level=50
+    ),
 }
 
 
-@given(rows=st.integers(1, 70), columns=st.integers(1, 70), way=st.sampled_from(["jpeg", "progressive", "exif", *WAYS]))
+@given(
+    rows=st.integers(1, 70),
+    columns=st.integers(1, 70),
+    way=st.sampled_from(["jpeg", "progressive", "exif", *WAYS]),
+)
 def test_sizes_are_those_that_decoders_find(rows, columns, way):
     """Of pictures written by Pillow and by the libraries of each format."""
     image = np.random.default_rng(rows).integers(0, 255, (rows, columns, 3)).astype(np.uint8)
@@ -44,7 +50,11 @@ def test_sizes_are_those_that_decoders_find(rows, columns, way):
         data = bytes(WAYS[way](image))
     else:
         file = io.BytesIO()
-        more = {"exif": b"Exif\0\0" + bytes(300)} if way == "exif" else {"progressive": way == "progressive"}
+        more = (
+            {"exif": b"Exif\0\0" + bytes(300)}
+            if way == "exif"
+            else {"progressive": way == "progressive"}
+        )
         Image.fromarray(image).save(file, "jpeg", **more)
         data = file.getvalue()
     assert extent(data) == (rows, columns)
@@ -78,7 +88,9 @@ def lie(data: bytearray, kind: str, at: int, length: int) -> None:
     """Make a tile say that it is 60,000 pixels on each side."""
     tile = bytes(data[at : at + length])
     if kind == "jpeg":
-        frame = next(k for k in range(length - 1) if tile[k] == 0xFF and tile[k + 1] in (0xC0, 0xC1, 0xC2))
+        frame = next(
+            k for k in range(length - 1) if tile[k] == 0xFF and tile[k + 1] in (0xC0, 0xC1, 0xC2)
+        )
         data[at + frame + 5 : at + frame + 9] = struct.pack(">HH", 60_000, 60_000)
     else:
         size = tile.index(b"\xff\x51")
@@ -87,10 +99,24 @@ def lie(data: bytearray, kind: str, at: int, length: int) -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "packbits"])
-@pytest.mark.parametrize("head", [b"\xff\x4f\xff\x51", b"\xff\xd8\xff\xc0", b"\xff\x0a", b"II\xbcWMPHOTO\0", b"1234jP  \xff\x4f\xff\x51"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\xff\x4f\xff\x51",
+        b"\xff\xd8\xff\xc0",
+        b"\xff\x0a",
+        b"II\xbcWMPHOTO\0",
+        b"1234jP  \xff\x4f\xff\x51",
+    ],
+)
 def test_numbers_that_look_like_a_picture(tmp_path, compression, head):
-    """A tile of anything else may hold the bytes that a picture begins with, and they are numbers like others."""
-    path, image = tmp_path / "a.ome.tif", np.random.default_rng(0).integers(1, 255, (64, 64)).astype(np.uint8)
+    """A tile of anything else may hold the bytes that a picture begins with, and they are numbers
+    like others.
+    """
+    path, image = (
+        tmp_path / "a.ome.tif",
+        np.random.default_rng(0).integers(1, 255, (64, 64)).astype(np.uint8),
+    )
     image.flat[: len(head)] = np.frombuffer(head, np.uint8)
     tifffile.imwrite(path, image, tile=(64, 64), compression=compression)
     np.testing.assert_array_equal(whole(open_source(path))[0], image)
@@ -99,8 +125,13 @@ def test_numbers_that_look_like_a_picture(tmp_path, compression, head):
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg2000"])
 @pytest.mark.parametrize("tiled", [True, False], ids=["tiles", "strips"])
 def test_a_bomb_in_a_tile(tmp_path, kind, tiled):
-    """A tile or a strip that says it is of ten gigabytes is an error that names the file, for the price of a tile; others are read."""
-    path, image = tmp_path / "a.ome.tif", np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8)
+    """A tile or a strip that says it is of ten gigabytes is an error that names the file, for the
+    price of a tile; others are read.
+    """
+    path, image = (
+        tmp_path / "a.ome.tif",
+        np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8),
+    )
     cut = {"tile": (64, 64)} if tiled else {"rowsperstrip": 64}
     tifffile.imwrite(path, image, photometric="rgb", compression=kind, **cut)
     sound = whole(open_source(path))
@@ -128,11 +159,16 @@ def test_a_bomb_in_a_tile(tmp_path, kind, tiled):
     ids=["jpeg xl", "jpeg xr", "png", "lerc", "webp"],
 )
 def test_a_larger_picture_in_a_tile(tmp_path, code, encode):
-    """A tile of 64 x 64 pixels that holds a sound picture of 8,192 x 8,192 is an error that says so, before that is decoded."""
+    """A tile of 64 x 64 pixels that holds a sound picture of 8,192 x 8,192 is an error that says
+    so, before that is decoded.
+    """
     tile, bomb = (bytes(encode(np.zeros((size, size), np.uint8))) for size in (64, 8192))
     places = {324: (400, 400 + len(tile)), 325: (len(tile), len(bomb))}
     colours = {258: (8, 8, 8), 262: 2, 277: 3} if code == 50001 else {258: 8, 262: 1, 277: 1}
-    path = declared(tmp_path / "a.ome.tif", {256: 128, 257: 64, 259: code, 322: 64, 323: 64, **colours, **places})
+    path = declared(
+        tmp_path / "a.ome.tif",
+        {256: 128, 257: 64, 259: code, 322: 64, 323: 64, **colours, **places},
+    )
     path.write_bytes(path.read_bytes().ljust(400, b"\0") + tile + bomb)
     for error in under_a_limit([str(path)], Box((0, 0), (64, 64)), 1 << 25)[str(path)]:
         assert "a tile of 64 x 64 pixels holds a picture that says it is 8192 x 8192" in error

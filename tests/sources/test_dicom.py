@@ -1,4 +1,6 @@
-"""DICOM whole slides: what is read is the array that was written as tiles, and what pydicom decodes of them."""
+"""DICOM whole slides: what is read is the array that was written as tiles, and what pydicom decodes
+of them.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,14 @@ def write(path: Path, pixels: np.ndarray, millimetres: float, series: str, numbe
     padded = np.zeros((high * TILE, wide * TILE, 3), np.uint8)
     padded[:rows, :columns] = pixels
     tiles = padded.reshape(high, TILE, wide, TILE, 3).swapaxes(1, 2)
-    kind = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"] if number == 1 else ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]
-    measures = item(PixelSpacing=[millimetres] * 2, SliceThickness=0.001, SpacingBetweenSlices=0.001)
+    kind = (
+        ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+        if number == 1
+        else ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]
+    )
+    measures = item(
+        PixelSpacing=[millimetres] * 2, SliceThickness=0.001, SpacingBetweenSlices=0.001
+    )
     light = item(
         OpticalPathIdentifier="0",
         IlluminationTypeCodeSequence=[code("111744", "DCM", "Brightfield illumination")],
@@ -107,16 +115,23 @@ def write(path: Path, pixels: np.ndarray, millimetres: float, series: str, numbe
         ContainerIdentifier="1",
         AcquisitionContextSequence=[],
         DimensionOrganizationSequence=[item(DimensionOrganizationUID=generate_uid())],
-        TotalPixelMatrixOriginSequence=[item(XOffsetInSlideCoordinateSystem=0.0, YOffsetInSlideCoordinateSystem=0.0)],
+        TotalPixelMatrixOriginSequence=[
+            item(XOffsetInSlideCoordinateSystem=0.0, YOffsetInSlideCoordinateSystem=0.0)
+        ],
         OpticalPathSequence=[light],
         SharedFunctionalGroupsSequence=[shared],
-        SpecimenDescriptionSequence=[item(SpecimenIdentifier="1", SpecimenUID=generate_uid(), SpecimenPreparationSequence=[])],
+        SpecimenDescriptionSequence=[
+            item(SpecimenIdentifier="1", SpecimenUID=generate_uid(), SpecimenPreparationSequence=[])
+        ],
         ContainerTypeCodeSequence=[code("433466003", "SCT", "Microscope slide")],
     )
     image.PixelData = tiles.tobytes()
     image["PixelData"].VR = "OB"
     image.file_meta = FileMetaDataset()
-    image.file_meta.MediaStorageSOPClassUID, image.file_meta.MediaStorageSOPInstanceUID = MICROSCOPY, image.SOPInstanceUID
+    image.file_meta.MediaStorageSOPClassUID, image.file_meta.MediaStorageSOPInstanceUID = (
+        MICROSCOPY,
+        image.SOPInstanceUID,
+    )
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.save_as(path, enforce_file_format=True)
 
@@ -131,12 +146,20 @@ def slide(tmp_path_factory) -> Path:
 
 
 def test_levels(slide):
-    """Each level is read as it was written, with its own size of a pixel, from the folder; a level that is not there is refused."""
+    """Each level is read as it was written, with its own size of a pixel, from the folder; a level
+    that is not there is refused.
+    """
     for k in range(3):
         source = open_source(slide, level=k)
-        np.testing.assert_array_equal(whole(source), np.moveaxis(PIXELS[:: 1 << k, :: 1 << k], -1, 0))
+        np.testing.assert_array_equal(
+            whole(source), np.moveaxis(PIXELS[:: 1 << k, :: 1 << k], -1, 0)
+        )
         np.testing.assert_allclose(source.frame.pixel_size, (0.5 * (1 << k),) * 2)
-        assert (source.frame.unit, source.frame.dtype, source.frame.bands) == ("micrometer", "uint8", ("1", "2", "3"))
+        assert (source.frame.unit, source.frame.dtype, source.frame.bands) == (
+            "micrometer",
+            "uint8",
+            ("1", "2", "3"),
+        )
     with pytest.raises(JobError, match=r"level: 3; .* has levels 0 to 2"):
         open_source(slide, level=3)
 
@@ -144,7 +167,9 @@ def test_levels(slide):
 def test_first_tile_as_pydicom_decodes_it(slide):
     """The first tile is the frame that pydicom decodes."""
     frame = pydicom.dcmread(slide / "0.dcm").pixel_array[0]
-    np.testing.assert_array_equal(open_source(slide).read(Box((0, 0), (TILE, TILE))), np.moveaxis(frame, -1, 0))
+    np.testing.assert_array_equal(
+        open_source(slide).read(Box((0, 0), (TILE, TILE))), np.moveaxis(frame, -1, 0)
+    )
 
 
 @settings(max_examples=30)
@@ -154,7 +179,11 @@ def test_any_box(data, slide):
     bands = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     start = tuple(data.draw(st.integers(0, n - 1)) for n in (200, 300))
     stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, (200, 300), strict=True))
-    source, box, step = open_source(slide, bands=bands), Box(start, stop), data.draw(st.integers(1, 9))
+    source, box, step = (
+        open_source(slide, bands=bands),
+        Box(start, stop),
+        data.draw(st.integers(1, 9)),
+    )
     expected = np.moveaxis(PIXELS, -1, 0)[[band - 1 for band in bands]][(slice(None), *box.slices)]
     np.testing.assert_array_equal(source.read(box), expected)
     assert source.glance(box, step).shape == expected[:, ::step, ::step].shape
@@ -166,12 +195,16 @@ def test_threads_and_pickle(slide):
     boxes = [Box((r, c), (r + 60, c + 70)) for r in range(0, 140, 40) for c in range(0, 230, 40)]
     with ThreadPoolExecutor(8) as pool:
         for box, block in zip(boxes, pool.map(source.read, boxes), strict=True):
-            np.testing.assert_array_equal(block, np.moveaxis(PIXELS, -1, 0)[(slice(None), *box.slices)])
+            np.testing.assert_array_equal(
+                block, np.moveaxis(PIXELS, -1, 0)[(slice(None), *box.slices)]
+            )
     assert len(pickle.dumps(source)) < 5000
 
 
 def test_fingerprint(slide, tmp_path):
-    """A fingerprint changes with any file of the slide and with the level that is read, and not with the folder."""
+    """A fingerprint changes with any file of the slide and with the level that is read, and not
+    with the folder.
+    """
     for file in slide.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     before = open_source(slide).fingerprint()
@@ -207,7 +240,9 @@ def test_what_is_no_slide(tmp_path):
 
 @pytest.mark.parametrize("bands", [None, [3, 1]], ids=["all", "blue and red"])
 def test_one_colour_shares_what_was_measured(bands, slide):
-    """With nodata a pixel is missing where red, green and blue all have it, whichever are read; with ``nodata_by: band`` each by itself."""
+    """With nodata a pixel is missing where red, green and blue all have it, whichever are read;
+    with ``nodata_by: band`` each by itself.
+    """
     value = int(PIXELS[5, 7, 0])
     chosen = [number - 1 for number in bands or (1, 2, 3)]
     source, box = open_source(slide, bands=bands, nodata=value), Box((0, 0), (90, 110))

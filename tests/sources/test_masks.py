@@ -1,4 +1,6 @@
-"""What was measured, and what values mean: masks, alpha, nodata, scale and offset, colour tables; as rasterio tells it."""
+"""What was measured, and what values mean: masks, alpha, nodata, scale and offset, colour tables;
+as rasterio tells it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def holes() -> np.ndarray:
 
 @pytest.mark.parametrize("internal", [True, False], ids=["internal", "msk"])
 def test_dataset_mask(internal, tmp_path):
-    """A mask in the file, or beside it, is what rasterio says it is, also in a box; and it is part of the fingerprint."""
+    """A mask in the file, or beside it, is what rasterio says it is, also in a box; and it is part
+    of the fingerprint.
+    """
     path = tiff(tmp_path / "a.tif", pixels())
     before = open_source(path).fingerprint()
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(path, "r+") as file:
@@ -45,7 +49,9 @@ def test_dataset_mask(internal, tmp_path):
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(measured(source), file.dataset_mask() > 0)
     box = Box((3, 5), (40, 77))
-    np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.read(box))), holes()[box.slices])
+    np.testing.assert_array_equal(
+        one_for_all(where_measured(source, box, source.read(box))), holes()[box.slices]
+    )
     np.testing.assert_array_equal(whole(source), pixels())
     assert source.frame.masked
     assert source.fingerprint() != before
@@ -53,7 +59,9 @@ def test_dataset_mask(internal, tmp_path):
 
 
 def test_mask_takes_the_place_of_nodata(tmp_path):
-    """Where a file has a mask, its nodata says nothing, as in rasterio; nodata that is given counts beside the mask."""
+    """Where a file has a mask, its nodata says nothing, as in rasterio; nodata that is given counts
+    beside the mask.
+    """
     values = pixels(1)
     path = tiff(tmp_path / "a.tif", values, nodata=7)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
@@ -81,7 +89,9 @@ def test_alpha(alpha, tmp_path):
 
 
 def test_named_fourth_band_is_no_alpha(tmp_path):
-    """Near infrared in the fourth of four bands, which writers mark as alpha by themselves, is a band once it has a name."""
+    """Near infrared in the fourth of four bands, which writers mark as alpha by themselves, is a
+    band once it has a name.
+    """
     values = pixels(4)
     values[3, :10] = 0
     path = tiff(tmp_path / "a.tif", values)
@@ -94,12 +104,15 @@ def test_named_fourth_band_is_no_alpha(tmp_path):
 
 
 def test_bands_of_different_nodata(tmp_path):
-    """Where each band has its own nodata, a band is measured where it has not that, as rasterio tells it; one for all takes its place."""
+    """Where each band has its own nodata, a band is measured where it has not that, as rasterio
+    tells it; one for all takes its place.
+    """
     values = pixels(2)
     path = tmp_path / "a.vrt"
     tiff(tmp_path / "a.tif", values)
     one = (
-        '<VRTRasterBand dataType="Byte" band="{k}"><NoDataValue>{k}0</NoDataValue><SimpleSource><SourceBand>{k}</SourceBand>'
+        '<VRTRasterBand dataType="Byte" '
+        'band="{k}"><NoDataValue>{k}0</NoDataValue><SimpleSource><SourceBand>{k}</SourceBand>'
         '<SourceFilename relativeToVRT="1">a.tif</SourceFilename></SimpleSource></VRTRasterBand>'
     )
     bands = "".join(one.format(k=k) for k in (1, 2))
@@ -108,16 +121,22 @@ def test_bands_of_different_nodata(tmp_path):
     tiff(tmp_path / "a.tif", values)
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(by_band(open_source(path)), file.read_masks() > 0)
-        np.testing.assert_array_equal(measured(open_source(path, nodata_by="pixel")), file.dataset_mask() > 0)
+        np.testing.assert_array_equal(
+            measured(open_source(path, nodata_by="pixel")), file.dataset_mask() > 0
+        )
     assert by_band(open_source(path))[:, 6, 6].tolist() == [False, True]
     np.testing.assert_array_equal(by_band(open_source(path, nodata=10)), values != 10)
-    np.testing.assert_array_equal(measured(open_source(path, nodata=10, nodata_by="pixel")), ~(values == 10).all(axis=0))
+    np.testing.assert_array_equal(
+        measured(open_source(path, nodata=10, nodata_by="pixel")), ~(values == 10).all(axis=0)
+    )
     np.testing.assert_array_equal(measured(open_source(path, bands=[2])), values[1] != 20)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])
 def test_scale_and_offset(dtype, tmp_path):
-    """Values are as they are stored; with ``scaled`` they are multiplied and moved, and NaN where not measured."""
+    """Values are as they are stored; with ``scaled`` they are multiplied and moved, and NaN where
+    not measured.
+    """
     values = pixels(2, dtype)
     values[:, 4, 4] = 0
     path = tiff(tmp_path / "a.tif", values, nodata=0)
@@ -128,20 +147,34 @@ def test_scale_and_offset(dtype, tmp_path):
     expected = values * np.array([0.5, 0.25])[:, None, None] + np.array([-3.0, 1.0])[:, None, None]
     expected[:, 4, 4] = np.nan
     np.testing.assert_allclose(whole(source), expected, rtol=1e-6)
-    assert source.frame.dtype == whole(source).dtype.name == ("float64" if dtype == "int32" else "float32")
+    assert (
+        source.frame.dtype
+        == whole(source).dtype.name
+        == ("float64" if dtype == "int32" else "float32")
+    )
     np.testing.assert_array_equal(measured(source), values[0] != 0)
 
 
 def test_colour_table(tmp_path):
-    """Numbers of a colour table are read as they are, or with ``colours`` as red, green and blue, as Pillow sees them."""
+    """Numbers of a colour table are read as they are, or with ``colours`` as red, green and blue,
+    as Pillow sees them.
+    """
     values = np.random.default_rng(2).integers(0, 5, (1, 70, 90), np.uint8)
     path = tiff(tmp_path / "a.tif", values, nodata=4)
-    colours = {0: (9, 8, 7, 255), 1: (255, 0, 0, 255), 2: (0, 99, 0, 255), 3: (1, 2, 3, 0), 4: (50, 60, 70, 255)}
+    colours = {
+        0: (9, 8, 7, 255),
+        1: (255, 0, 0, 255),
+        2: (0, 99, 0, 255),
+        3: (1, 2, 3, 0),
+        4: (50, 60, 70, 255),
+    }
     with rasterio.open(path, "r+") as file:
         file.write_colormap(1, colours)
     np.testing.assert_array_equal(whole(open_source(path)), values)
     source = open_source(path, colours=True)
-    np.testing.assert_array_equal(np.moveaxis(whole(source), 0, -1), np.asarray(Image.open(path).convert("RGB")))
+    np.testing.assert_array_equal(
+        np.moveaxis(whole(source), 0, -1), np.asarray(Image.open(path).convert("RGB"))
+    )
     assert (source.frame.bands, source.frame.dtype) == (("red", "green", "blue"), "uint8")
     np.testing.assert_array_equal(measured(source), values[0] != 4)
     with pytest.raises(JobError, match=r"colours: True; .*b\.tif has no colour table"):
@@ -155,7 +188,9 @@ def test_paletted_png(tmp_path):
     picture.save(tmp_path / "a.png")
     np.testing.assert_array_equal(whole(open_source(tmp_path / "a.png"))[0], np.asarray(picture))
     shown = np.asarray(picture.convert("RGB"))
-    np.testing.assert_array_equal(np.moveaxis(whole(open_source(tmp_path / "a.png", colours=True)), 0, -1), shown)
+    np.testing.assert_array_equal(
+        np.moveaxis(whole(open_source(tmp_path / "a.png", colours=True)), 0, -1), shown
+    )
 
 
 def test_overview_of_a_masked_file(tmp_path):
@@ -172,16 +207,31 @@ def test_bands_of_different_types(tmp_path):
     """Bands of different types are refused together, and read alone."""
     tiff(tmp_path / "a.tif", pixels(1))
     tiff(tmp_path / "b.tif", pixels(1, "float32"))
-    band = '<VRTRasterBand dataType="{}" band="{}"><SimpleSource><SourceFilename relativeToVRT="1">{}</SourceFilename></SimpleSource>'
-    bands = "".join(band.format(*what) + "</VRTRasterBand>" for what in (("Byte", 1, "a.tif"), ("Float32", 2, "b.tif")))
-    (tmp_path / "c.vrt").write_text(f'<VRTDataset rasterXSize="90" rasterYSize="70">{PLACED}{bands}</VRTDataset>')
-    with pytest.raises(SourceError, match=r"c\.vrt has bands of different types, float32, uint8; choose bands of one: bands"):
+    band = (
+        '<VRTRasterBand dataType="{}" band="{}"><SimpleSource><SourceFilename '
+        'relativeToVRT="1">{}</SourceFilename></SimpleSource>'
+    )
+    bands = "".join(
+        band.format(*what) + "</VRTRasterBand>"
+        for what in (("Byte", 1, "a.tif"), ("Float32", 2, "b.tif"))
+    )
+    (tmp_path / "c.vrt").write_text(
+        f'<VRTDataset rasterXSize="90" rasterYSize="70">{PLACED}{bands}</VRTDataset>'
+    )
+    with pytest.raises(
+        SourceError,
+        match=r"c\.vrt has bands of different types, float32, uint8; choose bands of one: bands",
+    ):
         open_source(tmp_path / "c.vrt")
-    np.testing.assert_array_equal(whole(open_source(tmp_path / "c.vrt", bands=[2])), pixels(1, "float32"))
+    np.testing.assert_array_equal(
+        whole(open_source(tmp_path / "c.vrt", bands=[2])), pixels(1, "float32")
+    )
 
 
 def test_masked_pixels_have_no_objects(tmp_path):
-    """A run draws nothing where a file's mask says that nothing was measured, and leaves out tiles that the mask covers."""
+    """A run draws nothing where a file's mask says that nothing was measured, and leaves out tiles
+    that the mask covers.
+    """
     path = tiff(tmp_path / "a.tif", np.full((1, 96, 96), 200, np.uint8))
     good = np.zeros((96, 96), bool)
     good[40:60, 20:50] = True
@@ -193,8 +243,14 @@ def test_masked_pixels_have_no_objects(tmp_path):
 
 def test_real_files(shared):
     """Real files with a mask, a palette, nodata and NaN are measured where rasterio says."""
-    for name in ("large/riotiler_cog_cmap_8704x7168.tif", "satellite/rasterio_RGB.byte.tif", "satellite/riotiler_cog_nodata.tif"):
+    for name in (
+        "large/riotiler_cog_cmap_8704x7168.tif",
+        "satellite/rasterio_RGB.byte.tif",
+        "satellite/riotiler_cog_nodata.tif",
+    ):
         source, box = open_source(shared / name), Box((0, 0), (700, 700))
         with rasterio.open(shared / name) as file:
             expected = file.dataset_mask(window=((0, 700), (0, 700))) > 0
-        np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.read(box))), expected)
+        np.testing.assert_array_equal(
+            one_for_all(where_measured(source, box, source.read(box))), expected
+        )

@@ -20,9 +20,15 @@ NAMES = ("DAPI", "GFP", "DAPI", "DAPI_2", "DAPI")
 EXPECTED = ("DAPI", "GFP", "DAPI_3", "DAPI_2", "DAPI_4")
 
 
-@given(st.lists(st.sampled_from(["DAPI", "DAPI_2", "DAPI_2_2", "GFP", "1", "3", "", " ", None]), max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(["DAPI", "DAPI_2", "DAPI_2_2", "GFP", "1", "3", "", " ", None]), max_size=8
+    )
+)
 def test_names(names):
-    """No two names are alike, each begins with what was given, and what was given alone, or first, is left as it is."""
+    """No two names are alike, each begins with what was given, and what was given alone, or first,
+    is left as it is.
+    """
     found = named(names, len(names))
     assert len(set(found)) == len(found) == len(names)
     wanted = [(name or "").strip() or str(k + 1) for k, name in enumerate(names)]
@@ -39,21 +45,43 @@ def geotiff(folder, pixels):
 
 
 def ome_tiff(folder, pixels):
-    tifffile.imwrite(folder / "a.ome.tif", pixels, metadata={"axes": "CYX", "Channel": {"Name": list(NAMES)}}, photometric="minisblack")
+    tifffile.imwrite(
+        folder / "a.ome.tif",
+        pixels,
+        metadata={"axes": "CYX", "Channel": {"Name": list(NAMES)}},
+        photometric="minisblack",
+    )
     return folder / "a.ome.tif"
 
 
 def ome_zarr(folder, pixels):
     group = zarr.open_group(folder / "a.zarr", mode="w", zarr_format=3)
     group.create_array("0", data=pixels, chunks=pixels.shape)
-    axes = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
-    scales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 1]}]}]}]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": scales, "omero": {"channels": [{"label": name} for name in NAMES]}}
+    axes = [
+        {"name": "c", "type": "channel"},
+        {"name": "y", "type": "space"},
+        {"name": "x", "type": "space"},
+    ]
+    scales = [
+        {
+            "axes": axes,
+            "datasets": [
+                {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 1]}]}
+            ],
+        }
+    ]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": scales,
+        "omero": {"channels": [{"label": name} for name in NAMES]},
+    }
     return folder / "a.zarr"
 
 
 def labelled(_folder, pixels):
-    return xr.DataArray(da.from_array(pixels), dims=("band", "y", "x"), coords={"band": list(NAMES)})
+    return xr.DataArray(
+        da.from_array(pixels), dims=("band", "y", "x"), coords={"band": list(NAMES)}
+    )
 
 
 @pytest.mark.parametrize("written", [geotiff, ome_tiff, ome_zarr, labelled])

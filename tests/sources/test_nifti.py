@@ -32,14 +32,20 @@ def volume(path, values, sizes=(0.5, 0.25, 2.0), unit="mm", slope=None):
 
 
 @pytest.mark.parametrize("ending", ["nii", "nii.gz"])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64", ">i2"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64", ">i2"]
+)
 def test_every_type(dtype, ending, tmp_path):
     """A volume is read plane by plane as it is stored, with the size of its voxels."""
     values = DRAW.integers(0, 100, (30, 20, 10)).astype(dtype)
     source = open_source(volume(tmp_path / f"a.{ending}", values))
     np.testing.assert_array_equal(whole(source)[0], values.transpose(2, 1, 0))
     frame = source.frame
-    assert (frame.shape, frame.dtype, frame.unit) == ((10, 20, 30), np.dtype(dtype).newbyteorder("=").name, "millimeter")
+    assert (frame.shape, frame.dtype, frame.unit) == (
+        (10, 20, 30),
+        np.dtype(dtype).newbyteorder("=").name,
+        "millimeter",
+    )
     np.testing.assert_allclose(frame.pixel_size, (2.0, 0.25, 0.5))
 
 
@@ -52,32 +58,50 @@ def test_any_box(data, tmp_path_factory):
         volume(path, DRAW.integers(0, 100, (30, 20, 10)).astype(np.int16))
     expected = np.asarray(nibabel.load(path).dataobj).transpose(2, 1, 0)
     start = tuple(data.draw(st.integers(0, n - 1)) for n in expected.shape)
-    stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, expected.shape, strict=True))
+    stop = tuple(
+        data.draw(st.integers(a + 1, n)) for a, n in zip(start, expected.shape, strict=True)
+    )
     box, step = Box(start, stop), data.draw(st.integers(1, 7))
     np.testing.assert_array_equal(open_source(path).read(box)[0], expected[box.slices])
-    np.testing.assert_array_equal(open_source(path).glance(box, step)[0], expected[box.slices][::step, ::step, ::step])
+    np.testing.assert_array_equal(
+        open_source(path).glance(box, step)[0], expected[box.slices][::step, ::step, ::step]
+    )
 
 
 def test_slope(tmp_path):
     """Stored values are read; with ``scaled`` what nibabel makes of them by slope and intercept."""
-    path = volume(tmp_path / "a.nii", DRAW.integers(0, 100, (8, 7, 6)).astype(np.int16), slope=(0.5, -3))
+    path = volume(
+        tmp_path / "a.nii", DRAW.integers(0, 100, (8, 7, 6)).astype(np.int16), slope=(0.5, -3)
+    )
     loaded = nibabel.load(path)
-    np.testing.assert_allclose(whole(open_source(path, scaled=True))[0], loaded.get_fdata().transpose(2, 1, 0))
-    np.testing.assert_array_equal(whole(open_source(path))[0], np.asarray(loaded.dataobj.get_unscaled()).transpose(2, 1, 0))
+    np.testing.assert_allclose(
+        whole(open_source(path, scaled=True))[0], loaded.get_fdata().transpose(2, 1, 0)
+    )
+    np.testing.assert_array_equal(
+        whole(open_source(path))[0], np.asarray(loaded.dataobj.get_unscaled()).transpose(2, 1, 0)
+    )
 
 
 def test_axes(tmp_path):
-    """Times and planes are chosen by index; a flat image has rows and columns; several values of a voxel are bands."""
+    """Times and planes are chosen by index; a flat image has rows and columns; several values of a
+    voxel are bands.
+    """
     values = DRAW.integers(0, 100, (8, 7, 6, 3)).astype(np.uint8)
     path = volume(tmp_path / "a.nii", values)
-    np.testing.assert_array_equal(whole(open_source(path, time=1))[0], values[..., 1].transpose(2, 1, 0))
-    np.testing.assert_array_equal(whole(open_source(path, time=2, planes=4))[0], values[..., 4, 2].T)
+    np.testing.assert_array_equal(
+        whole(open_source(path, time=1))[0], values[..., 1].transpose(2, 1, 0)
+    )
+    np.testing.assert_array_equal(
+        whole(open_source(path, time=2, planes=4))[0], values[..., 4, 2].T
+    )
     with pytest.raises(JobError, match="time: missing; the image has 3 times"):
         open_source(path)
     flat = volume(tmp_path / "b.nii", values[..., 0, 0])
     np.testing.assert_array_equal(whole(open_source(flat))[0], values[..., 0, 0].T)
     vectors = volume(tmp_path / "c.nii", values[:, :, :, None])
-    np.testing.assert_array_equal(whole(open_source(vectors, bands=[3, 1])), values[..., [2, 0]].transpose(3, 2, 1, 0))
+    np.testing.assert_array_equal(
+        whole(open_source(vectors, bands=[3, 1])), values[..., [2, 0]].transpose(3, 2, 1, 0)
+    )
 
 
 def test_threads_and_pickle(tmp_path):
@@ -99,11 +123,18 @@ def test_refusals(tmp_path):
     with pytest.raises(SourceError, match=r"b\.nii holds complex64; allowed"):
         open_source(volume(tmp_path / "b.nii", np.zeros((4, 4, 4), np.complex64)))
     for ending in ("nii", "nii.gz"):
-        path, image = tmp_path / f"c.{ending}", nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+        path, image = (
+            tmp_path / f"c.{ending}",
+            nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)),
+        )
         image.header.set_data_shape((32767, 32767, 32767))
         with nibabel.openers.ImageOpener(path, "wb") as file:
             image.header.write_to(file)
-        with pytest.raises(SourceError, match=r"declares 32767 x 32767 x 32767 voxels of uint8, more than a file of \d+ bytes can hold"):
+        with pytest.raises(
+            SourceError,
+            match=r"declares 32767 x 32767 x 32767 voxels of uint8, more than a file of \d+ "
+            r"bytes can hold",
+        ):
             open_source(path)
 
 
@@ -119,11 +150,15 @@ def test_mutated_files(ending, tmp_path):
         except TilewiseError as error:
             messages.append(str(error))
     assert len(messages) > 10
-    assert [message for message in messages if "a.nii" not in message and "time: missing" not in message] == []
+    assert [
+        message for message in messages if "a.nii" not in message and "time: missing" not in message
+    ] == []
 
 
 def test_sizes_without_a_unit(tmp_path):
-    """Where the header names no unit, or garbles it, the extent of a voxel is kept in a unit that nobody knows, and that is told."""
+    """Where the header names no unit, or garbles it, the extent of a voxel is kept in a unit that
+    nobody knows, and that is told.
+    """
     values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     path = volume(tmp_path / "a.nii", values, unit="unknown")
     for code in (0, 7):
@@ -131,7 +166,9 @@ def test_sizes_without_a_unit(tmp_path):
         data[123] = code  # xyzt_units
         path.write_bytes(data)
         source = open_source(path)
-        assert source.frame.pixel_size == pytest.approx(np.array(nibabel.load(path).header["pixdim"][3:0:-1]))
+        assert source.frame.pixel_size == pytest.approx(
+            np.array(nibabel.load(path).header["pixdim"][3:0:-1])
+        )
         assert (source.frame.unit, size_column(source.frame)) == ("unknown", None)
         assert any("no unit of length" in told for told in source.facts["not_understood"])
     assert open_source(volume(tmp_path / "b.nii", values)).facts["not_understood"] == []

@@ -45,7 +45,13 @@ def test_any_box(data, tmp_path_factory):
     shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70)))
     pixels = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
     layout = data.draw(
-        st.sampled_from([{}, {"tiled": True, "blockxsize": 16, "blockysize": 32}, {"interleave": "pixel", "compress": "lzw"}])
+        st.sampled_from(
+            [
+                {},
+                {"tiled": True, "blockxsize": 16, "blockysize": 32},
+                {"interleave": "pixel", "compress": "lzw"},
+            ]
+        )
     )
     path = tiff(tmp_path_factory.mktemp("any") / "a.tif", pixels, **layout)
     bands = data.draw(st.lists(st.integers(1, shape[0]), min_size=1, max_size=4))
@@ -61,7 +67,9 @@ def test_any_box(data, tmp_path_factory):
 
 
 def test_bands_by_name(tmp_path):
-    """Bands are chosen by number or by their description, in any order; an unknown one is refused with those there are."""
+    """Bands are chosen by number or by their description, in any order; an unknown one is refused
+    with those there are.
+    """
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
     path = tiff(tmp_path / "a.tif", pixels)
     with rasterio.open(path, "r+") as file:
@@ -69,19 +77,25 @@ def test_bands_by_name(tmp_path):
     source = open_source(path, bands=["nir", 1])
     assert source.frame.bands == ("nir", "red")
     np.testing.assert_array_equal(whole(source), pixels[[2, 0]])
-    with pytest.raises(JobError, match="bands: 'blue'; allowed: 1 to 3, or a name: red, green, nir"):
+    with pytest.raises(
+        JobError, match="bands: 'blue'; allowed: 1 to 3, or a name: red, green, nir"
+    ):
         open_source(path, bands=["blue"])
     with pytest.raises(JobError, match="bands: 0; allowed: 1 to 3"):
         open_source(path, bands=[0])
 
 
 def test_nodata_and_nan(tmp_path):
-    """Pixels of the nodata value, and NaN, are not valid; nodata can be given in place of the file's."""
+    """Pixels of the nodata value, and NaN, are not valid; nodata can be given in place of the
+    file's.
+    """
     pixels = np.array([[[1, 7, np.nan, 0]]], np.float32)
     for nodata in (7.0, np.nan, None):
         frame = open_source(tiff(tmp_path / "a.tif", pixels, nodata=nodata)).frame
         np.testing.assert_array_equal(frame.measured(pixels), [[[True, nodata != 7, False, True]]])
-    assert open_source(tmp_path / "a.tif", nodata=0).frame.measured(pixels).tolist() == [[[True, True, False, False]]]
+    assert open_source(tmp_path / "a.tif", nodata=0).frame.measured(pixels).tolist() == [
+        [[True, True, False, False]]
+    ]
 
 
 def test_overviews(tmp_path):
@@ -96,23 +110,39 @@ def test_overviews(tmp_path):
             np.testing.assert_array_equal(whole(source), file.read())
             assert rasterio.Affine(*source.frame.transform) == file.transform
         assert source.frame.shape == (600 // factor, 800 // factor)
-    with pytest.raises(JobError, match=r"level: 3; .*a\.tif has overviews 1 to 2; allowed: 0, full resolution, to 2"):
+    with pytest.raises(
+        JobError,
+        match=r"level: 3; .*a\.tif has overviews 1 to 2; allowed: 0, full resolution, to 2",
+    ):
         open_source(path, level=3)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
 def test_png(mode, tmp_path):
-    """A PNG has the bands that Pillow sees, but for alpha, which says what was measured, and no place."""
+    """A PNG has the bands that Pillow sees, but for alpha, which says what was measured, and no
+    place.
+    """
     shape = (15, 22) if mode in ("L", "I;16") else (15, 22, len(mode))
-    pixels = np.random.default_rng(3).integers(0, 255, shape).astype(np.uint16 if mode == "I;16" else np.uint8)
+    pixels = (
+        np.random.default_rng(3)
+        .integers(0, 255, shape)
+        .astype(np.uint16 if mode == "I;16" else np.uint8)
+    )
     Image.fromarray(pixels).save(tmp_path / "a.png")
     source = open_source(tmp_path / "a.png")
     expected = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
     if mode == "RGBA":
         box = Box((3, 4), (9, 20))
-        np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.read(box))), expected[3, 3:9, 4:20] > 0)
-        np.testing.assert_array_equal(one_for_all(where_measured(source, box, source.glance(box, 4), 4)), expected[3, 3:9:4, 4:20:4] > 0)
-        np.testing.assert_array_equal(whole(open_source(tmp_path / "a.png", bands=[4])), expected[3:])
+        np.testing.assert_array_equal(
+            one_for_all(where_measured(source, box, source.read(box))), expected[3, 3:9, 4:20] > 0
+        )
+        np.testing.assert_array_equal(
+            one_for_all(where_measured(source, box, source.glance(box, 4), 4)),
+            expected[3, 3:9:4, 4:20:4] > 0,
+        )
+        np.testing.assert_array_equal(
+            whole(open_source(tmp_path / "a.png", bands=[4])), expected[3:]
+        )
         expected = expected[:3]
     np.testing.assert_array_equal(whole(source), expected)
     np.testing.assert_array_equal(source.read(Box((3, 4), (9, 20))), expected[:, 3:9, 4:20])
@@ -129,7 +159,9 @@ def test_jpeg(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])
 def test_small_and_sent_to_other_processes(name, tmp_path):
-    """A source is a few bytes when pickled, also after it was used, and reads the same in another process."""
+    """A source is a few bytes when pickled, also after it was used, and reads the same in another
+    process.
+    """
     pixels = np.random.default_rng(4).integers(0, 255, (1, 40, 50), np.uint8)
     if name == "a.png":
         Image.fromarray(pixels[0]).save(tmp_path / name)
@@ -138,9 +170,15 @@ def test_small_and_sent_to_other_processes(name, tmp_path):
     source = open_source(tmp_path / name)
     whole(source)
     assert len(pickle.dumps(source)) < 5000
-    code = "import pickle, sys; source, box = pickle.loads(bytes.fromhex(sys.argv[1])); print(source.read(box).tolist())"
+    code = (
+        "import pickle, sys; source, box = pickle.loads(bytes.fromhex(sys.argv[1])); "
+        "print(source.read(box).tolist())"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code, pickle.dumps((source, Box((3, 4), (9, 8)))).hex()], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, pickle.dumps((source, Box((3, 4), (9, 8)))).hex()],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == str(pixels[:, 3:9, 4:8].tolist())
 
@@ -148,7 +186,11 @@ def test_small_and_sent_to_other_processes(name, tmp_path):
 def test_threads(tmp_path):
     """Many threads that read one source at once get the right pixels."""
     pixels = np.random.default_rng(5).integers(0, 255, (2, 300, 300), np.uint8)
-    source = open_source(tiff(tmp_path / "a.tif", pixels, tiled=True, blockxsize=64, blockysize=64, compress="deflate"))
+    source = open_source(
+        tiff(
+            tmp_path / "a.tif", pixels, tiled=True, blockxsize=64, blockysize=64, compress="deflate"
+        )
+    )
     boxes = [Box((r, c), (r + 50, c + 70)) for r in range(0, 250, 25) for c in range(0, 230, 23)]
     with ThreadPoolExecutor(8) as pool:
         for box, block in zip(boxes, pool.map(source.read, boxes), strict=True):
@@ -157,7 +199,9 @@ def test_threads(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])
 def test_rewritten_file_is_read_anew(name, tmp_path):
-    """A file that is written anew is never read from what is kept of the one before, and its fingerprint is another."""
+    """A file that is written anew is never read from what is kept of the one before, and its
+    fingerprint is another.
+    """
     seen = []
     for value in (3, 4):
         pixels = np.full((1, 20, 20), value, np.uint8)
@@ -188,12 +232,28 @@ def test_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(lambda p: p.write_bytes(b"hello"), r"a\.tif is no image that is read: it begins with b'hello'; ", id="text"),
-        pytest.param(lambda p: p.write_bytes(b""), r"a\.tif is no image that is read: it begins with b''", id="empty"),
-        pytest.param(lambda p: p.write_bytes(b"II*\0" + bytes(40)), r"a\.tif cannot be opened", id="header only"),
-        pytest.param(lambda p: tiff(p, np.ones((1, 4, 4), np.complex64)), r"a\.tif holds complex64; allowed: ", id="complex"),
+        pytest.param(
+            lambda p: p.write_bytes(b"hello"),
+            r"a\.tif is no image that is read: it begins with b'hello'; ",
+            id="text",
+        ),
+        pytest.param(
+            lambda p: p.write_bytes(b""),
+            r"a\.tif is no image that is read: it begins with b''",
+            id="empty",
+        ),
+        pytest.param(
+            lambda p: p.write_bytes(b"II*\0" + bytes(40)),
+            r"a\.tif cannot be opened",
+            id="header only",
+        ),
+        pytest.param(
+            lambda p: tiff(p, np.ones((1, 4, 4), np.complex64)),
+            r"a\.tif holds complex64; allowed: ",
+            id="complex",
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_no_images(make, message, tmp_path):
     """What is no image is refused by name."""
     make(tmp_path / "a.tif")
@@ -204,7 +264,9 @@ def test_files_that_are_no_images(make, message, tmp_path):
 def test_truncated_file(tmp_path):
     """Pixels that are cut off are an error that names the file and the place, and not zeros."""
     pixels = np.random.default_rng(6).integers(0, 255, (1, 512, 512), np.uint8)
-    path = tiff(tmp_path / "a.tif", pixels, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
+    path = tiff(
+        tmp_path / "a.tif", pixels, tiled=True, blockxsize=64, blockysize=64, compress="deflate"
+    )
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(SourceError, match=r"a\.tif"):

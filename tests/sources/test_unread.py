@@ -52,7 +52,10 @@ def database(path: Path) -> None:
 
 
 MADE = {
-    "netcdf 3": (lambda p: xarray.Dataset({"t": (("y", "x"), PIXELS[0])}).to_netcdf(p, engine="scipy"), "NetCDF, .*xarray.open_dataset"),
+    "netcdf 3": (
+        lambda p: xarray.Dataset({"t": (("y", "x"), PIXELS[0])}).to_netcdf(p, engine="scipy"),
+        "NetCDF, .*xarray.open_dataset",
+    ),
     "zip": (zipped, "a zip archive, .*unpack it"),
     "gzip": (lambda p: p.write_bytes(gzip.compress(b"x")), "compressed, .*unpack it"),
     "bzip2": (lambda p: p.write_bytes(bz2.compress(b"x")), "compressed, .*unpack it"),
@@ -63,7 +66,10 @@ MADE = {
     "hdf4": (lambda p: p.write_bytes(b"\x0e\x03\x13\x01" + bytes(99)), "HDF4, .*gdal_translate"),
     "grib": (lambda p: p.write_bytes(b"GRIB" + bytes(99)), "GRIB, .*cfgrib"),
     "czi": (lambda p: p.write_bytes(b"ZISRAWFILE" + bytes(99)), "Zeiss CZI, .*bioformats2raw"),
-    "nd2": (lambda p: p.write_bytes(b"\xda\xce\xbe\x0a" + bytes(99)), "Nikon ND2, .*bioformats2raw"),
+    "nd2": (
+        lambda p: p.write_bytes(b"\xda\xce\xbe\x0a" + bytes(99)),
+        "Nikon ND2, .*bioformats2raw",
+    ),
     "envi": (lambda p: by_gdal(p, "ENVI"), "ENVI, .*gdal_translate"),
     "gif": (lambda p: Image.fromarray(PIXELS[0]).save(p, format="GIF"), "GIF, .*gdal_translate"),
     "bmp": (lambda p: Image.fromarray(PIXELS[0]).save(p, format="BMP"), "BMP, "),
@@ -86,21 +92,30 @@ def test_what_a_file_is_by_its_first_bytes(name, called, tmp_path):
 
 
 def test_what_a_file_is_by_its_name(tmp_path):
-    """An ending tells what first bytes do not; also at an address, where nothing is asked for it."""
+    """An ending tells what first bytes do not; also at an address, where nothing is asked
+    for it.
+    """
     for ending, kind in NAMES.items():
         path = tmp_path / f"a{ending}"
         path.write_bytes(b"something")
         for where in (str(path), f"https://host/a{ending}"):
-            with pytest.raises(JobError, match=rf"kind: .*a\{ending} is {kind}, which is not read: "):
+            with pytest.raises(
+                JobError, match=rf"kind: .*a\{ending} is {kind}, which is not read: "
+            ):
                 open_source(where)
-    assert {*NAMES.values(), "ENVI", "Sentinel-2 SAFE", "Sentinel-1 SAFE", "a SAFE folder"} == set(KINDS)
+    assert {*NAMES.values(), "ENVI", "Sentinel-2 SAFE", "Sentinel-1 SAFE", "a SAFE folder"} == set(
+        KINDS
+    )
 
 
 def test_a_name_that_says_more(tmp_path):
     """NetCDF 4 is HDF5, and a NumPy archive a zip: the name says which."""
     (tmp_path / "a.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
     np.savez(tmp_path / "a.npz", a=PIXELS)
-    for name, message in (("a.nc", "NetCDF, "), ("a.npz", r"NumPy arrays, .*numpy\.load\(path\)\[its name\]")):
+    for name, message in (
+        ("a.nc", "NetCDF, "),
+        ("a.npz", r"NumPy arrays, .*numpy\.load\(path\)\[its name\]"),
+    ):
         with pytest.raises(JobError, match=message):
             open_source(tmp_path / name)
 
@@ -124,7 +139,9 @@ def test_folders(folder, inside, message, tmp_path):
 
 
 def test_an_xarray_object_is_an_image(tmp_path):
-    """What the message says works: a variable of a NetCDF file that xarray opens is an image of its values."""
+    """What the message says works: a variable of a NetCDF file that xarray opens is an image of its
+    values.
+    """
     xarray.Dataset({"t": (("y", "x"), PIXELS[0])}).to_netcdf(tmp_path / "a.nc", engine="scipy")
     with xarray.open_dataset(tmp_path / "a.nc", engine="scipy", chunks={}) as opened:
         np.testing.assert_array_equal(whole(open_source(opened["t"])), PIXELS)

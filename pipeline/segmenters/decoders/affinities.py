@@ -1,4 +1,5 @@
-"""What a network's channels mean: from logits and regressions to classes or objects, and back, from labels to what to train on.
+"""What a network's channels mean: from logits and regressions to classes or objects, and back, from
+labels to what to train on.
 
 A decoder is a frozen value with options. All of them state
 
@@ -7,17 +8,22 @@ A decoder is a frozen value with options. All of them state
 ``identity``, ``reach``
     as in the contract of segmenters; ``reach`` comes on top of the network's own.
 
-Those whose identity is ``connected`` offer ``classify(channels, valid) -> kinds``; those whose identity is ``object`` offer
-``foreground(channels, valid) -> bool``, the support, and are called as ``decoder(channels, valid) -> int32``, the objects in it: 1 to n in
-raster order of their first pixels, every pixel of the support in one. What is drawn in a piece of support depends on the channels of its
-pixels alone, so it is exact under tiling where the piece lies whole in the window. Nothing is decided by the area of objects.
+Those whose identity is ``connected`` offer ``classify(channels, valid) -> kinds``; those whose
+identity is ``object`` offer ``foreground(channels, valid) -> bool``, the support, and are called as
+``decoder(channels, valid) -> int32``, the objects in it: 1 to n in raster order of their first
+pixels, every pixel of the support in one. What is drawn in a piece of support depends on the
+channels of its pixels alone, so it is exact under tiling where the piece lies whole in the window.
+Nothing is decided by the area of objects.
 
-Channels are floats, (channel, row, column) or (channel, plane, row, column), and ``valid`` are the measured pixels, bool, without the axis
-of channels. Foreground, boundary, affinities and classes are logits, that is before the sigmoid or softmax; the rest are regressions.
+Channels are floats, (channel, row, column) or (channel, plane, row, column), and ``valid`` are the
+measured pixels, bool, without the axis of channels. Foreground, boundary, affinities and classes
+are logits, that is before the sigmoid or softmax; the rest are regressions.
 
-``targets(labels) -> float32`` is the inverse: of labels (row, column), integers, 0 for background and -1 where the truth is not known, the
-channels that a network should give, with 1 and 0 in the place of logits, and NaN where they are not known. Objects are told apart where
-they touch; pixels of one number that do not touch are taken for objects of their own. What is not known counts as outside every object.
+``targets(labels) -> float32`` is the inverse: of labels (row, column), integers, 0 for background
+and -1 where the truth is not known, the channels that a network should give, with 1 and 0 in the
+place of logits, and NaN where they are not known. Objects are told apart where they touch; pixels
+of one number that do not touch are taken for objects of their own. What is not known counts as
+outside every object.
 """
 
 from __future__ import annotations
@@ -54,22 +60,25 @@ __all__ = ["Affinities", "Boundary", "Decoder", "Flows", "Panoptic", "Semantic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affinities:
-    """Objects as pixels that belong together one by one: neurites, roots, cells of any form, in two or three dimensions.
+    """Objects as pixels that belong together one by one: neurites, roots, cells of any form, in two
+    or three dimensions.
 
-    The channels are the logit of the foreground and, for each axis, of that a pixel and the next one along it are of one object; an object
-    is what hangs together by such pairs. One wrong pair joins two objects, so it wants a network that is sure of itself.
+    The channels are the logit of the foreground and, for each axis, of that a pixel and the next
+    one along it are of one object; an object is what hangs together by such pairs. One wrong pair
+    joins two objects, so it wants a network that is sure of itself.
 
     References
     ----------
-    S. C. Turaga et al. (2010), "Convolutional networks can learn to generate affinity graphs for image segmentation", Neural Computation
-    22(2), 511-538.
+    S. C. Turaga et al. (2010), "Convolutional networks can learn to generate affinity graphs for
+    image segmentation", Neural Computation 22(2), 511-538.
     """
 
     threshold: float = 0.5
     """Foreground is where its probability is above this."""
 
     joined: float = 0.5
-    """Two pixels of the foreground are of one object where the probability of that is above this."""
+    """Two pixels of the foreground are of one object where the probability of that is above this.
+    """
 
     dimensions: int = 2
     """2 for images, 3 for volumes."""
@@ -90,21 +99,26 @@ class Affinities:
 
     def foreground(self, channels: Channels, valid: Flags) -> Flags:
         """The support, of the shape of ``valid``."""
-        return above(checked(self, channels, valid, dimensions=self.dimensions)[0], self.threshold, valid)
+        return above(
+            checked(self, channels, valid, dimensions=self.dimensions)[0], self.threshold, valid
+        )
 
     def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
         """The objects; SegmenterError where there are not as many channels as `channels` says."""
         return joined_by(self.foreground(channels, valid), channels[1:] > logit(self.joined))
 
     def targets(self, labels: Labels) -> Targets:
-        """(1 + axis, row, column): 1 in objects; and for each axis 1 where the next pixel along it is of the same object.
+        """(1 + axis, row, column): 1 in objects; and for each axis 1 where the next pixel along it
+        is of the same object.
 
         In the last row or column, which has no next one, that is not known.
         """
         labels = truth(labels, self.dimensions)
         bonds = np.full((labels.ndim, *labels.shape), np.nan)
         for axis in range(labels.ndim):
-            near, far = (np.moveaxis(labels, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+            near, far = (
+                np.moveaxis(labels, axis, 0)[part] for part in (slice(None, -1), slice(1, None))
+            )
             known = np.where(far < 0, np.nan, (near == far) & (near > 0))
             np.moveaxis(bonds[axis], axis, 0)[:-1] = known
         return with_gaps(labels, labels > 0, *bonds)
@@ -123,7 +137,9 @@ DECODERS: dict[str, type[Decoder]] = {
 
 
 def decoder_of(described: Mapping[str, Any]) -> Decoder:
-    """A decoder from its ``kind``, semantic if none is given, and its options; JobError where one is unknown or does not hold."""
+    """A decoder from its ``kind``, semantic if none is given, and its options; JobError where one
+    is unknown or does not hold.
+    """
     options = dict(described)
     kind = str(options.pop("kind", "semantic"))
     if kind not in DECODERS:

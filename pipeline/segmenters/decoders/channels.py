@@ -1,4 +1,6 @@
-"""The channels of a network: checked, compared with probabilities, and made of what is to be learned."""
+"""The channels of a network: checked, compared with probabilities, and made of what is to be
+learned.
+"""
 
 from __future__ import annotations
 
@@ -48,26 +50,43 @@ def above(logits: Channels, probability: float, valid: Flags) -> Flags:
     return np.asarray((logits > logit(probability)) & valid)
 
 
-def checked(decoder: Any, channels: Channels, valid: Flags, dimensions: int | None = None) -> Channels:
-    """The channels; SegmenterError if they are not as many, or not of as many dimensions, as the decoder wants."""
+def checked(
+    decoder: Any, channels: Channels, valid: Flags, dimensions: int | None = None
+) -> Channels:
+    """The channels; SegmenterError if they are not as many, or not of as many dimensions, as the
+    decoder wants.
+    """
     name, wanted = type(decoder).__name__, decoder.channels
-    if channels.shape[1:] != valid.shape or valid.ndim not in ((2, 3) if dimensions is None else (dimensions,)):
-        raise SegmenterError(f"{name}: channels of {channels.shape} for pixels of {valid.shape}; allowed: (channel, {_axes(dimensions)})")
+    if channels.shape[1:] != valid.shape or valid.ndim not in (
+        (2, 3) if dimensions is None else (dimensions,)
+    ):
+        raise SegmenterError(
+            f"{name}: channels of {channels.shape} for pixels of {valid.shape}; allowed: "
+            f"(channel, {_axes(dimensions)})"
+        )
     if len(channels) != wanted and (wanted is not None or not len(channels)):
-        raise SegmenterError(f"{name}: the network gives {len(channels)} channels; allowed: {wanted or '1 or more'}")
+        raise SegmenterError(
+            f"{name}: the network gives {len(channels)} channels; allowed: {wanted or '1 or more'}"
+        )
     return channels
 
 
 def truth(labels: Labels, dimensions: int | None = None) -> Labels:
     """The labels as integers with a sign; JobError if they cannot be."""
     given = np.asarray(labels)
-    if given.dtype.kind not in "biu" or given.ndim not in ((2, 3) if dimensions is None else (dimensions,)):
-        raise JobError(f"labels: {given.dtype} of {given.shape}; allowed: integers, ({_axes(dimensions)})")
+    if given.dtype.kind not in "biu" or given.ndim not in (
+        (2, 3) if dimensions is None else (dimensions,)
+    ):
+        raise JobError(
+            f"labels: {given.dtype} of {given.shape}; allowed: integers, ({_axes(dimensions)})"
+        )
     return given.astype(np.int64)
 
 
 def _axes(dimensions: int | None) -> str:
-    return {2: "row, column", 3: "plane, row, column"}.get(dimensions or 0, "row, column) or (…, plane, row, column")
+    return {2: "row, column", 3: "plane, row, column"}.get(
+        dimensions or 0, "row, column) or (…, plane, row, column"
+    )
 
 
 def check_probability(name: str, value: float) -> None:

@@ -1,4 +1,6 @@
-"""Pixels that move along a field, heat that spreads in an object, pixels joined one by one: the loops behind the decoders of networks."""
+"""Pixels that move along a field, heat that spreads in an object, pixels joined one by one: the
+loops behind the decoders of networks.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,26 @@ import numpy.typing as npt
 from pipeline.imageops.components import root_of
 
 FINE = 1024
-"""Steps to a pixel. Places are whole numbers of them: a sum of floats would be rounded in another way in another window."""
+"""Steps to a pixel. Places are whole numbers of them: a sum of floats would be rounded in another
+way in another window.
+"""
 
 
-def ends(flow: npt.NDArray[Any], support: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
+def ends(
+    flow: npt.NDArray[Any], support: npt.NDArray[np.bool_], steps: int
+) -> npt.NDArray[np.int64]:
     """Where pixels come to that follow a flow within their piece of a support.
 
     Parameters
     ----------
     flow
-        (2, row, column): how far to go along rows and along columns, in pixels; longer ones count as one pixel, what is not finite as none.
+        (2, row, column): how far to go along rows and along columns, in pixels; longer ones count
+        as one pixel, what is not finite as none.
     support
         (row, column), bool. A step leads at most to a neighbour, hence never to another piece.
     steps
-        How many steps to take at most. One that would leave the support is not taken, and is the last.
+        How many steps to take at most. One that would leave the support is not taken, and is the
+        last.
 
     Returns
     -------
@@ -52,7 +60,9 @@ def _follow(flow, support, steps, end):  # type: ignore[no-untyped-def]  # noqa:
                 row, column = (y + down + FINE // 2) // FINE, (x + right + FINE // 2) // FINE
                 if not (0 <= row < rows and 0 <= column < columns and support[row, column]):
                     break
-                if (down == 0 and right == 0) or (y + down == before_y and x + right == before_x):  # it stands, or goes to and fro
+                if (down == 0 and right == 0) or (
+                    y + down == before_y and x + right == before_x
+                ):  # it stands, or goes to and fro
                     break
                 before_y, before_x = y, x
                 y, x = y + down, x + right
@@ -61,7 +71,9 @@ def _follow(flow, support, steps, end):  # type: ignore[no-untyped-def]  # noqa:
 
 @numba.njit(cache=True, nogil=True)
 def _between(values, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The value at a place between four pixels, which weigh the more the nearer they are; rounded to whole numbers."""
+    """The value at a place between four pixels, which weigh the more the nearer they are; rounded
+    to whole numbers.
+    """
     rows, columns = values.shape
     top, left = y // FINE, x // FINE
     v, h = y - top * FINE, x - left * FINE
@@ -73,15 +85,16 @@ def _between(values, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
 
 
 def heat(mask: npt.NDArray[np.bool_], source: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """What heat one pixel of an object spreads in it when all around is cold: (row, column), 0 outside.
+    """What heat one pixel of an object spreads in it when all around is cold: (row, column), 0
+    outside.
 
-    A unit is added at the source, then each pixel takes the mean of its 3 x 3 surroundings, twice as often as the object's box has rows and
-    columns, and until all of it is warm.
+    A unit is added at the source, then each pixel takes the mean of its 3 x 3 surroundings, twice
+    as often as the object's box has rows and columns, and until all of it is warm.
 
     References
     ----------
-    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods 18, 100-106: Methods, "auxiliary
-    vector flow representation".
+    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature
+    Methods 18, 100-106: Methods, "auxiliary vector flow representation".
     """
     now = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2))
     inside = np.argwhere(mask) + 1
@@ -107,10 +120,14 @@ def _diffuse(now, inside, row, column, least):  # type: ignore[no-untyped-def]  
             break
 
 
-def joined_by(support: npt.NDArray[np.bool_], bonds: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """The sets of pixels of a support that bonds join: 1 to n in raster order of their first pixels, 0 outside.
+def joined_by(
+    support: npt.NDArray[np.bool_], bonds: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int32]:
+    """The sets of pixels of a support that bonds join: 1 to n in raster order of their first
+    pixels, 0 outside.
 
-    ``bonds`` are (axis, row, column) or (axis, plane, row, column): whether a pixel and the next one along that axis belong together.
+    ``bonds`` are (axis, row, column) or (axis, plane, row, column): whether a pixel and the next
+    one along that axis belong together.
     """
     flat = np.zeros(bonds.shape, bool)
     for axis in range(support.ndim):
@@ -118,7 +135,12 @@ def joined_by(support: npt.NDArray[np.bool_], bonds: npt.NDArray[np.bool_]) -> n
         flat[axis][near] = bonds[axis][near] & support[near] & support[far]
     strides = np.array([int(np.prod(support.shape[axis + 1 :])) for axis in range(support.ndim)])
     labels = np.zeros(support.shape, np.int32)
-    _join(np.ascontiguousarray(support).reshape(-1), flat.reshape(support.ndim, -1), strides, labels.reshape(-1))
+    _join(
+        np.ascontiguousarray(support).reshape(-1),
+        flat.reshape(support.ndim, -1),
+        strides,
+        labels.reshape(-1),
+    )
     return labels
 
 
@@ -143,7 +165,11 @@ def _join(support, bonds, strides, labels):  # type: ignore[no-untyped-def]  # n
 def in_raster_order(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
     """The same labels, numbered 1 to n by their first pixels; none is below 0."""
     new = np.zeros(labels.shape, np.int32)
-    _renumber(np.ascontiguousarray(labels).reshape(-1), np.zeros(int(labels.max(initial=0)) + 1, np.int32), new.reshape(-1))
+    _renumber(
+        np.ascontiguousarray(labels).reshape(-1),
+        np.zeros(int(labels.max(initial=0)) + 1, np.int32),
+        new.reshape(-1),
+    )
     return new
 
 

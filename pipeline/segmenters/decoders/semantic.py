@@ -31,24 +31,31 @@ class Semantic:
     Examples
     --------
     >>> import numpy as np
-    >>> Semantic().classify(np.array([[[2.0, 0.0, 0.0]], [[1.0, 3.0, 0.0]], [[0.0, 0.0, 5.0]]]), np.ones((1, 3), bool))
+    >>> logits = np.array([[[2.0, 0.0, 0.0]], [[1.0, 3.0, 0.0]], [[0.0, 0.0, 5.0]]])
+    >>> Semantic().classify(logits, np.ones((1, 3), bool))
     array([[0, 1, 2]], dtype=uint8)
 
     References
     ----------
-    J. Long, E. Shelhamer, T. Darrell (2015), "Fully convolutional networks for semantic segmentation", CVPR, 3431-3440.
+    J. Long, E. Shelhamer, T. Darrell (2015), "Fully convolutional networks for semantic
+    segmentation", CVPR, 3431-3440.
     """
 
     threshold: float | None = None
-    """Of a network of one channel: a pixel is of class 1 where its probability is above this; None: 0.5."""
+    """Of a network of one channel: a pixel is of class 1 where its probability is above this; None:
+    0.5.
+    """
 
     thresholds: tuple[float, ...] | None = None
-    """Of several channels, by channel: one is taken only where its probability reaches this, the most probable one of those that do; where
-    none does, it is background. The channel of the background is one of them. None: the most probable channel is taken."""
+    """Of several channels, by channel: one is taken only where its probability reaches this, the
+    most probable one of those that do; where none does, it is background. The channel of the
+    background is one of them. None: the most probable channel is taken.
+    """
 
     background: int | None = 0
-    """Of several channels, the one of the background, from 0, which becomes class 0; the others are numbered from 1 in their order. None:
-    each channel is a class. Of one channel it says nothing."""
+    """Of several channels, the one of the background, from 0, which becomes class 0; the others are
+    numbered from 1 in their order. None: each channel is a class. Of one channel it says nothing.
+    """
 
     channels: ClassVar[int | None] = None
     identity: ClassVar[Identity] = "connected"
@@ -59,15 +66,24 @@ class Semantic:
             check_probability("threshold", self.threshold)
         for number, threshold in enumerate(self.thresholds or ()):
             if not 0 <= threshold <= 1:
-                raise JobError(f"thresholds[{number}]: {threshold!r}; allowed: a probability, from 0 to 1")
+                raise JobError(
+                    f"thresholds[{number}]: {threshold!r}; allowed: a probability, from 0 to 1"
+                )
         if self.thresholds is not None and len(self.thresholds) < 2:
-            raise JobError(f"thresholds: {self.thresholds!r}; allowed: one for each of two channels or more; for one channel, threshold")
+            raise JobError(
+                f"thresholds: {self.thresholds!r}; allowed: one for each of two channels or "
+                f"more; for one channel, threshold"
+            )
         if self.threshold is not None and self.thresholds is not None:
-            raise JobError("threshold: it is for one channel, and thresholds for several; allowed: one of the two")
+            raise JobError(
+                "threshold: it is for one channel, and thresholds for several; allowed: one of "
+                "the two"
+            )
         check_whole("background", self.background or 0, 0, "a channel's number, from 0, or none")
 
     def classify(self, channels: Channels, valid: Flags) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """The class of each pixel, of the shape of ``valid``: unsigned, as small as they fit; 0 for background and where a logit is NaN.
+        """The class of each pixel, of the shape of ``valid``: unsigned, as small as they fit; 0 for
+        background and where a logit is NaN.
 
         SegmenterError where the channels are not as many as the options say.
         """
@@ -75,23 +91,36 @@ class Semantic:
         number = len(logits)
         if number == 1:
             self._refuse(self.thresholds is not None, number)
-            return np.asarray((logits[0] > logit(0.5 if self.threshold is None else self.threshold)) & valid, np.uint8)
-        self._refuse(self.threshold is not None or len(self.thresholds or logits) != number or (self.background or 0) >= number, number)
+            return np.asarray(
+                (logits[0] > logit(0.5 if self.threshold is None else self.threshold)) & valid,
+                np.uint8,
+            )
+        self._refuse(
+            self.threshold is not None
+            or len(self.thresholds or logits) != number
+            or (self.background or 0) >= number,
+            number,
+        )
         best, known = logits.argmax(axis=0), ~np.isnan(logits.max(axis=0)) & valid
         if self.thresholds is not None:
             most = np.full(valid.shape, -1.0)
-            for channel, (probable, threshold) in enumerate(zip(softmax(logits), self.thresholds, strict=True)):
+            for channel, (probable, threshold) in enumerate(
+                zip(softmax(logits), self.thresholds, strict=True)
+            ):
                 better = (probable >= threshold) & (probable > most)
                 best[better], most[better] = channel, probable[better]
             known &= most >= 0
         return np.where(known, self._kinds(number)[best], 0)
 
     def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
-        """The connected pieces of classes of one block as if it were the whole image: int32, in raster order."""
+        """The connected pieces of classes of one block as if it were the whole image: int32, in
+        raster order.
+        """
         return label(self, channels, valid)
 
     def targets(self, labels: Labels) -> Targets:
-        """(1, row, column): the number of the channel that should be greatest, or, of one channel, the probability.
+        """(1, row, column): the number of the channel that should be greatest, or, of one channel,
+        the probability.
 
         Labels are classes here.
         """
@@ -110,4 +139,7 @@ class Semantic:
 
     def _refuse(self, wrong: bool, number: int) -> None:
         if wrong:
-            raise SegmenterError(f"the network gives {number} channels, which do not go with {self}; one threshold is for one channel")
+            raise SegmenterError(
+                f"the network gives {number} channels, which do not go with {self}; one "
+                f"threshold is for one channel"
+            )

@@ -1,4 +1,6 @@
-"""Decoders that part objects which touch along the valleys of a relief: of a distance and a boundary, or of where flows end."""
+"""Decoders that part objects which touch along the valleys of a relief: of a distance and a
+boundary, or of where flows end.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,12 @@ from pipeline.segmenters.decoders.flow_loops import ends, heat, in_raster_order
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
-    """Objects around the summits of a distance, less where two of them touch: nuclei, cells, grains, buildings, fields.
+    """Objects around the summits of a distance, less where two of them touch: nuclei, cells,
+    grains, buildings, fields.
 
-    The channels are the logits of the foreground and of the boundary, and the distance to the object's edge: 1 in its middle, towards 0 at
-    its rim. The foreground is flooded from the summits of the distance less the boundary.
+    The channels are the logits of the foreground and of the boundary, and the distance to the
+    object's edge: 1 in its middle, towards 0 at its rim. The foreground is flooded from the summits
+    of the distance less the boundary.
 
     Examples
     --------
@@ -48,9 +52,9 @@ class Boundary:
 
     References
     ----------
-    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation", CVPR, 2487-2496. P. Naylor et al.
-    (2019), "Segmentation of nuclei in histopathology images by deep regression of the distance map", IEEE Trans. Medical Imaging 38(2),
-    448-459.
+    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation",
+    CVPR, 2487-2496. P. Naylor et al. (2019), "Segmentation of nuclei in histopathology images by
+    deep regression of the distance map", IEEE Trans. Medical Imaging 38(2), 448-459.
     """
 
     threshold: float = 0.5
@@ -60,10 +64,14 @@ class Boundary:
     """How much the boundary's probability counts beside the distance."""
 
     min_distance: int = 2
-    """Summits of one piece of foreground are further apart than this, in pixels; of two that are not, the higher one stays."""
+    """Summits of one piece of foreground are further apart than this, in pixels; of two that are
+    not, the higher one stays.
+    """
 
     min_depth: float = 0.3
-    """A summit rises at least this far above the pass to a higher one; the distance within an object goes from 0 to 1."""
+    """A summit rises at least this far above the pass to a higher one; the distance within an
+    object goes from 0 to 1.
+    """
 
     channels: ClassVar[int | None] = 3
     identity: ClassVar[Identity] = "object"
@@ -80,59 +88,81 @@ class Boundary:
         """The support, of the shape of ``valid``."""
         return above(checked(self, channels, valid)[0], self.threshold, valid)
 
-    def __call__(self, channels: Channels, valid: Flags, part: Flags | None = None) -> npt.NDArray[np.int32]:
-        """The objects, where asked for only those of a part of the support; SegmenterError where there are not three channels."""
+    def __call__(
+        self, channels: Channels, valid: Flags, part: Flags | None = None
+    ) -> npt.NDArray[np.int32]:
+        """The objects, where asked for only those of a part of the support; SegmenterError where
+        there are not three channels.
+        """
         from scipy.special import expit
 
         support = self.foreground(channels, valid)
         support = support if part is None else support & part
-        height = np.nan_to_num(channels[2].astype(np.float64) - self.boundary * expit(channels[1].astype(np.float64)))
-        return _basins(np.where(support, height, -np.inf), support, self.min_depth, self.min_distance)
+        height = np.nan_to_num(
+            channels[2].astype(np.float64) - self.boundary * expit(channels[1].astype(np.float64))
+        )
+        return _basins(
+            np.where(support, height, -np.inf), support, self.min_depth, self.min_distance
+        )
 
     def targets(self, labels: Labels) -> Targets:
-        """(3, row, column): 1 in objects; 1 at pixels beside another object, by sides or corners; and the distance.
+        """(3, row, column): 1 in objects; 1 at pixels beside another object, by sides or corners;
+        and the distance.
 
-        The distance is that to the nearest pixel outside the object, divided by the object's greatest: 1 in its middle. What lies beyond
-        the image is not known, and is no edge.
+        The distance is that to the nearest pixel outside the object, divided by the object's
+        greatest: 1 in its middle. What lies beyond the image is not known, and is no edge.
         """
         from scipy import ndimage
 
         labels = truth(labels)
         objects = pieces(np.maximum(labels, 0))[0]
         highest = ndimage.maximum_filter(objects, size=3, mode="nearest")
-        lowest = ndimage.minimum_filter(np.where(objects > 0, objects, objects.max(initial=0) + 1), size=3, mode="nearest")
+        lowest = ndimage.minimum_filter(
+            np.where(objects > 0, objects, objects.max(initial=0) + 1), size=3, mode="nearest"
+        )
         distance = np.zeros(labels.shape)
         for box, mask in _each(objects):
             far = ndimage.distance_transform_edt(mask) if not mask.all() else np.ones(mask.shape)
             distance[box] += np.where(mask, far / far.max(), 0)
-        return with_gaps(labels, objects > 0, (objects > 0) & ((highest != objects) | (lowest != objects)), distance)
+        return with_gaps(
+            labels,
+            objects > 0,
+            (objects > 0) & ((highest != objects) | (lowest != objects)),
+            distance,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flows:
     """Objects as what flows to one middle: cells of any form, in two dimensions.
 
-    The channels are the logit of the foreground and the flow along rows and along columns, of about unit length, which points along the
-    object to its middle. Each pixel of the foreground follows it, within its piece; pixels that end near each other are one object.
+    The channels are the logit of the foreground and the flow along rows and along columns, of about
+    unit length, which points along the object to its middle. Each pixel of the foreground follows
+    it, within its piece; pixels that end near each other are one object.
 
     References
     ----------
-    C. Stringer, T. Wang, M. Michaelos, M. Pachitariu (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods
-    18, 100-106. Here ends are gathered by a watershed on how many there are, so that no pixel of the foreground is left over.
+    C. Stringer, T. Wang, M. Michaelos, M. Pachitariu (2021), "Cellpose: a generalist algorithm for
+    cellular segmentation", Nature Methods 18, 100-106. Here ends are gathered by a watershed on how
+    many there are, so that no pixel of the foreground is left over.
     """
 
     threshold: float = 0.5
     """Foreground is where its probability is above this."""
 
     steps: int = 200
-    """How often a pixel moves at most, a pixel's length at a time: more than the way from an object's edge to its middle."""
+    """How often a pixel moves at most, a pixel's length at a time: more than the way from an
+    object's edge to its middle.
+    """
 
     min_distance: int = 3
-    """The middles of two objects of one piece of foreground are further apart than this, in pixels."""
+    """The middles of two objects of one piece of foreground are further apart than this, in pixels.
+    """
 
     min_depth: float = 4.0
-    """So many more pixels end around a middle, in 3 x 3 pixels, than on the way to the middle of a greater object; with fewer it is no
-    middle of its own."""
+    """So many more pixels end around a middle, in 3 x 3 pixels, than on the way to the middle of a
+    greater object; with fewer it is no middle of its own.
+    """
 
     channels: ClassVar[int | None] = 3
     identity: ClassVar[Identity] = "object"
@@ -149,8 +179,12 @@ class Flows:
         """The support, of the shape of ``valid``."""
         return above(checked(self, channels, valid, dimensions=2)[0], self.threshold, valid)
 
-    def __call__(self, channels: Channels, valid: Flags, part: Flags | None = None) -> npt.NDArray[np.int32]:
-        """The objects, of a part of the support if asked for; SegmenterError for other than three channels, or for volumes."""
+    def __call__(
+        self, channels: Channels, valid: Flags, part: Flags | None = None
+    ) -> npt.NDArray[np.int32]:
+        """The objects, of a part of the support if asked for; SegmenterError for other than three
+        channels, or for volumes.
+        """
         from scipy import ndimage
 
         support = self.foreground(channels, valid)
@@ -158,13 +192,17 @@ class Flows:
         end = ends(channels[1:], support, self.steps)
         many = np.bincount(end[support], minlength=support.size).reshape(support.shape)
         near = ndimage.correlate(many, np.ones((3, 3), np.int64), mode="constant")
-        basins = _basins(np.where(support, near, -np.inf), support, self.min_depth, self.min_distance)
+        basins = _basins(
+            np.where(support, near, -np.inf), support, self.min_depth, self.min_distance
+        )
         return in_raster_order(np.where(support, basins.reshape(-1)[end], 0))
 
     def targets(self, labels: Labels) -> Targets:
-        """(3, row, column): 1 in objects; and the direction to the middle, of unit length, 0 outside objects.
+        """(3, row, column): 1 in objects; and the direction to the middle, of unit length, 0
+        outside objects.
 
-        Heat spreads in each object from the pixel of it that is nearest to its median place; the flow goes up its slope.
+        Heat spreads in each object from the pixel of it that is nearest to its median place; the
+        flow goes up its slope.
         """
         labels = truth(labels, 2)
         objects = pieces(np.maximum(labels, 0))[0]
@@ -173,14 +211,22 @@ class Flows:
             places = np.argwhere(mask)
             middle = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()]
             warmth = np.log1p(np.pad(heat(mask, (int(middle[0]), int(middle[1]))), 1))
-            slope = np.stack([warmth[2:, 1:-1] - warmth[:-2, 1:-1], warmth[1:-1, 2:] - warmth[1:-1, :-2]])
+            slope = np.stack(
+                [warmth[2:, 1:-1] - warmth[:-2, 1:-1], warmth[1:-1, 2:] - warmth[1:-1, :-2]]
+            )
             steepness = np.hypot(*slope)
-            flow[:, *box] += np.where(mask & (steepness > 0), slope / np.where(steepness > 0, steepness, 1), 0)
+            flow[:, *box] += np.where(
+                mask & (steepness > 0), slope / np.where(steepness > 0, steepness, 1), 0
+            )
         return with_gaps(labels, objects > 0, *flow)
 
 
-def _basins(height: Floats, support: Flags, depth: float, min_distance: int) -> npt.NDArray[np.int32]:
-    """The support flooded from the summits of a height, which is finite in it: 1 to n in raster order of their first pixels."""
+def _basins(
+    height: Floats, support: Flags, depth: float, min_distance: int
+) -> npt.NDArray[np.int32]:
+    """The support flooded from the summits of a height, which is finite in it: 1 to n in raster
+    order of their first pixels.
+    """
     from skimage.segmentation import watershed
 
     piece = pieces(support)[0]
@@ -188,11 +234,17 @@ def _basins(height: Floats, support: Flags, depth: float, min_distance: int) -> 
     tops = summits(level, support, piece, min_distance)
     markers = np.zeros(support.shape, np.int32)
     markers.reshape(-1)[tops] = np.arange(1, len(tops) + 1)
-    return in_raster_order(watershed(without_ties(-level, tops, piece), markers, mask=support, connectivity=support.ndim))
+    return in_raster_order(
+        watershed(
+            without_ties(-level, tops, piece), markers, mask=support, connectivity=support.ndim
+        )
+    )
 
 
 def _each(objects: npt.NDArray[np.int32]) -> Iterator[tuple[tuple[slice, ...], Flags]]:
-    """The box of each object, with a pixel more around it where the image has one, and the object's pixels in it."""
+    """The box of each object, with a pixel more around it where the image has one, and the object's
+    pixels in it.
+    """
     from scipy import ndimage
 
     for number, found in enumerate(ndimage.find_objects(objects), 1):
