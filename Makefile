@@ -12,7 +12,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 
 .PHONY: demo test test-heavy check format clean
 
-demo: .venv/ready demo/earth.tif
+demo: .venv/light demo/earth.tif
 	$(BIN)/tilewise run workflows/world_land.yaml
 	@printf '%s\n' '' 'To look at it:' \
 	  '  the picture   demo/world_land/overview.png' \
@@ -42,12 +42,16 @@ format: .venv/ready
 clean:
 	rm -rf demo
 
-demo/earth.tif: workflows/world.py | .venv/ready
+demo/earth.tif: workflows/world.py | .venv/light
 	$(BIN)/python workflows/world.py $@
 
-.venv/ready: pyproject.toml
+.venv/light: pyproject.toml
 	@$(PYTHON) $(RECENT) || { echo "tilewise needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+.venv/ready: .venv/light
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[check,demo,jupyter,test]'
 	@touch $@
 

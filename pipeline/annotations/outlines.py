@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pipeline.annotations.files import Rings
 from pipeline.annotations.rasters_and_shapes import Companion, Shapes
 from pipeline.annotations.rle import Runs
+from pipeline.config.extras import require
 from pipeline.image.grid import Box
 
 CROWD = -1
@@ -88,6 +89,7 @@ def layers(outlines: tuple[Rings | Runs, ...], crowd: tuple[bool, ...] = ()) -> 
 
 def _layer(numbered: list[tuple[int, Any]]) -> Companion:
     """Outlines of one form."""
+    require("shapely", "what was drawn")
     import shapely
 
     numbers, outlines = zip(*numbered, strict=True)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pipeline.annotations import vector_files
 from pipeline.annotations.placement import Said, in_pixels, read_as, refuse_grid, refuse_outside
 from pipeline.annotations.seeds import Points
+from pipeline.config.extras import require
 from pipeline.errors import JobError, SourceError, nearest
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
@@ -224,6 +225,7 @@ def _called(path: Any) -> str:
 
 
 def _shapes(path: str, known: Mapping[str, Any], frame: Frame) -> Shapes:
+    require("shapely", path)
     import shapely
 
     if frame.ndim != 2:

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.annotations import geojson
+from pipeline.config.extras import require
 from pipeline.errors import JobError, SourceError, nearest
 
 MARKS = {
@@ -90,6 +91,8 @@ def read(path: str, layer: str | None = None, columns: Sequence[str] = ()) -> Ve
         If it has no such layer or attribute, or several layers of which none is named.
     """
     form = form_of(path)
+    for library in ("pyogrio", "shapely"):
+        require(library, path)
     found = (
         _parquet(path, layer, columns)
         if form == "Parquet"

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.extras import require
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
@@ -179,6 +181,7 @@ def boxes(ours: Floats, truth: Floats) -> Overlap:
     """How far boxes (low row, low column, high row, high column; high ones excluded) overlap. Areas
     are in whole pixels.
     """
+    require("shapely", "comparing boxes")
     import shapely
 
     shapes = [shapely.box(b[:, 1], b[:, 0], b[:, 3], b[:, 2]) for b in (ours, truth)]

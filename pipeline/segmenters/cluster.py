@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from pipeline.config.extras import require
 from pipeline.errors import JobError, SegmenterError
 from pipeline.segmenters import Footprint
 from pipeline.segmenters.pixel_features import Features, Flags, Floats, Pixels, rounded
@@ -38,6 +39,11 @@ class Clusters(Features):
 
     centres: tuple[tuple[float, ...], ...] | None = None
     """By class, its mean features; None: they are found in the image."""
+
+    def __post_init__(self) -> None:
+        Features.__post_init__(self)  # super() does not work in a class with slots
+        if self.centres is None:
+            require("sklearn", "finding classes of pixels")
 
     @property
     def footprint(self) -> Footprint:
@@ -141,7 +147,7 @@ class KMeans(Centres):
     portable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        Features.__post_init__(self)  # super() does not work in a class with slots
+        Clusters.__post_init__(self)  # super() does not work in a class with slots
         _refuse_number(self.clusters, self.sample)
 
     def _found(self, rows: Floats) -> Floats:
@@ -188,7 +194,7 @@ class MeanShift(Centres):
     portable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        Features.__post_init__(self)  # super() does not work in a class with slots
+        Clusters.__post_init__(self)  # super() does not work in a class with slots
         _refuse_number(1, self.sample)
         if self.bandwidth is not None and not self.bandwidth > 0:
             raise JobError(f"bandwidth: {self.bandwidth!r}; allowed: more than 0")
@@ -244,7 +250,7 @@ class GaussianMixture(Clusters):
     portable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        Features.__post_init__(self)  # super() does not work in a class with slots
+        Clusters.__post_init__(self)  # super() does not work in a class with slots
         _refuse_number(self.clusters, self.sample)
 
     def _fitted(self, rows: Floats, weights: Floats) -> Any:

@@ -16,6 +16,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.extras import require
 from pipeline.errors import JobError, nearest
 from pipeline.imageops.features import Feature
 from pipeline.imageops.filters import derivatives, usable
@@ -101,6 +102,9 @@ class Edges(Feature):
             np.inf if isinstance(self.high, str) else self.high
         ):
             raise JobError(f"low: {self.low!r}; allowed: more than 0 and no more than high")
+        if self.lines:
+            require("pyogrio", "form: lines")
+            require("shapely", "form: lines")
         if self.gaps < 0:
             raise JobError(f"gaps: {self.gaps!r}; allowed: a number of pixels, 0 for none")
 
