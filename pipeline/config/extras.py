@@ -6,7 +6,12 @@ from importlib.util import find_spec
 
 from pipeline.errors import JobError
 
-EXTRAS = {"sklearn": "clustering", "pyogrio": "vectors", "shapely": "vectors"}
+EXTRAS = {
+    "pyogrio": "vectors",
+    "safetensors": "networks",
+    "shapely": "vectors",
+    "sklearn": "clustering",
+}
 """By library, the extra that installs it."""
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import yaml_files
+from pipeline.config.extras import require
 from pipeline.errors import JobError, nearest
 from pipeline.imageops.histograms import Histogram
 
@@ -323,6 +324,7 @@ def parse(text: str, where: str) -> Card:
 
 def metadata(path: Path) -> dict[str, str]:
     """What a safetensors file says of itself; JobError if it is none."""
+    require("safetensors", path.name)
     from safetensors import SafetensorError, safe_open
 
     try:
