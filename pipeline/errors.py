@@ -13,9 +13,8 @@
     ├── ResumeError       (RuntimeError) 3   a run was begun with another job, source or version
     └── Interrupted       (RuntimeError) 130 stopped by the user; the same command goes on
 
-Each message names the subject, the value got, the values allowed and what to do. They carry nothing
-but the message, so that they pickle between processes. All others but `addresses` lie above this
-module (DESIGN names it beside ``frame`` and ``grid``, which raise it).
+Each message names the subject, the value given, the values allowed and what to do. An error carries
+its message and nothing else, so that it can be pickled between processes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys.
-(DESIGN names no such room: jobs and cards share it.)
-"""
+"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys."""
 
 from __future__ import annotations
 

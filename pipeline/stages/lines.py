@@ -1,9 +1,8 @@
-"""Lines along curves, once they are published: each tile traces its own pixels, and chains that
-cross tiles are put together once.
+"""Lines along curves, traced after the labels are published.
 
-(A stage that DESIGN does not name; it follows publish.) What crosses tiles is held whole; of what
-does not, a row of tiles at a time. So the file has the lines of the whole image, by their first
-pixels, however that is tiled.
+Each tile traces its own pixels. Chains of pixels that cross tiles are held in memory and joined
+once; the others are written a row of tiles at a time. So the file holds the lines of the whole
+image, in the order of their first pixels, however the image is tiled.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ has it.
 Each layer is a run of its own that has been grouped, with its records in a store of its own; so
 what it draws is what it would draw alone. What shows of all layers is drawn as labels with keys: a
 thing's key is its layer and its id there, a stuff's its class. So things are numbered, measured and
-published as objects always are. (A room that DESIGN does not name.)
+published as objects always are.
 
 A segment is proved if it is in its own layer, and nothing that may hide a part of it is in doubt:
 neither an object above it, nor one that was removed there, nor a piece of foreground of which no

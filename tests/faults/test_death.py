@@ -56,7 +56,7 @@ def undisturbed(image, tmp_path_factory):
 
 
 def test_killed_worker(tmp_path, engine):
-    """Row 1: the tiles of a worker that is killed run again, and the result has the same bytes."""
+    """The tiles of a worker that is killed run again, and the result has the same bytes."""
     segmenter = Flawed(dies_once, str(tmp_path / "flag"))
     run(spotted(), segmenter, tmp_path / "killed", engine)
     assert (tmp_path / "flag").exists()
@@ -65,7 +65,7 @@ def test_killed_worker(tmp_path, engine):
 
 
 def test_poison_tile(tmp_path, engine):
-    """Row 2: of a tile that kills its workers only it is missing, by name; when the fault is
+    """Of a tile that kills its workers only it is missing, by name; when the fault is
     mended, the same call completes the result.
     """
     flag = tmp_path / "flag"
@@ -142,7 +142,7 @@ def camera():
     ],
 )
 def test_driver_killed_at_every_step(events, step, image, undisturbed, camera, tmp_path):
-    """Rows 4 and 22: wherever the driver is killed, what it left is right or does not look
+    """Wherever the driver is killed, what it left is right or does not look
     complete, and a resume makes the same bytes.
     """
     with camera.on(tmp_path / "out", tmp_path / "album", events):
@@ -213,7 +213,7 @@ def started(image: Path, out: Path, workers: int, stage: str) -> subprocess.Pope
 
 
 def test_driver_killed(larger, tmp_path):
-    """Rows 4 and 22, for real: a driver with workers is killed while it segments, and again while
+    """A driver with workers is killed while it segments, and again while
     it publishes; nothing of it goes on.
     """
     image, calm = larger
@@ -241,7 +241,7 @@ def interrupt(image: Path, out: Path, workers: int, *, twice: bool) -> subproces
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("workers", [0, 2], ids=["in process", "cluster"])
 def test_interrupted(workers, twice, larger, tmp_path):
-    """Row 15: after Ctrl-C, and after two, the command ends with 130 and no traceback, and the same
+    """After Ctrl-C, and after two, the command ends with 130 and no traceback, and the same
     command completes the same result.
     """
     image, calm = larger

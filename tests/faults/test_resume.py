@@ -84,7 +84,7 @@ def test_only_the_failed_tile_is_tried_again(flawed, tmp_path):
 
 @pytest.mark.parametrize("nodata", [None, 7], ids=["NaN", "nodata"])
 def test_empty_tiles_are_not_missing(nodata, flawed, tmp_path):
-    """Row 10: tiles of NaN or nodata only are recorded as empty, the segmenter never sees them, and
+    """Tiles of NaN or nodata only are recorded as empty, the segmenter never sees them, and
     the result is complete.
     """
     image = blobs().astype(np.float32)
@@ -179,7 +179,7 @@ run(sys.argv[1], stays, sys.argv[2])
 
 
 def test_two_runs_at_once(tmp_path):
-    """Row 14: a second run into one output is refused while the first lives; when it is killed, its
+    """A second run into one output is refused while the first lives; when it is killed, its
     lock is taken over.
     """
     image = write(tmp_path / "image.tif", blobs())
@@ -217,7 +217,7 @@ class Rewriting(Flawed):
 
 
 def test_image_changed_during_the_run(tmp_path):
-    """Row 16: an image that is rewritten between two tiles is noticed at the end, and nothing is
+    """An image that is rewritten between two tiles is noticed at the end, and nothing is
     published.
     """
     image = write(tmp_path / "image.tif", blobs())
@@ -229,7 +229,7 @@ def test_image_changed_during_the_run(tmp_path):
 
 
 def test_image_changed_before_a_resume(flawed, tmp_path):
-    """Row 16: a run does not go on with another image; started anew, it does."""
+    """A run does not go on with another image; started anew, it does."""
     image = write(tmp_path / "image.tif", spotted())
     begun(image, flawed, tmp_path / "out")
     write(image, blobs(seed=1))
@@ -255,7 +255,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_changed_job(key, flawed, tmp_path, monkeypatch):
-    """Row 17: whatever the labels depend on may not change within a run, and the message names it;
+    """Whatever the labels depend on may not change within a run, and the message names it;
     started anew, it may.
     """
     path = write(tmp_path / "image.tif", spotted())
@@ -380,7 +380,7 @@ def test_damaged_records_are_made_again(tmp_path):
 
 
 def test_more_objects_than_fit(flawed, tmp_path):
-    """Row 23: ids that do not fit the type asked for are refused before anything is published."""
+    """Ids that do not fit the type asked for are refused before anything is published."""
     begun(spotted(), flawed, tmp_path / "out", dtype="uint32")
     facts = {"objects": 2**32, "classes": 1, "disputes": 0, "of": {"widened": 0, "mixed": []}}
     store = Scratch(str(tmp_path / "out" / ".tilewise"))

@@ -127,7 +127,7 @@ def test_large_real_values():
 
 
 def test_no_wrap_around_far_out():
-    """Row 23 of the faults: at the far end of an image of 2^60 pixels, and after 2^40 ids, nothing
+    """At the far end of an image of 2^60 pixels, and after 2^40 ids, nothing
     wraps around.
     """
     side, at = 2**30, 2**30 - 4

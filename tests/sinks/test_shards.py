@@ -190,7 +190,7 @@ def test_shards_that_cannot_be_are_refused(how):
 @settings(max_examples=200)
 @given(st.data())
 def test_the_plan_accepts_just_the_grids_with_one_owner_each(data):
-    """Row 13 of the faults: tiles, shards and chunks are accepted just where no two tiles meet one
+    """Tiles, shards and chunks are accepted just where no two tiles meet one
     shard, or one chunk without shards.
     """
     extent = st.integers(1, 40)
