@@ -135,27 +135,39 @@ def refusal(where: str, value: Any, allowed: str) -> str:
 
 
 def explained(
-    faults: Iterable[Any], keys: Mapping[str, Iterable[str]], elsewhere: Callable[[str, str], str]
+    faults: Iterable[Any],
+    keys: Mapping[str, Iterable[str]],
+    elsewhere: Callable[[str, str], str],
+    missing: Mapping[str, Iterable[str]] | None = None,
 ) -> list[str]:
     """What pydantic found, a line for each key.
 
-    ``keys``: by path of a part of the job, "" for all of it, the keys that it may have.
-    ``elsewhere`` tells of a key that is not known what else has it.
+    Parameters
+    ----------
+    faults
+        The errors of a ValidationError. Lines of a JobError among them, of a validator of ours,
+        come after the path of what it validates if they begin with ``.``, ``[`` or ``:``.
+    keys
+        By path of a part of the job, "" for all of it, the keys that it may have.
+    elsewhere
+        Tells of a key that is not known, and of the path above it, what else has it.
+    missing
+        By name of a key that is missing, the values that it may have.
     """
     lines: dict[str, list[str]] = {}
     told: dict[str, Any] = {}
     for fault in faults:
         where, value = _path(fault["loc"]), fault["input"]
+        above, _, last = where.rpartition(".")
         if fault["type"] == "value_error":
-            return [str(fault["ctx"]["error"])]
-        if fault["type"] == "missing":
-            lines[f"{where} is missing"] = []
+            for line in str(fault["ctx"]["error"]).splitlines():
+                lines[_within(line, where)] = []
+        elif fault["type"] == "missing":
+            hint = f"; {nearest('', missing[last])}" if missing and last in missing else ""
+            lines[f"{where} is missing{hint}"] = []
         elif fault["type"] == "extra_forbidden":
-            above, _, last = where.rpartition(".")
-            lines[
-                f"{where}: there is no such key; "
-                f"{nearest(last, keys[above])}{elsewhere(last, above)}"
-            ] = []
+            hint = f"{nearest(last, keys[above])}{elsewhere(last, above)}"
+            lines[f"{where}: there is no such key; {hint}"] = []
         else:
             told[where] = value
             lines.setdefault(where, []).append(_allowed(fault, keys.get(where, ())))
@@ -169,6 +181,11 @@ def explained(
         for line in lines
         if line in whole or line not in told
     ]
+
+
+def _within(line: str, where: str) -> str:
+    """A line that begins with a relative path, after what that is relative to."""
+    return f"{where}{line}".removeprefix(".") if line.startswith((".", "[", ":")) else line
 
 
 def _path(location: Iterable[str | int]) -> str:

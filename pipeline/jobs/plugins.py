@@ -4,13 +4,9 @@ entry-point groups ``pipeline.segmenters`` and ``pipeline.steps``.
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import inspect
-import itertools
 import os
-import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.messages import PYTHON, bounds, choices, meaning
-from pipeline.config.options import SEGMENTERS, STEPS, annotated, kinds, placed, taken
+from pipeline.config.option_errors import placed, taken
+from pipeline.config.options import SEGMENTERS, STEPS, annotated, described, kinds
 from pipeline.errors import JobError, like, nearest
 from pipeline.jobs import code_checksums
 from pipeline.redaction import shown
@@ -116,31 +113,6 @@ def _option(parameter: inspect.Parameter, wanted: Any, text: str) -> Option:
         allowed=choices(wanted),
         meaning=text,
     )
-
-
-def described(kind: type[Any]) -> Mapping[str, str]:
-    """What the options of a kind mean: by name, the string below it in the class, or in a class
-    that it inherits from.
-    """
-    found: dict[str, str] = {}
-    for each in reversed(kind.__mro__[:-1]):
-        with contextlib.suppress(OSError):  # a class written at a prompt has no source
-            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
-            for definition in tree.body:
-                if isinstance(definition, ast.ClassDef):
-                    found |= _strings_below(definition)
-    return found
-
-
-def _strings_below(definition: ast.ClassDef) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in itertools.pairwise(definition.body):
-        match pair:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                value=ast.Constant(value=str(text))
-            ):
-                found[name] = " ".join(text.split())
-    return found
 
 
 def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -> Any:
