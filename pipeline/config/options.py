@@ -1,33 +1,46 @@
 """Options as people write them, of segmenters, steps and readers: unknown ones are refused, values
 are of the option's type.
 
-One mechanism for YAML, the command line and Python: a NumPy number is a number, an array or a range
-is a list, one value stands for a list of one. What a value may be is what the class's annotations
-say.
+One mechanism serves YAML, the command line and Python: the options of a class are a typed
+dictionary, made from its constructor, which pydantic validates and describes. Added here is what
+people write and pydantic refuses: NumPy's numbers, arrays and ranges, one value for a list of one,
+and in readers' options text that is a number.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
+import itertools
 import json
 import os
-import re
+import textwrap
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from importlib import import_module
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin
 
 import numpy as np
+from pydantic import (
+    ConfigDict,
+    GetJsonSchemaHandler,
+    PydanticInvalidForJsonSchema,
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import PydanticCustomError, PydanticSerializationError, core_schema
+from pydantic_core import to_jsonable_python as to_json
+from typing_extensions import TypedDict
 
-from pipeline.config.messages import meaning, refusal
-from pipeline.errors import JobError, nearest
+from pipeline.config.messages import meaning
 
 SEGMENTERS, STEPS = "pipeline.segmenters", "pipeline.steps"
-SECTIONS = ("tiles", "stitch", "output")
 
 
 @functools.cache
@@ -43,9 +56,65 @@ def names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(kind).parameters)
 
 
-def taken(
-    kind: type[Any], given: Mapping[Any, Any], where: str, *, unknown: str, stated: bool = False
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """The type of an option, as an annotation that pydantic validates a value by.
+
+    Values are validated as those of JSON, strictly: a list stands for a tuple, and text for no
+    number.
+    """
+
+    wanted: Any
+    """The type that is annotated in the class."""
+
+    stated: bool = False
+    """Whether numbers are as files state them: text is a number where no text is allowed, and NaN
+    and infinity are numbers.
+    """
+
+    about: Mapping[str, Any] | None = None
+    """What the JSON schema says besides the type: description and default."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        """Validate by `typed`, and describe by the type itself."""
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def __get_pydantic_json_schema__(
+        self, _schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The type's own schema, and what else a value may be written as."""
+        try:
+            found = handler(TypeAdapter(self.wanted).core_schema)
+        except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema):
+            found = {}  # a type of somebody's own
+        return {**found, **(self.about or {})}
+
+    def _validate(self, value: Any) -> Any:
+        try:
+            return typed(value, self.wanted, stated=self.stated)
+        except (ValidationError, TypeError, ValueError) as error:
+            raise PydanticCustomError(
+                "option", "{allowed}", {"allowed": meaning(self.wanted)}
+            ) from error
+
+
+def typed(value: Any, wanted: Any, *, stated: bool = False) -> Any:
+    """A value of a type, which is validated as `Typed` says; ValueError or TypeError where it is
+    of another.
+    """
+    if wanted is Any and not isinstance(
+        value, str | int | float | list | tuple | Mapping | NoneType
+    ):  # an image in memory, a function
+        return value
+    try:
+        adapter = TypeAdapter(wanted)
+    except PydanticSchemaGenerationError:  # a type of somebody's own
+        return value
+    written = json.dumps(_fitting(plain(value), wanted, stated=stated), allow_nan=stated)
+    return adapter.validate_json(written, strict=True)
+
+
+def validated(kind: type[Any], given: Mapping[Any, Any], *, stated: bool = False) -> dict[str, Any]:
     """Options of the types that a class's annotations say.
 
     Parameters
@@ -53,49 +122,91 @@ def taken(
     kind
         The class.
     given
-        What was written, by option.
-    where
-        The path of the options in the job, such as ``segmenters.land``; "": they are a reader's,
-        and named alone.
-    unknown
-        What is said of an option that the class has not: ``there is no such option``.
+        What was written, by option; each is one of the class's.
     stated
-        Whether numbers are as files state them: text is a number where no text is allowed, and NaN
-        and infinity are numbers.
+        See `Typed`.
 
     Raises
     ------
-    JobError
-        Names the option, its value and what is allowed, and of an unknown one what else has an
-        option of that name.
+    pydantic.ValidationError
+        Where a value is of another type, or one is missing that has no default.
     """
-    allowed, types, found = names(kind), _types(kind), {}
-    for key, value in given.items():
-        path = f"{where}.{key}" if where else str(key)
-        if key not in allowed:
-            raise JobError(
-                f"{path}: {unknown}; "
-                f"{nearest(str(key), allowed)}{elsewhere(key, where or 'source')}"
-            )
-        found[key] = typed(value, types.get(key, Any), path, stated=stated)
+    known: Any = kind
+    found: dict[str, Any] = _options(known, stated).validate_python(dict(given))
     return found
 
 
-def typed(value: Any, wanted: Any, where: str, *, stated: bool = False) -> Any:
-    """A value of a type; JobError says ``where`` it stands, what was given and what is allowed."""
-    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+@functools.lru_cache(maxsize=64)
+def _options(kind: Any, stated: bool) -> TypeAdapter[Any]:
+    return TypeAdapter(dictionary(kind, {}, stated=stated))
 
-    if wanted is Any and not isinstance(
-        value, str | int | float | list | tuple | Mapping | NoneType
-    ):  # an image in memory, a function
-        return value
-    try:
-        written = json.dumps(_fitting(plain(value), wanted, stated=stated), allow_nan=stated)
-        return TypeAdapter(wanted).validate_json(written, strict=True)
-    except PydanticSchemaGenerationError:  # a type of somebody's own
-        return value
-    except (ValidationError, TypeError, ValueError) as error:
-        raise JobError(refusal(where, value, meaning(wanted))) from error
+
+def dictionary(
+    kind: type[Any], more: Mapping[str, Any], *, stated: bool = False, told: bool = False
+) -> Any:
+    """The typed dictionary that the options of a class are.
+
+    Parameters
+    ----------
+    kind
+        The class.
+    more
+        Types of keys that are written beside the options, or take the place of one.
+    stated
+        See `Typed`.
+    told
+        Whether it carries defaults and descriptions, for a JSON schema.
+    """
+    types, meanings = annotated(kind), described(kind) if told else {}
+    keys: dict[str, Any] = dict(more)
+    for name, parameter in inspect.signature(kind).parameters.items():
+        about = _about(parameter, meanings.get(name)) if told else None
+        wanted = Annotated[Any, Typed(types.get(name, Any), stated, about)]
+        present = Required if parameter.default is parameter.empty else NotRequired
+        keys.setdefault(name, present[wanted])
+    made = TypedDict(kind.__name__, keys)  # type: ignore[misc]
+    return with_config(ConfigDict(extra="forbid"))(made)
+
+
+def _about(parameter: inspect.Parameter, text: str | None) -> dict[str, Any]:
+    """What a JSON schema says of an option besides its type."""
+    about = {} if text is None else {"description": text}
+    with suppress(PydanticSerializationError):
+        if parameter.default is not parameter.empty:
+            return {**about, "default": to_json(parameter.default)}
+    return about
+
+
+def annotated(kind: type[Any]) -> dict[str, Any]:
+    """The types that a class's annotations give its options; none where they cannot be resolved."""
+    with suppress(NameError):  # of a plug-in whose annotations are there for type checkers only
+        return typing.get_type_hints(kind, include_extras=True)
+    return {}
+
+
+def described(kind: type[Any]) -> Mapping[str, str]:
+    """What the options of a kind mean: by name, the string below it in the class, or in a class
+    that it inherits from.
+    """
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__[:-1]):
+        with suppress(OSError):  # a class written at a prompt has no source
+            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
+            for definition in tree.body:
+                if isinstance(definition, ast.ClassDef):
+                    found |= _strings_below(definition)
+    return found
+
+
+def _strings_below(definition: ast.ClassDef) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in itertools.pairwise(definition.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                value=ast.Constant(value=str(text))
+            ):
+                found[name] = " ".join(text.split())
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -112,104 +223,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | range | set | frozenset):
         return [plain(part) for part in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def placed(text: str, where: str, allowed: Iterable[str]) -> str:
-    """A message with the path of what it is about: ``land.value: …`` where it begins with an
-    option's name, or else ``land: …``.
-    """
-    begins = re.match(r"\w+(?=[:,])", text)
-    return f"{where}{'.' if begins and begins[0] in allowed else ': '}{text}"
-
-
-def elsewhere(key: object, here: str, used: Iterable[str] = ()) -> str:
-    """What else has an option of a name that is not known ``here``, a path in the job; nothing
-    where nothing has.
-
-    ``used`` are the kinds of segmenters that are meant: where one of them has it, only those are
-    named.
-    """
-    wanted, section, homes = set(used), re.split(r"[.\[]", here)[0], _homes(str(key))
-    meant = [kind for kind in homes["segmenters"] if kind in wanted]
-    told = (
-        [f"{key} is an option of {_listed(meant or homes['segmenters'])}"]
-        if homes["segmenters"]
-        else []
-    )
-    if not meant and homes["steps"]:
-        told.append(
-            f"{key} is an option of the {'step' if len(homes['steps']) == 1 else 'steps'} "
-            f"{_listed(homes['steps'])}"
-        )
-    if not meant and homes["source"]:
-        kinds_of_source = (
-            f" where its kind is {_listed(homes['source'], 'or')}" if section == "source" else ""
-        )
-        told.append(f"{key} is an option of the source{kinds_of_source}")
-    told += [f"{key} is a key of {name}" for name in homes["job"] if name != section]
-    return "".join(f"; {each}" for each in told)
-
-
-def kinds_in(segmenters: Any) -> list[str]:
-    """The kinds that a job's segmenters name, as they were written."""
-    written = segmenters.values() if isinstance(segmenters, Mapping) else ()
-    return [str(each.get("kind")) if isinstance(each, Mapping) else str(each) for each in written]
-
-
-def refuse_misplaced(given: Iterable[str], used: Iterable[str]) -> None:
-    """JobError where no reader has an option that a source was given, and one of the segmenters in
-    use has.
-    """
-    for key in given:
-        if not _readers(key) and (told := elsewhere(key, "source", used)):
-            raise JobError(f"{key}: no source has such an option{told}")
-
-
-def _types(kind: type[Any]) -> dict[str, Any]:
-    with suppress(NameError):  # of a plug-in whose annotations are there for type checkers only
-        return typing.get_type_hints(kind, include_extras=True)
-    return {}
-
-
-def _listed(found: list[str], last: str = "and") -> str:
-    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} {last} {found[-1]}"
-
-
-def _plural(word: str, found: list[str]) -> str:
-    return word if len(found) == 1 else f"{word}s"
-
-
-@functools.lru_cache(maxsize=64)
-def _homes(key: str) -> dict[str, list[str]]:
-    """What has an option of a name. Looked up only where something is wrong: what has options lies
-    on floors above, and loads slowly.
-    """
-    found: dict[str, list[str]] = {
-        "segmenters": [],
-        "steps": [],
-        "source": _readers(key),
-        "job": [],
-    }
-    for part, group in (("segmenters", SEGMENTERS), ("steps", STEPS)):
-        for name, point in kinds(group).items():
-            with suppress(ImportError):
-                found[part] += [name] if key in names(point.load()) else []
-    job = import_module("pipeline.jobs.job")
-    found["job"] += [
-        name for name in SECTIONS if key in job.Job.model_fields[name].annotation.model_fields
-    ]
-    found["job"] += ["the job"] if key in job.Job.model_fields else []
-    return found
-
-
-@functools.lru_cache(maxsize=64)
-def _readers(key: str) -> list[str]:
-    """The kinds of source that have an option of a name."""
-    found = []
-    for name, address in sorted(import_module("pipeline.sources").KINDS.items()):
-        module, kind = address.split(":")
-        found += [name] if key in (*names(getattr(import_module(module), kind)), "kind") else []
-    return found
 
 
 def _fitting(value: Any, wanted: Any, *, stated: bool) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.options import placed, refuse_misplaced
+from pipeline.config.option_errors import placed, refuse_misplaced
 from pipeline.engine import Engine
 from pipeline.errors import JobError
 from pipeline.execution import output_layout, tile_size

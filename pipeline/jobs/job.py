@@ -24,7 +24,7 @@ from pydantic import (
 
 from pipeline.config import yaml_files
 from pipeline.config.messages import PLAIN, explained, refusal
-from pipeline.config.options import elsewhere, kinds_in
+from pipeline.config.option_errors import elsewhere, kinds_in
 from pipeline.errors import JobError, like, nearest
 from pipeline.image import legend
 from pipeline.jobs import layers, plugins

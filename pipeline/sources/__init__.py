@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.options import taken
+from pipeline.config.option_errors import taken
 from pipeline.errors import JobError, SourceError, nearest
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
@@ -261,7 +261,7 @@ def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     module, name = where.split(":")
     made = getattr(import_module(module), name)
     given = taken(
-        made, options, "", unknown=f"a source of kind {kind} has no such option", stated=True
+        made, options, None, unknown=f"a source of kind {kind} has no such option", stated=True
     )
     source: Source = made(**given)
     try:

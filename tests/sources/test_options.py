@@ -627,11 +627,11 @@ def test_one_mechanism():
     """Values are of the types of annotations, whoever asks: NumPy's numbers are numbers, and text
     is one only as files have it.
     """
-    assert typed(np.int64(3), int, "a") == 3
-    assert typed((1, 2), tuple[int, int], "a") == (1, 2)
-    assert typed(Path("a"), str, "a") == os.fspath(Path("a"))
-    assert typed("1e3", float, "a", stated=True) == 1000.0
-    assert typed("1e3", float | str, "a", stated=True) == "1e3"
+    assert typed(np.int64(3), int) == 3
+    assert typed((1, 2), tuple[int, int]) == (1, 2)
+    assert typed(Path("a"), str) == os.fspath(Path("a"))
+    assert typed("1e3", float, stated=True) == 1000.0
+    assert typed("1e3", float | str, stated=True) == "1e3"
     for value, wanted in (
         ("1e3", float),
         (np.nan, float),
@@ -640,5 +640,5 @@ def test_one_mechanism():
         (np.True_, float),
         ("a", tuple[int, int]),
     ):
-        with pytest.raises(JobError, match=r"a: .*; allowed: "):
-            typed(value, wanted, "a")
+        with pytest.raises((TypeError, ValueError)):
+            typed(value, wanted)
