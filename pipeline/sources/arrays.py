@@ -168,15 +168,21 @@ class ArrayImage:
         )
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What should be known of the image besides its frame."""
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
         attributes = self.array.attrs if self._dims else {}
         unused = [
             f"{key} is not applied: {attributes[key]}"
             for key in ("scale_factor", "add_offset", *UNUSED)
             if key in attributes
         ]
-        return {"axes": self._layout[0].axes, "not_understood": [*self._place.remarks, *unused]}
+        stored = list(map(int, self.array.shape))
+        return {
+            "format": type(self.array).__name__,
+            "stored": dict(zip(self._dims, stored, strict=True)) if self._dims else stored,
+            "axes": self._layout[0].axes,
+            "not_understood": [*self._place.remarks, *unused],
+        }
 
     @property
     def held(self) -> int:

@@ -90,6 +90,11 @@ class DicomSlide:
         return native(self._read(level, held)[:, *places])
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The file, or the folder of the series."""
+        return (self.path,)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What is known of the image besides its frame."""
         about, paths = self._about, self._opened.paths

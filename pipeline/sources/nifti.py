@@ -115,6 +115,11 @@ class NiftiImage:
         )
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.path,)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What is known of the image besides its frame."""
         opened, (how, _) = self._opened, self._layout

@@ -17,8 +17,11 @@ from pipeline.image.frame import Frame, Pins, marked
 from pipeline.image.grid import Box, Grid
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native, together
+from pipeline.sources.contract import everywhere, thinned
+from pipeline.sources.facts import combined
 from pipeline.sources.fingerprints import stamp
 from pipeline.sources.gdal import dataset, files, fingerprint, guarded
+from pipeline.sources.gdal_facts import gdal_facts
 from pipeline.sources.georeferencing import pins, place
 from pipeline.sources.raster_bands import alpha, band_names, colour, is_masked, measured_bands
 from pipeline.sources.tiff_metadata import sized
@@ -84,14 +87,14 @@ class Raster:
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """About every ``step``-th pixel, from an overview where there is one."""
-        return self._values(box, _thinned(box, step))
+        return self._values(box, thinned(box.shape, step))
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """Where a box was measured by the file's mask, alpha or bands' own nodata: of one band for
         all, or of each, as a glance at it.
         """
-        shape = _thinned(box, step)
-        good = np.ones((1, *shape), bool)
+        shape = thinned(box.shape, step)
+        good = everywhere(box, step)
         if self._alpha is not None:
             good = self._called(self._file.read, box, shape, [self._alpha]) > 0
         elif self._masked:
@@ -132,9 +135,18 @@ class Raster:
         return None if self.frame.transform else pins(self._file)
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What `tilewise info` says besides the frame."""
-        found, told = self.pins, dict[str, Any]()
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
+        said = gdal_facts(
+            self.path, self.frame.bands, level=self.level, root=self.root, scaled=self.scaled
+        )
+        return combined(said, self.own_facts)
+
+    @property
+    def own_facts(self) -> dict[str, Any]:
+        """What this reader finds besides what GDAL says: pins, a CRS or pages that go unused."""
+        found = self.pins
+        told = dict[str, Any]()
         if found and found.points:
             told["control_points"] = (
                 f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
@@ -412,7 +424,3 @@ def _table(path: str, level: int, root: str | None, _stamp: object) -> npt.NDArr
 
 def _dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name.replace("complex_int16", "complex64"))
-
-
-def _thinned(box: Box, step: int) -> tuple[int, ...]:
-    return tuple(-(-n // step) for n in box.shape)

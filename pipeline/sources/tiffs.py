@@ -19,6 +19,7 @@ from pipeline.image.grid import Box
 from pipeline.image.pixel_area import unclear
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Layout, either, layout, named, native, together
+from pipeline.sources.contract import everywhere
 from pipeline.sources.fingerprints import of_file
 from pipeline.sources.overviews import around, coarsest
 from pipeline.sources.tiff_pages import FAULTS, About, Opened, describe, opened
@@ -212,7 +213,7 @@ class TiffImage:
         """Where each band of a box was measured: where its blocks have been written, and its alpha
         is not 0; as a glance at it.
         """
-        good = np.ones((1, *(-(-n // step) for n in box.shape)), bool)
+        good = everywhere(box, step)
         if self._lost:
             good = good & self._written(self.level, self._layout[0], box, step)
             good = good & self._seen(box, step, self._layout[0], self._written)
@@ -263,6 +264,11 @@ class TiffImage:
             **choice,
             **policy,
         }
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.path,)
 
     @property
     def facts(self) -> Mapping[str, Any]:
