@@ -15,11 +15,12 @@ from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, guessed, layout, native, together
+from pipeline.sources.axes import Layout, guessed, layout, native
 from pipeline.sources.cf_packing import UNUSED, Packed
 from pipeline.sources.coordinates import PLANE, Place, letters, names_of_bands, placed
 from pipeline.sources.fingerprints import of_bytes
 from pipeline.sources.grid_mappings import Beside, Coordinate
+from pipeline.sources.nodata_rules import together
 
 
 @dataclass(frozen=True, eq=False)

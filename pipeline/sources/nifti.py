@@ -21,8 +21,9 @@ from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, layout, native, together
+from pipeline.sources.axes import Layout, layout, native
 from pipeline.sources.fingerprints import of_file, stamp
+from pipeline.sources.nodata_rules import together
 
 AXES = "xyztc"
 """NIfTI's order: columns (i), rows (j), planes (k), times, and values of a voxel."""

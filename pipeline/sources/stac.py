@@ -19,10 +19,11 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame, Pins, marked
 from pipeline.image.grid import Box
-from pipeline.sources.axes import choose_bands, together
+from pipeline.sources.axes import choose_bands
 from pipeline.sources.contract import where_measured
 from pipeline.sources.fingerprints import of_file
 from pipeline.sources.linked_files import followed, of_uri
+from pipeline.sources.nodata_rules import together
 from pipeline.sources.raster import Raster
 
 LARGEST = 16 << 20

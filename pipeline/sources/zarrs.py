@@ -15,12 +15,13 @@ from pipeline.errors import JobError, SourceError, nearest
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.image.pixel_area import alike, unclear
-from pipeline.sources.axes import Layout, either, guessed, layout, native, together
+from pipeline.sources.axes import Layout, either, guessed, layout, native
 from pipeline.sources.cf_packing import Packed
 from pipeline.sources.chunk_cache import Kept
 from pipeline.sources.coordinates import Place
 from pipeline.sources.facts import combined
 from pipeline.sources.fingerprints import of_file, stamp
+from pipeline.sources.nodata_rules import together
 from pipeline.sources.written_chunks import Presence
 from pipeline.sources.zarr_facts import zarr_facts
 from pipeline.sources.zarr_metadata import FAULTS, Stored, around, describe
