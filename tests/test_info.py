@@ -18,9 +18,8 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.sources import open_source
-from pipeline.sources.facts import FACTS
+from pipeline.sources.facts import FACTS, told
 from pipeline.sources.inspection import inspected, shown
-from pipeline.sources.particulars import told
 from tests.sources.files import tiff
 from tests.sources.test_options import IMAGES, PIXELS
 

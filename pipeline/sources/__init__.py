@@ -1,9 +1,10 @@
-"""What can be read. A source is small and pickleable, opens its file where it is used, and knows
-nothing of tiles.
+"""Readers of images.
 
-Each kind of file is a class whose constructor takes the keys of a job's ``source``. What the
-classes share lies in `axes` (which axis is which) and `checksum` (what tells one file from
-another).
+A reader is a class with the members that `pipeline.sources.contract` lists. Its constructor takes
+the keys of a job's ``source``. `open_source` finds the reader of an image. What several readers
+need lies beside them: `axes` (which axis is which, the options that choose along axes),
+`fingerprints` (what tells one file from another), `facts` (what people are told of an image),
+`declared_sizes` (what a file may declare before memory is taken).
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import os
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.config.option_errors import taken
 from pipeline.errors import JobError, SourceError, nearest
-from pipeline.image.frame import Frame
-from pipeline.image.grid import Box
+from pipeline.sources.contract import Masked, Source, every, where_measured
 from pipeline.storage.locations import checked, remote
+
+__all__ = ["KINDS", "Masked", "Source", "checked_numbers", "every", "open_source", "where_measured"]
 
 KINDS = {
     "geotiff": "pipeline.sources.raster:Raster",
@@ -60,61 +61,6 @@ ENDINGS |= {".nii": "nifti", ".nii.gz": "nifti", ".dcm": "dicom"}
 
 ELSEWHERE = ("geotiff", "raster", "zarr")
 """Kinds that are read of other machines too."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """An image that can be read box by box."""
-
-    @property
-    def frame(self) -> Frame:
-        """What the image is, after the choice of bands, level, time and planes."""
-        ...
-
-    def read(self, box: Box) -> npt.NDArray[Any]:
-        """Read a box of the image, (band, row, column) or (band, plane, row, column); SourceError
-        if it cannot be read.
-        """
-        ...
-
-    def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """About every ``step``-th pixel of a box, as cheaply as may be; at least one along each
-        axis.
-        """
-        ...
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What JSON can hold and is the same exactly when the image is the same, as far as a
-        bounded look can tell; no times, no path.
-        """
-        ...
-
-
-@runtime_checkable
-class Masked(Source, Protocol):
-    """A source whose frame says that it is masked."""
-
-    def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where each band of a box was measured besides what its values say; of every ``step``-th
-        pixel.
-
-        (band, row, column) or (band, plane, row, column); of one band only where all bands share
-        what it says.
-        """
-        ...
-
-
-def where_measured(
-    source: Source, box: Box, block: npt.NDArray[Any], step: int = 1
-) -> npt.NDArray[np.bool_]:
-    """Where each band of a block was measured that was read of a box, or glanced at with a step.
-
-    Bool, of the block's shape; not to be written to.
-    """
-    frame = source.frame
-    return frame.measured(
-        block, source.mask(box, step) if frame.masked and isinstance(source, Masked) else None
-    )
 
 
 def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> Source:
@@ -275,15 +221,8 @@ def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     return source
 
 
-def every(block: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
-    """Every ``step``-th pixel of a block along all axes but the first: the glance of a source that
-    knows no cheaper one.
-    """
-    return block[(slice(None), *(slice(None, None, step),) * (block.ndim - 1))]
-
-
 def checked_numbers(dtype: np.dtype[Any], what: str) -> str:
-    """The name of a pixel's type; SourceError where it is no integer or float."""
+    """The name of a pixel type; SourceError, which names ``what``, unless it is a number."""
     if dtype.kind not in "biuf":
         raise SourceError(f"{what} holds {dtype}; allowed: integers and floats")
     return "uint8" if dtype.kind == "b" else dtype.newbyteorder("=").name

@@ -15,11 +15,12 @@ from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, guessed, layout, native, together
+from pipeline.sources.axes import Layout, guessed, layout, native
 from pipeline.sources.cf_packing import UNUSED, Packed
 from pipeline.sources.coordinates import PLANE, Place, letters, names_of_bands, placed
 from pipeline.sources.fingerprints import of_bytes
 from pipeline.sources.grid_mappings import Beside, Coordinate
+from pipeline.sources.nodata_rules import together
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,15 +169,21 @@ class ArrayImage:
         )
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What should be known of the image besides its frame."""
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
         attributes = self.array.attrs if self._dims else {}
         unused = [
             f"{key} is not applied: {attributes[key]}"
             for key in ("scale_factor", "add_offset", *UNUSED)
             if key in attributes
         ]
-        return {"axes": self._layout[0].axes, "not_understood": [*self._place.remarks, *unused]}
+        stored = list(map(int, self.array.shape))
+        return {
+            "format": type(self.array).__name__,
+            "stored": dict(zip(self._dims, stored, strict=True)) if self._dims else stored,
+            "axes": self._layout[0].axes,
+            "not_understood": [*self._place.remarks, *unused],
+        }
 
     @property
     def held(self) -> int:

@@ -48,7 +48,6 @@ LETTERS |= {
 }
 LETTERS |= {"rlat": "y", "rlon": "x", "yc": "y", "xc": "x", "south_north": "y", "west_east": "x"}
 """The letter of an axis by the names that it goes by, in lower case."""
-NODATA_BY = ("band", "pixel")
 UNNAMED = re.compile(r"dim_\d+")
 """What xarray calls an axis that has no name."""
 COLOURS = 4
@@ -191,35 +190,6 @@ def choose_bands(bands: Sequence[int | str] | None, names: Sequence[str]) -> tup
     if not chosen:
         raise JobError(f"bands: none; allowed: 1 to {len(names)}, or a name: {', '.join(names)}")
     return tuple(chosen)
-
-
-def together(nodata_by: str | None, number: int, colour: Sequence[int] = ()) -> tuple[int, ...]:
-    """Which of ``number`` bands share one fact of where they were measured, by index:
-    ``Frame.together``.
-
-    Parameters
-    ----------
-    nodata_by
-        The source's option: ``band``, none share any; ``pixel``, all do; None, those do that are
-        one colour.
-    number
-        How many bands are read.
-    colour
-        Those of them that are red, green and blue of one colour, as the file says.
-
-    Raises
-    ------
-    JobError
-        For any other ``nodata_by``.
-    """
-    if nodata_by not in (None, *NODATA_BY):
-        raise JobError(
-            f"nodata_by: {nodata_by!r}; allowed: {' or '.join(NODATA_BY)}, or nothing: by band, "
-            f"but by pixel of one colour"
-        )
-    if nodata_by == "pixel":
-        return tuple(range(number))
-    return tuple(colour) if nodata_by is None else ()
 
 
 def guessed(shape: Sequence[int], what: str, *, bands: object = None, planes: object = None) -> str:

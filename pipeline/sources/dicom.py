@@ -15,16 +15,15 @@ from pipeline.errors import JobError, SourceError, TilewiseError, nearest
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import choose_bands, native, together
+from pipeline.sources.axes import choose_bands, native
 from pipeline.sources.fingerprints import of_file, stamp
+from pipeline.sources.nodata_rules import COLOURS, by_colour, is_partly_read, together
 from pipeline.sources.overviews import around, coarsest
 
 LARGEST_BLOCK = 1 << 30
 """Values of one tile, which is decoded whole."""
 SAMPLED = 64
 """Files that a fingerprint looks into."""
-COLOURS = 3
-"""Bands that are red, green and blue: a slide has these, or one."""
 INSTALL = "pip install 'tilewise[dicom]'"
 
 
@@ -68,7 +67,7 @@ class DicomSlide:
             together=together(
                 self.nodata_by,
                 len(self._chosen),
-                range(len(self._chosen)) if about.bands == COLOURS else (),
+                range(len(self._chosen)) if self._colour else (),
             ),
             pixel_size=about.microns[self.level],
             unit="micrometer",
@@ -90,6 +89,11 @@ class DicomSlide:
         return native(self._read(level, held)[:, *places])
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The file, or the folder of the series."""
+        return (self.path,)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What is known of the image besides its frame."""
         about, paths = self._about, self._opened.paths
@@ -98,9 +102,7 @@ class DicomSlide:
             "level": self.level,
             "levels": [list(shape) for shape in about.shapes],
             "channels": [str(k + 1) for k in range(about.bands)],
-            "colours": ["red", "green", "blue"]
-            if about.bands == len(("red", "green", "blue"))
-            else None,
+            "colours": list(COLOURS) if self._colour else None,
             "optical_paths": paths,
             "sizes": dict(
                 zip(
@@ -119,9 +121,9 @@ class DicomSlide:
         """Where any band of the colour has not nodata, of which not all are read: (1, row, column),
         of the shape of a glance.
         """
-        return np.asarray((replace(self, bands=None).glance(box, step) != self.nodata).any(axis=0))[
-            None
-        ]
+        values = replace(self, bands=None).glance(box, step)
+        good = values != self.nodata
+        return by_colour(good, self._chosen[:1], self._colour)
 
     @property
     def masked_by(self) -> str:
@@ -135,8 +137,14 @@ class DicomSlide:
     @property
     def _partly(self) -> bool:
         """Whether what was measured is to be told from bands that are not read."""
-        one = self._about.bands == COLOURS and self.nodata_by is None
-        return one and self.nodata is not None and len(set(self._chosen)) < COLOURS
+        asked = self.nodata is not None and self.nodata_by is None
+        return asked and is_partly_read(self._colour, self._chosen)
+
+    @property
+    def _colour(self) -> tuple[int, ...]:
+        """The bands that are red, green and blue: a slide has these, or one band."""
+        number = self._about.bands
+        return tuple(range(number)) if number == len(COLOURS) else ()
 
     def fingerprint(self) -> dict[str, Any]:
         """How many files there are, how large they are, and what an even sample of them holds."""

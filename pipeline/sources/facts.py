@@ -1,15 +1,23 @@
-"""What a reader tells people of an image besides its frame, for `tilewise info`.
+"""What people are told of an image besides its frame, by `tilewise info` and in a plan.
 
-A reader has a property ``facts``: a mapping from some of `FACTS` to plain values (text, numbers,
-lists and mappings of them), in any order. What a file does not have is left out. What it has and
-the reader cannot make use of is a sentence in ``not_understood``.
+A reader has a property ``facts`` (`pipeline.sources.contract.Described`): a mapping from some of
+`FACTS` to plain values (text, numbers, lists and mappings of them), in any order. Facts that a file
+lacks are left out or empty. What a file says and its reader cannot use is a sentence in
+``not_understood``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
 
+from pipeline.errors import TilewiseError
+from pipeline.sources.contract import Described
+
+P = ParamSpec("P")
+DOUBTS = "not_understood"
+EMPTY: tuple[object, ...] = (None, [], {}, "")
 FACTS = {
     "format": "text: what kind of file it is, as its own field calls it: GTiff, OME-TIFF, SVS, "
     "OME-Zarr 0.5, NIfTI-1",
@@ -50,25 +58,38 @@ FACTS = {
 """What a reader may tell, and as what; people are shown it in this order."""
 
 
-@runtime_checkable
-class Telling(Protocol):
-    """A reader that tells more of its image."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """By name in `FACTS`, what is known."""
-        ...
-
-
-def told(source: Any) -> dict[str, Any]:
-    """What a source tells of itself, in the order of `FACTS`, without what there is nothing of."""
-    return ordered(
-        {**getattr(source, "remarks", {}), **(source.facts if isinstance(source, Telling) else {})}
-    )
-
-
-def ordered(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts in the order of `FACTS`, without what there is nothing of."""
+def told(source: object) -> dict[str, Any]:
+    """What a source tells of itself, in the order of `FACTS`, without empty values."""
+    known = source.facts if isinstance(source, Described) else {}
     order = {name: number for number, name in enumerate(FACTS)}
     names = sorted(known, key=lambda name: order.get(name, len(order)))
-    return {name: known[name] for name in names if known[name] not in (None, [], {}, "")}
+    return {name: known[name] for name in names if known[name] not in EMPTY}
+
+
+def combined(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts from several places: of each name the first that is not None, and all sentences on what
+    was not understood.
+
+    >>> combined({"level": 0, "axes": None, "not_understood": ["a"]}, {"axes": "yx", "level": 1})
+    {'level': 0, 'axes': 'yx', 'not_understood': ['a']}
+    """
+    found: dict[str, Any] = {}
+    for part in parts:
+        found |= {name: value for name, value in part.items() if found.get(name) is None}
+    found[DOUBTS] = [each for part in parts for each in part.get(DOUBTS) or ()]
+    return found
+
+
+def if_undamaged(read: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
+    """Let a function that looks for facts find none where a file is damaged: what was asked for is
+    the image, and it can be read without them.
+    """
+
+    @functools.wraps(read)
+    def found(*args: P.args, **options: P.kwargs) -> dict[str, Any]:
+        try:
+            return read(*args, **options)
+        except (TilewiseError, OSError, KeyError, ValueError):
+            return {}
+
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.image.frame import Frame
 from pipeline.redaction import redacted
 from pipeline.sources import Source
-from pipeline.sources.particulars import told
+from pipeline.sources.facts import told
 from pipeline.sources.unmeasured import sampled
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")

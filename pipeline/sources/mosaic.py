@@ -13,12 +13,15 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
-from pipeline.sources import where_measured
 from pipeline.sources.axes import native
+from pipeline.sources.contract import thinned, where_measured
+from pipeline.sources.gdal_facts import gdal_facts
 from pipeline.sources.raster import Raster
 
 SAMPLED = 64
 """Files that a fingerprint looks into."""
+SHOWN = 8
+"""Files that `Mosaic.facts` lists."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,9 @@ class Mosaic:
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """About every ``step``-th pixel, from an overview where there is one."""
-        dtype, shape = np.dtype(self.frame.dtype), tuple(-(-n // step) for n in box.shape)
-        block = np.full((len(self.frame.bands), *shape), _nothing(self.frame.nodata, dtype), dtype)
+        dtype = np.dtype(self.frame.dtype)
+        shape = (len(self.frame.bands), *thinned(box.shape, step))
+        block = np.full(shape, _nothing(self.frame.nodata, dtype), dtype)
         missing = np.ones(block.shape, bool)
         for number in self._within(box):
             own, place = self._thinned(number, box, step)
@@ -102,7 +106,7 @@ class Mosaic:
         """Where each band of a box lies in a file, and in its mask if it has one: (band, row,
         column), of the shape of a glance.
         """
-        good = np.zeros((len(self.frame.bands), *(-(-n // step) for n in box.shape)), bool)
+        good = np.zeros((len(self.frame.bands), *thinned(box.shape, step)), bool)
         for number in self._within(box):
             own, place = self._thinned(number, box, step)
             inside = good[(slice(None), *place)]
@@ -110,6 +114,20 @@ class Mosaic:
                 part = self._part(number)
                 inside |= part.mask(own, step) if part.frame.masked else True
         return good
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
+        first = gdal_facts(self.path[0], self.frame.bands, level=self.level, scaled=self.scaled)
+        number = len(self.path)
+        more = [f"and {number - SHOWN} more"] if number > SHOWN else []
+        what = f"mosaic of {number} files, of which the first is {first.get('format')}"
+        return {**first, "format": what, "files": [*self.path[:SHOWN], *more], "levels": None}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files, from the top down."""
+        return self.path
 
     @property
     def masked_by(self) -> str:

@@ -21,8 +21,9 @@ from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, layout, native, together
+from pipeline.sources.axes import Layout, layout, native
 from pipeline.sources.fingerprints import of_file, stamp
+from pipeline.sources.nodata_rules import together
 
 AXES = "xyztc"
 """NIfTI's order: columns (i), rows (j), planes (k), times, and values of a voxel."""
@@ -113,6 +114,11 @@ class NiftiImage:
         return np.asarray(
             block.astype(dtype) * dtype(self._opened.slope) + dtype(self._opened.intercept)
         )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.path,)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pipeline.errors import SourceError
 from pipeline.image.frame import Frame, Pins
 from pipeline.image.grid import Box
-from pipeline.sources import every
 from pipeline.sources.axes import native
+from pipeline.sources.contract import every
 from pipeline.sources.fingerprints import stamp
 from pipeline.sources.gdal import dataset
 from pipeline.sources.raster import Raster
@@ -93,12 +93,10 @@ class Picture:
         return self._raster.pins
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What `tilewise info` says besides the frame."""
-        return {
-            **self._raster.remarks,
-            "decoded": f"whole, {self.held / 1e6:.0f} MB: a PNG or JPEG has no parts",
-        }
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
+        whole = f"whole, {self.held / 1e6:.0f} MB: a PNG or JPEG has no parts"
+        return {**self._raster.facts, "decoded": whole}
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -128,6 +126,7 @@ class Picture:
 def _decoded(raster: Raster, _stamp: object) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """All pixels, and which of them were measured by alpha."""
     whole = Box.whole(raster.frame.shape)
-    return raster.read(whole), raster.mask(whole) if raster.frame.masked else np.broadcast_to(
+    pixels = raster.read(whole)
+    return pixels, raster.mask(whole) if raster.frame.masked else np.broadcast_to(
         np.True_, (1, *whole.shape)
     )

@@ -16,16 +16,19 @@ from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame, Pins, marked
 from pipeline.image.grid import Box, Grid
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import choose_bands, native, together
+from pipeline.sources.axes import choose_bands, native
+from pipeline.sources.contract import everywhere, thinned
+from pipeline.sources.facts import combined
 from pipeline.sources.fingerprints import stamp
 from pipeline.sources.gdal import dataset, files, fingerprint, guarded
+from pipeline.sources.gdal_facts import gdal_facts
 from pipeline.sources.georeferencing import pins, place
+from pipeline.sources.nodata_rules import COLOURS, by_colour, is_partly_read, needed, together
 from pipeline.sources.raster_bands import alpha, band_names, colour, is_masked, measured_bands
 from pipeline.sources.tiff_metadata import sized
 from pipeline.sources.vrt import is_vrt, resamples
 from pipeline.storage.locations import remote
 
-COLOURS = ("red", "green", "blue")
 CELL = 128
 """Rows and columns of what is read at once of a VRT that resamples: GDAL's own blocks of a VRT."""
 
@@ -84,14 +87,14 @@ class Raster:
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
         """About every ``step``-th pixel, from an overview where there is one."""
-        return self._values(box, _thinned(box, step))
+        return self._values(box, thinned(box.shape, step))
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """Where a box was measured by the file's mask, alpha or bands' own nodata: of one band for
         all, or of each, as a glance at it.
         """
-        shape = _thinned(box, step)
-        good = np.ones((1, *shape), bool)
+        shape = thinned(box.shape, step)
+        good = everywhere(box, step)
         if self._alpha is not None:
             good = self._called(self._file.read, box, shape, [self._alpha]) > 0
         elif self._masked:
@@ -132,9 +135,18 @@ class Raster:
         return None if self.frame.transform else pins(self._file)
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What `tilewise info` says besides the frame."""
-        found, told = self.pins, dict[str, Any]()
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
+        said = gdal_facts(
+            self.path, self.frame.bands, level=self.level, root=self.root, scaled=self.scaled
+        )
+        return combined(said, self.own_facts)
+
+    @property
+    def own_facts(self) -> dict[str, Any]:
+        """What this reader finds besides what GDAL says: pins, a CRS or pages that go unused."""
+        found = self.pins
+        told = dict[str, Any]()
         if found and found.points:
             told["control_points"] = (
                 f"{len(found.points)}, which no affine transform fits; labels.tif has them too"
@@ -255,7 +267,7 @@ class Raster:
         if self._masked:
             return False
         given = [self._nodata_of(k) for k in self._chosen]
-        partly = bool(self._together) and not set(self._colour) <= set(self._chosen)
+        partly = is_partly_read(self._colour, self._chosen)
         return (
             len(set(map(str, given))) > 1
             or (partly and any(each is not None for each in given))
@@ -284,10 +296,9 @@ class Raster:
         return self.nodata if self.nodata is not None else self._file.nodatavals[band]
 
     def _by_nodata(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Where each band has not its own nodata; a band of a colour, where not all bands of it
-        have theirs.
-        """
-        bands = sorted({*self._chosen, *(self._colour if self._together else ())})
+        """Where each band was measured by its own nodata."""
+        colour = self._colour if self._together else ()
+        bands = needed(self._chosen, colour)
         if self._exact:
             good = self._called(self._file.read_masks, box, shape, bands) > 0
         else:
@@ -296,11 +307,7 @@ class Raster:
             good = np.stack(
                 [~marked(each, nodata) for each, nodata in zip(values, known, strict=True)]
             )
-        found = dict(zip(bands, good, strict=True))
-        if self._together and self._colour:
-            any_of = np.any([found[k] for k in self._colour], axis=0)
-            found |= dict.fromkeys(self._colour, any_of)
-        return np.stack([found[k] for k in self._chosen])
+        return by_colour(good, self._chosen, colour)
 
     @property
     def _table(self) -> npt.NDArray[np.uint8]:
@@ -412,7 +419,3 @@ def _table(path: str, level: int, root: str | None, _stamp: object) -> npt.NDArr
 
 def _dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name.replace("complex_int16", "complex64"))
-
-
-def _thinned(box: Box, step: int) -> tuple[int, ...]:
-    return tuple(-(-n // step) for n in box.shape)

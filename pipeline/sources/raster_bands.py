@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.sources.axes import named
+from pipeline.sources.nodata_rules import colour_of
 
 
 def band_names(file: Any) -> list[str]:
@@ -43,15 +44,5 @@ def alpha(file: Any) -> int | None:
 
 
 def colour(file: Any) -> tuple[int, ...]:
-    """The indices of the bands that are red, green and blue, where there is one of each; none
-    elsewhere.
-    """
-    from rasterio.enums import ColorInterp
-
-    kinds = list(file.colorinterp)
-    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    return (
-        tuple(kinds.index(kind) for kind in wanted)
-        if all(kinds.count(kind) == 1 for kind in wanted)
-        else ()
-    )
+    """The indices of the bands that are red, green and blue; none unless there is one of each."""
+    return colour_of([kind.name for kind in file.colorinterp])

@@ -9,6 +9,7 @@ than the box, and whoever removes it waits for nobody.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shutil
 import uuid
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from pipeline.errors import OutputError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
-from pipeline.sources import Masked, Source
+from pipeline.sources.contract import MASK, HeldWhole, Source, everywhere, known_mask, mask_name
 
 LEAST = 1 << 20
 """Bytes of an image that travels to workers as it is."""
@@ -83,7 +84,7 @@ class StowedImage:
     facts: dict[str, Any]
     """The fingerprint of the image that it is a copy of."""
 
-    masked_by: str = "mask"
+    masked_by: str = MASK
     """What the mask stands for."""
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -96,11 +97,7 @@ class StowedImage:
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """Where each band of a box was measured besides what its values say."""
-        return (
-            np.ones((1, *(-(-n // step) for n in box.shape)), bool)
-            if self.known is None
-            else self.known.part(box, step)
-        )
+        return everywhere(box, step) if self.known is None else self.known.part(box, step)
 
     def fingerprint(self) -> dict[str, Any]:
         """That of the image."""
@@ -119,7 +116,8 @@ def stowed(source: Source, folder: Path) -> Iterator[Source]:
     OutputError
         If the copy cannot be written.
     """
-    if getattr(source, "held", 0) <= LEAST:
+    held = source.held if isinstance(source, HeldWhole) else 0
+    if held <= LEAST:
         yield source
         return
     shutil.rmtree(folder, ignore_errors=True)  # of a run that died here
@@ -135,9 +133,10 @@ def _copied(source: Source, folder: Path) -> StowedImage:
         folder.mkdir(parents=True)
         pixels = _written(folder, (len(frame.bands), *frame.shape), frame.dtype, source.read)
         known = None
-        if frame.masked and isinstance(source, Masked):
-            bands = len(source.mask(Box((0,) * frame.ndim, (1,) * frame.ndim)))
-            known = _written(folder, (bands, *frame.shape), "bool", source.mask)
+        first = known_mask(source, Box((0,) * frame.ndim, (1,) * frame.ndim))
+        if first is not None:
+            read_mask = functools.partial(known_mask, source)
+            known = _written(folder, (len(first), *frame.shape), "bool", read_mask)
     except OSError as error:
         if isinstance(error, SourceError):
             raise
@@ -151,7 +150,7 @@ def _copied(source: Source, folder: Path) -> StowedImage:
         pixels,
         known,
         source.fingerprint(),
-        getattr(source, "masked_by", "mask"),
+        mask_name(source),
     )
 
 

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame, Pins, marked
 from pipeline.image.grid import Box
-from pipeline.sources import where_measured
-from pipeline.sources.axes import choose_bands, together
+from pipeline.sources.axes import choose_bands
+from pipeline.sources.contract import where_measured
 from pipeline.sources.fingerprints import of_file
 from pipeline.sources.linked_files import followed, of_uri
+from pipeline.sources.nodata_rules import together
 from pipeline.sources.raster import Raster
 
 LARGEST = 16 << 20
@@ -131,14 +132,16 @@ class Item:
         return self._parts[0].pins
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What `tilewise info` says besides the frame, of each asset of which there is something to
-        say.
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame, and what is peculiar to each asset under
+        its name.
         """
+        each = {name: part.own_facts for name, part in zip(self._assets, self._parts, strict=True)}
         return {
-            name: told
-            for name, part in zip(self._assets, self._parts, strict=True)
-            if (told := part.remarks)
+            **each,
+            "format": "STAC item",
+            "channels": list(self.frame.bands),
+            "files": [f"{name}: {file}" for name, file in self._assets.items()],
         }
 
     @property

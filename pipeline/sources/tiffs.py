@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
-from pipeline.image.frame import Frame
+from pipeline.image.frame import Frame, marked
 from pipeline.image.grid import Box
 from pipeline.image.pixel_area import unclear
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, either, layout, named, native, together
+from pipeline.sources.axes import Layout, either, layout, named, native
+from pipeline.sources.contract import everywhere
 from pipeline.sources.fingerprints import of_file
+from pipeline.sources.nodata_rules import by_colour, colour_of, is_partly_read, needed, together
 from pipeline.sources.overviews import around, coarsest
 from pipeline.sources.tiff_pages import FAULTS, About, Opened, describe, opened
 
-COLOURS = ("red", "green", "blue")
 POLICIES = ("nodata", "fill", "error")
 FORMATS = {
     "ome": "OME-TIFF",
@@ -131,31 +132,21 @@ class TiffImage:
         return self._about.nodata if self.nodata is None else self.nodata
 
     @functools.cached_property
-    def _colour(self) -> Layout | None:
-        """How to take red, green and blue, where not all of them are read and only all tell nodata
-        from a colour; None elsewhere.
+    def _colour(self) -> tuple[int, ...]:
+        """The bands of the file that are one colour, where only some of them are read, and all are
+        needed to tell nodata from a colour.
         """
-        how, samples = self._layout[0], self._about.samples
-        colour = (
-            tuple(samples.index(each) for each in COLOURS)
-            if all(samples.count(each) == 1 for each in COLOURS)
-            else ()
-        )
-        partly = 0 < len(set(colour) & set(how.bands)) < len(COLOURS)
-        told = self._nodata is not None and not np.isnan(self._nodata) and self.nodata_by is None
-        return replace(how, bands=colour) if partly and told else None
+        if self.nodata_by is not None or self._nodata is None or np.isnan(self._nodata):
+            return ()
+        colour = colour_of(self._about.samples)
+        return colour if is_partly_read(colour, self._layout[0].bands) else ()
 
     @functools.cached_property
     def _together(self) -> tuple[int, ...]:
         """`Frame.together`: red, green and blue of one colour."""
         samples, bands = self._about.samples, self._layout[0].bands
         what = [samples[k] if len(samples) > k else "" for k in bands]
-        colour = (
-            [what.index(each) for each in COLOURS]
-            if all(what.count(each) == 1 for each in COLOURS)
-            else []
-        )
-        return together(self.nodata_by, len(bands), colour)
+        return together(self.nodata_by, len(bands), colour_of(what))
 
     @property
     def _policy(self) -> str:
@@ -192,7 +183,7 @@ class TiffImage:
             unit="micrometer" if any(known) else "pixel",
             unlike=tuple(k for k, there in enumerate(known) if not there) if any(known) else (),
             chunks=how.shape(about.chunks),
-            masked=self._alpha is not None or self._lost or self._colour is not None,
+            masked=self._alpha is not None or self._lost or bool(self._colour),
             together=self._together,
         )
 
@@ -212,26 +203,25 @@ class TiffImage:
         """Where each band of a box was measured: where its blocks have been written, and its alpha
         is not 0; as a glance at it.
         """
-        good = np.ones((1, *(-(-n // step) for n in box.shape)), bool)
+        good = everywhere(box, step)
         if self._lost:
             good = good & self._written(self.level, self._layout[0], box, step)
             good = good & self._seen(box, step, self._layout[0], self._written)
         if self._alpha is not None:
             good = good & (self._seen(box, step, self._alpha, self._taken) > 0)
-        if self._colour is not None:
-            whole = (self._seen(box, step, self._colour, self._taken) != self._nodata).any(axis=0)
-            own = self._seen(box, step, self._layout[0], self._taken) != self._nodata
-            good = good & np.stack(
-                [
-                    whole if k in self._colour.bands else own[at]
-                    for at, k in enumerate(self._layout[0].bands)
-                ]
-            )
+        if self._colour and self._nodata is not None:
+            good = good & self._by_nodata(box, step, self._nodata)
         if len(good) > 1 and self._together:
-            good[list(self._together)] = good[list(self._together)].all(
-                axis=0
-            )  # what was never written is no colour
+            one = list(self._together)
+            good[one] = good[one].all(axis=0)  # what was never written is no colour
         return good
+
+    def _by_nodata(self, box: Box, step: int, nodata: float) -> npt.NDArray[np.bool_]:
+        """Where each band was measured, if a colour is read in part."""
+        how = self._layout[0]
+        all_of_it = replace(how, bands=needed(how.bands, self._colour))
+        values = self._seen(box, step, all_of_it, self._taken)
+        return by_colour(~marked(values, nodata), how.bands, self._colour)
 
     @property
     def masked_by(self) -> str:
@@ -243,7 +233,7 @@ class TiffImage:
         return (
             ("missing chunks", self._lost),
             ("alpha", self._alpha is not None),
-            ("nodata", self._colour is not None),
+            ("nodata", bool(self._colour)),
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -263,6 +253,11 @@ class TiffImage:
             **choice,
             **policy,
         }
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.path,)
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box, Grid
-from pipeline.sources import Masked, Source, where_measured
+from pipeline.sources.contract import Source, known_mask, mask_name, where_measured
 
 Counts = dict[str, list[int]]
 """By why: the number of pixels of each band. Why: ``nodata``, ``NaN`` (infinite values too), or
@@ -40,21 +40,19 @@ def unmeasured(
     """
     if measured.all():
         return {}
-    lost, found = ~measured, {}
-    if source.frame.masked and isinstance(source, Masked):
-        hidden = lost & ~source.mask(box)
-        found[masked_by(source)], lost = hidden, lost & ~hidden
+    lost = ~measured
+    found = {}
+    if (known := known_mask(source, box)) is not None:
+        hidden = lost & ~known
+        found[mask_name(source)] = hidden
+        lost = lost & ~hidden
     if block.dtype.kind == "f":
         odd = lost & ~np.isfinite(block)
-        found[NAN], lost = odd, lost & ~odd
+        found[NAN] = odd
+        lost = lost & ~odd
     found[NODATA] = lost
     axes = tuple(range(1, block.ndim))
     return {why: flags.sum(axis=axes).tolist() for why, flags in found.items() if flags.any()}
-
-
-def masked_by(source: Source) -> str:
-    """What a source's mask stands for: its attribute ``masked_by``, or a mask."""
-    return str(getattr(source, "masked_by", "mask"))
 
 
 def added(parts: Iterable[Mapping[str, list[int]]]) -> Counts:

@@ -151,9 +151,8 @@ def told(path: str) -> str | None:
     """What a file or folder is that is not read, and what to do with it; None where that cannot be
     told.
 
-    >>> told("https://host/t2m.nc").partition(";")[0]
-    'NetCDF, which is not read: in Python an xarray object is an image: xarray.open_dataset(path,
-    chunks={})[its variable]'
+    >>> told("https://host/t2m.nc").partition(":")[0]
+    'NetCDF, which is not read'
     """
     found = _folder(Path(path)) if not remote(path) and Path(path).is_dir() else _file(path)
     return None if found is None else f"{found}, which is not read: {KINDS[found]}"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
-from pipeline.sources import Masked, Source, every
+from pipeline.sources.contract import Source, every, known_mask, mask_name, thinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Incomplete:
         if not self.gaps_in(box):
             return self.source.glance(box, step)
         frame = self.source.frame
-        seen = np.zeros((len(frame.bands), *(-(-n // step) for n in box.shape)), frame.dtype)
+        seen = np.zeros((len(frame.bands), *thinned(box.shape, step)), frame.dtype)
         for part in self._readable(box):
             first = tuple(-(-(a - o) // step) for a, o in zip(part.start, box.start, strict=True))
             start = tuple(o + k * step for o, k in zip(box.start, first, strict=True))
@@ -65,12 +65,12 @@ class Incomplete:
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
         """False in gaps, and where the image says so."""
-        if not self.gaps_in(box) and self.source.frame.masked and isinstance(self.source, Masked):
-            return self.source.mask(box, step)
+        if not self.gaps_in(box) and (told := known_mask(self.source, box, step)) is not None:
+            return told
         known = np.ones((len(self.source.frame.bands), *box.shape), bool)
-        if self.source.frame.masked and isinstance(self.source, Masked):
-            for part in self._readable(box):
-                known[(slice(None), *part.within(box))] = self.source.mask(part)
+        for part in self._readable(box):
+            if (told := known_mask(self.source, part)) is not None:
+                known[(slice(None), *part.within(box))] = told
         for gap in self.gaps_in(box):
             known[(slice(None), *(gap & box).within(box))] = False
         return every(known, step)
@@ -78,7 +78,7 @@ class Incomplete:
     @property
     def masked_by(self) -> str:
         """What the mask stands for."""
-        own = getattr(self.source, "masked_by", "mask") if self.source.frame.masked else ""
+        own = mask_name(self.source) if self.source.frame.masked else ""
         return " or ".join(filter(None, ("unreadable", own)))
 
     def fingerprint(self) -> dict[str, Any]:

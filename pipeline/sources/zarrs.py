@@ -15,12 +15,15 @@ from pipeline.errors import JobError, SourceError, nearest
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.image.pixel_area import alike, unclear
-from pipeline.sources.axes import Layout, either, guessed, layout, native, together
+from pipeline.sources.axes import Layout, either, guessed, layout, native
 from pipeline.sources.cf_packing import Packed
 from pipeline.sources.chunk_cache import Kept
 from pipeline.sources.coordinates import Place
+from pipeline.sources.facts import combined
 from pipeline.sources.fingerprints import of_file, stamp
+from pipeline.sources.nodata_rules import together
 from pipeline.sources.written_chunks import Presence
+from pipeline.sources.zarr_facts import zarr_facts
 from pipeline.sources.zarr_metadata import FAULTS, Stored, around, describe
 from pipeline.storage.locations import about, asking, joined, listing, remote, there, zarr_store
 from pipeline.storage.ome_image import Home, home
@@ -102,16 +105,35 @@ class ZarrImage:
         return self._stored.image or self._stored.path
 
     @property
-    def remarks(self) -> dict[str, Any]:
-        """What should be known of the image besides its frame; see `pipeline.sources.facts`."""
-        packed, stored, bands = self._packed, self._stored, len(self._layout[1])
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image besides its frame."""
+        said = zarr_facts(
+            self.image,
+            self.frame.ndim,
+            level=self.level,
+            time=self.time,
+            plane=self.planes if isinstance(self.planes, int) else None,
+        )
+        return combined(said, self._facts)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The folder of the array or group."""
+        return (self.path,)
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """The facts of what is read: the array, its axes and its values."""
+        packed = self._packed
+        stored = self._stored
+        bands = len(self._layout[1])
         space = [
             (axis, unit)
             for axis, unit in zip(self._layout[0].axes, stored.units, strict=False)
             if axis in "zyx"
         ]
         doubts = unclear([axis for axis, _ in space], [unit for _, unit in space])
-        found = {
+        return {
             "series": self.image.removeprefix(self.path).strip("/"),
             "axes": self._layout[0].axes,
             "nodata": [packed.nodata] * bands
@@ -123,7 +145,6 @@ class ZarrImage:
             "missing_chunks_by_band": self._lost_by_band,
             "not_understood": [*doubts, *stored.remarks, *self._settled[2].remarks],
         }
-        return {key: value for key, value in found.items() if value}
 
     @property
     def _missing(self) -> str:

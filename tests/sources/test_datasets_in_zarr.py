@@ -229,7 +229,7 @@ def test_metadata_that_contradict(tmp_path):
     assert source.frame.transform is None
     assert any(
         "the coordinates y are (20,), which does not fit the image" in told
-        for told in source.remarks["not_understood"]
+        for told in source.facts["not_understood"]
     )
 
 
@@ -246,7 +246,7 @@ def test_options(tmp_path):
     ):
         with pytest.raises(JobError, match=told):
             open_source(tmp_path / "a.zarr", **options)
-    assert "valid_min: 3" in open_source(tmp_path / "a.zarr").remarks["not_understood"]
+    assert "valid_min: 3" in open_source(tmp_path / "a.zarr").facts["not_understood"]
 
 
 def test_a_change_of_scale_is_another_image(tmp_path):

@@ -204,4 +204,4 @@ def test_missing_chunks_are_counted_by_band(tmp_path, how):
     source = open_source(tmp_path / "image.zarr", bands=[4, 2, 1])
     size = 4096 if "shards" in how else 1024
     known = {str(band): int((~there[band - 1]).sum()) // size for band in (4, 2, 1)}
-    assert source.remarks["missing_chunks_by_band"] == known
+    assert source.facts["missing_chunks_by_band"] == known

@@ -12,7 +12,7 @@ import zarr
 
 import pipeline
 from pipeline.errors import JobError
-from pipeline.sources import open_source, particulars
+from pipeline.sources import facts, open_source
 from tests.sources.files import whole
 
 UM = {"type": "space", "unit": "micrometer"}
@@ -208,7 +208,7 @@ def test_the_one_image_of_a_group_is_taken(path, about, parents, tmp_path):
     source = open_source(folder, level=1)
     np.testing.assert_array_equal(whole(source)[0], SPOTS[::2, ::2])
     assert source.frame.pixel_size == (1.0, 0.5)
-    told = particulars.told(source)
+    told = facts.told(source)
     assert (told["series"], told["level"], told["levels"]) == (path, 1, [[64, 96], [32, 48]])
     pipeline.segment(
         str(folder),

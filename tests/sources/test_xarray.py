@@ -245,7 +245,7 @@ def test_places(array, transform, why):
     assert (found is None) == (transform is None)
     if transform is not None:
         np.testing.assert_allclose(found, transform, rtol=1e-5)
-    told = " ".join(source.remarks["not_understood"])
+    told = " ".join(source.facts["not_understood"])
     assert (why in told) if why else not told
 
 
@@ -266,7 +266,7 @@ def test_turned_grids(tmp_path):
     )
     odd = open_source(array.assign_coords(x=np.arange(36.0), y=np.arange(24.0)))
     assert odd.frame.transform is None
-    assert "contradict a transform that is turned" in odd.remarks["not_understood"][0]
+    assert "contradict a transform that is turned" in odd.facts["not_understood"][0]
 
 
 @pytest.mark.parametrize("crs", [32633, 4326, 3035, 3413, 27700])
@@ -325,7 +325,7 @@ def test_a_reference_system_that_is_not_understood():
     ):
         source = open_source(array)
         assert source.frame.crs is None
-        assert told in source.remarks["not_understood"][0]
+        assert told in source.facts["not_understood"][0]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -343,7 +343,7 @@ def test_fill_values(masked, tmp_path):
     np.testing.assert_array_equal(source.frame.measured(whole(source)), expected)
     assert (array == 0).any()
     assert source.frame.nodata == (None if masked else 0)
-    assert bool(source.remarks["not_understood"]) != masked  # that scale and offset are not applied
+    assert bool(source.facts["not_understood"]) != masked  # that scale and offset are not applied
 
 
 def test_values_that_mean_missing():
@@ -430,6 +430,6 @@ def test_volumes():
     uneven = {**coords, "z": ("z", [1.0, 2.0, 4.0], about)}
     source = open_source(xr.DataArray(PIXELS, dims=("z", "y", "x"), coords=uneven))
     assert (source.frame.unit, source.frame.unlike) == ("micrometer", (0,))
-    assert source.remarks["not_understood"] == [
+    assert source.facts["not_understood"] == [
         "coordinates along z are not evenly spaced: how thick planes are is not known"
     ]
