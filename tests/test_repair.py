@@ -13,6 +13,7 @@ from skimage import data as pictures
 import pipeline
 from pipeline.errors import JobError
 from pipeline.stages import objects_in_windows
+from pipeline.stages.segment import DRAW
 from tests.faults.staging import Stopped, Stopper
 
 COINS = pictures.coins()
@@ -50,7 +51,7 @@ def calls(monkeypatch):
         seen.append(tile)
         return drawn(run, tile, block, valid)
 
-    monkeypatch.setitem(pipeline.workflow.segment_tile.__globals__["DRAW"], "object", counted)
+    monkeypatch.setitem(DRAW, "object", counted)
     return seen
 
 

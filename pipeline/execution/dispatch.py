@@ -1,7 +1,8 @@
-"""Who does the work of a stage: an engine, and somebody who watches it."""
+"""Run a stage's function over many items on an engine, and report progress."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,27 +17,52 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """An engine, and somebody who watches."""
+    """The engine that a run's stages use, and whom they tell of progress."""
 
     engine: Engine
     watch: Watch
+    """Called with each `Event`."""
     layer: str = ""
-    """What is being drawn, where that is not all."""
+    """The layer that is being drawn; empty where a job has none."""
     clock: Clock = field(default_factory=Clock)
-    """What tiles take."""
+    """The seconds that tiles take."""
+    started: float = field(default_factory=time.monotonic)
+    """When the run began, by `time.monotonic`."""
 
     def named(self, stage: str) -> str:
-        """A stage as it is told of."""
+        """A stage's name in events, with its layer."""
         return f"{self.layer} {stage}".strip()
 
     def each(
         self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]
     ) -> Iterator[tuple[int, T]]:
-        """Each item with the function's value; the first that fails ends the stage."""
-        work, stage = list(items), self.named(stage)
-        for done, outcome in enumerate(
-            self.engine.run(function, context, work, label=stage), start=1
-        ):
+        """Call a function for each item.
+
+        Parameters
+        ----------
+        stage
+            The stage's name in events.
+        function
+            Called with the context and an item, on any worker.
+        context
+            What all calls share.
+        items
+            The numbers of tiles, slabs or batches.
+
+        Yields
+        ------
+        tuple
+            An item and the function's value, in the order in which they end.
+
+        Raises
+        ------
+        TilesError
+            If an item fails; the stage ends there.
+        """
+        work = list(items)
+        stage = self.named(stage)
+        outcomes = self.engine.run(function, context, work, label=stage)
+        for done, outcome in enumerate(outcomes, start=1):
             if outcome.error is not None:
                 raise TilesError(f"{stage} {outcome.item}: {outcome.error}")
             self.watch(Event(stage, done, len(work)))
@@ -45,5 +71,5 @@ class Crew:
     def all(
         self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]
     ) -> dict[int, T]:
-        """The function's value by item, in order of the items."""
+        """Call a function for each item, as `each` does; its values by item, in order of items."""
         return dict(sorted(self.each(stage, function, context, items)))

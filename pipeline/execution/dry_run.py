@@ -1,6 +1,6 @@
-"""What a run would do, found out without doing it: what lies in the output already, where each tile
-goes, what it takes of memory and disk, and, from some tiles that are segmented for it, of time.
-Nothing is left behind.
+"""What a run would do, found without doing it: what lies in the output already, which segmenter
+each tile goes to, the memory and disk that it takes, and the time, if some tiles are segmented for
+that. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.engine import Engine
-from pipeline.errors import JobError, OutputError, ResumeError, TilesError, TilewiseError
-from pipeline.execution import prepare, resume
+from pipeline.errors import JobError, OutputError, TilesError, TilewiseError
+from pipeline.execution import prepare
 from pipeline.execution.dispatch import Crew
+from pipeline.execution.existing_output import State, look
 from pipeline.execution.planning import Plan, plan
 from pipeline.execution.result import Watch, silent
 from pipeline.execution.upload import made_here
@@ -41,19 +42,19 @@ PYRAMID = 4 / 3
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Where the tiles of an image go; of layers, of one of them."""
+    """Where the tiles of an image go; where a job has layers, the tiles of one of them."""
 
     run: Run
-    """Routed."""
+    """The run, routed."""
 
     done: frozenset[int]
     """The tiles that a run before has segmented."""
 
     names: tuple[str, ...]
-    """By number in the run's routes."""
+    """The names of the routes, by number."""
 
     def tiles(self, route: int) -> list[int]:
-        """The tiles that go there."""
+        """The tiles of a route, by its number."""
         return np.flatnonzero(self.run.routes == route).tolist()
 
 
@@ -67,9 +68,7 @@ class Foresight:
     """In plain words and numbers."""
 
     refused: TilewiseError | None = None
-    """Why it would be refused, though it can be planned: the output is another's, or was begun
-    otherwise.
-    """
+    """Why it would be refused though it can be planned: the output holds something else."""
 
     def picture(self, path: Path) -> None:
         """Write a PNG: the image in grey with the tiles' borders, each tile in the colour of its
@@ -84,14 +83,12 @@ class Foresight:
         image = shown // 2 + 64
         for tile in range(len(grid)):
             core = grid.core(tile)
-            rows, columns = (
-                slice(a // step, -(-b // step))
-                for a, b in zip(core.start[-2:], core.stop[-2:], strict=True)
-            )
-            image[rows, columns] = _tinted(
-                image[rows, columns], int(way.run.routes[tile]), done=tile in way.done
-            )
-            image[rows.start, columns] = image[rows, columns.start] = 255
+            ends = zip(core.start[-2:], core.stop[-2:], strict=True)
+            rows, columns = (slice(start // step, -(-stop // step)) for start, stop in ends)
+            route = int(way.run.routes[tile])
+            image[rows, columns] = _tinted(image[rows, columns], route, done=tile in way.done)
+            image[rows.start, columns] = 255
+            image[rows, columns.start] = 255
         commit(path, to_png(image))
 
 
@@ -108,7 +105,7 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
         How many tiles to segment, twice, to tell the time and the disk that all take; 0: none. It
         wants the statistics of the image, which are found for it.
     watch
-        Told of progress.
+        Called with an `Event` whenever there is progress.
 
     Raises
     ------
@@ -116,61 +113,83 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
         Whatever `pipeline.execution.planning.plan` refuses, and what a tile of the sample is
         refused for.
     """
-    job, refused = made_here(job) if remote(job.output.path) else job, None
-    before = resume.begun(job)
-    draft = plan(job, workers=engine.workers, memory=engine.memory, begun=before, engine=engine)
-    try:
-        complete = resume.finished(draft)
-        begun = None if complete else resume.going_on(draft)
-        state = "complete" if complete else "begun" if begun else "new"
-        draft = draft.of(begun.run, begun.join) if begun else draft
-        resume.refuse_taken(draft)
-    except (JobError, OutputError, ResumeError) as error:
-        state, refused = "refused", error
+    if remote(job.output.path):
+        job = made_here(job)
+    there = look(job)
+    draft = plan(
+        job,
+        workers=engine.workers,
+        memory=engine.memory,
+        begun=there.settled(job),
+        engine=engine,
+    )
+    found = there.compared(draft)
+    refused = found.refusal or _refused_by_image(draft)
+    goes_on = refused is None and found.state is State.BEGUN
+    if goes_on and found.begun is not None:
+        draft = draft.of(found.begun.run, found.begun.join)
     with tempfile.TemporaryDirectory(prefix="tilewise-") as folder:
         crew = Crew(engine, watch)
         run = replace(draft.run, scratch=Scratch(folder))
-        run = prepare.fit(run, crew) if sample else run
-        ways = tuple(_ways(run, draft, crew, there=state == "begun"))
-        found = {
-            "state": state,
+        if sample:
+            run = prepare.fit(run, crew)
+        ways = tuple(_ways(run, draft, crew, there=goes_on))
+        facts = {
+            "state": found.state.value if refused is None else "refused",
             **draft.facts(),
             "unmeasured": sampled(draft.source),
             **_counted(draft, ways),
         }
         if sample:
-            found |= _sampled(ways, sample, crew, engine.workers)
-    return Foresight(draft, ways, found | ({"refused": str(refused)} if refused else {}), refused)
+            facts |= _sampled(ways, sample, crew, engine.workers)
+    if refused is not None:
+        facts["refused"] = str(refused)
+    return Foresight(draft, ways, facts, refused)
+
+
+def _refused_by_image(draft: Plan) -> TilewiseError | None:
+    """Why labels cannot go into the image; None if they can, or need not."""
+    if draft.nest is None:
+        return None
+    try:
+        draft.nest.refuse()
+    except (JobError, OutputError) as error:
+        return error
+    return None
 
 
 def _ways(run: Run, draft: Plan, crew: Crew, *, there: bool) -> list[Way]:
-    """The routes of a run, or of each of its layers."""
-    job, found = draft.job, []
-    sheets: Sequence[tuple[Run, Run, list[Rule]]] = [(run, draft.run, job.route)]
-    if job.layers:
-        pairs = zip(
-            overlay.sheets(run, job.layers), overlay.sheets(draft.run, job.layers), strict=True
-        )
-        sheets = [(mine.run, old.run, [mine.layer.rule]) for mine, old in pairs]
-    for mine, old, rules in sheets:
-        routed = prepare.route(mine, rules, crew)
-        done = (
-            [
-                t
-                for t in np.flatnonzero(routed.routes >= FIRST).tolist()
-                if old.scratch.has(record_key(t))
-            ]
-            if there
-            else []
-        )
-        found.append(
-            Way(
-                routed,
-                frozenset(done),
-                ("empty", SKIP, *(method.name for method in routed.methods)),
-            )
-        )
-    return found
+    """The routes of a run, or of each of its layers.
+
+    Parameters
+    ----------
+    run
+        The run with a scratch store for this only.
+    draft
+        The plan, with the scratch store of a run that was begun, if there is one.
+    crew
+        Who finds the routes.
+    there
+        Whether a run was begun, and goes on.
+    """
+    if not draft.job.layers:
+        return [_way(run, draft.run, draft.job.route, crew, there=there)]
+    pairs = zip(
+        overlay.sheets(run, draft.job.layers),
+        overlay.sheets(draft.run, draft.job.layers),
+        strict=True,
+    )
+    return [
+        _way(mine.run, begun.run, [mine.layer.rule], crew, there=there) for mine, begun in pairs
+    ]
+
+
+def _way(run: Run, begun: Run, rules: Sequence[Rule], crew: Crew, *, there: bool) -> Way:
+    """Route a run by some rules; its tiles in the store of ``begun`` are done, if it is there."""
+    routed = prepare.route(run, rules, crew)
+    segmented = np.flatnonzero(routed.routes >= FIRST).tolist() if there else []
+    done = frozenset(tile for tile in segmented if begun.scratch.has(record_key(tile)))
+    return Way(routed, done, ("empty", SKIP, *(method.name for method in routed.methods)))
 
 
 def _counted(draft: Plan, ways: Sequence[Way]) -> dict[str, Any]:
@@ -180,32 +199,41 @@ def _counted(draft: Plan, ways: Sequence[Way]) -> dict[str, Any]:
         for number, name in enumerate(way.names):
             tiles = way.tiles(number)
             if tiles and number >= FIRST:
-                colour = "#" + bytes(_colour(number).tolist()).hex()
                 routes[name] = {
                     "tiles": len(tiles),
                     "done": len(way.done.intersection(tiles)),
-                    "colour": colour,
+                    "colour": "#" + bytes(_colour(number).tolist()).hex(),
                 }
             elif tiles:
                 routes.setdefault(name, {"tiles": len(tiles)})
+    return {"routes": routes, "disk": _disk(draft, len(ways))}
+
+
+def _disk(draft: Plan, ways: int) -> dict[str, int]:
+    """The most bytes that the result and the scratch store take: 4 for a label, 1 for a class."""
+    output = draft.job.output
     pixels = draft.source.frame.pixels
-    output, sizes = (
-        draft.job.output,
-        [4 if result == "instance" else 1 for result in draft.results if result != "panoptic"],
-    )
-    rasters = sum(sizes) * len({"zarr", *output.labels}) + (sizes[0] if output.into_source else 0)
-    return {
-        "routes": routes,
-        "disk": {
-            "output_at_most": int(PYRAMID * rasters * pixels),
-            "scratch_at_most": 4 * pixels * len(ways),
-        },
-    }
+    sizes = [4 if result == "instance" else 1 for result in draft.results if result != "panoptic"]
+    rasters = sum(sizes) * len({"zarr", *output.labels})
+    if output.into_source:
+        rasters += sizes[0]
+    return {"output_at_most": int(PYRAMID * rasters * pixels), "scratch_at_most": 4 * pixels * ways}
 
 
 def _sampled(ways: Sequence[Way], sample: int, crew: Crew, workers: int) -> dict[str, Any]:
-    """The seconds that segmenting takes, by what a sample of tiles of each route took; and what
-    they leave in the scratch store.
+    """The seconds that segmenting takes and the bytes that it leaves in the scratch store, by what
+    a sample of the tiles of each route took.
+
+    Parameters
+    ----------
+    ways
+        Where the tiles go.
+    sample
+        How many tiles to segment in all; of each route at least one.
+    crew
+        Who segments them.
+    workers
+        How many tasks run at once.
     """
     kinds = [
         (way, number)
@@ -213,30 +241,38 @@ def _sampled(ways: Sequence[Way], sample: int, crew: Crew, workers: int) -> dict
         for number in range(FIRST, len(way.names))
         if way.tiles(number)
     ]
-    work, disk, told = 0.0, 0.0, {}
+    work = 0.0
+    disk = 0.0
+    told = {}
     for way, number in kinds:
         tiles = way.tiles(number)
-        chosen = [
-            tiles[k]
-            for k in np.unique(
-                np.linspace(0, len(tiles) - 1, max(1, sample // len(kinds))).round().astype(int)
-            )
-        ]
-        trials = list(crew.engine.run(trial, way.run, chosen, needs=way.run.needs, label="sample"))
-        if failed := next((one for one in trials if one.error), None):
-            raise TilesError(f"{way.run.grid.name(failed.item)} of the sample: {failed.error}")
-        values = [one.value for one in trials if one.value]
-        seconds, size = (float(np.mean([value[k] for value in values])) for k in (0, 1))
-        work, disk = (
-            work + seconds * (len(tiles) - len(way.done.intersection(tiles))),
-            disk + size * len(tiles),
-        )
+        chosen = _spread(tiles, max(1, sample // len(kinds)))
+        seconds, size = np.mean(_trials(way.run, chosen, crew), axis=0).tolist()
+        work += seconds * (len(tiles) - len(way.done.intersection(tiles)))
+        disk += size * len(tiles)
         told[way.names[number]] = {"tiles": len(chosen), "seconds_per_tile": round(seconds, 3)}
     return {
         "sample": told,
         "seconds_of_segmenting": round(work / workers, 1),
         "disk_of_scratch": int(disk),
     }
+
+
+def _spread(tiles: Sequence[int], most: int) -> list[int]:
+    """At most so many tiles, spread evenly."""
+    at = np.linspace(0, len(tiles) - 1, most).round().astype(int)
+    return [tiles[k] for k in np.unique(at)]
+
+
+def _trials(run: Run, tiles: Sequence[int], crew: Crew) -> list[tuple[float, int]]:
+    """What `trial` finds for some tiles. TilesError if one fails."""
+    found = []
+    for outcome in crew.engine.run(trial, run, tiles, needs=run.needs, label="sample"):
+        if outcome.error:
+            raise TilesError(f"{run.grid.name(outcome.item)} of the sample: {outcome.error}")
+        if outcome.value:
+            found.append(outcome.value)
+    return found
 
 
 def trial(run: Run, tile: int) -> tuple[float, int]:
@@ -247,11 +283,10 @@ def trial(run: Run, tile: int) -> tuple[float, int]:
         own = replace(run, scratch=Scratch(folder, new_name()))
         segment(own, tile)  # what is imported, compiled and loaded once is not the tile's
         seconds = segment(own, tile)["seconds"]
-        return seconds, sum(
-            path.stat().st_size
-            for kind in ("tiles", "pixels")
-            for path in Path(folder).rglob(f"{kind}/**/*.rec")
-        )
+        records = [
+            path for kind in ("tiles", "pixels") for path in Path(folder).rglob(f"{kind}/**/*.rec")
+        ]
+        return seconds, sum(path.stat().st_size for path in records)
 
 
 def _colour(route: int) -> npt.NDArray[np.uint8]:
@@ -259,8 +294,9 @@ def _colour(route: int) -> npt.NDArray[np.uint8]:
 
 
 def _tinted(part: npt.NDArray[np.uint8], route: int, *, done: bool) -> npt.NDArray[np.uint8]:
-    """A tile of the picture: as it is where nothing is segmented, else in its route's colour."""
+    """A tile of the picture in its route's colour; only darker where nothing is segmented."""
     if route in (EMPTY, SKIPPED):
         return part // 2
     mixed = (part.astype(np.uint16) + _colour(route)) // 2
-    return (mixed // 2 if done else mixed).astype(np.uint8)
+    shown = mixed // 2 if done else mixed
+    return shown.astype(np.uint8)

@@ -204,6 +204,7 @@ def plan(
     memory: int,
     begun: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    source: Source | None = None,
 ) -> Plan:
     """Open the source and settle what is left to choose.
 
@@ -220,6 +221,8 @@ def plan(
         on its workers then is not chosen anew.
     engine
         Where it will run, to be asked for the devices that segmenters want; None: nowhere yet.
+    source
+        The job's image, where it is open already; None: it is opened here.
 
     Raises
     ------
@@ -232,7 +235,7 @@ def plan(
     """
     job, begun = _named(job), begun or {}
     memory = begun.get("memory", memory)
-    source = opened(job)
+    source = opened(job) if source is None else source
     suited = bound(job, source.frame)
     job, pixel = suited.job, suited.pixel
     job.refuse_misfit(len(source.frame.bands))

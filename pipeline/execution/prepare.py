@@ -4,18 +4,35 @@ segmenters ask for, and where each tile goes. Both are found once, and kept in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from pipeline.engine import Engine
 from pipeline.errors import SegmenterError, SourceError
 from pipeline.execution.dispatch import Crew
+from pipeline.execution.planning import Plan
 from pipeline.image.grid import Box
 from pipeline.imageops.sampling import Sample, collect, merge
 from pipeline.jobs.routing import Rule
 from pipeline.segmenters import sample_size
+from pipeline.sources.spooled import stowed
 from pipeline.stages import Run, terrain, unreadable_tiles
 from pipeline.stages import fit as fitting
 from pipeline.stages import route as routing
+
+
+@contextlib.contextmanager
+def reachable(draft: Plan, engine: Engine) -> Iterator[Plan]:
+    """The plan with an image that workers read from a file, where the whole image would otherwise
+    travel to each of them. The file is removed at the end.
+    """
+    if not getattr(engine, "apart", True):
+        yield draft
+        return
+    with stowed(draft.source, Path(draft.run.scratch.root, "image")) as source:
+        yield replace(draft, run=replace(draft.run, source=source))
 
 
 def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
