@@ -181,7 +181,8 @@ def measured(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDA
 
 
 def _normalised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    first, second = a.astype(np.float64), b.astype(np.float64)
+    first = a.astype(np.float64)
+    second = b.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(
             np.where(first + second == 0, np.nan, (first - second) / (first + second))

@@ -326,7 +326,8 @@ def _grown(nodes: Labels, above: Floats, room: Flags, piece: Labels) -> Labels:
 
 def _cut(labels: Labels, above: Floats, height: float) -> Labels:
     """Clear the pixels of objects that are dimmer than a fraction of the object's brightness."""
-    flat, value = labels.ravel(), above.ravel()
+    flat = labels.ravel()
+    value = above.ravel()
     where = np.flatnonzero(flat)
     order = where[np.lexsort((value[where], flat[where]))]
     number = np.bincount(flat[where], minlength=int(flat.max(initial=0)) + 1)
@@ -346,20 +347,28 @@ def _chosen(parent, order, level, columns, least, most, roundness):  # type: ign
     number = len(parent)
     sums = np.ones((number, 6), np.int64)  # pixels, x, y, xx, yy, xy
     for i in range(number):
-        y, x = i // columns, i % columns
-        sums[i, 1], sums[i, 2], sums[i, 3], sums[i, 4], sums[i, 5] = x, y, x * x, y * y, x * y
+        y = i // columns
+        x = i % columns
+        sums[i, 1] = x
+        sums[i, 2] = y
+        sums[i, 3] = x * x
+        sums[i, 4] = y * y
+        sums[i, 5] = x * y
     for k in range(number - 1, 0, -1):
         sums[parent[order[k]]] += sums[order[k]]
-    cover, taken = np.zeros(number, np.int64), np.zeros(number, np.bool_)
+    cover = np.zeros(number, np.int64)
+    taken = np.zeros(number, np.bool_)
     for k in range(number - 1, 0, -1):
         i = order[k]
         if level[i] != level[parent[i]]:  # the pixel that stands for its node
             if least <= sums[i, 0] <= most:
                 own = _cover(sums[i], roundness)
                 if own > 0 and own * PREFERENCE >= cover[i]:
-                    cover[i], taken[i] = own, True
+                    cover[i] = own
+                    taken[i] = True
             cover[parent[i]] += cover[i]
-    labels, count = np.zeros(number, np.int32), 0
+    labels = np.zeros(number, np.int32)
+    count = 0
     for k in range(1, number):
         i = order[k]
         if labels[parent[i]] > 0:
@@ -377,11 +386,9 @@ def _cover(sums, roundness):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
     """
     area, x, y, xx, yy, xy = sums
     square = float(area) * float(area)
-    along, across, both = (
-        (area * xx - x * x) / square + 1 / 12,
-        (area * yy - y * y) / square + 1 / 12,
-        (area * xy - x * y) / square,
-    )
+    along = (area * xx - x * x) / square + 1 / 12
+    across = (area * yy - y * y) / square + 1 / 12
+    both = (area * xy - x * y) / square
     filled = area / (4 * np.pi * np.sqrt(max(along * across - both * both, 1e-9)))
     return (
         int(area * FINE * min(max((filled - roundness) / (1 - roundness), 0.0), 1.0))

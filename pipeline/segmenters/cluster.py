@@ -187,7 +187,8 @@ class KMeans(Centres):
 
         different = len(np.unique(rows, axis=0))
         numbers = AUTO if self.clusters == "auto" else (self.clusters,)
-        best, centres = -np.inf, rows[:1]
+        best = -np.inf
+        centres = rows[:1]
         for number in sorted({min(number, different) for number in numbers}):
             fitted = Fitter(number, n_init=10, random_state=0).fit(rows)
             score = (
@@ -196,7 +197,8 @@ class KMeans(Centres):
                 else 0.0
             )
             if score > best:
-                best, centres = score, fitted.cluster_centers_
+                best = score
+                centres = fitted.cluster_centers_
         return np.asarray(centres, np.float64)
 
 
@@ -308,7 +310,8 @@ class GaussianMixture(Clusters):
     def _fitted(self, rows: Floats, weights: Floats) -> Any:
         from sklearn.mixture import GaussianMixture as Fitter
 
-        scaled, different = rows * weights, len(np.unique(rows, axis=0))
+        scaled = rows * weights
+        different = len(np.unique(rows, axis=0))
         numbers = range(1, AUTO[-1] + 1) if self.clusters == "auto" else (self.clusters,)
         fits = [
             Fitter(number, random_state=0).fit(scaled)
@@ -386,7 +389,9 @@ def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noq
     compiler vectorizes the loops.
     """
     number = features.shape[1]
-    kinds, nearest, far = np.zeros(number, np.uint8), np.empty(STRIP), np.empty(STRIP)
+    kinds = np.zeros(number, np.uint8)
+    nearest = np.empty(STRIP)
+    far = np.empty(STRIP)
     for low in range(0, number, STRIP):
         many = min(STRIP, number - low)
         nearest[:] = np.inf
@@ -394,7 +399,9 @@ def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noq
         for k in range(centres.shape[0]):
             far[:] = 0.0
             for f in range(features.shape[0]):
-                values, centre, weight = features[f, low : low + many], centres[k, f], weights[f]
+                values = features[f, low : low + many]
+                centre = centres[k, f]
+                weight = weights[f]
                 for i in range(many):
                     step = (values[i] - centre) * weight
                     far[i] += step * step

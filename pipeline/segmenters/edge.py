@@ -208,7 +208,8 @@ class Edges(Feature):
             weak = _closed(weak, self.gaps)
         if self.form == "regions" and not good.all():
             unknown = valid & ~_eroded(good)
-            weak, strong = weak | unknown, strong | unknown
+            weak = weak | unknown
+            strong = strong | unknown
         return (
             Classes(*_thinned(weak & valid, strong))
             if self.lines
@@ -293,18 +294,19 @@ def _crests(down, across, steep):  # type: ignore[no-untyped-def]  # noqa: ANN00
     crest = np.zeros(steep.shape, np.bool_)
     for r in range(rows):
         for c in range(columns):
-            here, y, x = steep[r, c], down[r, c], across[r, c]
+            here = steep[r, c]
+            y = down[r, c]
+            x = across[r, c]
             if here == 0.0:
                 continue
             upright = abs(y) >= abs(x)
             share = abs(x) / abs(y) if upright else abs(y) / abs(x)
-            dy, dx = (1 if y > 0 else -1), (1 if x > 0 else -1)
+            dy = 1 if y > 0 else -1
+            dx = 1 if x > 0 else -1
             kept = True
             for side in (-1, 1):
-                far_r, far_c = (
-                    min(max(r + side * dy, 0), rows - 1),
-                    min(max(c + side * dx, 0), columns - 1),
-                )
+                far_r = min(max(r + side * dy, 0), rows - 1)
+                far_c = min(max(c + side * dx, 0), columns - 1)
                 straight = steep[far_r, c] if upright else steep[r, far_c]
                 kept = kept and share * steep[far_r, far_c] + (1.0 - share) * straight <= here
             crest[r, c] = kept

@@ -210,10 +210,12 @@ class RegionGrowing(Feature):
         if self.values is None or self.tolerance is None:
             raise SegmenterError("the values of seeds are not fitted; call fit() first")
         value = self.feature(block, valid)
-        kind, level = np.array([k for k, _ in self.values]), np.array([v for _, v in self.values])
+        kind = np.array([k for k, _ in self.values])
+        level = np.array([v for _, v in self.values])
         order = np.lexsort((kind, level))
         first = order[np.diff(level[order], prepend=-np.inf) > 0]
-        kind, level = kind[first], level[first]
+        kind = kind[first]
+        level = level[first]
         kinds = _grown(value, valid, kind, level, self.tolerance)
         if self.seeds is None:
             return Classes(

@@ -44,8 +44,9 @@ class Superpixels(Contrast):
     -----
     Two things differ from SLIC [1]_. A pixel may join only the cells next to its own [2]_. And a
     part that is not connected to the largest piece of its patch goes to the patch beside it
-    that is nearest in colour and position; a part that is enclosed by pixels that were not measured becomes a patch of its own.
-    Patches equal those of the untiled image, so their certificate is ``proved``.
+    that is nearest in colour and position; a part that is enclosed by pixels that were not measured
+    becomes a patch of its own. Patches equal those of the untiled image, so their certificate is
+    ``proved``.
 
     References
     ----------
@@ -246,12 +247,10 @@ def _assign(values, start, spacing, cells, centres, weight, owner):  # type: ign
     """
     planes, rows, columns = owner.shape
     room = spacing * spacing
-    far, nearest, which, pixels = (
-        np.empty(room),
-        np.empty(room),
-        np.empty(room, np.int32),
-        np.empty((values.shape[0], room)),
-    )
+    far = np.empty(room)
+    nearest = np.empty(room)
+    which = np.empty(room, np.int32)
+    pixels = np.empty((values.shape[0], room))
     for p in range(planes):
         z = (p + start[0]) // spacing - start[0] // spacing
         for y in range(cells[1]):
@@ -304,7 +303,8 @@ def _compete(pixels, cell, start, centre, k, weight, far, nearest, which):  # ty
     The compiler vectorizes these loops.
     """
     p, top, low, high, wide = cell
-    down, number = p + start[0] - centre[1], high * wide
+    down = p + start[0] - centre[1]
+    number = high * wide
     for r in range(high):
         across = top + r + start[1] - centre[2]
         beside = weight * (down * down + across * across)
@@ -312,7 +312,8 @@ def _compete(pixels, cell, start, centre, k, weight, far, nearest, which):  # ty
             along = low + c + start[2] - centre[3]
             far[r * wide + c] = beside + weight * along * along
     for b in range(pixels.shape[0]):
-        mean, band = centre[4 + b], pixels[b]
+        mean = centre[4 + b]
+        band = pixels[b]
         for i in range(number):
             step = band[i] - mean
             far[i] += step * step
@@ -342,7 +343,9 @@ def _distance(values, p, r, c, start, centre, weight):  # type: ignore[no-untype
     for b in range(values.shape[0]):
         step = values[b, p, r, c] - centre[4 + b]
         total += step * step
-    z, y, x = p + start[0] - centre[1], r + start[1] - centre[2], c + start[2] - centre[3]
+    z = p + start[0] - centre[1]
+    y = r + start[1] - centre[2]
+    x = c + start[2] - centre[3]
     return total + weight * (z * z + y * y + x * x)
 
 
@@ -361,11 +364,9 @@ def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: igno
             best = np.inf
             for axis in range(6):
                 step = 1 if axis % 2 else -1
-                q, s, t = (
-                    p + (step if axis < 2 else 0),
-                    r + (step if axis // 2 == 1 else 0),
-                    c + (step if axis > 3 else 0),
-                )
+                q = p + (step if axis < 2 else 0)
+                s = r + (step if axis // 2 == 1 else 0)
+                t = c + (step if axis > 3 else 0)
                 if (
                     0 <= q < planes
                     and 0 <= s < rows
@@ -380,7 +381,8 @@ def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: igno
         for i in range(len(found)):
             if new[i] >= 0:
                 p, r, c = found[i]
-                owner[p, r, c], orphan[p, r, c] = new[i], False
+                owner[p, r, c] = new[i]
+                orphan[p, r, c] = False
         if (new < 0).all():
             return
         found = found[new < 0]

@@ -213,7 +213,8 @@ class RandomWalker(Feature):
         RandomWalker
             A fitted copy.
         """
-        low, high = histogram.percentile(self.dark), histogram.percentile(100 - self.bright)
+        low = histogram.percentile(self.dark)
+        high = histogram.percentile(100 - self.bright)
         return replace(self, limits=(low, high if high > low else low + 1.0))
 
     def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> Labels:
