@@ -50,7 +50,8 @@ class Drawings:
         circle = np.stack([np.sin(turn), np.cos(turn)], axis=1)
         outlines = []
         for number in order:
-            low, high = self.boxes[number, :2], self.boxes[number, 2:]
+            low = self.boxes[number, :2]
+            high = self.boxes[number, 2:]
             ring = (low + high) / 2 + circle * (high - low) / 2
             outlines.append((tuple((float(x), float(y)) for y, x in ring),))
         crowd = tuple(self.crowd[number] for number in order) if self.crowd else ()

@@ -23,7 +23,8 @@ from pipeline.errors import JobError
 from pipeline.image.frame import Frame
 
 Coordinates = npt.NDArray[np.float64]
-PIXELS, IMAGE = "pixels", "image"
+PIXELS = "pixels"
+IMAGE = "image"
 """Words for a CRS: rows and columns; the image's own."""
 DEGREES = (180.0, 90.0)
 """The greatest longitude and latitude."""
@@ -70,7 +71,8 @@ def in_pixels(places: Coordinates, said: Said, frame: Frame) -> Coordinates:
 def to_pixels(frame: Frame, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Coordinates, Coordinates]:
     """Row and column of coordinates of the image's CRS."""
     a, b, c, d, e, f = frame.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    across, down = np.asarray(x, np.float64) - c, np.asarray(y, np.float64) - f
+    across = np.asarray(x, np.float64) - c
+    down = np.asarray(y, np.float64) - f
     scale = a * e - b * d
     return (a * down - d * across) / scale, (e * across - b * down) / scale
 
@@ -218,7 +220,8 @@ def _choices(frame: Frame) -> str:
 def _reprojected(places: Coordinates, system: str, said: Said, frame: Frame) -> Coordinates:
     from rasterio.warp import transform
 
-    theirs, mine = _crs(system, said.what), _crs(frame.crs or "", "the image")
+    theirs = _crs(system, said.what)
+    mine = _crs(frame.crs or "", "the image")
     if theirs == mine:
         return places
     moved = np.array(transform(theirs, mine, *places.T.tolist()), np.float64).T

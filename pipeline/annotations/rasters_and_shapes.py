@@ -70,7 +70,8 @@ class Raster:
         number.
         """
         block = self.source.read(box)
-        known, values = where_measured(self.source, box, block)[0], block[0]
+        known = where_measured(self.source, box, block)[0]
+        values = block[0]
         if values.dtype.kind != "f":
             return np.where(known, values, 0).astype(np.int64), known
         values = np.where(known, values, 0)
@@ -101,7 +102,8 @@ class Shapes:
         import shapely
 
         found = np.zeros(box.shape, np.int64)
-        (top, left), (bottom, right) = box.start, box.stop
+        top, left = box.start
+        bottom, right = box.stop
         shapes = shapely.from_wkb(self.wkb)
         low_x, low_y, high_x, high_y = shapely.bounds(shapes).T
         for k in np.flatnonzero(
@@ -261,7 +263,8 @@ def _numbers(
     """The number of each shape: its place in the file, what an attribute says, or the class that an
     attribute names.
     """
-    attribute, classes = known.get("attribute"), known.get("classes")
+    attribute = known.get("attribute")
+    classes = known.get("classes")
     if attribute is None:
         return np.arange(1, len(found.wkb) + 1)
     values = found.columns[attribute]

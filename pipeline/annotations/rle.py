@@ -35,10 +35,13 @@ class Runs:
 
     def within(self, box: Box) -> npt.NDArray[np.bool_]:
         """The mask in a box of the image."""
-        (top, left), (bottom, right) = box.start, box.stop
+        top, left = box.start
+        bottom, right = box.stop
         mine = slice(*np.searchsorted(self.column, [left, right]).tolist())
-        low, high = np.maximum(self.low[mine], top) - top, np.minimum(self.high[mine], bottom) - top
-        meets, column = low < high, self.column[mine] - left
+        low = np.maximum(self.low[mine], top) - top
+        high = np.minimum(self.high[mine], bottom) - top
+        meets = low < high
+        column = self.column[mine] - left
         change = np.zeros((box.shape[0] + 1, box.shape[1]), np.int8)
         np.add.at(change, (low[meets], column[meets]), 1)
         np.add.at(change, (high[meets], column[meets]), -1)
@@ -77,9 +80,11 @@ def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
             f"all {rows} x {columns}"
         )
     ends = np.cumsum(length)
-    start, stop = (ends - length)[1::2], ends[1::2]
+    start = (ends - length)[1::2]
+    stop = ends[1::2]
     start, stop = start[start < stop], stop[start < stop]
-    first, last = start // rows, (stop - 1) // rows
+    first = start // rows
+    last = (stop - 1) // rows
     number = last - first + 1
     nth = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
     column = np.repeat(first, number) + nth

@@ -60,7 +60,8 @@ class Points:
 
     def _within(self, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The points in a box and their numbers."""
-        places, numbers = np.array(self.places).astype(np.int64), np.array(self.numbers, np.int64)
+        places = np.array(self.places).astype(np.int64)
+        numbers = np.array(self.numbers, np.int64)
         inside = ((places >= box.start) & (places < box.stop)).all(axis=1)
         return places[inside], numbers[inside]
 

@@ -98,7 +98,8 @@ class Queue:
     """
 
     def __init__(self, items: Iterable[int], needs: Callable[[int], Needs] | None) -> None:
-        self._items, self._needs = iter(items), needs
+        self._items = iter(items)
+        self._needs = needs
         self._unread: float = len(items) if isinstance(items, Sized) else math.inf
         self._lanes: dict[tuple[tuple[str, float], ...], Lane] = {(): Lane({})}
         self._alone: deque[tuple[Lane, int]] = deque()

@@ -49,7 +49,10 @@ class OnDask(Closing):
         wait: float = 30.0,
         complete: bool = False,
     ) -> None:
-        self._client, self._held, self._deadline, self._wait = client, held, deadline, wait
+        self._client = client
+        self._held = held
+        self._deadline = deadline
+        self._wait = wait
         self._complete = complete
 
     @property
@@ -91,7 +94,8 @@ class OnDask(Closing):
     ) -> Iterator[Outcome[T]]:
         """See :meth:`Engine.run`."""
         errand = Errand(function, context, self._deadline)
-        crew, waiting = self._crew(reserved), Queue(items, needs)
+        crew = self._crew(reserved)
+        waiting = Queue(items, needs)
         crew.muster()
         with (
             graceful() as stop,
@@ -122,7 +126,8 @@ class Flights:
     """The tasks in flight. What has landed is forgotten here, and so by the scheduler."""
 
     def __init__(self, client: Any, token: str, label: str) -> None:
-        self._client, self._token = client, token
+        self._client = client
+        self._token = token
         self._group = f"{label or 'tiles'}-{token}"
         self._sent = 0
         self._landings: queue.SimpleQueue[tuple[Any, Batch, Done | Lost]] = queue.SimpleQueue()
@@ -212,10 +217,14 @@ class Crew:
     def __init__(
         self, client: Any, wait: float, reserved: frozenset[str], *, complete: bool
     ) -> None:
-        self._client, self._wait, self._reserved, self._complete = client, wait, reserved, complete
+        self._client = client
+        self._wait = wait
+        self._reserved = reserved
+        self._complete = complete
         # What nobody offers when everybody is there from the start, will not be offered.
         self._begun = -math.inf if complete else time.monotonic()
-        self._asked, self._workers = -math.inf, dict[str, Mapping[str, Any]]()
+        self._asked = -math.inf
+        self._workers = dict[str, Mapping[str, Any]]()
         self._last: dict[tuple[tuple[str, float], ...], float] = {}
         self._apart = -math.inf
         """When a worker was last there that offers nothing reserved."""
@@ -231,7 +240,8 @@ class Crew:
         """
         self.muster()
         count = sum(_slots(worker, needs) for worker in self._able(needs).values())
-        kind, now = tuple(sorted(needs.items())), time.monotonic()
+        kind = tuple(sorted(needs.items()))
+        now = time.monotonic()
         if count:
             self._last[kind] = now
         elif now - self._last.get(kind, self._begun) > self._wait:
@@ -291,7 +301,8 @@ class Crew:
         patience = time.monotonic() + self._wait
         while time.monotonic() - self._asked > REFRESH or not (self._workers or self._last):
             identity = ask(self._client, lambda: self._client.scheduler.identity(n_workers=-1))
-            self._workers, self._asked = dict(identity["workers"]), time.monotonic()
+            self._workers = dict(identity["workers"])
+            self._asked = time.monotonic()
             if not self._workers and not self._last:
                 if time.monotonic() > patience:
                     raise ClusterError(

@@ -84,10 +84,8 @@ def devices(offers: Sequence[Needs]) -> list[dict[str, str]]:
     They are counted within CUDA_VISIBLE_DEVICES where that is set, as by a batch system that lent
     this process some of a machine's.
     """
-    lent, count = (
-        os.environ.get("CUDA_VISIBLE_DEVICES"),
-        sum(int(offer.get("GPU", 0)) for offer in offers),
-    )
+    lent = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = sum(int(offer.get("GPU", 0)) for offer in offers)
     names = (
         list(map(str, range(count))) if lent is None else [name for name in lent.split(",") if name]
     )

@@ -101,7 +101,9 @@ def perform(token: str, items: Sequence[int]) -> Done:
     for thread in LOADING:
         thread.join()
     plugins = get_worker().plugins
-    errand, outcomes, began = vars(plugins[token])["errand"], [], time.monotonic()
+    errand = vars(plugins[token])["errand"]
+    outcomes = []
+    began = time.monotonic()
     for item in items:
         outcomes.append(errand.attempt(item))
         if token not in plugins or time.monotonic() - began > 2 * AIM:

@@ -77,7 +77,9 @@ def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
     No limb overflows below 2^31 pixels.
     """
-    total, lower, upper = np.int64(0), np.int64(0), np.int64(0)
+    total = np.int64(0)
+    lower = np.int64(0)
+    upper = np.int64(0)
     if line.itemsize <= NARROW:  # in 32 bits, which is faster
         small = large = np.int32(line[start])
         for k in range(start, stop):
@@ -85,7 +87,8 @@ def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001
             magnitude = np.uint32(abs(here))
             total += here
             lower += np.uint32(magnitude * magnitude)
-            small, large = min(small, here), max(large, here)
+            small = min(small, here)
+            large = max(large, here)
         return total, lower, upper, np.int64(small), np.int64(large)
     least = most = np.int64(line[start])
     for k in range(start, stop):
@@ -94,7 +97,8 @@ def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001
         total += value
         lower += np.int64((wide * wide) & np.uint64(MASK))
         upper += np.int64((wide * wide) >> np.uint64(LIMB))
-        least, most = min(least, value), max(most, value)
+        least = min(least, value)
+        most = max(most, value)
     return total, lower, upper, least, most
 
 

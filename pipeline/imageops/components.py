@@ -136,17 +136,17 @@ def _runs(classes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     planes, rows, columns = classes.shape
     first = np.zeros(planes * rows + 1, np.int64)
     room = max(16, classes.size // 8)
-    start, stop, kind = (
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.empty(room, classes.dtype),
-    )
+    start = np.empty(room, np.int32)
+    stop = np.empty(room, np.int32)
+    kind = np.empty(room, classes.dtype)
     number = 0
     for line in range(planes * rows):
         row = classes[line // rows, line % rows]
         if number + columns > room:
             room = 2 * room + columns
-            start, stop, kind = _longer(start, room), _longer(stop, room), _longer(kind, room)
+            start = _longer(start, room)
+            stop = _longer(stop, room)
+            kind = _longer(kind, room)
         c = 0
         while c < columns:
             value = row[c]
@@ -155,7 +155,9 @@ def _runs(classes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
             while c < columns and row[c] == value:
                 c += 1
             if value != 0:
-                start[number], stop[number], kind[number] = begin, c, value
+                start[number] = begin
+                stop[number] = c
+                kind[number] = value
                 number += 1
         first[line + 1] = number
     return first, start[:number], stop[:number], kind[:number]
@@ -179,7 +181,8 @@ def _unite(line, other, corners, first, start, stop, kind, root):  # type: ignor
         k = b
         while k < first[other + 1] and start[k] < stop[a] + wider:
             if kind[k] == kind[a]:
-                i, j = root_of(root, a), root_of(root, k)
+                i = root_of(root, a)
+                j = root_of(root, k)
                 root[max(i, j)] = min(i, j)
             k += 1
 
@@ -197,14 +200,19 @@ def root_of(root, run):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
 def _zones(classes, corners, values, step, labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """The same, pixel by pixel, where neighbours are also to be alike in value."""
     _planes, rows, columns = classes.shape
-    flat, heights = classes.ravel(), values.reshape(len(values), -1)
+    flat = classes.ravel()
+    heights = values.reshape(len(values), -1)
     root = np.arange(flat.size)
     for i in range(flat.size):
         if flat[i] == 0:
             continue
-        p, r, c = i // (rows * columns), i // columns % rows, i % columns
+        p = i // (rows * columns)
+        r = i // columns % rows
+        c = i % columns
         for back in range(1, 14):  # the neighbours that come before in raster order
-            dp, dr, dc = (13 - back) // 9 - 1, (13 - back) // 3 % 3 - 1, (13 - back) % 3 - 1
+            dp = (13 - back) // 9 - 1
+            dr = (13 - back) // 3 % 3 - 1
+            dc = (13 - back) % 3 - 1
             far = abs(dp) + abs(dr) + abs(dc)
             if (
                 (far > 1 and not corners)
@@ -218,7 +226,8 @@ def _zones(classes, corners, values, step, labels):  # type: ignore[no-untyped-d
             for k in range(len(heights)):
                 alike = alike and abs(heights[k, i] - heights[k, j]) <= step
             if alike:
-                a, b = root_of(root, i), root_of(root, j)
+                a = root_of(root, i)
+                b = root_of(root, j)
                 root[max(a, b)] = min(a, b)
     number = 0
     out = labels.ravel()

@@ -186,8 +186,10 @@ def _trace(arms, labels, top, left, width):  # type: ignore[no-untyped-def]  # n
     total = 0
     for a in arms.flat:
         total += _count(a)
-    pixels, start = np.empty(2 * total + 1, np.int64), np.zeros(total + 2, np.int64)
-    label, ends = np.empty(total + 1, np.int64), np.full((total + 1, 2), -1, np.int64)
+    pixels = np.empty(2 * total + 1, np.int64)
+    start = np.zeros(total + 2, np.int64)
+    label = np.empty(total + 1, np.int64)
+    ends = np.full((total + 1, 2), -1, np.int64)
     left_over = arms.copy()
     number = at = 0
     for turn in range(
@@ -252,7 +254,8 @@ def _follow(arms, left_over, r, c, k, at, top, left, width, pixels, ends, number
         if not (0 <= r + dr < rows and 0 <= c + dc < columns):
             ends[number, 1] = _step(r + top, c + left, k, width)
             return at
-        r, c = r + dr, c + dc
+        r = r + dr
+        c = c + dc
         left_over[r, c] ^= 1 << (7 - k)
         if _count(arms[r, c]) != 2 or left_over[r, c] == 0:  # an end, or where it began
             pixels[at] = (r + top) * width + c + left
@@ -266,7 +269,8 @@ def _walk(other):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     its parts is entered.
     """
     done = np.zeros(len(other) // 2, np.bool_)
-    sequence, start = np.empty(len(done), np.int64), np.zeros(len(done) + 1, np.int64)
+    sequence = np.empty(len(done), np.int64)
+    start = np.zeros(len(done) + 1, np.int64)
     at = number = 0
     for turn in range(2):  # from ends; then round those that have none
         for end in range(len(other)):

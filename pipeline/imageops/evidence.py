@@ -67,7 +67,8 @@ def join_by_evidence(
     refused
         By pair of `alike`: it was not joined, so its two nodes stand apart.
     """
-    alike, strong = evidence.alike, evidence.iou >= least
+    alike = evidence.alike
+    strong = evidence.iou >= least
     number = int(group.max(initial=-1)) + 1
     chain = join(
         number, group[alike[strong]]

@@ -1,7 +1,6 @@
-"""What is segmented: one number per pixel, made from bands and smoothed.
+"""The feature that is segmented: one number per pixel, computed from bands and smoothed.
 
-Below the segmenters (a floor that DESIGN does not draw), because every family of them begins with
-it.
+It is in this room because every family of segmenters starts with it.
 """
 
 from __future__ import annotations
@@ -21,34 +20,41 @@ from pipeline.imageops.filters import gaussian_radius, smooth, usable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One number per pixel of a block: a band, the mean or a weighted sum of all, a normalised
-    difference or a channel; smoothed if asked.
+    """One number per pixel: a band, their mean or weighted sum, an index or a colour channel.
 
-    A segmenter that works on one number inherits from this, and so has these options.
+    The feature is smoothed if ``sigma`` is given. A segmenter that works on one number per pixel
+    inherits from this class and its options.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> block = np.array([[[1.0]], [[3.0]]])
+    >>> Feature(index=(2, 1)).feature(block, np.ones((1, 1), bool))
+    array([[0.5]])
     """
 
     band: int | str = 1
-    """The band, by number from 1 in the order in which the source gives them, or by name; or
-    ``mean`` of all.
+    """The band to use, by number from 1 in the order of the source, or by name; or ``mean`` of all
+    bands.
     """
 
     index: tuple[int | str, int | str] | None = None
-    """Bands (a, b), by number from 1 or by name: (a - b) / (a + b), in place of ``band``. NaN where
-    a + b is 0.
+    """Two bands (a, b), by number from 1 or by name, for the normalised difference (a - b) / (a +
+    b) in place of ``band``. NaN where a + b is 0.
     """
 
     weights: tuple[float, ...] | Mapping[str, float] | None = None
-    """One number for each band, or ``{band: number}`` for those that count: the sum of the bands
-    times these, in place of ``band``. A band whose number is 0 is not looked at.
+    """Weights for a sum of bands in place of ``band``: one number for each band, or ``{band:
+    number}`` for some. Bands of weight 0 are not read.
     """
 
     channel: str | None = None
-    """A channel of the colour, in place of ``band``: hue, saturation, value; lightness, a, b;
-    haematoxylin, eosin, dab.
+    """A colour channel in place of ``band``: hue, saturation, value; lightness, a, b; haematoxylin,
+    eosin, dab.
     """
 
     sigma: float = 0.0
-    """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
+    """Standard deviation of the Gaussian smoothing, in pixels; 0: no smoothing."""
 
     of_bands: ClassVar[tuple[str, ...]] = ("band", "index", "weights")
 
@@ -76,11 +82,22 @@ class Feature:
 
     @property
     def radius(self) -> int:
-        """How many pixels away the smoothing looks."""
+        """The radius of the smoothing, in pixels."""
         return gaussian_radius(self.sigma)
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of those of ``number`` bands that the feature is made of."""
+        """List the bands that the feature uses.
+
+        Parameters
+        ----------
+        number : int
+            How many bands the image has.
+
+        Returns
+        -------
+        tuple of int
+            Indices of bands, from 0.
+        """
         if self.channel is not None:
             return COLOURS
         asked: Any = numbered(self, [str(k + 1) for k in range(number)])
@@ -91,10 +108,24 @@ class Feature:
         return tuple(dict.fromkeys(int(band) - 1 for band in asked.index or (asked.band,)))
 
     def feature(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-        """The number of each pixel, of the shape of ``valid``: the band's own type, or float64
-        where it is computed.
+        """Compute the feature.
 
-        JobError if a band is missing.
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        ndarray of the shape of ``valid``
+            The feature: in the band's own dtype, or float64 where it is computed.
+
+        Raises
+        ------
+        JobError
+            The image lacks a band.
         """
         value = self._value(block)
         return smooth(value, valid, self.sigma) if self.sigma else value
@@ -131,15 +162,27 @@ class Feature:
 
 
 def measured(feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """The feature's values at valid pixels, one-dimensional, without those that are no finite
-    number.
+    """Collect the finite values of a feature at valid pixels.
+
+    Parameters
+    ----------
+    feature : ndarray
+        The feature.
+    valid : bool ndarray of the shape of ``feature``
+        True where a pixel was measured.
+
+    Returns
+    -------
+    ndarray, (pixel,)
+        The values in raster order.
     """
     good = usable(feature, valid)
     return feature.reshape(-1) if good.all() else feature[good]
 
 
 def _normalised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    first, second = a.astype(np.float64), b.astype(np.float64)
+    first = a.astype(np.float64)
+    second = b.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(
             np.where(first + second == 0, np.nan, (first - second) / (first + second))
@@ -155,7 +198,7 @@ def _is_band(band: object) -> bool:
 
 
 def _refuse_weights(given: Any) -> None:
-    """JobError where these are no numbers of bands, or all are 0."""
+    """Raise JobError unless the weights are finite numbers, at least one of them not 0."""
     numbers = list(given.values() if isinstance(given, Mapping) else given)
     if not numbers or not np.isfinite(numbers).all() or not np.any(numbers):
         raise JobError(

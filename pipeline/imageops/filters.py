@@ -51,7 +51,8 @@ def smooth(value: npt.NDArray[Any], valid: Flags, sigma: float) -> Floats:
     good = usable(value, valid)
     if good.all():
         return _gaussian(value, sigma)
-    plain, weight = _gaussian(np.where(good, value, 0), sigma), _gaussian(good, sigma)
+    plain = _gaussian(np.where(good, value, 0), sigma)
+    weight = _gaussian(good, sigma)
     complete = ndimage.minimum_filter(good, size=2 * gaussian_radius(sigma) + 1, mode="nearest")
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(complete, plain, np.where(weight > 0, plain / weight, np.nan))
@@ -83,7 +84,8 @@ def _weighed(value: Floats, weights: Floats, axis: int) -> Floats:
     """What is 0, 1, 2, … pixels away along an axis, weighed and added, the furthest first after the
     pixel itself.
     """
-    far, extent = len(weights) - 1, value.shape[axis]
+    far = len(weights) - 1
+    extent = value.shape[axis]
     wide = np.pad(
         value, [(far, far) if a == axis else (0, 0) for a in range(value.ndim)], mode="edge"
     )
@@ -111,7 +113,9 @@ def _weigh_rows(plane, r, weights, here):  # type: ignore[no-untyped-def]  # noq
     for c in range(columns):
         here[c] = plane[r, c] * weights[0]
     for k in range(len(weights) - 1, 0, -1):
-        above, below, weight = plane[max(r - k, 0)], plane[min(r + k, rows - 1)], weights[k]
+        above = plane[max(r - k, 0)]
+        below = plane[min(r + k, rows - 1)]
+        weight = weights[k]
         for c in range(columns):
             here[c] += (above[c] + below[c]) * weight
 
@@ -133,11 +137,9 @@ def _smooth_plane(plane, weights, out):  # type: ignore[no-untyped-def]  # noqa:
         for c in range(columns):
             smooth_row[c] = here[c] * weights[0]
         for k in range(far, 0, -1):
-            left, right, weight = (
-                line[far - k : far - k + columns],
-                line[far + k : far + k + columns],
-                weights[k],
-            )
+            left = line[far - k : far - k + columns]
+            right = line[far + k : far + k + columns]
+            weight = weights[k]
             for c in range(columns):
                 smooth_row[c] += (left[c] + right[c]) * weight
 
@@ -229,7 +231,8 @@ def local_entropy(
     """
     good = usable(value, valid)
     level = np.digitize(np.where(good, value, 0), limits)
-    number, total = _box_sum(good.astype(np.float64), width), np.zeros(valid.shape)
+    number = _box_sum(good.astype(np.float64), width)
+    total = np.zeros(valid.shape)
     bits = _bits(min(width**value.ndim, value.size))
     for k in range(len(limits) + 1):
         total += bits[_box_sum((good & (level == k)).astype(np.float64), width).astype(np.intp)]
@@ -307,7 +310,9 @@ def _box_sum(value: Floats, width: int) -> Floats:
     for axis in range(value.ndim):
         extent = value.shape[axis]
         margin = [(width // 2, width // 2) if a == axis else (0, 0) for a in range(value.ndim)]
-        power, at, length = np.pad(value, margin), 1, 1
+        power = np.pad(value, margin)
+        at = 1
+        length = 1
         total = _part(power, axis, 0, extent)  # the width is odd
         while 2 * length <= width:
             power = _part(power, axis, 0, power.shape[axis] - length) + _part(

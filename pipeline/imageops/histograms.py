@@ -43,7 +43,8 @@ class Histogram:
         """
         if not len(self.centers):
             return 0.0, 1.0
-        least, most = self.percentile(low), self.percentile(high)
+        least = self.percentile(low)
+        most = self.percentile(high)
         return least, most if most > least else least + 1.0
 
     def coarse(self) -> Histogram:
@@ -115,7 +116,9 @@ def _counted(values, edges):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
     """`numpy.histogram`, value for value, in a third of its time: one pass and no arrays
     between.
     """
-    number, low, span = len(edges) - 1, edges[0], edges[-1] - edges[0]
+    number = len(edges) - 1
+    low = edges[0]
+    span = edges[-1] - edges[0]
     count = np.zeros(number, np.int64)
     for value in values:
         if low <= value <= edges[-1]:
@@ -203,11 +206,9 @@ def _yen(histogram: Histogram) -> float:
     which processors round otherwise.
     """
     share = histogram.counts / histogram.counts.sum()
-    below, square, rest = (
-        np.cumsum(share)[:-1],
-        np.cumsum(share * share)[:-1],
-        np.cumsum((share * share)[::-1])[::-1][1:],
-    )
+    below = np.cumsum(share)[:-1]
+    square = np.cumsum(share * share)[:-1]
+    rest = np.cumsum((share * share)[::-1])[::-1][1:]
     between = below * (1.0 - below)
     return float(histogram.centers[int(np.argmax(between * between / (square * rest)))])
 
@@ -218,9 +219,12 @@ def _isodata(histogram: Histogram) -> float:
     scikit-image compares in the centers' precision, and finds no such level in some histograms of
     float32; here the nearest is taken.
     """
-    counts, centers = histogram.counts.astype(np.float64), histogram.centers.astype(np.float64)
-    below, sums = np.cumsum(counts)[:-1], np.cumsum(counts * centers)
-    above, rest = counts.sum() - below, sums[-1] - sums[:-1]
+    counts = histogram.counts.astype(np.float64)
+    centers = histogram.centers.astype(np.float64)
+    below = np.cumsum(counts)[:-1]
+    sums = np.cumsum(counts * centers)
+    above = counts.sum() - below
+    rest = sums[-1] - sums[:-1]
     parts = (below > 0) & (above > 0)
     levels = centers[:-1][parts]
     distance = (sums[:-1][parts] / below[parts] + rest[parts] / above[parts]) / 2 - levels
@@ -241,9 +245,11 @@ def _mean(histogram: Histogram) -> float:
 
 def _li(histogram: Histogram) -> float:
     """From the mean on, until a step is less than half a bin."""
-    low, width = histogram.centers[0], np.diff(histogram.centers[:2])[0]
+    low = histogram.centers[0]
+    width = np.diff(histogram.centers[:2])[0]
     values = histogram.centers - low
-    before, now = -np.inf, float(np.average(values, weights=histogram.counts))
+    before = -np.inf
+    now = float(np.average(values, weights=histogram.counts))
     while abs(now - before) > width / 2:
         above = values > now
         fore, back = (
@@ -252,17 +258,20 @@ def _li(histogram: Histogram) -> float:
         )
         if back == 0:
             break
-        before, now = now, (back - fore) / float(logarithm(back) - logarithm(fore))
+        before = now
+        now = (back - fore) / float(logarithm(back) - logarithm(fore))
     return float(now + low)
 
 
 def _triangle(histogram: Histogram) -> float:
     """Furthest below the line from the peak to the end of the longer tail."""
-    counts, last = histogram.counts.astype(np.float64), len(histogram.counts) - 1
+    counts = histogram.counts.astype(np.float64)
+    last = len(histogram.counts) - 1
     peak = int(np.argmax(counts))
     mirrored = peak < last - peak
     if mirrored:
-        counts, peak = counts[::-1], last - peak
+        counts = counts[::-1]
+        peak = last - peak
     depth = counts[peak] * np.arange(peak) - peak * counts[:peak]
     level = int(np.argmax(depth))
     return float(histogram.centers[last - level if mirrored else level])

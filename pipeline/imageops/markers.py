@@ -61,10 +61,13 @@ def _reconstruct(value, mask, steps):  # type: ignore[no-untyped-def]  # noqa: A
     """Once forwards, once backwards, and what may still spread then from a queue, in which no pixel
     stands twice. Borders are -inf.
     """
-    number, before = len(value), -steps
+    number = len(value)
+    before = -steps
     _scan(value, mask, before, range(number))
     _scan(value, mask, steps, range(number - 1, -1, -1))
-    queue, many, waits = np.empty(number, np.int64), 0, np.zeros(number, np.bool_)
+    queue = np.empty(number, np.int64)
+    many = 0
+    waits = np.zeros(number, np.bool_)
     for i in range(number):
         if mask[i] > -np.inf:
             for step in steps:
@@ -91,16 +94,20 @@ def _scan(value, mask, steps, order):  # type: ignore[no-untyped-def]  # noqa: A
 @numba.njit(cache=True, nogil=True)
 def _spread(value, mask, steps, queue, many, waits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Let the ``many`` first of a queue lift their neighbours, which then wait in it themselves."""
-    number, first = len(queue), 0
+    number = len(queue)
+    first = 0
     while many:
         i = queue[first]
-        first, many, waits[i] = (first + 1) % number, many - 1, False
+        first = (first + 1) % number
+        many = many - 1
+        waits[i] = False
         for step in steps:
             j = i + step
             if value[j] < min(value[i], mask[j]):
                 value[j] = min(value[i], mask[j])
                 if not waits[j]:
-                    queue[(first + many) % number], waits[j] = j, True
+                    queue[(first + many) % number] = j
+                    waits[j] = True
                     many += 1
 
 
@@ -123,7 +130,8 @@ def summits(
     slopes = ndimage.maximum_filter(
         np.where(support & ~tops, height, -np.inf), size=3, mode="nearest"
     )
-    plateau, flat = pieces(tops)[0].ravel(), np.flatnonzero(tops)
+    plateau = pieces(tops)[0].ravel()
+    flat = np.flatnonzero(tops)
     summit = np.ones(int(plateau.max(initial=0)) + 1, bool)
     summit[plateau[flat[(slopes == height).ravel()[flat]]]] = False  # part of it goes on upwards
     flat = flat[summit[plateau[flat]]]
@@ -149,7 +157,8 @@ def without_ties(
     if not len(markers):
         return surface
     flat = surface.copy().ravel()
-    value, own = flat[markers], piece.ravel()[markers]
+    value = flat[markers]
+    own = piece.ravel()[markers]
     order = np.lexsort((markers, value, own))
     new = (np.diff(value[order], prepend=np.nan) != 0) | (np.diff(own[order], prepend=-1) != 0)
     ends = np.append(np.flatnonzero(new)[1:], len(order))

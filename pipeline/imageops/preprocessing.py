@@ -1,11 +1,10 @@
-"""Steps before segmenting: each makes another image from the image, band by band.
+"""Steps before segmenting: each turns the image into another one.
 
-A step is a callable from a block (band, row, column) or (band, plane, row, column) and the mask of
-its valid pixels to a block of the same extent. It states its ``reach`` in pixels, and may be fitted
-to the whole image as a segmenter may. What is made of pixels that are not valid does not matter.
-Those that are ``bandwise`` make each band of the same band alone, and take a mask for each band.
-One that makes other bands says what they are called: ``named(names) -> names``; ``of_bands`` is as
-for a segmenter.
+A step is a callable from a block, (band, row, column) or (band, plane, row, column), and the mask
+of its valid pixels to a block of the same extent. It states its ``reach`` in pixels, and may be
+fitted to the whole image as a segmenter may. Values at pixels that are not valid do not matter. A
+``bandwise`` step computes each band from the same band alone, and gets a mask for each band. A step
+that changes the bands names them: ``named(names) -> names``; ``of_bands`` is as for a segmenter.
 """
 
 from __future__ import annotations
@@ -29,10 +28,22 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Smooth:
-    """A Gaussian mean of the valid pixels."""
+    """Gaussian mean of the valid pixels.
+
+    Notes
+    -----
+    The result does not depend on the tiling.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.array([[[0.0, 0.0, 9.0, 0.0, 0.0]]])
+    >>> Smooth(sigma=1)(image, np.ones(image.shape, bool)).round(1)
+    array([[[0.5, 2.2, 3.6, 2.2, 0.5]]])
+    """
 
     sigma: float = 1.0
-    """The standard deviation in pixels."""
+    """Standard deviation of the Gaussian, in pixels; above 0, below 1000."""
 
     portable: ClassVar[bool] = True
     bandwise: ClassVar[bool] = True
@@ -43,20 +54,45 @@ class Smooth:
 
     @property
     def reach(self) -> int:
-        """The Gaussian's radius in pixels."""
+        """The radius of the Gaussian, in pixels."""
         return gaussian_radius(self.sigma)
 
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
-        """float64."""
+        """Smooth each band.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape of ``block``, or of one band
+            True where a pixel was measured.
+
+        Returns
+        -------
+        float64 ndarray of the shape of ``block``
+            The smoothed bands.
+        """
         return np.stack([smooth(band, good, self.sigma) for band, good in _bands(block, valid)])
 
 
 @dataclass(frozen=True, slots=True)
 class Denoise:
-    """The median of the valid pixels in a square (a cube): takes away specks and keeps edges."""
+    """Median of the valid pixels in a square (a cube): removes specks and keeps edges.
+
+    Notes
+    -----
+    The result does not depend on the tiling.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.array([[[0.0, 0.0, 9.0, 0.0, 0.0]] * 3])
+    >>> Denoise()(image, np.ones(image.shape, bool)).max()
+    np.float64(0.0)
+    """
 
     radius: int = 1
-    """How far the square goes beyond its middle, in pixels."""
+    """Radius of the square, in pixels, 1 to 999."""
 
     portable: ClassVar[bool] = True
     bandwise: ClassVar[bool] = True
@@ -66,11 +102,24 @@ class Denoise:
 
     @property
     def reach(self) -> int:
-        """The radius."""
+        """The radius, in pixels."""
         return self.radius
 
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
-        """float64."""
+        """Filter each band.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape of ``block``, or of one band
+            True where a pixel was measured.
+
+        Returns
+        -------
+        float64 ndarray of the shape of ``block``
+            The local medians.
+        """
         return np.stack(
             [local_median(band, good, self.radius) for band, good in _bands(block, valid)]
         )
@@ -78,18 +127,28 @@ class Denoise:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """The image less its background: what is left of it when everything smaller than a square, or
-    than a Gaussian, is gone.
+    """The image minus its background, which is everything wider than the objects.
+
+    Notes
+    -----
+    The result does not depend on the tiling.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.array([[[5.0, 5.0, 9.0, 5.0, 5.0]] * 5])
+    >>> Background(radius=1)(image, np.ones(image.shape, bool))[0, 0]
+    array([0., 0., 4., 0., 0.])
     """
 
     radius: int = 50
-    """In pixels: half the square's extent, or twice the Gaussian's standard deviation. Larger than
-    the objects.
+    """For ``opening``: half the width of the square; for ``gaussian``: twice the standard
+    deviation. In pixels, 1 to 999; larger than the objects.
     """
 
     method: Literal["opening", "gaussian"] = "opening"
-    """``opening``: bright objects on a darker ground (white top-hat). ``gaussian``: either, on a
-    ground that changes slowly.
+    """``opening``: for bright objects on a darker background (white top-hat). ``gaussian``: for
+    bright or dark objects on a background that changes slowly.
     """
 
     portable: ClassVar[bool] = True
@@ -106,7 +165,20 @@ class Background:
         return 2 * self.radius
 
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
-        """float64."""
+        """Subtract the background of each band.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape of ``block``, or of one band
+            True where a pixel was measured.
+
+        Returns
+        -------
+        float64 ndarray of the shape of ``block``
+            The differences.
+        """
         if self.method == "gaussian":
             return np.stack(
                 [band - smooth(band, good, self.radius / 2) for band, good in _bands(block, valid)]
@@ -118,18 +190,29 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Each band so that one percentile of its values over the whole image becomes 0 and another 1;
-    what lies beyond is cut off.
+    """Linear stretch of each band between two percentiles of the whole image, to 0 and 1.
+
+    Values beyond the percentiles are clipped.
+
+    Notes
+    -----
+    The result does not depend on the tiling.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Stretch(limits=((0.0, 10.0),))(np.array([[[0.0, 5.0, 20.0]]]))
+    array([[[0. , 0.5, 1. ]]])
     """
 
     low: float = 1.0
-    """Per cent of the pixels that become 0."""
+    """The percentile of a band's values that becomes 0; 0 to 100."""
 
     high: float = 99.0
-    """Per cent of the pixels below those that become 1."""
+    """The percentile of a band's values that becomes 1; above ``low``, to 100."""
 
     limits: tuple[tuple[float, float], ...] | None = None
-    """For each band the values that become 0 and 1; None: they are found in the image's histogram.
+    """For each band, the values that become 0 and 1; None: they are found in the image's histogram.
     """
 
     portable: ClassVar[bool] = True
@@ -153,15 +236,42 @@ class Stretch:
 
     @property
     def unfitted(self) -> bool:
-        """Whether the limits are still to be found."""
+        """Whether the limits must still be found in the image."""
         return self.limits is None
 
     def feature(self, block: Pixels) -> Pixels:
-        """Every band."""
+        """Return all bands, of which histograms are made.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+
+        Returns
+        -------
+        ndarray of the shape of ``block``
+            The same block.
+        """
         return block
 
     def fit(self, histograms: list[Histogram]) -> Stretch:
-        """The same with the limits found. SegmenterError for an image without valid pixels."""
+        """Return a copy with the limits found in histograms.
+
+        Parameters
+        ----------
+        histograms : list of Histogram
+            One for each band that is read, over the whole image.
+
+        Returns
+        -------
+        Stretch
+            A fitted copy.
+
+        Raises
+        ------
+        SegmenterError
+            The image has no valid pixel.
+        """
         if not all(histogram.counts.size for histogram in histograms):
             raise SegmenterError("no percentiles can be found: the image has no valid pixel")
         return replace(
@@ -170,8 +280,22 @@ class Stretch:
         )
 
     def __call__(self, block: Pixels) -> Pixels:
-        """float64, from 0 to 1; 0 where a band has one value only. JobError where the bands are not
-        as many as the limits.
+        """Stretch each band.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+
+        Returns
+        -------
+        float64 ndarray of the shape of ``block``
+            Values from 0 to 1; 0 where a band has a single value.
+
+        Raises
+        ------
+        JobError
+            The number of bands is not that of the limits.
         """
         limits = self.limits or ()
         if len(limits) != len(block):
@@ -189,13 +313,24 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Every value times a factor and plus an offset: digital numbers to reflectance, say."""
+    """Every value times a factor plus an offset, as from digital numbers to reflectance.
+
+    Notes
+    -----
+    The result does not depend on the tiling.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Scale(factor=0.5, offset=1)(np.array([[[2, 4]]]))
+    array([[[2., 3.]]])
+    """
 
     factor: float = 1.0
-    """What values are multiplied by: 0.0001 for reflectance of Sentinel-2."""
+    """Factor, not 0; 0.0001 for reflectance of Sentinel-2."""
 
     offset: float = 0.0
-    """What is added after that: -0.1 for Sentinel-2 since processing baseline 04.00."""
+    """Value added after multiplying; -0.1 for Sentinel-2 since processing baseline 04.00."""
 
     portable: ClassVar[bool] = True
     reach = 0
@@ -209,27 +344,50 @@ class Scale:
             )
 
     def __call__(self, block: Pixels) -> Pixels:
-        """float64."""
+        """Scale each band.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+
+        Returns
+        -------
+        float64 ndarray of the shape of ``block``
+            The scaled values.
+        """
         return np.asarray(block * np.float64(self.factor) + np.float64(self.offset))
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A normalised difference of two bands, (a - b) / (a + b), in place of the bands or as one
-    more; NaN where a + b is 0.
+    """Normalised difference of two bands, (a - b) / (a + b), alone or as an additional band.
+
+    It is NaN where a + b is 0.
+
+    Notes
+    -----
+    The result does not depend on the tiling.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> block = np.array([[[1.0]], [[3.0]]])
+    >>> Index(bands=(2, 1))(block, np.ones((1, 1), bool))
+    array([[[0.5]]])
     """
 
     bands: tuple[int | str, int | str]
-    """(a, b), by number from 1 or by name: of near infrared and red it is the NDVI, of green and
+    """The bands (a, b), by number from 1 or by name: near infrared and red give the NDVI, green and
     near infrared the NDWI.
     """
 
     append: bool = False
-    """Whether the image keeps its bands, and has this as its last."""
+    """Whether the image keeps its bands and gets the index as the last."""
 
     name: str | None = None
-    """What the band is called; None: index_A_B, of the names of the two, such as index_nir_red, or
-    index_4_3 where they have none.
+    """Name of the new band; None: index_A_B with the names of the two bands, such as index_nir_red,
+    or with their numbers (index_4_3).
     """
 
     portable: ClassVar[bool] = True
@@ -245,20 +403,49 @@ class Index:
             raise JobError("name: ''; allowed: what the band is called, or nothing for index_A_B")
 
     def named(self, names: Sequence[str]) -> tuple[str, ...]:
-        """What the bands are called after it, by what they are called before, once its own are
-        numbers.
+        """Name the bands after this step.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Names of the bands before it; ``bands`` are numbers by now.
+
+        Returns
+        -------
+        tuple of str
+            Names of the bands after it.
         """
         a, b = (names[int(band) - 1] for band in self.bands)
         name = self.name or f"index_{a}_{b}"
         return (*names, unlike(name, names)) if self.append else (name,)
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of the two bands."""
+        """List the two bands.
+
+        Parameters
+        ----------
+        number : int
+            How many bands the image has.
+
+        Returns
+        -------
+        tuple of int
+            Indices of bands, from 0.
+        """
         return indices(self.bands, number)
 
     def measured(self, measured: Flags) -> Flags:
-        """Where the index was measured: where both bands were; as the last of the bands, where
-        these are kept.
+        """Tell where the bands after this step were measured.
+
+        Parameters
+        ----------
+        measured : bool ndarray, (band, row, column) or (band, plane, row, column)
+            True where each band was measured before it.
+
+        Returns
+        -------
+        bool ndarray
+            As many bands as the step makes; the index was measured where both of its bands were.
         """
         both = np.asarray(
             measured[[min(k, len(measured) - 1) for k in self.reads(len(measured))]].all(axis=0)
@@ -266,15 +453,31 @@ class Index:
         return np.concatenate([measured, both]) if self.append else both
 
     def __call__(self, block: Pixels, valid: Flags) -> Pixels:
-        """float64. JobError if a band is missing."""
+        """Compute the index.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        float64 ndarray, (band, row, column) or (band, plane, row, column)
+            The index, after the image's bands with ``append``.
+
+        Raises
+        ------
+        JobError
+            The image lacks a band.
+        """
         index = Feature(index=self.bands).feature(block, valid)[None]
         return np.concatenate([block.astype(np.float64), index]) if self.append else index
 
 
 def _bands(block: Pixels, valid: Flags) -> Iterator[tuple[Pixels, Flags]]:
-    """Each band, and where it was measured: ``valid`` is of the block's shape, or of one band for
-    all.
-    """
+    """Pairs of a band and its mask; a mask of one band serves all."""
     return zip(block, np.broadcast_to(valid, block.shape), strict=True)
 
 

@@ -80,16 +80,21 @@ def _numbered(root: Integers) -> Integers:
 @numba.njit(cache=True, nogil=True)
 def _felzenszwalb(pairs, weight, area, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     number = len(area)
-    root, size, within = np.arange(number), area.copy(), np.zeros(number)
+    root = np.arange(number)
+    size = area.copy()
+    within = np.zeros(number)
     for k in range(len(pairs)):
-        a, b = root_of(root, pairs[k, 0]), root_of(root, pairs[k, 1])
+        a = root_of(root, pairs[k, 0])
+        b = root_of(root, pairs[k, 1])
         if (
             a != b
             and weight[k] <= within[a] + scale / size[a]
             and weight[k] <= within[b] + scale / size[b]
         ):
             a, b = min(a, b), max(a, b)
-            root[b], size[a], within[a] = a, size[a] + size[b], weight[k]
+            root[b] = a
+            size[a] = size[a] + size[b]
+            within[a] = weight[k]
     for k in range(number):
         root[k] = root_of(root, k)
     return root
@@ -109,14 +114,14 @@ def _hierarchical(pairs, area, sums, threshold):  # type: ignore[no-untyped-def]
     """A heap of edges; what is taken from it counts only if neither end has changed since. Each set
     keeps a chain of its edges.
     """
-    number, many = len(area), len(pairs)
-    area, sums, root, changes = (
-        area.copy(),
-        sums.copy(),
-        np.arange(number),
-        np.zeros(number, np.int64),
-    )
-    first, last = np.full(number, -1), np.full(number, -1)
+    number = len(area)
+    many = len(pairs)
+    area = area.copy()
+    sums = sums.copy()
+    root = np.arange(number)
+    changes = np.zeros(number, np.int64)
+    first = np.full(number, -1)
+    last = np.full(number, -1)
     after = np.full(2 * many, -1)  # half edges: 2k at the lower end of pair k, 2k + 1 at the higher
     heap = [(0.0, 0, 0, 0, 0) for _ in range(0)]
     for k in range(many):
@@ -159,7 +164,8 @@ def _renew(heap, a, first, last, after, pairs, root, changes, area, sums):  # ty
     that was met before.
     """
     met = {a}
-    before, half = -1, first[a]
+    before = -1
+    half = first[a]
     while half >= 0:
         following = after[half]
         other = root_of(root, pairs[half // 2, 1 - half % 2])
@@ -172,7 +178,8 @@ def _renew(heap, a, first, last, after, pairs, root, changes, area, sums):  # ty
                 last[a] = before
         else:
             met.add(other)
-            low, high = min(a, other), max(a, other)
+            low = min(a, other)
+            high = max(a, other)
             heapq.heappush(
                 heap, (_apart(area, sums, low, high), low, high, changes[low], changes[high])
             )

@@ -216,7 +216,8 @@ def measure(
         core's pixels there, (row, column, limb), or (row, 1, limb) where they depend on the row
         alone, in limbs of 32 bits. Where given, the areas are added up too.
     """
-    axes, bands = labels.ndim, len(block)
+    axes = labels.ndim
+    bands = len(block)
     solid = labels.reshape((1,) * (3 - axes) + labels.shape)
     origin = np.array((0,) * (3 - axes) + core.start, np.int64)
     extent = np.array((1,) * (3 - axes) + tuple(shape), np.int64)
@@ -306,7 +307,8 @@ def _by_band(
 ) -> dict[str, Any]:
     """The columns of bands' values, each over labels of its own."""
     if not integers:
-        low, high = sums.minimum, sums.maximum
+        low = sums.minimum
+        high = sums.maximum
         value, square = add_floats(of_band, pixels, number, low, high)
         return {"value": value, "square": square}
     each = [
@@ -341,7 +343,8 @@ def means(sums: Sums) -> tuple[Floats, Floats]:
     """
     known = sums.count > 0
     area = np.where(known, sums.count, 1).astype(object)
-    value, square = sums.value.integers(), sums.square.integers()
+    value = sums.value.integers()
+    square = sums.square.integers()
     twice = min(2 * sums.value.exponent, sums.square.exponent)
     spread = area * (square << (sums.square.exponent - twice)) - (
         (value * value) << (2 * sums.value.exponent - twice)
@@ -372,7 +375,8 @@ def _grounds(
     core: Box,
 ) -> Integers:
     """(number, limb) the sums of the areas of each label's pixels."""
-    first, last = core.start[0], core.stop[0]
+    first = core.start[0]
+    last = core.stop[0]
     parts = [(top, min(top + ROWS, last)) for top in range(first, last, ROWS)]
     ground = np.zeros((number, areas(parts[0]).shape[2]), np.int64)
     for rows in parts:

@@ -95,7 +95,8 @@ def picked(parts: Iterable[Callable[[int], Sample]], size: int) -> Sample:
     """The ``size`` pixels of the lowest ranks of several parts, each of which is told the highest
     rank that still counts.
     """
-    found, highest = [], HIGHEST
+    found = []
+    highest = HIGHEST
     for part in parts:
         found.append(part(highest))
         if sum(len(some.places) for some in found) >= (1 if highest == HIGHEST else 2) * size:

@@ -21,7 +21,8 @@ MULTIOTSU = "multiotsu"
 GLOBAL = (*FINDERS, MULTIOTSU)
 LOCAL = ("sauvola", "niblack", "local_mean", "local_gaussian")
 METHODS = (*GLOBAL, *LOCAL)
-WINDOW, WEIGHT = 51, 0.2
+WINDOW = 51
+WEIGHT = 0.2
 """What a local method takes where no ``window`` and no ``k`` are given."""
 
 

@@ -140,10 +140,8 @@ def _build_maskrcnn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
         )
     _take_bands(body, len(card.bands))
     levels = 5 if name.startswith("resnet") else 3
-    anchors, ratios = (
-        options.pop("anchors", ANCHORS[levels]),
-        tuple(options.pop("ratios", (0.5, 1.0, 2.0))),
-    )
+    anchors = options.pop("anchors", ANCHORS[levels])
+    ratios = tuple(options.pop("ratios", (0.5, 1.0, 2.0)))
     if len(anchors) != levels:
         raise JobError(
             f"architecture.anchors: {anchors!r}; {name} has {levels} levels; allowed: an extent "
@@ -189,7 +187,9 @@ def _take_bands(network: torch.nn.Module, bands: int) -> None:
     )
     if bands != first.in_channels:
         parent, _, own = name.rpartition(".")
-        size, stride, padding = first.kernel_size, first.stride, first.padding
+        size = first.kernel_size
+        stride = first.stride
+        padding = first.padding
         other = torch.nn.Conv2d(
             bands,
             first.out_channels,
@@ -319,10 +319,8 @@ def weights(bundle: Bundle, *, unsafe: bool = False) -> dict[str, torch.Tensor]:
 def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """Put weights into a network; JobError says which do not fit."""
     wanted = network.state_dict()
-    missing, surplus = (
-        [key for key in wanted if key not in tensors],
-        [key for key in tensors if key not in wanted],
-    )
+    missing = [key for key in wanted if key not in tensors]
+    surplus = [key for key in tensors if key not in wanted]
     shapes = [
         f"{key} is {tuple(tensors[key].shape)} and should be {tuple(wanted[key].shape)}"
         for key in wanted

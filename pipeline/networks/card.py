@@ -192,14 +192,16 @@ class Card:
         ``scale`` are, by band, the values that become 0 and 1, where the card wants the image's
         percentiles.
         """
-        how, numbers = self.value_scaling, [np.zeros(1), np.ones(1)]
+        how = self.value_scaling
+        numbers = [np.zeros(1), np.ones(1)]
         if scale is not None:
             numbers = [np.array([pair[k] for pair in scale]) for k in (0, 1)]
         elif how["type"] != "none":
             numbers = [
                 np.atleast_1d(np.array(how[name], np.float64)) for name in SCALINGS[how["type"]]
             ]
-        shift, by = numbers[0], numbers[1] if how["type"] == "z-score" else numbers[1] - numbers[0]
+        shift = numbers[0]
+        by = numbers[1] if how["type"] == "z-score" else numbers[1] - numbers[0]
         column = (slice(None), None, None)
         scaled = ((values - shift[column]) / by[column]).astype(np.float32)
         return scaled if good.all() else np.where(good, scaled, np.float32(0))

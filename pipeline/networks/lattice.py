@@ -81,7 +81,8 @@ class Lattice:
         for k in range(-(-start // step), last + 1):
             begin = max(0, min(k * step, stop - self.extent))
             if begin >= start:
-                first, after = k * step + self.margin if k else 0, (k + 1) * step + self.margin
+                first = k * step + self.margin if k else 0
+                after = (k + 1) * step + self.margin
                 found.append(
                     (k, begin, min(begin + self.extent, stop), first, after if k < last else stop)
                 )

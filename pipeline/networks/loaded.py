@@ -156,7 +156,9 @@ class Resident:
         """The answers for patches, batch by batch."""
         if self.batch is None and self.room is not None and len(patches) > 1:
             self.batch = self.room(patches[:1])
-        size, done, found = self.batch or len(patches), 0, []
+        size = self.batch or len(patches)
+        done = 0
+        found = []
         while done < len(patches):
             try:
                 found.append(self.forward(patches[done : done + size]))
@@ -182,7 +184,9 @@ class Resident:
             f"one patch did not fit on {self.way.device}; computed on the cpu since, and not "
             f"called proved"
         )
-        self.forward, self.fallback, self.moved = self.fallback(), None, True
+        self.forward = self.fallback()
+        self.fallback = None
+        self.moved = True
         return 1
 
     def _tell(self, what: str) -> None:

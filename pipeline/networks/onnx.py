@@ -26,7 +26,8 @@ def session(bundle: Bundle, device: str, threads: int) -> Callable[[Floats], Flo
         raise JobError(f"onnx needs the package onnxruntime; install it with: {INSTALL}") from error
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     there = onnxruntime.get_available_providers()
     wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
     try:
@@ -35,7 +36,8 @@ def session(bundle: Bundle, device: str, threads: int) -> Callable[[Floats], Flo
         )
     except Exception as error:
         raise JobError(f"{bundle.path.name} cannot be read as onnx: {error}") from error
-    name, shape = network.get_inputs()[0].name, network.get_inputs()[0].shape
+    name = network.get_inputs()[0].name
+    shape = network.get_inputs()[0].shape
     last = shape[-1] == len(bundle.card.bands) and shape[1] != len(bundle.card.bands)
 
     def forward(patches: Floats) -> Floats:

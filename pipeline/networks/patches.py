@@ -125,7 +125,8 @@ class Patches:
             return [
                 _Span(a, a + self.extent, max(a, start), min(a + self.extent, stop)) for a in whole
             ]
-        low, high = start // self.stride * self.stride, -(-stop // self.stride) * self.stride
+        low = start // self.stride * self.stride
+        high = -(-stop // self.stride) * self.stride
         margin = -(-self.reach // self.stride) * self.stride
         step = max(self.stride, self.extent - 2 * margin)
         if high - low <= self.extent:

@@ -57,10 +57,13 @@ def _multiplied() -> list[tuple[Callable[[Any], None], Any, Any]]:
         )
         parts = []
     except RuntimeError:
-        found, parts = (
-            [],
-            [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul],
-        )
+        found = []
+        parts = [
+            backends.cuda.matmul,
+            backends.cudnn.conv,
+            backends.cudnn.rnn,
+            backends.mkldnn.matmul,
+        ]
     parts += [backends.mkldnn.conv] if hasattr(backends.mkldnn, "conv") else []
     return found + [
         (functools.partial(setattr, part, "fp32_precision"), part.fp32_precision, "ieee")

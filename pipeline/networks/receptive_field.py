@@ -56,7 +56,8 @@ def probe(forward: Callable[[Floats], Floats], bands: int, stride: int) -> Sight
         Its total stride as far as known: extents are multiples of it. The smallest under which its
         answer moves with the image is found.
     """
-    reach, extent = 0, max(256, 8 * stride)
+    reach = 0
+    extent = max(256, 8 * stride)
     if not _looks_near(forward, bands, stride, extent):
         extent = LONGEST
         if not _looks_near(forward, bands, stride, extent):

@@ -20,13 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-BITS, BIAS, FRACTION = 1 << 52, 1023, 20
+BITS = 1 << 52
+BIAS = 1023
+FRACTION = 20
 """Of a float64: where its exponent begins and what is added to that; and how many terms of a
 logarithm's series count.
 """
 FIFTH = 5
 HALF = math.sqrt(0.5)
-LN2_HIGH, LN2_LOW = float.fromhex("0x1.62e42fefap-1"), float.fromhex("0x1.cf79abc9e3b3ap-40")
+LN2_HIGH = float.fromhex("0x1.62e42fefap-1")
+LN2_LOW = float.fromhex("0x1.cf79abc9e3b3ap-40")
 """The logarithm of 2: so many bits of it that a multiple by an exponent is exact, and the rest."""
 LN2 = LN2_HIGH + LN2_LOW
 
@@ -49,7 +52,8 @@ def _bell(sigma: float, radius: int) -> tuple[float, ...]:
 
 def sine(angle: Floats) -> Floats:
     """The sine of angles from -π to π, by its series."""
-    squared, total = angle * angle, np.zeros_like(angle)
+    squared = angle * angle
+    total = np.zeros_like(angle)
     for k in range(27, 0, -2):
         total = 1 - squared / ((k + 1) * (k + 2)) * total
     return angle * total
@@ -80,11 +84,14 @@ def _logarithm(fraction, exponent, found):  # type: ignore[no-untyped-def]  # no
     its series.
     """
     for i in range(len(fraction)):
-        m, k = fraction[i], float(exponent[i])
+        m = fraction[i]
+        k = float(exponent[i])
         if m < HALF:
-            m, k = 2.0 * m, k - 1.0
+            m = 2.0 * m
+            k = k - 1.0
         s = (m - 1.0) / (m + 1.0)
-        z, series = s * s, 0.0
+        z = s * s
+        series = 0.0
         for n in range(FRACTION + 1, 1, -2):
             series = z * (series + 1.0 / n)
         near = k * LN2_HIGH + (2.0 * s + (2.0 * s * series + k * LN2_LOW))
@@ -118,7 +125,8 @@ def _improve(value, degree, found):  # type: ignore[no-untyped-def]  # noqa: ANN
     before.
     """
     for i in range(len(value)):
-        x, y = value[i], found[i]
+        x = value[i]
+        y = found[i]
         for _ in range(3):
             power = y * y * y
             if degree == FIFTH:

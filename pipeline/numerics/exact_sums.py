@@ -77,7 +77,8 @@ def add_floats(
             _exponents(own, pixels, squared) for own, pixels in zip(labels, block, strict=True)
         ]
         known = [span for span in spans if span[0] <= span[1]] or [(0, 0)]
-        lowest, highest = min(low for low, _ in known), max(high for _, high in known)
+        lowest = min(low for low, _ in known)
+        highest = max(high for _, high in known)
         base = lowest // LIMB * LIMB
         limbs = np.zeros((number, len(block), (highest - base) // LIMB + 4), np.int64)
         for band, (own, pixels) in enumerate(zip(labels, block, strict=True)):
@@ -105,14 +106,16 @@ def _exponents(labels, pixels, squared):  # type: ignore[no-untyped-def]  # noqa
     """The lowest and highest power of two of the last bit of a labelled value (or its square); the
     lowest above the highest for none.
     """
-    lowest, highest = 5000, -5000
+    lowest = 5000
+    highest = -5000
     for p in range(labels.shape[0]):
         for r in range(labels.shape[1]):
             for c in range(labels.shape[2]):
                 v = np.float64(pixels[p, r, c])
                 if labels[p, r, c] > 0 and v != 0:
                     e = math.frexp(v * v if squared else v)[1] - 53
-                    lowest, highest = min(lowest, e), max(highest, e)
+                    lowest = min(lowest, e)
+                    highest = max(highest, e)
     return lowest, highest
 
 

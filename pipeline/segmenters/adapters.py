@@ -1,10 +1,9 @@
-"""What people already use, where it is installed: Cellpose, StarDist and InstanSeg draw the objects
-of a window.
+"""Cellpose, StarDist and InstanSeg, where they are installed.
 
-Each looks at the whole window and joins its own tiles inside it in its own way, so nothing that it
-draws is called proved; objects that neighbouring windows drew alike are joined by evidence. Values
-are brought to percentiles of the whole image here, and the package's own normalising of what it is
-given, which would differ from window to window, is turned off.
+Each looks at the whole window and joins its own tiles inside it in its own way. So nothing is
+proved; objects that neighbouring windows draw alike are joined by evidence. Values are scaled to
+percentiles of the whole image here. The package's own normalisation, which would differ from window
+to window, is turned off.
 
 These were tested with stand-ins of the same interface (of cellpose 4.2, stardist 0.9 and
 instanseg-torch 0.1), never with their models.
@@ -37,28 +36,28 @@ class Adapter:
     """A package's network over windows."""
 
     model: str = ""
-    """What the package calls its weights, or where they lie."""
+    """The name of the package's weights, or their path."""
 
     bands: tuple[int | str, ...] | None = None
-    """The image's bands that it is given, in this order, by number from 1 or by name; None: all."""
+    """The bands that the network gets, in this order, by number from 1 or by name; None: all."""
 
     low: float = 1.0
-    """Per cent of the image's pixels that become 0, band by band."""
+    """The percentile of the image's pixels that becomes 0, band by band; 0 to 100."""
 
     high: float = 99.8
-    """Per cent of the pixels below those that become 1."""
+    """The percentile of the image's pixels that becomes 1, band by band; above ``low``, to 100."""
 
     scale: tuple[tuple[float, float], ...] | None = None
-    """By band, the values that become 0 and 1; None: they are found in the image."""
+    """For each band, the values that become 0 and 1; None: they are found in the image."""
 
     device: str = "auto"
-    """``auto``, ``cpu``, ``gpu``."""
+    """Where the network runs: ``auto``, ``cpu`` or ``gpu``."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed."""
 
     unsafe: bool = False
-    """Whether a file of weights may be read that can run code."""
+    """Whether to read a file of weights that can run code."""
 
     identity: ClassVar[Identity] = "object"
     windowed: ClassVar[bool] = True
@@ -83,17 +82,44 @@ class Adapter:
 
     @property
     def unfitted(self) -> bool:
-        """Whether the image's percentiles are still to be found."""
+        """Whether the image's percentiles must still be found."""
         return self.scale is None
 
     bandwise: ClassVar[bool] = True
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of those of ``number`` bands that it is given."""
+        """List the bands that the network gets.
+
+        Parameters
+        ----------
+        number : int
+            How many bands the image has.
+
+        Returns
+        -------
+        tuple of int
+            Indices of bands, from 0.
+        """
         return indices(self.bands or range(1, number + 1), number)
 
     def feature(self, block: Pixels) -> Pixels:
-        """(band, row, column): the bands that it is given. JobError if one is missing."""
+        """Select the bands.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+
+        Returns
+        -------
+        ndarray, (band, row, column)
+            The bands that the network gets.
+
+        Raises
+        ------
+        JobError
+            The image lacks a band.
+        """
         if self.bands is None:
             return block
         wanted = self.reads(len(block))
@@ -102,11 +128,40 @@ class Adapter:
         return block[list(wanted)]
 
     def fit(self, histograms: list[Histogram]) -> Adapter:
-        """The same with the percentiles of the image's bands."""
+        """Return a copy with the percentiles of the image's bands.
+
+        Parameters
+        ----------
+        histograms : list of Histogram
+            One for each band that is read, over the whole image.
+
+        Returns
+        -------
+        Adapter
+            A fitted copy.
+        """
         return replace(self, scale=tuple(h.span(self.low, self.high) for h in histograms))
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label one block: int32. JobError where the package is not installed."""
+        """Label one block.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
+
+        Raises
+        ------
+        JobError
+            The package is not installed.
+        """
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         fitted = fitted_to(self, block, valid)
@@ -123,7 +178,7 @@ class Adapter:
         raise NotImplementedError
 
     def _refuse(self, _path: Path) -> None:
-        """JobError where a file of weights can run code when the package reads it."""
+        """Raise JobError if reading a file of weights can run code."""
 
     def _labels(self, network: Any, scaled: npt.NDArray[np.float32]) -> Any:
         raise NotImplementedError
@@ -133,23 +188,33 @@ class Adapter:
 class Cellpose(Adapter):
     """Cells and nuclei by Cellpose, where it is installed.
 
+    Notes
+    -----
+    Labels are at best ``agreed``, because the package looks at a whole window. Tested with
+    stand-ins of the package's interface, never with its models.
+
     References
     ----------
-    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature
-    Methods 18, 100-106.
+    .. [1] C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation",
+       Nature Methods 18, 100-106.
+
+    Examples
+    --------
+    >>> Cellpose(diameter=30).model
+    'cpsam_v2'
     """
 
     model: str = "cpsam_v2"
-    """A model of Cellpose's, or the path of one."""
+    """The name of a Cellpose model, or its path."""
 
     diameter: float | None = None
-    """About how wide objects are, in pixels; None: as the model was trained."""
+    """The approximate width of objects in pixels; None: as the model was trained."""
 
     flow_threshold: float = 0.4
-    """How far an object's flows may be from what they should be."""
+    """The largest error of an object's flows."""
 
     cellprob_threshold: float = 0.0
-    """Pixels of the foreground are above this."""
+    """Pixels with a cell probability (logit) above this are foreground."""
 
     PACKAGE: ClassVar[str] = "cellpose.models"
     INSTALL: ClassVar[str] = "pip install cellpose"
@@ -181,20 +246,30 @@ class Cellpose(Adapter):
 class StarDist(Adapter):
     """Round nuclei as star-convex polygons by StarDist, where it is installed.
 
+    Notes
+    -----
+    Labels are at best ``agreed``, because the package looks at a whole window. Tested with
+    stand-ins of the package's interface, never with its models.
+
     References
     ----------
-    U. Schmidt et al. (2018), "Cell detection with star-convex polygons", MICCAI, LNCS 11071,
-    265-273.
+    .. [1] U. Schmidt et al. (2018), "Cell detection with star-convex polygons", MICCAI, LNCS 11071,
+       265-273.
+
+    Examples
+    --------
+    >>> StarDist(prob_thresh=0.5).model
+    '2D_versatile_fluo'
     """
 
     model: str = "2D_versatile_fluo"
-    """A model of StarDist's, or the folder of one."""
+    """The name of a StarDist model, or its folder."""
 
     prob_thresh: float | None = None
-    """The least probability of an object; None: the model's."""
+    """The least probability of an object, 0 to 1; None: the model's."""
 
     nms_thresh: float | None = None
-    """How much two objects may overlap; None: the model's."""
+    """The largest overlap of two objects, 0 to 1; None: the model's."""
 
     PACKAGE: ClassVar[str] = "stardist.models"
     INSTALL: ClassVar[str] = "pip install stardist tensorflow"
@@ -216,20 +291,31 @@ class StarDist(Adapter):
 class InstanSeg(Adapter):
     """Nuclei or cells by InstanSeg, where it is installed.
 
+    Notes
+    -----
+    Labels are at best ``agreed``, because the package looks at a whole window. Tested with
+    stand-ins of the package's interface, never with its models.
+
     References
     ----------
-    T. Goldsborough et al. (2024), "InstanSeg: an embedding-based instance segmentation algorithm
-    optimized for accurate, efficient and portable cell segmentation", arXiv:2408.15954.
+    .. [1] T. Goldsborough et al. (2024), "InstanSeg: an embedding-based instance segmentation
+       algorithm optimized for accurate, efficient and portable cell segmentation",
+       arXiv:2408.15954.
+
+    Examples
+    --------
+    >>> InstanSeg(target="cells").model
+    'fluorescence_nuclei_and_cells'
     """
 
     model: str = "fluorescence_nuclei_and_cells"
-    """A model of InstanSeg's."""
+    """The name of an InstanSeg model."""
 
     target: str = "nuclei"
-    """``nuclei`` or ``cells``."""
+    """The objects to find: ``nuclei`` or ``cells``."""
 
     microns: float = 0.5
-    """The extent of the image's pixels in micrometres."""
+    """The pixel size of the image in micrometres."""
 
     PACKAGE: ClassVar[str] = "instanseg"
     INSTALL: ClassVar[str] = "pip install instanseg-torch"
@@ -263,7 +349,7 @@ class InstanSeg(Adapter):
 
 @functools.lru_cache(maxsize=16)
 def _looked_at(path: Path, _written: int) -> None:
-    """JobError where a file is no pickle of tensors alone."""
+    """Raise JobError unless a file is a pickle of tensors only."""
     try:
         archives.tensors(path, f"model: {path.name}")
     except JobError as error:
@@ -272,9 +358,7 @@ def _looked_at(path: Path, _written: int) -> None:
 
 @functools.cache
 def _resident(kind: type[Adapter], model: str, device: str) -> Any:
-    """A package's network, loaded once per process; JobError with how to install what is
-    missing.
-    """
+    """Load a package's network once per process; JobError says how to install a missing package."""
     try:
         package = importlib.import_module(kind.PACKAGE)
     except ImportError as error:

@@ -1,9 +1,9 @@
-"""Bright roundish objects of any size and brightness, by the tree of all thresholds.
+"""Bright roundish objects of varying size and brightness, by a component tree.
 
-Every threshold parts a piece of foreground in some way; all of them together are a tree, whose
-nodes are connected sets of pixels. Of all sets of nodes that do not overlap, the one is chosen that
-covers most with what looks like an ellipse. Everything is decided within one piece of support, on
-whole numbers, so an object is exact where its support lies whole in the window.
+Every threshold divides a piece of foreground into connected components. The components of all
+thresholds form a tree. Of all sets of nodes that do not overlap, the one is chosen that covers most
+pixels with shapes close to an ellipse. Everything is decided within one connected piece of
+foreground and on integers, so an object is exact where that piece lies wholly in the window.
 """
 
 from __future__ import annotations
@@ -29,85 +29,95 @@ Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int32]
 STEPS = 40
-"""Thresholds to each factor of e in brightness."""
+"""Thresholds per factor of e in brightness."""
 PREFERENCE = 1.2
-"""So many times as much must the parts of a node cover with ellipses for them to be taken in its
-place.
-"""
+"""Children replace their parent node only if they cover this many times as much."""
 FINE = 1024
-"""Parts of a pixel in which covers are counted, since sums of whole numbers do not depend on their
-order.
-"""
+"""Units per pixel in which coverage is counted: sums of integers do not depend on their order."""
 PEAK = 0.9
-"""The share of an object's pixels that are darker than what is called its brightness."""
+"""The quantile of an object's values that counts as its brightness."""
 MOST = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blobs(Feature):
-    """Objects that are brighter than what is around them, and round or long, and whose sizes and
-    brightness may differ.
+    """Bright, roundish or long objects of varying size and brightness.
 
-    Use it for nuclei, cells, grains or spots where one threshold does not fit all: dim ones beside
-    bright ones, or on a ground that is itself bright. Objects that touch and are equally bright are
-    parted by their form, as ``watershed`` does. It is for two dimensions.
+    Use it for nuclei, cells, grains or spots where one threshold does not fit all: dim objects
+    beside bright ones, or objects on a bright background. Objects that touch and are equally bright
+    are separated by their shape, as ``watershed`` does. Images have two dimensions.
+
+    Notes
+    -----
+    Labels are ``proved`` equal to those of the untiled image where the connected piece of
+    foreground around an object fits in a tile's window; windows are enlarged up to ``max_halo`` for
+    that.
+
+    References
+    ----------
+    .. [1] L. Najman, M. Couprie (2006), "Building the component tree in quasi-linear time", IEEE
+       Trans. IP 15(11), 3531-3539. The implementation is that of scikit-image.
+    .. [2] C. Arteta et al. (2012), "Learning to detect cells using non-overlapping extremal
+       regions", MICCAI, LNCS 7510, 348-356, for the choice of nodes that do not overlap.
 
     Examples
     --------
     >>> import numpy as np
     >>> image = np.zeros((1, 20, 40))
-    >>> image[0, 5:15, 5:15], image[0, 5:15, 20:30] = 50, 250
+    >>> image[0, 5:15, 5:15] = 50
+    >>> image[0, 5:15, 20:30] = 250
     >>> Blobs(sigma=0, min_size=10, local=0)(image).max()
     np.int32(2)
-
-    References
-    ----------
-    L. Najman, M. Couprie (2006), "Building the component tree in quasi-linear time", IEEE Trans. IP
-    15(11), 3531-3539; the tree is scikit-image's. C. Arteta et al. (2012), "Learning to detect
-    cells using non-overlapping extremal regions", MICCAI, LNCS 7510, 348-356, for choosing nodes
-    that do not overlap.
     """
 
     sigma: float = 1.0
-    """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
+    """Standard deviation of the Gaussian smoothing, in pixels; 0: no smoothing."""
 
     threshold: float | str = "li"
-    """The foreground is above this value; or the method that finds it in the image's histogram:
-    otsu, li, yen, triangle, isodata, minimum or mean.
+    """The threshold of the foreground, in units of the feature, or the method that finds it in the
+    image's histogram: otsu, li, yen, triangle, isodata, minimum or mean.
     """
 
     share: float = 0.7
-    """Where a method finds the threshold: it is put at this share of the way up to it from the
-    ground, so that dim objects are seen.
+    """If a method finds the threshold: it is lowered to this fraction (0 to 1) of its height above
+    the background, so that dim objects are kept.
     """
 
     ground: float | None = None
-    """The brightness of the background; None: the median of what is below the threshold."""
+    """Brightness of the background, in units of the feature; None: the median of the pixels below
+    the threshold.
+    """
 
     min_size: int = 30
-    """Objects have at least so many pixels."""
+    """The least size of an object in pixels, before it is grown to its border."""
 
     max_size: int = 20_000
-    """And at most so many, before they are grown to their borders."""
+    """The largest size of an object in pixels, before it is grown to its border; up to 100000."""
 
     roundness: float = 0.8
-    """Nodes that fill less of their ellipse than this are none; 1 is a perfect ellipse."""
+    """Nodes that fill a smaller fraction of their ellipse than this are rejected; 0 to 1, where 1
+    is a perfect ellipse.
+    """
 
     height: float = 0.35
-    """An object ends where brightness falls below this share of its own, above the ground."""
+    """An object ends where brightness falls below this fraction (0 to 1) of its own, measured above
+    the background.
+    """
 
     local: float = 20.0
-    """Objects are not grown where brightness is below its Gaussian mean over so many pixels (a
-    standard deviation); 0: anywhere.
+    """Objects do not grow where brightness is below its local Gaussian mean; this is the standard
+    deviation of that mean in pixels, below 250. 0: no such limit.
     """
 
     min_distance: int = 5
-    """Objects that touch and are equally bright are parted where their middles are further apart
-    than this, in pixels.
+    """Objects that touch and are equally bright are separated if their centres are more than this
+    many pixels apart, 1 or more, and ``min_depth`` holds too.
     """
 
     min_depth: float = 0.6
-    """And where both are wider than the neck between them by this, in pixels."""
+    """Objects that touch and are equally bright are separated if both are wider than the neck
+    between them by this many pixels, 0 or more.
+    """
 
     min_area: int = 0
     """Objects of fewer pixels are removed."""
@@ -141,17 +151,28 @@ class Blobs(Feature):
 
     @property
     def reach(self) -> int:
-        """The radii of the smoothing and of the local mean, and a pixel beyond a border."""
+        """The radii of the smoothing and of the local mean, plus one pixel, in pixels."""
         return self.radius + gaussian_radius(self.local) + 1
 
     @property
     def unfitted(self) -> bool:
-        """Whether the threshold or the ground is still to be found."""
+        """Whether the threshold or the background must still be found in the image."""
         return isinstance(self.threshold, str) or self.ground is None
 
     def fit(self, histogram: Histogram) -> Blobs:
-        """The same with what the histogram shows; nothing is foreground in an image of
-        one value.
+        """Return a copy with the threshold and the background found in a histogram.
+
+        In an image of a single value, nothing is foreground.
+
+        Parameters
+        ----------
+        histogram : Histogram
+            The histogram of the feature over the whole image.
+
+        Returns
+        -------
+        Blobs
+            A fitted copy.
         """
         if np.count_nonzero(histogram.counts) < 2:
             return replace(self, threshold=float("inf"), ground=0.0)
@@ -175,15 +196,41 @@ class Blobs(Feature):
         )
 
     def foreground(self, block: Pixels, valid: Flags) -> Flags:
-        """The support: what is above the threshold; of the shape of ``valid``."""
+        """Compute the support: the pixels above the threshold.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        bool ndarray, (row, column)
+            True for foreground.
+        """
         if valid.ndim != 2:
             raise JobError("blobs in a volume; allowed: images of two dimensions")
         value = self.feature(block, valid)
         return np.asarray(valid & (value > float(self.threshold)))  # false for NaN
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> Labels:
-        """Label one block as if it were the whole image: int32; without ``min_area``, which is
-        decided on whole objects.
+        """Label one block as if it were the whole image.
+
+        ``min_area`` is not applied, because it is decided on whole objects.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
         """
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
@@ -203,7 +250,22 @@ class Blobs(Feature):
         return self._parted(_cut(labels, above, self.height), piece)
 
     def _nodes(self, above: Floats, support: Flags, base: float) -> Labels:
-        """The nodes of the tree that are chosen."""
+        """Label the chosen nodes of the component tree.
+
+        Parameters
+        ----------
+        above : float64 ndarray, (row, column)
+            Brightness above the background.
+        support : bool ndarray, (row, column)
+            The foreground.
+        base : float
+            The threshold above the background.
+
+        Returns
+        -------
+        int32 ndarray, (row, column)
+            Labels of the chosen nodes.
+        """
         from skimage.morphology import max_tree
 
         steps = np.floor(logarithm(np.where(support, above, base) / base) * STEPS)
@@ -223,11 +285,11 @@ class Blobs(Feature):
         return np.asarray(found.reshape(level.shape)[1:-1, 1:-1])
 
     def _room(self, value: Floats, valid: Flags, support: Flags) -> Flags:
-        """Where objects may be grown."""
+        """Where objects may grow: in the support, and above the local mean."""
         return support & (value > smooth(value, valid, self.local)) if self.local else support
 
     def _parted(self, labels: Labels, piece: Labels) -> Labels:
-        """Objects that touch, parted at their necks."""
+        """Split objects at their necks."""
         from scipy import ndimage
         from skimage.segmentation import watershed
 
@@ -255,7 +317,7 @@ class Blobs(Feature):
 
 
 def _grown(nodes: Labels, above: Floats, room: Flags, piece: Labels) -> Labels:
-    """The nodes, grown downhill where there is room."""
+    """Grow the nodes downhill within ``room``."""
     from skimage.segmentation import watershed
 
     surface = without_ties(-above, np.flatnonzero(nodes), piece)
@@ -263,8 +325,9 @@ def _grown(nodes: Labels, above: Floats, room: Flags, piece: Labels) -> Labels:
 
 
 def _cut(labels: Labels, above: Floats, height: float) -> Labels:
-    """Objects without what is dimmer than a share of their own brightness."""
-    flat, value = labels.ravel(), above.ravel()
+    """Clear the pixels of objects that are dimmer than a fraction of the object's brightness."""
+    flat = labels.ravel()
+    value = above.ravel()
     where = np.flatnonzero(flat)
     order = where[np.lexsort((value[where], flat[where]))]
     number = np.bincount(flat[where], minlength=int(flat.max(initial=0)) + 1)
@@ -277,26 +340,35 @@ def _cut(labels: Labels, above: Floats, height: float) -> Labels:
 
 @numba.njit(cache=True, nogil=True)
 def _chosen(parent, order, level, columns, least, most, roundness):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Label the nodes that cover most with ellipses. Whole numbers throughout, so that the order of
-    the tree does not matter.
+    """Label the nodes that cover most with ellipses.
+
+    Sums are integers, so the order of the tree does not matter.
     """
     number = len(parent)
     sums = np.ones((number, 6), np.int64)  # pixels, x, y, xx, yy, xy
     for i in range(number):
-        y, x = i // columns, i % columns
-        sums[i, 1], sums[i, 2], sums[i, 3], sums[i, 4], sums[i, 5] = x, y, x * x, y * y, x * y
+        y = i // columns
+        x = i % columns
+        sums[i, 1] = x
+        sums[i, 2] = y
+        sums[i, 3] = x * x
+        sums[i, 4] = y * y
+        sums[i, 5] = x * y
     for k in range(number - 1, 0, -1):
         sums[parent[order[k]]] += sums[order[k]]
-    cover, taken = np.zeros(number, np.int64), np.zeros(number, np.bool_)
+    cover = np.zeros(number, np.int64)
+    taken = np.zeros(number, np.bool_)
     for k in range(number - 1, 0, -1):
         i = order[k]
         if level[i] != level[parent[i]]:  # the pixel that stands for its node
             if least <= sums[i, 0] <= most:
                 own = _cover(sums[i], roundness)
                 if own > 0 and own * PREFERENCE >= cover[i]:
-                    cover[i], taken[i] = own, True
+                    cover[i] = own
+                    taken[i] = True
             cover[parent[i]] += cover[i]
-    labels, count = np.zeros(number, np.int32), 0
+    labels = np.zeros(number, np.int32)
+    count = 0
     for k in range(1, number):
         i = order[k]
         if labels[parent[i]] > 0:
@@ -309,16 +381,14 @@ def _chosen(parent, order, level, columns, least, most, roundness):  # type: ign
 
 @numba.njit(cache=True, nogil=True)
 def _cover(sums, roundness):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """How many pixels, in parts of one, count as covered: the more, the better the pixels fill the
-    ellipse of their moments.
+    """Pixels covered by a node, in units of 1/FINE: more the better its pixels fill the ellipse of
+    their moments.
     """
     area, x, y, xx, yy, xy = sums
     square = float(area) * float(area)
-    along, across, both = (
-        (area * xx - x * x) / square + 1 / 12,
-        (area * yy - y * y) / square + 1 / 12,
-        (area * xy - x * y) / square,
-    )
+    along = (area * xx - x * x) / square + 1 / 12
+    across = (area * yy - y * y) / square + 1 / 12
+    both = (area * xy - x * y) / square
     filled = area / (4 * np.pi * np.sqrt(max(along * across - both * both, 1e-9)))
     return (
         int(area * FINE * min(max((filled - roundness) / (1 - roundness), 0.0), 1.0))

@@ -1,11 +1,11 @@
-"""Classes of pixels that are alike: k-means, Gaussian mixtures and mean shift.
+"""Classes of similar pixels: k-means, Gaussian mixtures and mean shift.
 
-Fitted once, on a sample of pixels that does not depend on the tiling; then the class of a pixel
-depends on its own features alone. So classes are exact under tiling, and so are their connected
-pieces. Fitting is scikit-learn's. Which class a pixel is nearest to is worked out pixel by pixel
-(by numba): a matrix product may round in another way in another window. Classes are numbered by
-their centres, first feature first, so that a number means the same in every run; centres are
-rounded to nine digits, below which machines differ.
+A model is fitted once, by scikit-learn, to a sample of pixels that does not depend on the tiling.
+Then the class of a pixel depends only on its own features, so classes and their connected pieces
+are exact under tiling. The nearest centre is computed pixel by pixel with numba, because a matrix
+product may round differently in another window. Classes are numbered by their centres, first
+feature first, so a number means the same in every run. Centres are rounded to nine digits, below
+which processors differ.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pipeline.segmenters.pixel_features import Features, Flags, Floats, Pixels, 
 
 MOST = 254
 LEAST_BANDWIDTH = 0.01
-"""In spreads of a feature: pixels that are nearer are alike, whatever the sample shows."""
+"""The least bandwidth, in standard deviations of a feature."""
 STRIP = 512
-"""Pixels that are looked at together."""
+"""Pixels that are processed together."""
 AUTO = (2, 3, 4, 5, 6, 7, 8, 9, 10)
-"""The numbers of classes that `auto` chooses from."""
+"""The numbers of classes that ``auto`` tries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Clusters(Features):
     """Classes of pixels that are found in a sample."""
 
     centres: tuple[tuple[float, ...], ...] | None = None
-    """By class, its mean features; None: they are found in the image."""
+    """The mean features of each class; None: they are found in the image."""
 
     def __post_init__(self) -> None:
         Features.__post_init__(self)  # super() does not work in a class with slots
@@ -47,16 +47,32 @@ class Clusters(Features):
 
     @property
     def footprint(self) -> Footprint:
-        """Features in floats, and those before smoothing."""
+        """Memory per pixel: the features as floats, before and after smoothing."""
         return Footprint(12.0, 14.0 if self.sigma else 8.0)
 
     @property
     def unfitted(self) -> bool:
-        """Whether something is still to be found in the image."""
+        """Whether a model must still be found in the image."""
         return self.greys_missing or self.centres is None
 
     def fit(self, rows: Floats) -> Any:
-        """The same with what a sample of pixels, (pixel, feature), shows."""
+        """Return a copy fitted to a sample of pixels.
+
+        Parameters
+        ----------
+        rows : float64 ndarray, (pixel, feature)
+            The sample.
+
+        Returns
+        -------
+        Clusters
+            A fitted copy.
+
+        Raises
+        ------
+        SegmenterError
+            The image has no valid pixel.
+        """
         if not len(rows):
             raise SegmenterError("the image has no valid pixel to find classes in")
         if self.greys_missing:
@@ -65,18 +81,18 @@ class Clusters(Features):
             return self._fitted(rows, self.weigh(rows))
 
     def _fitted(self, rows: Floats, weights: Floats) -> Any:
-        """The same with the classes of a sample, whose features are to be multiplied by the
-        weights.
-        """
+        """Return a copy fitted to a sample, whose features are multiplied by the weights."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Centres(Clusters):
-    """Classes of pixels nearest to a centre, each feature divided by its spread in the sample."""
+    """Classes by the nearest centre, each feature divided by its spread in the sample."""
 
     weights: tuple[float, ...] | None = None
-    """What each feature is multiplied by before distances are taken; None: one over its spread."""
+    """Factors for the features before distances are computed; None: the inverse of their standard
+    deviations.
+    """
 
     def _fitted(self, rows: Floats, weights: Floats) -> Any:
         found = self._found(rows * weights) / np.where(weights > 0, weights, 1.0)
@@ -91,7 +107,22 @@ class Centres(Clusters):
     def classify(
         self, block: Pixels, valid: Flags, origin: tuple[int, ...]
     ) -> npt.NDArray[np.uint8]:
-        """The class of each pixel, from 1; 0 where a feature is not known."""
+        """Classify the pixels of a block.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+        origin : tuple of int
+            The position in the image of the block's first pixel.
+
+        Returns
+        -------
+        uint8 ndarray of the shape of ``valid``
+            Classes from 1; 0 where a feature is unknown.
+        """
         if self.centres is None or self.weights is None:
             raise SegmenterError(
                 "the classes are not fitted; call fit() with a sample of pixels first"
@@ -116,11 +147,23 @@ class Centres(Clusters):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KMeans(Centres):
-    """Pixels that are alike, in a given number of classes of about equal spread.
+    """A given number of classes of similar pixels, of about equal spread.
 
-    Use it for land cover and other classes that are not known beforehand. Classes of very different
-    size or shape (in the space of features) are better told by ``gmm``; where the number of classes
-    is not known and matters, by ``mean_shift``.
+    Use it for land cover and other classes that are not known beforehand. Use ``gmm`` for classes
+    of very different extent or shape in feature space, and ``mean_shift`` if the number of classes
+    is not known.
+
+    Notes
+    -----
+    Classes equal those of the untiled image, so the certificate of their pieces is ``proved``.
+    Fitting is scikit-learn's, on a sample that does not depend on the tiling.
+
+    References
+    ----------
+    .. [1] S. P. Lloyd (1982), "Least squares quantization in PCM", IEEE Trans. Information Theory
+       28(2), 129-137.
+    .. [2] T. Caliński, J. Harabasz (1974), "A dendrite method for cluster analysis", Communications
+       in Statistics 3(1), 1-27, for ``auto``.
 
     Examples
     --------
@@ -128,21 +171,15 @@ class KMeans(Centres):
     >>> KMeans(clusters=2)(np.array([[[9.0, 0.0, 8.0], [9.0, 0.0, 1.0]]]))
     array([[1, 2, 3],
            [1, 2, 2]], dtype=int32)
-
-    References
-    ----------
-    S. P. Lloyd (1982), "Least squares quantization in PCM", IEEE Trans. Information Theory 28(2),
-    129-137. T. Caliński, J. Harabasz (1974), "A dendrite method for cluster analysis",
-    Communications in Statistics 3(1), 1-27, for ``auto``. scikit-learn's.
     """
 
     clusters: int | Literal["auto"] = 5
-    """How many classes; ``auto``: the number from 2 to 10 that parts the sample best by Caliński's
-    and Harabasz's criterion.
+    """The number of classes, 1 to 254; ``auto``: the number from 2 to 10 that is best by the
+    criterion of Caliński and Harabasz.
     """
 
     sample: int = 20_000
-    """How many pixels the classes are found in."""
+    """The number of pixels to fit to, up to 1000000."""
 
     portable: ClassVar[bool] = True
 
@@ -156,7 +193,8 @@ class KMeans(Centres):
 
         different = len(np.unique(rows, axis=0))
         numbers = AUTO if self.clusters == "auto" else (self.clusters,)
-        best, centres = -np.inf, rows[:1]
+        best = -np.inf
+        centres = rows[:1]
         for number in sorted({min(number, different) for number in numbers}):
             fitted = Fitter(number, n_init=10, random_state=0).fit(rows)
             score = (
@@ -165,31 +203,42 @@ class KMeans(Centres):
                 else 0.0
             )
             if score > best:
-                best, centres = score, fitted.cluster_centers_
+                best = score
+                centres = fitted.cluster_centers_
         return np.asarray(centres, np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanShift(Centres):
-    """Pixels that climb to the same peak of the density of features: as many classes as there are
-    peaks.
+    """Classes of similar pixels, one for each density peak in feature space.
 
-    Use it where the number of classes is not known. Its one option that matters is ``bandwidth``.
-    It takes a smaller sample than the others, so classes of very few pixels are overlooked.
+    Use it if the number of classes is not known. The option that matters is ``bandwidth``. Its
+    sample is smaller than that of ``kmeans``, so it misses classes of very few pixels.
+
+    Notes
+    -----
+    Classes equal those of the untiled image, so the certificate of their pieces is ``proved``.
+    Fitting is scikit-learn's, on a sample that does not depend on the tiling.
 
     References
     ----------
-    D. Comaniciu, P. Meer (2002), "Mean shift: a robust approach toward feature space analysis",
-    IEEE Trans. PAMI 24(5), 603-619. scikit-learn's.
+    .. [1] D. Comaniciu, P. Meer (2002), "Mean shift: a robust approach toward feature space
+       analysis", IEEE Trans. PAMI 24(5), 603-619.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> MeanShift(bandwidth=0.5)(np.array([[[9.0, 9.0, 0.0, 0.0, 0.0]]]))
+    array([[1, 1, 2, 2, 2]], dtype=int32)
     """
 
     bandwidth: float | None = None
-    """How far apart, in spreads of a feature, pixels may be and still pull at each other; None:
-    from the nearest tenth of the sample.
+    """Radius of the kernel, in standard deviations of a feature, more than 0; None: estimated from
+    the nearest tenth of the sample.
     """
 
     sample: int = 2_000
-    """How many pixels the classes are found in."""
+    """The number of pixels to fit to, up to 1000000."""
 
     portable: ClassVar[bool] = True
 
@@ -218,34 +267,45 @@ class MeanShift(Centres):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianMixture(Clusters):
-    """Pixels that are alike, in classes each with a spread and a direction of its own in the space
-    of features.
+    """Classes of similar pixels, each a Gaussian with its own covariance.
 
-    Use it where classes overlap or differ in size, as spectral signatures do. It wants more pixels
-    of each class than ``kmeans``.
+    Use it where classes overlap or differ in extent, as spectral signatures do. It needs more
+    pixels of each class than ``kmeans``.
+
+    Notes
+    -----
+    Classes equal those of the untiled image, so the certificate of their pieces is ``proved``.
+    Fitting is scikit-learn's, on a sample that does not depend on the tiling.
 
     References
     ----------
-    A. P. Dempster, N. M. Laird, D. B. Rubin (1977), "Maximum likelihood from incomplete data via
-    the EM algorithm", J. Royal Statistical Society B 39(1), 1-38. G. Schwarz (1978), "Estimating
-    the dimension of a model", Annals of Statistics 6(2), 461-464, for ``auto``. scikit-learn's.
+    .. [1] A. P. Dempster, N. M. Laird, D. B. Rubin (1977), "Maximum likelihood from incomplete data
+       via the EM algorithm", J. Royal Statistical Society B 39(1), 1-38.
+    .. [2] G. Schwarz (1978), "Estimating the dimension of a model", Annals of Statistics 6(2),
+       461-464, for ``auto``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> GaussianMixture(clusters=2)(np.array([[[9.0, 8.0, 9.0, 0.0, 1.0, 0.0]]]))
+    array([[1, 1, 1, 2, 2, 2]], dtype=int32)
     """
 
     clusters: int | Literal["auto"] = 5
-    """How many classes; ``auto``: the number from 1 to 10 with the least Bayesian information
-    criterion.
+    """The number of classes, 1 to 254; ``auto``: the number from 1 to 10 with the least Bayesian
+    information criterion.
     """
 
     sample: int = 20_000
-    """How many pixels the classes are found in."""
+    """The number of pixels to fit to, up to 1000000."""
 
     factors: tuple[tuple[tuple[float, ...], ...], ...] | None = None
-    """By class, (feature, feature): what a pixel's distance from the mean is multiplied by, so that
-    it spreads by 1 in each direction.
+    """By class, (feature, feature): the Cholesky factor of the precision matrix, which turns a
+    distance from the mean into standard deviations. None: found in the image.
     """
 
     offsets: tuple[float, ...] | None = None
-    """By class, the logarithm of how likely a pixel at its mean is."""
+    """By class, the log density at its mean, weight included. None: found in the image."""
 
     portable: ClassVar[bool] = True
 
@@ -256,7 +316,8 @@ class GaussianMixture(Clusters):
     def _fitted(self, rows: Floats, weights: Floats) -> Any:
         from sklearn.mixture import GaussianMixture as Fitter
 
-        scaled, different = rows * weights, len(np.unique(rows, axis=0))
+        scaled = rows * weights
+        different = len(np.unique(rows, axis=0))
         numbers = range(1, AUTO[-1] + 1) if self.clusters == "auto" else (self.clusters,)
         fits = [
             Fitter(number, random_state=0).fit(scaled)
@@ -278,7 +339,22 @@ class GaussianMixture(Clusters):
     def classify(
         self, block: Pixels, valid: Flags, origin: tuple[int, ...]
     ) -> npt.NDArray[np.uint8]:
-        """The class of each pixel, from 1; 0 where a feature is not known."""
+        """Classify the pixels of a block.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+        origin : tuple of int
+            The position in the image of the block's first pixel.
+
+        Returns
+        -------
+        uint8 ndarray of the shape of ``valid``
+            Classes from 1; 0 where a feature is unknown.
+        """
         if self.centres is None:
             raise SegmenterError(
                 "the classes are not fitted; call fit() with a sample of pixels first"
@@ -313,13 +389,15 @@ def _all_rounded(array: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The number, from 1, of the centre nearest to each pixel; of equally near ones the first; 0
-    where a feature is not finite.
+    """The number, from 1, of the centre nearest to each pixel; 0 where a feature is not finite.
 
-    A strip of pixels at a time, so that the compiler makes vectors of the loops over it.
+    Of equally near centres the first wins. Works on a strip of pixels at a time, so that the
+    compiler vectorizes the loops.
     """
     number = features.shape[1]
-    kinds, nearest, far = np.zeros(number, np.uint8), np.empty(STRIP), np.empty(STRIP)
+    kinds = np.zeros(number, np.uint8)
+    nearest = np.empty(STRIP)
+    far = np.empty(STRIP)
     for low in range(0, number, STRIP):
         many = min(STRIP, number - low)
         nearest[:] = np.inf
@@ -327,7 +405,9 @@ def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noq
         for k in range(centres.shape[0]):
             far[:] = 0.0
             for f in range(features.shape[0]):
-                values, centre, weight = features[f, low : low + many], centres[k, f], weights[f]
+                values = features[f, low : low + many]
+                centre = centres[k, f]
+                weight = weights[f]
                 for i in range(many):
                     step = (values[i] - centre) * weight
                     far[i] += step * step
@@ -340,9 +420,7 @@ def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noq
 
 @numba.njit(cache=True, nogil=True)
 def _likeliest(features, centres, factors, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The number, from 1, of the class that each pixel most likely belongs to; 0 where a feature is
-    not finite.
-    """
+    """The number, from 1, of each pixel's most likely class; 0 where a feature is not finite."""
     number = features.shape[0]
     kinds = np.zeros(features.shape[1], np.uint8)
     for i in range(features.shape[1]):

@@ -1,8 +1,9 @@
-"""Detectors: networks that find objects one by one, each with a box, a class, a score and a mask.
+"""Detectors: networks that find objects one by one, with a box, a class, a score and a mask.
 
-The network is run on patches of one size that lie on a lattice over the image;
-`decoders.detections` says what counts of what it finds there. It is not what the network would find
-if it were shown the whole image at once, so nothing is called proved; tiles agree, and always do.
+The network runs on patches of one size on a lattice over the image;
+`pipeline.segmenters.decoders.detections` decides which detections count. The network shown the
+whole image at once would answer differently, so no object is ``proved``. But all tiles give the
+same answer.
 """
 
 from __future__ import annotations
@@ -24,33 +25,38 @@ from pipeline.segmenters.network_base import Network
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 STEPS = 2
-"""What is left of an object depends on those that may hide it, and these on those that may be in
-the place of them.
+"""Steps of dependence: an object depends on those that may hide it, and these on those that may
+suppress them.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskRCNN(Network):
-    """Torchvision's Mask R-CNN: objects of several classes, which may lie close together or hide
-    each other in part.
+    """Objects of several classes, also close or overlapping, by Mask R-CNN.
 
-    Use it for things of about one size and of a known outline: buildings, vehicles, crowns, cells.
-    An object as long or as broad as twice the margin is not found: let ``margin`` be more than half
-    the extent of the largest, and ``window`` about four times that. Scores are not kept.
+    Use it for objects of about one size and a known outline: buildings, vehicles, tree crowns,
+    cells. An object as long as twice the margin is not found: choose a ``margin`` of more than half
+    the extent of the largest object, and a ``window`` of about four times the margin. Scores are
+    not kept. It is slower than other networks, because each tile runs patches up to `reach` pixels
+    beyond it; large tiles pay.
 
-    It is slower than other networks: each tile looks at patches up to `reach` beyond it. Large
-    tiles pay.
-
-    Between patches, of two objects whose masks overlap by more than ``overlap`` the one of the
-    lower score goes, though it be to one that goes itself: the usual way, one after the other by
-    falling score, has chains without end, whose outcome would depend on the tiles. What remains of
-    an object beneath others is its largest piece.
+    Notes
+    -----
+    Between patches, of two objects whose masks overlap by more than ``overlap`` the one with the
+    lower score is removed, even if the other is removed too (Fast NMS [2]_). The usual greedy
+    suppression depends on chains of any length, and so on the tiling. An object that is partly
+    covered by others keeps its largest piece. The network is torchvision's. Every tiling gives the
+    same labels; their certificate is at best ``agreed``.
 
     References
     ----------
-    K. He, G. Gkioxari, P. Dollar, R. Girshick (2017), "Mask R-CNN", ICCV, 2961-2969. D. Bolya, C.
-    Zhou, F. Xiao, Y. J. Lee (2019), "YOLACT: real-time instance segmentation", ICCV, 9157-9166,
-    section 3.2, for suppression that has no chains (Fast NMS).
+    .. [1] K. He, G. Gkioxari, P. Dollar, R. Girshick (2017), "Mask R-CNN", ICCV, 2961-2969.
+    .. [2] D. Bolya, C. Zhou, F. Xiao, Y. J. Lee (2019), "YOLACT: real-time instance segmentation",
+       ICCV, 9157-9166, section 3.2.
+
+    Examples
+    --------
+    >>> MaskRCNN(weights="bundles/crowns", score=0.7)  # doctest: +SKIP
     """
 
     margin: int | None = None
@@ -59,16 +65,18 @@ class MaskRCNN(Network):
     """
 
     score: float = 0.5
-    """The least score of an object, from 0 to 1."""
+    """The least score of an object, 0 to 1."""
 
     mask: float = 0.5
-    """The least probability of a pixel of an object, above 0 and up to 1."""
+    """The least probability of an object's pixels, above 0 and up to 1."""
 
     overlap: float = 0.5
-    """The largest intersection over union of two objects, from 0 to 1."""
+    """The largest intersection over union of two objects, 0 to 1."""
 
     most: int = 100
-    """The most objects whose centres lie in one cell, those of the highest scores; up to 16383."""
+    """The largest number of objects with their centre in one cell, 1 to 16383; those with the
+    highest scores are kept.
+    """
 
     KIND: ClassVar[str] = "maskrcnn"
     identity: ClassVar[Identity] = "keyed"
@@ -105,8 +113,23 @@ class MaskRCNN(Network):
             )
 
     def suited(self, frame: Frame) -> Network:
-        """The same for an image. JobError where it is none for this network, or has more cells
-        along an axis than keys can tell apart.
+        """Return a copy for an image.
+
+        Parameters
+        ----------
+        frame : Frame
+            The size, bands and pixel size of the image.
+
+        Returns
+        -------
+        Network
+            A copy with the bands by number.
+
+        Raises
+        ------
+        JobError
+            The network cannot take the image, or the image has more cells along an axis than keys
+            can address.
         """
         cell = self.lattice.extent - 2 * self.lattice.margin
         if max(frame.shape) // cell >= 1 << AXIS:
@@ -124,32 +147,46 @@ class MaskRCNN(Network):
 
     @property
     def lattice(self) -> Lattice:
-        """Where the network is run."""
+        """The lattice on which the network runs."""
         return lattice(self.card, self.window, self.margin)
 
     @property
     def decoder(self) -> ByKey:  # type: ignore[override]
-        """What hands on the keys; a detector has no choice of decoders."""
+        """The decoder that passes on the keys; a detector has no other."""
         return ByKey()
 
     @property
     def reach(self) -> int:
-        """How far what decides about a pixel may lie: five margins and a window, as
-        `pipeline.networks.lattice.Lattice.sight` derives.
+        """Five margins and a window, in pixels.
+
+        Derived in `pipeline.networks.lattice.Lattice.sight`.
         """
         return self.lattice.sight(STEPS)
 
     def predict(self, block: Pixels, valid: Flags, origin: Origin = None) -> npt.NDArray[Any]:
-        """Keys and classes, (2, row, column) int64, 0 for background, of a window that begins at
-        ``origin``.
+        """Detect the objects of a window.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+
+        Returns
+        -------
+        int64 ndarray, (2, row, column)
+            Keys and classes; 0 for background.
 
         Raises
         ------
         SegmenterError
-            Values are not of the range that it was trained for, or the network's answer is no
-            finite number.
+            Values lie outside the range that the network was trained for, or its answer is not
+            finite.
         JobError
-            The image is a volume; a band, a package, or what can read the weights is missing.
+            The image is a volume; or a band, a package or a reader of the weights is missing.
         """
         choice = Choice(
             lattice=self.lattice,
@@ -163,8 +200,21 @@ class MaskRCNN(Network):
     def __call__(
         self, block: Pixels, valid: Flags | None = None, origin: Origin = None
     ) -> npt.NDArray[Any]:
-        """The key of the object of each pixel, int64, of a block whose first pixel lies at
-        ``origin``; 0 for background.
+        """Compute the key of each pixel's object.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+
+        Returns
+        -------
+        int64 ndarray, (row, column)
+            Keys; 0 for background.
         """
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid

@@ -1,10 +1,9 @@
-"""Edges: Canny's, or plain slopes; as curves, as lines along them, or as the regions that they
-enclose.
+"""Edges by Canny or by a threshold on the gradient: as curves, lines or enclosed regions.
 
-Which pixels may be edges is decided within a few pixels. Which of them are kept (hysteresis) is
-decided when all parts of a curve are known: a weak edge that crosses ten tiles and is strong in one
-is an edge in all ten. Regions are what lies between the edges that are kept, so they wait for the
-same decision. All are exact at any size.
+Which pixels can be edges depends on a few pixels around them. Which edges are kept (hysteresis) is
+decided after the parts of a curve are joined: a weak edge that crosses ten tiles and is strong in
+one is an edge in all ten. Regions are the areas between the kept edges, so they wait for the same
+decision. All are exact at any size.
 """
 
 from __future__ import annotations
@@ -27,56 +26,64 @@ Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 FORMS = ("edges", "lines", "regions")
 PASSES = 8
-"""How often lines are thinned; each pass takes a pixel off either side of a curve, and looks two
-pixels away.
+"""How often lines are thinned. Each pass removes one pixel on either side of a curve, and depends
+on pixels up to two away.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edges(Feature):
-    """Curves along which brightness changes steeply, or the regions between them.
+    """Curves of steep brightness change, or the regions between them.
 
-    Use ``edges`` to find outlines; ``lines`` for a vector file of them; ``regions`` to part fields,
-    roofs or cells that have sharp borders and are even inside. An outline with a gap does not part
-    anything: ``gaps`` closes small ones; where most outlines have gaps, ``watershed`` on the
-    gradient serves better. Beside pixels that are not valid nothing is known of slopes: those count
-    as edges when regions are wanted.
+    Use ``edges`` for outlines, ``lines`` for a vector file of outlines, and ``regions`` to separate
+    fields, roofs or cells that have sharp borders and an even inside. An outline with a gap
+    separates nothing: ``gaps`` closes small ones, and ``watershed`` on the gradient is better where
+    most outlines have gaps. Next to pixels that were not measured the gradient is unknown; when
+    regions are wanted, those pixels count as edges.
+
+    Notes
+    -----
+    Labels equal those of the untiled image for objects of any size, so their certificate is
+    ``proved``.
+
+    References
+    ----------
+    .. [1] J. Canny (1986), "A computational approach to edge detection", IEEE Trans. PAMI 8(6),
+       679-698.
+    .. [2] H. Scharr (2000), "Optimal operators in digital image processing", thesis, Heidelberg.
 
     Examples
     --------
     >>> import numpy as np
     >>> Edges(sigma=0, high=1)(np.array([[[0, 0, 0, 9, 9, 9]] * 3]))[1]
     array([0, 0, 1, 1, 0, 0], dtype=int32)
-
-    References
-    ----------
-    J. Canny (1986), "A computational approach to edge detection", IEEE Trans. PAMI 8(6), 679-698.
-    H. Scharr (2000), "Optimal operators in digital image processing", thesis, Heidelberg.
     """
 
     sigma: float = 1.0
-    """The standard deviation of Gaussian smoothing, in pixels."""
+    """Standard deviation of the Gaussian smoothing, in pixels; 0: no smoothing."""
 
     method: Literal["canny", "sobel", "scharr"] = "canny"
-    """``canny``: only where the slope is highest across the edge, one or two pixels wide.
-    ``sobel``, ``scharr``: wherever it is high.
+    """``canny``: pixels where the gradient is highest across the edge, one or two pixels wide.
+    ``sobel``, ``scharr``: all pixels with a high gradient.
     """
 
     high: float | str = "otsu"
-    """An edge needs a pixel with at least this slope, in units of the feature per pixel; or the
-    method that finds it in the image's slopes: otsu, li, yen, triangle, isodata, minimum, mean.
+    """The high threshold of the hysteresis: an edge has a pixel with at least this gradient, in
+    units of the feature per pixel, more than 0; or the method that finds it in the image's
+    gradients: otsu, li, yen, triangle, isodata, minimum, mean.
     """
 
     low: float | None = None
-    """And goes on as far as slopes are at least this. None: half of ``high``."""
-
-    gaps: int = 0
-    """Gaps of up to twice as many pixels are closed before it is decided how far an edge goes on.
+    """The low threshold of the hysteresis: an edge continues while the gradient is at least this;
+    more than 0, at most ``high``. None: half of ``high``.
     """
 
+    gaps: int = 0
+    """Gaps in edges of up to twice this many pixels are closed before the hysteresis, 0 or more."""
+
     form: Literal["edges", "lines", "regions"] = "edges"
-    """What objects are: connected edges; those thinned to a pixel (where they are no wider than
-    seventeen), which are also written as lines; or connected pixels between edges.
+    """What objects are. ``edges``: connected edges. ``lines``: edges thinned to one pixel (if they
+    are at most seventeen wide), also written as lines. ``regions``: connected pixels between edges.
     """
 
     min_area: int = 0
@@ -110,42 +117,64 @@ class Edges(Feature):
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius, a pixel for the slope, one for its neighbours', the gaps' and the
-        thinning's.
-        """
+        """The radius of smoothing, gradient, gaps and thinning together, in pixels."""
         return self.radius + 2 + 2 * self.gaps + 2 * PASSES * self.lines
 
     @property
     def lines(self) -> bool:
-        """Whether objects are curves that are written as lines."""
+        """Whether objects are curves that are also written as lines."""
         return self.form == "lines"
 
     @property
     def seeded(self) -> bool:
-        """Whether an object needs a pixel that is strong: edges do, regions do not."""
+        """Whether an object needs a strong pixel: edges do, regions do not."""
         return self.form != "regions"
 
     @property
     def between(self) -> bool:
-        """Whether objects are what lies between edges."""
+        """Whether objects are the regions between edges."""
         return self.form == "regions"
 
     @property
     def connectivity(self) -> int:
-        """Edges go on across corners, and so regions do not."""
+        """Number of neighbours: 8 for edges, which continue across corners; 4 for regions."""
         return 4 if self.form == "regions" else 8
 
     @property
     def unfitted(self) -> bool:
-        """Whether the slopes of the whole image are needed first."""
+        """Whether the gradients of the whole image are needed first."""
         return isinstance(self.high, str)
 
     def feature(self, block: Pixels, valid: Flags) -> npt.NDArray[np.float64]:
-        """The slope at each pixel, of the shape of ``valid``, in units of the feature per pixel."""
+        """Compute the gradient magnitude.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        float64 ndarray, (row, column)
+            The magnitude, in units of the feature per pixel.
+        """
         return _length(*self._slopes(block, valid)[0])
 
     def fit(self, histogram: Histogram) -> Edges:
-        """The same with the slope that the method finds."""
+        """Return a copy with the high threshold found in the gradients.
+
+        Parameters
+        ----------
+        histogram : Histogram
+            The histogram of gradient magnitudes over the whole image.
+
+        Returns
+        -------
+        Edges
+            A fitted copy.
+        """
         found = (
             threshold(histogram, str(self.high))
             if np.count_nonzero(histogram.counts) > 1
@@ -157,7 +186,20 @@ class Edges(Feature):
         )
 
     def classify(self, block: Pixels, valid: Flags) -> Classes:
-        """Where edges may be, and where they are strong."""
+        """Find the candidates for edges.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        Classes
+            Pixels above the low threshold, and those above the high one.
+        """
         high = float(self.high)
         low = high / 2 if self.low is None else self.low
         slopes, good = self._slopes(block, valid)
@@ -170,7 +212,8 @@ class Edges(Feature):
             weak = _closed(weak, self.gaps)
         if self.form == "regions" and not good.all():
             unknown = valid & ~_eroded(good)
-            weak, strong = weak | unknown, strong | unknown
+            weak = weak | unknown
+            strong = strong | unknown
         return (
             Classes(*_thinned(weak & valid, strong))
             if self.lines
@@ -178,13 +221,26 @@ class Edges(Feature):
         )
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32, in raster order; without
-        ``min_area``.
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` is not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
         """
         return label(self, block, valid)
 
     def _slopes(self, block: Pixels, valid: Flags) -> tuple[npt.NDArray[np.float64], Flags]:
-        """(2, row, column) slopes along rows' and columns' axes; and where the feature is known."""
+        """Gradients along rows and columns, (2, row, column), and where the feature is known."""
         if block.ndim != 3:
             raise JobError("edges in a volume; allowed: images of two dimensions")
         value = Feature.feature(self, block, valid)
@@ -194,12 +250,12 @@ class Edges(Feature):
 def _length(
     down: npt.NDArray[np.float64], across: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The hypotenuse, in steps that round alike on every processor."""
+    """The hypotenuse, in operations that round alike on every processor."""
     return np.asarray(np.sqrt(down * down + across * across))
 
 
 def _closed(mask: Flags, gap: int) -> Flags:
-    """With gaps of up to twice as many pixels closed."""
+    """Close gaps of up to twice ``gap`` pixels."""
     from scipy import ndimage
 
     wide = ndimage.maximum_filter(mask, size=2 * gap + 1, mode="nearest")
@@ -207,15 +263,15 @@ def _closed(mask: Flags, gap: int) -> Flags:
 
 
 def _thinned(mask: Flags, strong: Flags) -> tuple[Flags, Flags]:
-    """Curves thinned, none of them parted, and what is left of each strong where it was.
+    """Thin curves without breaking any; mark what is left near a strong pixel as strong.
 
-    A pixel that is taken away has a neighbour that stays, at each half of a pass. So a strong pixel
-    has one that is left within as many steps along the curve as there were halves.
+    Each half of a pass keeps a neighbour of every pixel that it removes. So from a strong pixel, a
+    kept one lies within as many steps along the curve as there were halves.
 
     References
     ----------
-    Z. Guo, R. W. Hall (1989), "Parallel thinning with two-subiteration algorithms", Comm. ACM
-    32(3), 359-373.
+    .. [1] Z. Guo, R. W. Hall (1989), "Parallel thinning with two-subiteration algorithms", Comm.
+       ACM 32(3), 359-373.
     """
     from scipy import ndimage
     from skimage.morphology import thin
@@ -235,25 +291,26 @@ def _eroded(mask: Flags) -> Flags:
 
 @numba.njit(cache=True, nogil=True)
 def _crests(down, across, steep):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Where no slope is higher beside a pixel, on either side along the direction of its slope
-    (between two neighbours on each).
+    """Where the gradient is a local maximum along its own direction (interpolated between two
+    pixels).
     """
     rows, columns = steep.shape
     crest = np.zeros(steep.shape, np.bool_)
     for r in range(rows):
         for c in range(columns):
-            here, y, x = steep[r, c], down[r, c], across[r, c]
+            here = steep[r, c]
+            y = down[r, c]
+            x = across[r, c]
             if here == 0.0:
                 continue
             upright = abs(y) >= abs(x)
             share = abs(x) / abs(y) if upright else abs(y) / abs(x)
-            dy, dx = (1 if y > 0 else -1), (1 if x > 0 else -1)
+            dy = 1 if y > 0 else -1
+            dx = 1 if x > 0 else -1
             kept = True
             for side in (-1, 1):
-                far_r, far_c = (
-                    min(max(r + side * dy, 0), rows - 1),
-                    min(max(c + side * dx, 0), columns - 1),
-                )
+                far_r = min(max(r + side * dy, 0), rows - 1)
+                far_c = min(max(c + side * dx, 0), columns - 1)
                 straight = steep[far_r, c] if upright else steep[r, far_c]
                 kept = kept and share * steep[far_r, far_c] + (1.0 - share) * straight <= here
             crest[r, c] = kept

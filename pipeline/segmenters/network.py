@@ -1,5 +1,6 @@
-"""The kinds of networks: what builds or brings them. All else is
-`pipeline.segmenters.network_base`'s.
+"""The kinds of networks, by what builds or loads them.
+
+Everything else is in `pipeline.segmenters.network_base`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,25 @@ from pipeline.segmenters.network_base import Network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UNet(Network):
-    """U-Net, FPN, DeepLabV3+ and what else segmentation-models-pytorch builds, with any of its
-    encoders.
+    """U-Net, FPN, DeepLabV3+ and other networks of segmentation-models-pytorch.
 
-    Use it where there is truth to train on (`tilewise train`), or a bundle of somebody else's. The
-    decoder of the bundle says whether it gives classes or objects.
+    Any of its encoders is allowed. Use it if you have annotations to train on (``tilewise train``)
+    or a bundle that somebody else trained. The bundle's decoder says whether labels are classes or
+    objects.
+
+    Notes
+    -----
+    If the network's receptive field is bounded, labels are ``proved`` equal to those of the untiled
+    image, to the precision of floats. Blended patches are at best ``agreed``.
 
     References
     ----------
-    O. Ronneberger, P. Fischer, T. Brox (2015), "U-Net: convolutional networks for biomedical image
-    segmentation", MICCAI, LNCS 9351, 234-241.
+    .. [1] O. Ronneberger, P. Fischer, T. Brox (2015), "U-Net: convolutional networks for biomedical
+       image segmentation", MICCAI, LNCS 9351, 234-241.
+
+    Examples
+    --------
+    >>> UNet(weights="bundles/nuclei")  # doctest: +SKIP
     """
 
     KIND: ClassVar[str] = "unet"
@@ -31,13 +41,22 @@ class UNet(Network):
 class FCN(Network):
     """Torchvision's fully convolutional network on a ResNet, for classes.
 
-    Use it for land cover and the like, where borders may be eight pixels coarse. It looks several
-    hundred pixels far.
+    Use it for land cover and other classes if borders may be off by eight pixels. Its receptive
+    field is several hundred pixels wide.
+
+    Notes
+    -----
+    If the network's receptive field is bounded, labels are ``proved`` equal to those of the untiled
+    image, to the precision of floats. Blended patches are at best ``agreed``.
 
     References
     ----------
-    J. Long, E. Shelhamer, T. Darrell (2015), "Fully convolutional networks for semantic
-    segmentation", CVPR, 3431-3440.
+    .. [1] J. Long, E. Shelhamer, T. Darrell (2015), "Fully convolutional networks for semantic
+       segmentation", CVPR, 3431-3440.
+
+    Examples
+    --------
+    >>> FCN(weights="bundles/land_cover")  # doctest: +SKIP
     """
 
     KIND: ClassVar[str] = "fcn"
@@ -47,8 +66,17 @@ class FCN(Network):
 class TorchScript(Network):
     """Any network saved by ``torch.jit.save``.
 
-    Such a file can run code when it is read, so ``unsafe: true`` must be said. Export networks as
-    ONNX or ``pt2`` instead.
+    Reading such a file can run code, so ``unsafe: true`` is required. Export networks as ONNX or
+    ``pt2`` instead.
+
+    Notes
+    -----
+    If the network's receptive field is bounded, labels are ``proved`` equal to those of the untiled
+    image, to the precision of floats. Blended patches are at best ``agreed``.
+
+    Examples
+    --------
+    >>> TorchScript(weights="bundles/scripted", unsafe=True)  # doctest: +SKIP
     """
 
     KIND: ClassVar[str] = "torchscript"
@@ -56,8 +84,18 @@ class TorchScript(Network):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PT2(Network):
-    """Any network exported by ``torch.export.save``, of PyTorch's own operators; it is looked into
-    before PyTorch reads it.
+    """Any network exported by ``torch.export.save`` with PyTorch's own operators.
+
+    The file is inspected before PyTorch reads it.
+
+    Notes
+    -----
+    If the network's receptive field is bounded, labels are ``proved`` equal to those of the untiled
+    image, to the precision of floats. Blended patches are at best ``agreed``.
+
+    Examples
+    --------
+    >>> PT2(weights="bundles/exported")  # doctest: +SKIP
     """
 
     KIND: ClassVar[str] = "pt2"
@@ -65,7 +103,17 @@ class PT2(Network):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ONNX(Network):
-    """Any network exported as ONNX, run by onnxruntime."""
+    """Any network exported as ONNX, run by onnxruntime.
+
+    Notes
+    -----
+    If the network's receptive field is bounded, labels are ``proved`` equal to those of the untiled
+    image, to the precision of floats. Blended patches are at best ``agreed``.
+
+    Examples
+    --------
+    >>> ONNX(weights="ukis-csmask/6b-l1c")  # doctest: +SKIP
+    """
 
     KIND: ClassVar[str] = "onnx"
     PASSING: ClassVar[float] = 200.0

@@ -1,8 +1,7 @@
-"""The features of a pixel by which it is called like another: bands, indices, channels, texture and
-place.
+"""Features of a pixel for clustering and comparing: bands, indices, channels, texture, position.
 
-Each looks no further than the smoothing and the texture's window, so that they are the same in
-every window that has these around a pixel.
+Features depend only on pixels within the smoothing and the texture window, so they are the same in
+every window that contains these.
 """
 
 from __future__ import annotations
@@ -33,54 +32,57 @@ Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 TEXTURES = ("mean", "deviation", "entropy", "gabor")
 GREYS = 16
-"""Levels of grey between which entropy tells."""
+"""Grey levels for the entropy."""
 LAB = ("lightness", "a", "b")
 CONTRAST = 100.0
-"""The contrast of an image: between what a hundredth of its pixels lies below and what a hundredth
-lies above, in the band that spreads most.
+"""The contrast of an image after scaling: the difference between the 1st and the 99th percentile,
+in the band where it is largest.
 """
 AXES = 3
-"""Places count as plane, row and column, in two dimensions too."""
+"""Positions are plane, row and column, also in two dimensions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """The numbers of a pixel by which it is called alike: bands, and what is asked for besides."""
+    """Features of a pixel for clustering: bands, indices, channels, texture and position."""
 
     bands: tuple[int | str, ...] | None = None
-    """Bands, by number from 1 or by name; None: all."""
+    """The bands to use, by number from 1 or by name; None: all."""
 
     indices: tuple[tuple[int | str, int | str], ...] = ()
-    """Pairs of bands (a, b), of each the normalised difference (a - b) / (a + b)."""
+    """Pairs of bands (a, b), by number from 1 or by name; each adds the normalised difference (a -
+    b) / (a + b).
+    """
 
     channels: tuple[str, ...] = ()
-    """Channels of the colour: hue, saturation, value; lightness, a, b; haematoxylin, eosin, dab."""
+    """Colour channels to use: hue, saturation, value; lightness, a, b; haematoxylin, eosin, dab."""
 
     texture: tuple[str, ...] = ()
-    """Of the mean of all bands around a pixel: mean, deviation, entropy, gabor."""
+    """Texture measures of the mean of all bands around a pixel: mean, deviation, entropy, gabor."""
 
     window: int = 15
-    """The extent in pixels of what mean, deviation and entropy look at, an odd number."""
+    """Width of the window for mean, deviation and entropy in pixels, an odd number from 3."""
 
     wavelength: float = 8.0
-    """Of the pattern that gabor looks for, in pixels."""
+    """Wavelength of the Gabor filter in pixels, 2 to 200."""
 
     position: float = 0.0
-    """How much the place of a pixel counts beside its other features; 0: not at all."""
+    """Weight of a pixel's position against its other features, 0 or more; 0: position is not used.
+    """
 
     sigma: float = 0.0
-    """Gaussian smoothing of all features, in pixels."""
+    """Standard deviation of the Gaussian smoothing of all features, in pixels; 0: no smoothing."""
 
     greys: tuple[float, ...] | None = None
-    """The limits between the levels of grey for entropy; None: they are found in the image."""
+    """The limits between grey levels for the entropy; None: they are found in the image."""
 
     connectivity: int | None = None
-    """Which neighbours touch, where objects are wanted: 4 or 8 in two dimensions, 6 or 26 in three;
-    None: 4 or 6.
+    """Number of neighbours of a pixel where objects are wanted: 4 or 8 in two dimensions, 6 or 26
+    in three; None: 4 or 6.
     """
 
     min_area: int = 0
-    """Pieces of a class of fewer pixels are taken away."""
+    """Connected pieces of a class of fewer pixels are removed."""
 
     identity: ClassVar[Identity] = "connected"
     result: ClassVar[str] = "semantic"
@@ -110,14 +112,25 @@ class Features:
 
     @property
     def reach(self) -> int:
-        """How far away features look, in pixels."""
+        """The radius of the smoothing plus that of the texture window or filter, in pixels."""
         local = [self.window // 2] if set(self.texture) - {"gabor"} else [0]
         return gaussian_radius(self.sigma) + max(
             local + [gabor_reach(self.wavelength)] * ("gabor" in self.texture)
         )
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of those of ``number`` bands that features are made of."""
+        """List the bands that the features use.
+
+        Parameters
+        ----------
+        number : int
+            How many bands the image has.
+
+        Returns
+        -------
+        tuple of int
+            Indices of bands, from 0.
+        """
         if self.texture or self.bands is None:
             return tuple(range(number))
         pairs = (band for pair in self.indices for band in pair)
@@ -128,8 +141,26 @@ class Features:
         )
 
     def features(self, block: Pixels, valid: Flags, origin: tuple[int, ...]) -> Floats:
-        """(feature, row, column) or (feature, plane, row, column); NaN where one is not known.
-        JobError if a band is missing.
+        """Compute the features of each pixel.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+        origin : tuple of int
+            The position in the image of the block's first pixel.
+
+        Returns
+        -------
+        float64 ndarray, (feature, row, column) or (feature, plane, row, column)
+            Features; NaN where a feature is unknown.
+
+        Raises
+        ------
+        JobError
+            The image lacks a band.
         """
         grey: Floats = block.mean(axis=0, dtype=np.float64) if self.texture else np.zeros(0)
         if self.greys_missing:
@@ -146,18 +177,42 @@ class Features:
         return found
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label the connected pieces of classes of one block as if it were the whole image: int32,
-        in raster order.
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` is not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
         """
         return label(self, block, valid)
 
     @property
     def greys_missing(self) -> bool:
-        """Whether the levels of grey are still to be found, before anything else."""
+        """Whether the grey levels must be found before anything else."""
         return "entropy" in self.texture and self.greys is None
 
     def with_greys(self, rows: Floats) -> Any:
-        """The same with levels of grey that hold equally many pixels of the sample."""
+        """Return a copy with grey levels that hold equally many pixels of a sample.
+
+        Parameters
+        ----------
+        rows : float64 ndarray, (pixel, 1)
+            The grey values of the sample.
+
+        Returns
+        -------
+        Features
+            A copy with grey levels.
+        """
         limits = np.unique(
             np.quantile(rows[:, 0], np.arange(1, GREYS) / GREYS, method="inverted_cdf")
         )
@@ -180,8 +235,17 @@ class Features:
         return [made[name] for name in self.texture]
 
     def weigh(self, rows: Floats) -> Floats:
-        """What each feature is multiplied by, so that all spread alike and places count as asked
-        for; 0 where it has one value only.
+        """Compute weights that give all features the same spread.
+
+        Parameters
+        ----------
+        rows : float64 ndarray, (pixel, feature)
+            The sample.
+
+        Returns
+        -------
+        float64 ndarray, (feature,)
+            Factors, with ``position`` applied; 0 for a feature of a single value.
         """
         spread = rows.std(axis=0)
         weights = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
@@ -191,7 +255,18 @@ class Features:
 
 
 def rounded(number: float) -> float:
-    """To nine digits, below which machines differ."""
+    """Round to nine digits, below which processors differ.
+
+    Parameters
+    ----------
+    number : float
+        A number.
+
+    Returns
+    -------
+    float
+        The rounded number.
+    """
     return float(f"{number:.9g}")
 
 
@@ -200,16 +275,16 @@ class Contrast:
     """Bands in a common scale, in which the contrast of the whole image is 100."""
 
     bands: tuple[int | str, ...] | None = None
-    """Bands, by number from 1 or by name; None: all."""
+    """The bands to use, by number from 1 or by name; None: all."""
 
     lab: bool = False
-    """Whether an image of red, green and blue is looked at in CIELAB."""
+    """Whether red, green and blue are converted to CIELAB first."""
 
     sigma: float = 0.0
-    """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
+    """Standard deviation of the Gaussian smoothing, in pixels; 0: no smoothing."""
 
     gain: float | None = None
-    """What features are multiplied by; None: as much as makes their contrast 100."""
+    """Factor for all bands; None: the factor that makes the contrast of the image 100."""
 
     of_bands: ClassVar[tuple[str, ...]] = ("bands",)
 
@@ -223,20 +298,44 @@ class Contrast:
 
     @property
     def radius(self) -> int:
-        """How many pixels away the smoothing looks."""
+        """The radius of the smoothing, in pixels."""
         return gaussian_radius(self.sigma)
 
     @property
     def unfitted(self) -> bool:
-        """Whether the contrast of the image is still to be found."""
+        """Whether the contrast of the image must still be found."""
         return self.gain is None
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of those of ``number`` bands that make pixels alike."""
+        """List the bands that are used.
+
+        Parameters
+        ----------
+        number : int
+            How many bands the image has.
+
+        Returns
+        -------
+        tuple of int
+            Indices of bands, from 0.
+        """
         return COLOURS if self.lab else indices(self.bands or range(1, number + 1), number)
 
     def feature(self, block: Pixels, valid: Flags) -> Pixels:
-        """(band, …): what makes pixels alike, smoothed."""
+        """Select, convert and smooth the bands.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        ndarray, (band, row, column) or (band, plane, row, column)
+            The bands in their own scale.
+        """
         if self.lab:
             found = [channel(block, name) for name in LAB]
         else:
@@ -249,14 +348,38 @@ class Contrast:
         )
 
     def fit(self, histograms: list[Histogram]) -> Any:
-        """The same with the gain that the histograms of the bands show."""
+        """Return a copy with the gain that the contrast of the image gives.
+
+        Parameters
+        ----------
+        histograms : list of Histogram
+            One for each band that is read, over the whole image.
+
+        Returns
+        -------
+        Contrast
+            A fitted copy.
+        """
         known = [h for h in histograms if len(h.centers)]
         widest = max((h.percentile(99) - h.percentile(1) for h in known), default=0.0)
         widest = widest or max((float(np.ptp(h.centers)) for h in known), default=0.0)
         return replace(self, gain=CONTRAST / widest if widest > 0 else 1.0)
 
     def scaled(self, block: Pixels, valid: Flags) -> Floats:
-        """(band, …): features in their common scale; NaN where one is not known."""
+        """Compute the features in the common scale.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        float64 ndarray, (band, row, column) or (band, plane, row, column)
+            Scaled features; NaN where unknown.
+        """
         return np.ascontiguousarray(
             self.feature(block, valid).astype(np.float64) * (self.gain or 1.0)
         )

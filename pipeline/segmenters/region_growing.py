@@ -1,9 +1,8 @@
-"""Regions grown from seeds by likeness of value, and zones within which values change little from
-pixel to pixel.
+"""Regions grown from seeds by similar value, and zones without steep steps.
 
-A region is a connected piece of the pixels whose value is near enough to that of a seed. Which
-value a pixel is nearest to depends on the pixel alone, and whether a piece has a seed is decided
-when all its parts are known: so both are exact at any size.
+A region is a connected set of pixels whose value is within a tolerance of a seed's value. The class
+of a pixel depends on the pixel alone, and whether a region has a seed is decided after its pieces
+are joined. So both methods are exact under tiling for regions of any size.
 """
 
 from __future__ import annotations
@@ -27,25 +26,32 @@ from pipeline.segmenters import Classes, Footprint, Identity, Origin, label
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 SEEDS = 1_000_000
-"""Pixels of seeds that values are taken from; of more, a sample."""
+"""The most seed pixels from which values are taken; of more, a sample of this size is used."""
 SHARE = 16
-"""The tolerance is this part of the range of the image's values where it is not given."""
+"""The default tolerance is the range of the image's values divided by this."""
 PEAKS = 254
 SMALL = 2
-"""Bytes of values that are looked up in a table."""
+"""Bytes per value up to which a lookup table is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionGrowing(Feature):
-    """Connected pixels whose value is near that of a seed among them.
+    """Connected pixels with a value near that of a seed.
 
-    Use it for things of even brightness that can be pointed at: a lake, an organ, a field. Where
-    brightness drifts within the thing, ``quasi_flat`` follows it. Where no seeds are given, values
-    are the peaks of the image's histogram, and seeds are pixels in even surroundings.
+    Use it for objects of even brightness that somebody can point at: a lake, an organ, a field. If
+    brightness drifts within the object, use ``quasi_flat``. Without given seeds, the values are the
+    peaks of the image's histogram, and the seeds are pixels in even surroundings.
 
-    Each pixel belongs to the nearest of the seeds' values (of equally near ones the lower), if that
-    is within the tolerance; a value does not change as its region grows, since then the result
-    would depend on the order of growing.
+    Notes
+    -----
+    Each pixel belongs to the nearest seed value (the lower of two that are equally near), if that
+    is within the tolerance. Seed values do not change while regions grow, because the result would
+    then depend on the order of growing. Labels equal those of the untiled image for regions of any
+    size, so their certificate is ``proved``.
+
+    References
+    ----------
+    .. [1] R. Adams, L. Bischof (1994), "Seeded region growing", IEEE Trans. PAMI 16(6), 641-647.
 
     Examples
     --------
@@ -53,39 +59,35 @@ class RegionGrowing(Feature):
     >>> RegionGrowing(seeds=[[0, 0]], tolerance=2)(np.array([[[9, 8, 0, 9], [9, 7, 0, 9]]]))
     array([[1, 1, 0, 0],
            [1, 1, 0, 0]], dtype=int32)
-
-    References
-    ----------
-    R. Adams, L. Bischof (1994), "Seeded region growing", IEEE Trans. PAMI 16(6), 641-647.
     """
 
     seeds: Any = None
     """Points [row, column] or [row, column, class] in pixels; the path of a raster of classes on
-    the image's grid or of a vector file; a mapping {points: [[x, y], …], crs: …} or {path: …,
-    attribute: …, layer: …}. None: they are found.
+    the image's grid, or of a vector file; or a mapping {points: [[x, y], …], crs: …} or {path: …,
+    attribute: …, layer: …}. None: seeds are found in the image.
     """
 
     tolerance: float | None = None
-    """How far a pixel's value may be from the seed's; None: a sixteenth of the range of the image's
-    values.
+    """The largest difference between a pixel's value and the seed's, in units of the feature, 0 or
+    more; None: a sixteenth of the range of the image's values.
     """
 
     around: int = 0
-    """A seed's value is the mean of the pixels up to so far away, the region's and not the seed's
-    alone; 0: its own.
+    """Radius in pixels of the window around a seed over which its value is averaged; 0: the value
+    of the seed pixel.
     """
 
     number: int = 8
-    """How many values are found at most, where no seeds are given."""
+    """Without given seeds: the largest number of values to find, 1 to 254."""
 
     connectivity: int | None = None
-    """4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
+    """Number of neighbours of a pixel: 4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
 
     min_area: int = 0
     """Regions of fewer pixels are removed."""
 
     values: tuple[tuple[int, float], ...] | None = None
-    """By class, the value that the tolerance is from; None: those of the seeds."""
+    """Pairs of a class and its value; None: they are computed from the seeds."""
 
     identity: ClassVar[Identity] = "connected"
     portable: ClassVar[bool] = True
@@ -106,28 +108,52 @@ class RegionGrowing(Feature):
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius, and the surroundings of a seed."""
+        """The radius of the smoothing plus that of the window around a seed, in pixels."""
         return self.radius + (max(self.around, 1) if self.unfitted or self.seeds is None else 0)
 
     @property
     def unfitted(self) -> bool:
-        """Whether values or the tolerance are still to be found in the image."""
+        """Whether values or the tolerance must still be found in the image."""
         return self.tolerance is None or self.values is None
 
     @property
     def sample(self) -> int:
-        """Seeds are looked up once the histogram is known, or where it is not needed."""
+        """The number of seed pixels to sample; 0 while the histogram is needed first."""
         return 0 if self.tolerance is None or self.seeds is None else SEEDS
 
     def absent(self, box: Box) -> bool:
-        """Whether a box of the image holds no seed."""
+        """Tell whether a box of the image holds no seed.
+
+        Parameters
+        ----------
+        box : Box
+            A part of the image.
+
+        Returns
+        -------
+        bool
+            True if seeds are given and none lies in the box.
+        """
         return self.seeds is not None and not any_given_in(self.seeds, box.shape, box.start)
 
     def features(
         self, block: Pixels, valid: Flags, origin: Origin = None
     ) -> npt.NDArray[np.float64]:
-        """(2, …): at seeds, their class and their value; NaN elsewhere, and everywhere where no
-        seeds are given.
+        """Give the class and the value of the seeds in a block.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+
+        Returns
+        -------
+        float64 ndarray, (2, row, column) or (2, plane, row, column)
+            Class and value at seeds; NaN elsewhere.
         """
         if self.seeds is None or not any_given_in(
             self.seeds, valid.shape, origin
@@ -142,8 +168,18 @@ class RegionGrowing(Feature):
         )
 
     def fit(self, found: Any) -> RegionGrowing:
-        """The same with the values of seeds, (seed, (class, value)), or with what a histogram
-        shows.
+        """Return a copy with the seeds' values, or with what a histogram gives.
+
+        Parameters
+        ----------
+        found : Histogram or float64 ndarray, (seed, 2)
+            The histogram of the feature over the whole image; or the class and the value of each
+            seed.
+
+        Returns
+        -------
+        RegionGrowing
+            A fitted copy.
         """
         if isinstance(found, Histogram):
             return self._with_histogram(found)
@@ -155,14 +191,31 @@ class RegionGrowing(Feature):
         return replace(self, values=tuple(zip(kinds.tolist(), means, strict=True)))
 
     def classify(self, block: Pixels, valid: Flags, origin: Origin = None) -> Classes:
-        """The class of each pixel, 0 where no value is within the tolerance, and the seeds."""
+        """Classify the pixels of a block.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+
+        Returns
+        -------
+        Classes
+            The class of each pixel, 0 where no value is within the tolerance; and the seed pixels.
+        """
         if self.values is None or self.tolerance is None:
             raise SegmenterError("the values of seeds are not fitted; call fit() first")
         value = self.feature(block, valid)
-        kind, level = np.array([k for k, _ in self.values]), np.array([v for _, v in self.values])
+        kind = np.array([k for k, _ in self.values])
+        level = np.array([v for _, v in self.values])
         order = np.lexsort((kind, level))
         first = order[np.diff(level[order], prepend=-np.inf) > 0]
-        kind, level = kind[first], level[first]
+        kind = kind[first]
+        level = level[first]
         kinds = _grown(value, valid, kind, level, self.tolerance)
         if self.seeds is None:
             return Classes(
@@ -176,8 +229,21 @@ class RegionGrowing(Feature):
         return Classes(kinds, (seeds > 0) & (own[seeds] == kinds))
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32, in raster order; without
-        ``min_area``.
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` is not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
         """
         return label(self, block, valid)
 
@@ -191,36 +257,43 @@ class RegionGrowing(Feature):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuasiFlat:
-    """Zones in which no step from a pixel to the next is greater than a tolerance, in any band.
+    """Zones without a step from pixel to pixel above a tolerance.
 
-    Use it to part an image into even patches, whatever their brightness: fields, flat colour,
-    cartoons. One weak spot in a border joins two zones, so noise is to be smoothed first
-    (``sigma``).
+    Use it to divide an image into even zones of any brightness: fields, flat colours, cartoons. The
+    steps of all bands count. One weak spot in a border joins two zones, so smooth noisy images
+    first (``sigma``).
+
+    Notes
+    -----
+    Labels equal those of the untiled image for zones of any size, so their certificate is
+    ``proved``.
+
+    References
+    ----------
+    .. [1] P. Soille (2008), "Constrained connectivity for hierarchical image partitioning and
+       simplification", IEEE Trans. PAMI 30(7), 1132-1145. The zones are its alpha-connected
+       components.
 
     Examples
     --------
     >>> import numpy as np
     >>> QuasiFlat(tolerance=1)(np.array([[[1, 2, 3, 9, 8, 7]]]))
     array([[1, 1, 1, 2, 2, 2]], dtype=int32)
-
-    References
-    ----------
-    P. Soille (2008), "Constrained connectivity for hierarchical image partitioning and
-    simplification", IEEE Trans. PAMI 30(7), 1132-1145: alpha-connected components.
     """
 
     tolerance: float | None = None
-    """The greatest step; None: a sixty-fourth of the range of the image's values, over all bands.
+    """The largest step between neighbours within a zone, in the image's values, 0 or more; None:
+    the range of the values of all bands divided by 64.
     """
 
     bands: tuple[int | str, ...] | None = None
-    """Bands, by number from 1 or by name; None: all."""
+    """The bands to use, by number from 1 or by name; None: all."""
 
     sigma: float = 0.0
-    """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
+    """Standard deviation of the Gaussian smoothing, in pixels; 0: no smoothing."""
 
     connectivity: int | None = None
-    """4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
+    """Number of neighbours of a pixel: 4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
 
     min_area: int = 0
     """Zones of fewer pixels are removed."""
@@ -240,40 +313,102 @@ class QuasiFlat:
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius."""
+        """The radius of the smoothing, in pixels."""
         return Feature(sigma=self.sigma).radius
 
     @property
     def unfitted(self) -> bool:
-        """Whether the tolerance is still to be found."""
+        """Whether the tolerance must still be found in the image."""
         return self.tolerance is None
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of those of ``number`` bands that are looked at."""
+        """List the bands that are used.
+
+        Parameters
+        ----------
+        number : int
+            How many bands the image has.
+
+        Returns
+        -------
+        tuple of int
+            Indices of bands, from 0.
+        """
         return indices(self.bands or range(1, number + 1), number)
 
     def feature(self, block: Pixels, valid: Flags) -> Pixels:
-        """(band, …): the bands that are looked at, smoothed."""
+        """Select and smooth the bands.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        ndarray, (band, row, column) or (band, plane, row, column)
+            The bands in use, smoothed.
+        """
         bands = range(1, len(block) + 1) if self.bands is None else self.bands
         return np.stack(
             [Feature(band=band, sigma=self.sigma).feature(block, valid) for band in bands]
         )
 
     def fit(self, histograms: list[Histogram]) -> QuasiFlat:
-        """The same with the tolerance that the range of the values gives."""
+        """Return a copy with the tolerance derived from the range of the values.
+
+        Parameters
+        ----------
+        histograms : list of Histogram
+            One for each band that is read, over the whole image.
+
+        Returns
+        -------
+        QuasiFlat
+            A fitted copy.
+        """
         known = [np.ptp(h.centers) for h in histograms if len(h.centers)]
         return replace(self, tolerance=float(max(known, default=0.0)) / 64)
 
     def classify(self, block: Pixels, valid: Flags) -> Classes:
-        """One class for all pixels that have a value."""
+        """Classify the pixels of a block.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        Classes
+            One class for all pixels with a finite value, and the surface and step that separate
+            zones.
+        """
         surface = self.feature(block, valid).astype(np.float64)
         return Classes(
             valid & np.isfinite(surface).all(axis=0), surface=surface, step=self.tolerance or 0.0
         )
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32, in raster order; without
-        ``min_area``.
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` is not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
         """
         return label(self, block, valid)
 
@@ -285,8 +420,25 @@ def _grown(
     level: npt.NDArray[np.float64],
     tolerance: float,
 ) -> npt.NDArray[Any]:
-    """The class of the nearest of the ascending levels where a pixel is within the tolerance of it;
-    0 elsewhere.
+    """Assign each pixel to the nearest seed value.
+
+    Parameters
+    ----------
+    value : ndarray
+        The feature.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    kind : int64 ndarray
+        The class of each seed value.
+    level : float64 ndarray
+        The seed values, ascending.
+    tolerance : float
+        The largest difference allowed.
+
+    Returns
+    -------
+    ndarray of the shape of ``value``
+        Class numbers; 0 where no seed value is within the tolerance.
     """
     if (
         value.dtype.kind in "bu" and value.dtype.itemsize <= SMALL
@@ -304,9 +456,7 @@ def _grown(
 
 
 def _even(value: npt.NDArray[np.float64], valid: Flags, tolerance: float) -> Flags:
-    """Where all neighbours, corners included, are valid and differ by no more than the tolerance
-    from each other.
-    """
+    """Where all neighbours, corners included, are valid and differ by at most the tolerance."""
     from scipy import ndimage
 
     high = ndimage.maximum_filter(np.where(valid, value, np.inf), size=3, mode="nearest")
@@ -315,8 +465,8 @@ def _even(value: npt.NDArray[np.float64], valid: Flags, tolerance: float) -> Fla
 
 
 def _peaks(histogram: Histogram, tolerance: float, most: int) -> tuple[tuple[int, float], ...]:
-    """The most frequent values that lie further apart than twice the tolerance, numbered
-    by value.
+    """The most frequent values that are more than twice the tolerance apart, with class numbers by
+    ascending value.
     """
     if not len(histogram.centers):
         raise SegmenterError("the image has no valid pixel")

@@ -1,10 +1,9 @@
-"""Superpixels: small patches of like pixels, one for each cell of a lattice over the image.
+"""Superpixels (SLIC): small patches of similar pixels, one for each cell of a lattice.
 
-k-means in colour and place (SLIC), in which a pixel may only join the nine (in volumes 27) cells
-around its own. So a patch depends on a bounded neighbourhood, its name is the place of its cell in
-the lattice, and the lattice begins at the image's first pixel: patches are the same however the
-image is tiled. Sums are made in raster order of the pixels of a patch, which is the same in every
-window.
+This is k-means in colour and position, in which a pixel may only join the 9 cells around its own
+(27 in volumes). So a patch depends on a bounded neighbourhood. Its key is the position of its cell
+in the lattice, and the lattice starts at the image's first pixel, so patches are the same for every
+tiling. Sums run in raster order over the pixels of a patch, an order that every window shares.
 """
 
 from __future__ import annotations
@@ -26,42 +25,55 @@ from pipeline.segmenters.pixel_features import Contrast
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 BITS = {2: (0, 31, 31), 3: (18, 22, 22)}
-"""Of a key, for each axis (plane, row, column), by the image's dimensions; one bit more tells
-patches that have no cell of their own.
+"""Bits of a key for each axis (plane, row, column), by the image's dimensions. One more bit marks
+patches without a cell of their own.
 """
 APART = np.int64(1 << 62)
 FACES = 6
-"""Pixels of a patch touch by a side, in two dimensions too."""
+"""Connectivity within a patch: pixels that share a side, also in two dimensions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Superpixels(Contrast):
-    """Patches of about equal size that keep to the borders in the image.
+    """Patches of about equal size that follow the borders in the image.
 
-    Use them where objects are too many-coloured to be told pixel by pixel: as units to be measured,
-    classed or merged (``region_graph``). They are not objects themselves.
+    Use them where the pixels of an object vary too much to be classified one by one: as units to
+    measure, classify or merge (``region_graph``). They are not objects themselves.
 
-    It differs from SLIC in two things: a pixel may join only the cells beside its own, and a part
-    of a patch that does not hang together with it goes to the nearest of the patches that it
-    touches. (What pixels that are not valid cut off is a patch of its own.)
+    Notes
+    -----
+    Two things differ from SLIC [1]_. A pixel may join only the cells next to its own [2]_. And a
+    part that is not connected to the largest piece of its patch goes to the patch beside it
+    that is nearest in colour and position; a part that is enclosed by pixels that were not measured
+    becomes a patch of its own. Patches equal those of the untiled image, so their certificate is
+    ``proved``.
 
     References
     ----------
-    R. Achanta et al. (2012), "SLIC superpixels compared to state-of-the-art superpixel methods",
-    IEEE Trans. PAMI 34(11), 2274-2282. C. Y. Ren, V. A. Prisacariu, I. D. Reid (2015), "gSLICr:
-    SLIC superpixels at over 250 Hz", arXiv:1509.04232, for the nine cells.
+    .. [1] R. Achanta et al. (2012), "SLIC superpixels compared to state-of-the-art superpixel
+       methods", IEEE Trans. PAMI 34(11), 2274-2282.
+    .. [2] C. Y. Ren, V. A. Prisacariu, I. D. Reid (2015), "gSLICr: SLIC superpixels at over 250
+       Hz", arXiv:1509.04232.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> keys = Superpixels(spacing=4)(np.array([[[9.0] * 4 + [0.0] * 4] * 4]))
+    >>> np.unique(keys, return_counts=True)
+    (array([1, 2]), array([16, 16]))
     """
 
     spacing: int = 16
-    """The extent of a cell in pixels."""
+    """The width of a lattice cell in pixels, 2 to 1000."""
 
     compactness: float = 10.0
-    """How much place counts beside colour, whose contrast over the image is 100; the higher, the
-    squarer.
+    """The weight of position against colour, more than 0, where the colours of the whole image have
+    the contrast 100. Higher values give squarer patches.
     """
 
     iterations: int = 5
-    """How often centres are moved. Each adds twice the spacing to the reach."""
+    """How often the centres are updated, 0 to 50. Each update adds twice the spacing to the reach.
+    """
 
     identity: ClassVar[Identity] = "keyed"
     portable: ClassVar[bool] = True
@@ -78,14 +90,26 @@ class Superpixels(Contrast):
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius; two cells for each move of the centres, and seven for what does
-        not hang together.
-        """
+        """The radius of smoothing, updates and unconnected parts together, in pixels."""
         return self.radius + (2 * self.iterations + 7) * self.spacing
 
     def suited(self, frame: Frame) -> Superpixels:
-        """The same; JobError where the image has more pixels along an axis than keys can tell
-        apart.
+        """Return the segmenter if keys can address every cell of an image.
+
+        Parameters
+        ----------
+        frame : Frame
+            The size and the bands of the image.
+
+        Returns
+        -------
+        Superpixels
+            This segmenter.
+
+        Raises
+        ------
+        JobError
+            The image has too many pixels along an axis.
         """
         most = [1 << bits for bits in BITS[frame.ndim][-frame.ndim :]]
         if any(extent > number for extent, number in zip(frame.shape, most, strict=True)):
@@ -98,8 +122,21 @@ class Superpixels(Contrast):
     def __call__(
         self, block: Pixels, valid: Flags | None = None, origin: Origin = None
     ) -> npt.NDArray[Any]:
-        """The key of the patch of each pixel, int64, of a block whose first pixel lies at
-        ``origin``; 0 where it is not valid.
+        """Compute the key of each pixel's patch.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+
+        Returns
+        -------
+        int64 ndarray of the shape ``block.shape[1:]``
+            Keys; 0 where a pixel was not measured.
         """
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
@@ -122,7 +159,24 @@ def _patches(
     compactness: float,
     iterations: int,
 ) -> npt.NDArray[np.int64]:
-    """Keys of patches. Two dimensions are one plane of a volume."""
+    """Compute the keys of patches; an image of two dimensions is treated as one plane of a volume.
+
+    Parameters
+    ----------
+    values : float64 ndarray, (band, …)
+        Features in the common scale.
+    valid : bool ndarray
+        True where a pixel was measured.
+    origin : tuple of int
+        Position of the first pixel in the image.
+    spacing, compactness, iterations
+        As for `Superpixels`.
+
+    Returns
+    -------
+    int64 ndarray of the shape of ``valid``
+        Keys; 0 where a pixel was not measured.
+    """
     flat = (1,) * (3 - valid.ndim)
     start = np.array((0,) * len(flat) + origin)
     known = (valid & np.isfinite(values).all(axis=0)).reshape(flat + valid.shape)
@@ -155,15 +209,15 @@ def _patches(
 def _named(
     places: Sequence[npt.NDArray[np.intp]], first: npt.NDArray[np.int64], bits: tuple[int, int, int]
 ) -> npt.NDArray[np.int64]:
-    """Places (plane, row, column) in one number each."""
+    """Encode positions (plane, row, column) as one integer each."""
     z, y, x = (axis.astype(np.int64) + begin for axis, begin in zip(places, first, strict=True))
     return np.asarray((z << bits[1] + bits[2]) | (y << bits[2]) | x)
 
 
 @numba.njit(cache=True, nogil=True)
 def _centres(values, owner, start, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """(cell, 4 + band): how many pixels a cell has, their mean place in the image, and their mean
-    features.
+    """For each cell, the number of its pixels, their mean position and their mean features, (cell,
+    4 + band).
     """
     bands, planes, rows, columns = values.shape
     sums = np.zeros((number, 4 + bands))
@@ -187,17 +241,16 @@ def _centres(values, owner, start, number):  # type: ignore[no-untyped-def]  # n
 
 @numba.njit(cache=True, nogil=True)
 def _assign(values, start, spacing, cells, centres, weight, owner):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Give each pixel to the nearest centre of the cells around its own; of equally near ones the
-    first. A row of cells at a time.
+    """Assign each pixel to the nearest centre of the cells around its own.
+
+    Of centres that are equally near, the first wins. Works on one row of cells at a time.
     """
     planes, rows, columns = owner.shape
     room = spacing * spacing
-    far, nearest, which, pixels = (
-        np.empty(room),
-        np.empty(room),
-        np.empty(room, np.int32),
-        np.empty((values.shape[0], room)),
-    )
+    far = np.empty(room)
+    nearest = np.empty(room)
+    which = np.empty(room, np.int32)
+    pixels = np.empty((values.shape[0], room))
     for p in range(planes):
         z = (p + start[0]) // spacing - start[0] // spacing
         for y in range(cells[1]):
@@ -222,7 +275,7 @@ def _assign(values, start, spacing, cells, centres, weight, owner):  # type: ign
 
 @numba.njit(cache=True, nogil=True)
 def _settle(owner, cell, which):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write down who has the pixels of a cell; those that are not known belong to nobody."""
+    """Write the owners of a cell's pixels; pixels that were not measured keep -1."""
     p, top, low, high, wide = cell
     for r in range(high):
         for c in range(wide):
@@ -232,8 +285,9 @@ def _settle(owner, cell, which):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @numba.njit(cache=True, nogil=True)
 def _fetch(values, cell, pixels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Lay the pixels of a cell next to each other, band by band: short rows would cost more than
-    what is worked out on them.
+    """Copy the pixels of a cell into one contiguous row per band.
+
+    Loops over short rows would cost more than the arithmetic on them.
     """
     p, top, low, high, wide = cell
     for b in range(values.shape[0]):
@@ -244,11 +298,13 @@ def _fetch(values, cell, pixels):  # type: ignore[no-untyped-def]  # noqa: ANN00
 
 @numba.njit(cache=True, nogil=True)
 def _compete(pixels, cell, start, centre, k, weight, far, nearest, which):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Let a centre have the pixels of a cell that no centre before it is as near to; loops that the
-    compiler turns into vectors.
+    """Give a centre those pixels of a cell to which it is nearer than all centres before it.
+
+    The compiler vectorizes these loops.
     """
     p, top, low, high, wide = cell
-    down, number = p + start[0] - centre[1], high * wide
+    down = p + start[0] - centre[1]
+    number = high * wide
     for r in range(high):
         across = top + r + start[1] - centre[2]
         beside = weight * (down * down + across * across)
@@ -256,7 +312,8 @@ def _compete(pixels, cell, start, centre, k, weight, far, nearest, which):  # ty
             along = low + c + start[2] - centre[3]
             far[r * wide + c] = beside + weight * along * along
     for b in range(pixels.shape[0]):
-        mean, band = centre[4 + b], pixels[b]
+        mean = centre[4 + b]
+        band = pixels[b]
         for i in range(number):
             step = band[i] - mean
             far[i] += step * step
@@ -267,9 +324,7 @@ def _compete(pixels, cell, start, centre, k, weight, far, nearest, which):  # ty
 
 
 def _orphans(owner: npt.NDArray[np.int32]) -> Flags:
-    """Pixels that do not hang together with the largest piece of their patch; of equally large ones
-    the first.
-    """
+    """Pixels that are not connected to the largest (first of equal) piece of their patch."""
     labels, many = pieces(owner + 1, FACES)
     size = np.bincount(labels.ravel(), minlength=many + 1)
     of = np.zeros(many + 1, np.int64)
@@ -288,14 +343,17 @@ def _distance(values, p, r, c, start, centre, weight):  # type: ignore[no-untype
     for b in range(values.shape[0]):
         step = values[b, p, r, c] - centre[4 + b]
         total += step * step
-    z, y, x = p + start[0] - centre[1], r + start[1] - centre[2], c + start[2] - centre[3]
+    z = p + start[0] - centre[1]
+    y = r + start[1] - centre[2]
+    x = c + start[2] - centre[3]
     return total + weight * (z * z + y * y + x * x)
 
 
 @numba.njit(cache=True, nogil=True)
 def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Give the orphans beside a pixel that is none to the nearest of the patches beside them, round
-    by round while there is one.
+    """Give orphans to the patch beside them that is nearest in colour and position.
+
+    One layer of pixels per round.
     """
     planes, rows, columns = owner.shape
     found = np.argwhere(orphan)
@@ -306,11 +364,9 @@ def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: igno
             best = np.inf
             for axis in range(6):
                 step = 1 if axis % 2 else -1
-                q, s, t = (
-                    p + (step if axis < 2 else 0),
-                    r + (step if axis // 2 == 1 else 0),
-                    c + (step if axis > 3 else 0),
-                )
+                q = p + (step if axis < 2 else 0)
+                s = r + (step if axis // 2 == 1 else 0)
+                t = c + (step if axis > 3 else 0)
                 if (
                     0 <= q < planes
                     and 0 <= s < rows
@@ -325,7 +381,8 @@ def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: igno
         for i in range(len(found)):
             if new[i] >= 0:
                 p, r, c = found[i]
-                owner[p, r, c], orphan[p, r, c] = new[i], False
+                owner[p, r, c] = new[i]
+                orphan[p, r, c] = False
         if (new < 0).all():
             return
         found = found[new < 0]

@@ -1,9 +1,9 @@
-"""Objects are connected pixels above (or below, or between) thresholds.
+"""Segment by value: objects are connected pixels above, below or between thresholds.
 
-Exact under tiling at any object size: the class of a pixel depends on at most the smoothing's and
-the local method's radius around it and on statistics of the whole image, and connected pieces are
-joined across seams by the pixels that two tiles share. Whether an object has a strong pixel
-(``weak``) is decided when its pieces are joined.
+The result is exact under tiling for objects of any size. The class of a pixel depends on the pixels
+within the radii of the smoothing and the local method, and on statistics of the whole image.
+Connected pieces are joined across seams by the pixels that two tiles share. Hysteresis (``weak``)
+is decided after the pieces of an object are joined.
 """
 
 from __future__ import annotations
@@ -25,12 +25,26 @@ _FOUND = ("value", "levels", "method", "classes", "weak", "spread")
 
 @dataclass(frozen=True, slots=True)
 class Threshold(Feature):
-    """Connected pixels whose feature is above a threshold.
+    """Connected pixels above a threshold.
 
-    Use it for what differs from its surroundings by value alone (water, land, stained tissue,
-    bright particles), where objects that touch are one object. To keep touching objects apart, use
-    ``watershed``. Exactly one of ``value``, ``interval``, ``levels`` and ``method`` is given; none
-    means ``method="otsu"``. Under uneven light, use a local method.
+    Use it for objects that differ from their surroundings by value alone, such as water, land,
+    stained tissue or bright particles. Objects that touch become one object; ``watershed``
+    separates them. Give exactly one of ``value``, ``interval``, ``levels`` and ``method``; without
+    any of them, the method is ``otsu``. Under uneven illumination, use a local method.
+
+    Notes
+    -----
+    Labels equal those of the untiled image for objects of any size, so their certificate is
+    ``proved``.
+
+    References
+    ----------
+    .. [1] N. Otsu (1979), "A threshold selection method from gray-level histograms", IEEE Trans.
+       SMC 9(1), 62-66. The other methods that use the histogram are cited in
+       `pipeline.imageops.histograms`.
+    .. [2] J. Sauvola, M. Pietikäinen (2000), "Adaptive document image binarization", Pattern
+       Recognition 33(2), 225-236.
+    .. [3] W. Niblack (1986), "An introduction to digital image processing", 115-116.
 
     Examples
     --------
@@ -38,65 +52,62 @@ class Threshold(Feature):
     >>> Threshold(value=5)(np.array([[[9, 0, 8], [9, 0, 0]]]))
     array([[1, 0, 2],
            [1, 0, 0]], dtype=int32)
-
-    References
-    ----------
-    For the methods that find a threshold in a histogram see `histograms`. J. Sauvola, M.
-    Pietikäinen (2000), "Adaptive document image binarization", Pattern Recognition 33(2), 225-236.
-    W. Niblack (1986), "An introduction to digital image processing", 115-116.
     """
 
     value: float | None = None
-    """Pixels above this are foreground."""
+    """The threshold, in units of the feature: pixels above it are foreground."""
 
     interval: tuple[float, float] | None = None
-    """Pixels from the first to the second, both included, are foreground."""
+    """The lowest and the highest value of the foreground, both included, in units of the feature.
+    """
 
     levels: tuple[float, ...] | None = None
-    """Several thresholds that ascend: a pixel's class is the number of those that it is above.
-    Objects are of one class.
+    """Ascending thresholds. The class of a pixel is the number of thresholds that it exceeds, and
+    all pixels of an object have one class.
     """
 
     method: str | None = None
-    """How thresholds are found. In the image's histogram: otsu, li, yen, triangle, isodata,
-    minimum, mean; multiotsu for several ``classes``. Around each pixel: sauvola, niblack,
-    local_mean, local_gaussian.
+    """The method that finds the threshold. From the image's histogram: otsu, li, yen, triangle,
+    isodata, minimum, mean, and multiotsu for several ``classes``. From the pixels in a window
+    around each pixel: sauvola, niblack, local_mean, local_gaussian.
     """
 
     classes: int | None = None
-    """For ``multiotsu``: how many classes there are, 2 to 5, the background included."""
+    """For multiotsu: the number of classes including the background, 2 to 5."""
 
     weak: float | None = None
-    """A second, weaker threshold (hysteresis): pixels above it are foreground too where their
-    object has a pixel above the first.
+    """The lower threshold of a hysteresis: pixels above it are foreground if they are connected to
+    a pixel above the first threshold.
     """
 
     dark: bool = False
-    """Objects are what is not above the threshold (or not in the interval), in place of what is."""
+    """Invert the foreground: objects are the pixels that are not above the threshold, or outside
+    the interval.
+    """
 
     window: int | None = None
-    """For local methods: the extent in pixels of the surroundings, an odd number; None: 51."""
+    """For local methods: the width of the window in pixels, an odd number; None: 51."""
 
     k: float | None = None
-    """For sauvola and niblack: how much the deviation counts; None: 0.2."""
+    """For sauvola and niblack: the weight of the standard deviation; None: 0.2."""
 
     offset: float | None = None
-    """For local_mean and local_gaussian: what is taken off the mean; None: nothing."""
+    """For local_mean and local_gaussian: a value subtracted from the local mean; None: 0."""
 
     spread: float | None = None
-    """For sauvola: the largest deviation that there may be; None: half the range of the image's
-    values.
+    """For sauvola: the largest possible standard deviation (R in the paper); None: half the range
+    of the image's values.
     """
 
     connectivity: int | None = None
-    """4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
+    """Number of neighbours of a pixel: 4 or 8 in two dimensions, 6 or 26 in three; None: 4 or 6."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed, after holes are filled."""
 
     fill_holes: bool = False
-    """Background that does not reach the image's edge (nor a pixel that is not valid) joins the
-    object around it. Before ``weak`` and ``min_area`` are looked at.
+    """Fill the holes of objects: background that touches neither the image's edge nor a pixel that
+    was not measured. This comes before ``weak`` and ``min_area``.
     """
 
     identity: ClassVar[Identity] = "connected"
@@ -104,7 +115,7 @@ class Threshold(Feature):
 
     @property
     def footprint(self) -> Footprint:
-        """A mask, a smoothed image, an index in floats, or local means and deviations."""
+        """Memory per pixel: a mask, a smoothed band, an index or local statistics."""
         return Footprint(
             75.0
             if self.window
@@ -131,12 +142,12 @@ class Threshold(Feature):
 
     @property
     def reach(self) -> int:
-        """The smoothing's and the local method's radius in pixels."""
+        """The radius of the smoothing plus that of the local method, in pixels."""
         return self.radius + self._foreground.reach
 
     @property
     def seeded(self) -> bool:
-        """Whether an object needs a strong pixel."""
+        """Whether only objects with a pixel above the first threshold are kept."""
         return self.weak is not None
 
     @property
@@ -145,20 +156,58 @@ class Threshold(Feature):
         return self._foreground.unfitted
 
     def fit(self, histogram: Histogram) -> Threshold:
-        """The same with what the method finds."""
+        """Return a copy with the threshold found in a histogram.
+
+        Parameters
+        ----------
+        histogram : Histogram
+            The histogram of the feature over the whole image.
+
+        Returns
+        -------
+        Threshold
+            A fitted copy.
+        """
         found = self._foreground.fit(histogram)
         return replace(self, **{name: getattr(found, name) for name in _FOUND})
 
     def classify(self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Classes:
-        """The foreground, bool or classes, of the shape of ``valid``, and its strong pixels."""
+        """Classify the pixels of a block.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        Classes
+            The foreground, bool or class numbers, and the pixels above the first threshold where
+            ``weak`` is given.
+        """
         feature = self.feature(block, valid)
         return Classes(self._foreground(feature, valid), self._foreground.strong(feature, valid))
 
     def __call__(
         self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None
     ) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32, in raster order; without
-        ``min_area`` and ``fill_holes``.
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` and ``fill_holes`` are not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
         """
         return label(self, block, valid)
 

@@ -1,9 +1,9 @@
-"""Objects grown from markers: the watershed within a foreground.
+"""Separate touching objects: a seeded watershed within a foreground.
 
-Exact under tiling where the foreground's piece (the support) of an object lies whole in the tile's
-window. Everything here is decided within one piece of support: distances end at its border, markers
-compete only with markers of the same piece, and the flooding does not leave it. So what lies
-elsewhere in the window changes nothing.
+An object is exact under tiling if its connected component of the foreground (its support) lies
+wholly inside the tile's window. Every decision is made within one component: distances end at its
+border, markers compete only with markers of the same component, and flooding stays inside. Pixels
+outside the component have no influence.
 """
 
 from __future__ import annotations
@@ -27,78 +27,82 @@ from pipeline.segmenters import Flags, Footprint, Identity, Origin, fitted_to
 
 @dataclass(frozen=True, slots=True)
 class Watershed(Feature):
-    """Objects that touch are parted along the valleys between their markers.
+    """Roundish objects, separated where they touch.
 
-    Use it for roundish objects that touch: nuclei, grains, crowns. For objects of any other form it
-    draws too many borders.
+    Use it for nuclei, grains or tree crowns that touch. It splits objects of other shapes into too
+    many parts.
+
+    Notes
+    -----
+    Labels are ``proved`` equal to those of the untiled image where the connected piece of
+    foreground around an object fits in a tile's window; windows are enlarged up to ``max_halo`` for
+    that.
+
+    References
+    ----------
+    .. [1] F. Meyer (1994), "Topographic distance and watershed lines", Signal Processing 38,
+       113-125. The implementation is that of scikit-image.
 
     Examples
     --------
     >>> import numpy as np
     >>> Watershed(threshold=0, min_distance=1)(np.array([[[9, 9, 9, 0, 9], [9, 9, 9, 0, 9]]])).max()
     np.int32(2)
-
-    References
-    ----------
-    F. Meyer (1994), "Topographic distance and watershed lines", Signal Processing 38, 113-125; the
-    flooding is scikit-image's.
     """
 
     threshold: float | str | None = "otsu"
-    """The foreground is above this value, or above what this method finds: any of ``threshold``'s
-    but multiotsu. None: it is all of the image; then nothing can be proved unless the whole image
-    fits in a window.
+    """The threshold of the foreground, in units of the feature, or the method that finds it: any
+    method of ``threshold`` but multiotsu. None: the whole image is foreground; then only an image
+    that fits in one window can be proved.
     """
 
     dark: bool = False
-    """Objects are darker than the threshold, in place of brighter."""
+    """Whether objects are darker than the threshold."""
 
     window: int | None = None
-    """For local methods: the extent in pixels of the surroundings, an odd number; None: 51."""
+    """For local methods: the width of the window in pixels, an odd number; None: 51."""
 
     markers: Literal["distance", "intensity"] = "distance"
-    """Where objects have their middle: far from the background, or brightest (darkest, if
-    ``dark``).
+    """Where markers lie: at the maxima of the distance to the background, or at the maxima of the
+    intensity (minima with ``dark``).
     """
 
     seeds: Any = None
-    """Markers that are given, in place of ``markers``: points, a raster of markers' numbers or a
-    vector file, as for ``region_growing``.
+    """Given markers, in place of ``markers``: points, a raster of marker numbers or a vector file,
+    as for ``region_growing``.
     """
 
     surface: Literal["distance", "intensity", "gradient"] | None = None
-    """What is flooded: towards the background's distance, along brightness, or up the slopes, so
-    that borders lie where the feature is steepest. None: what ``markers`` says.
+    """The surface that is flooded: the inverted distance to the background, the inverted intensity,
+    or the magnitude of the gradient, which puts borders where the feature is steepest. None: the
+    same as ``markers``.
     """
 
     compactness: float = 0.0
-    """How much the distance from the marker counts beside the surface; the higher, the rounder the
-    objects.
-    """
+    """The weight of the distance to the marker, 0 or more; higher values give rounder objects."""
 
     min_distance: int = 5
-    """Markers of one piece of foreground are further apart than this, in pixels; of two that are
-    not, the higher one stays.
+    """Two markers in one piece of foreground are more than this many pixels apart; of two that are
+    closer, the higher stays.
     """
 
     min_depth: float | None = None
-    """A marker rises at least this far above the pass to a higher one, in pixels of distance or in
-    units of the feature: the ridge of a long object has many summits, which this takes for one.
-    None: 0.75 for distances, 0 for intensities.
+    """The least height of a marker above the pass to a higher one (h-maxima), in pixels for
+    distances or in units of the feature for intensities. It merges the several maxima along the
+    ridge of a long object. None: 0.75 for distances, 0 for intensities.
     """
 
     spread: float | None = None
-    """For sauvola: the largest deviation that there may be; None: half the range of the image's
-    values.
+    """For sauvola: the largest possible standard deviation (R in the paper); None: half the range
+    of the image's values.
     """
 
     min_area: int = 0
     """Objects of fewer pixels are removed."""
 
     max_hole: int = 0
-    """Holes of the foreground of up to this many pixels are filled first. It adds as much to the
-    reach: whether a piece of background is larger must be seen inside the window. (A hole of any
-    size may be the whole tile, and nothing in it could be proved.)
+    """Holes in the foreground of up to this many pixels are filled first. The reach grows by the
+    same number, because a window must show whether a hole is larger.
     """
 
     identity: ClassVar[Identity] = "object"
@@ -143,7 +147,7 @@ class Watershed(Feature):
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius and the extent of the largest hole to be filled, in pixels."""
+        """The radius of smoothing and local method, plus the largest hole, in pixels."""
         return self.radius + self._foreground.reach + self.max_hole + (self._flooded == "gradient")
 
     @property
@@ -153,11 +157,22 @@ class Watershed(Feature):
 
     @property
     def unfitted(self) -> bool:
-        """Whether the threshold is still to be found."""
+        """Whether the image's histogram is needed first."""
         return self._foreground.unfitted
 
     def fit(self, histogram: Histogram) -> Watershed:
-        """The same with what the method finds."""
+        """Return a copy with the threshold found in a histogram.
+
+        Parameters
+        ----------
+        histogram : Histogram
+            The histogram of the feature over the whole image.
+
+        Returns
+        -------
+        Watershed
+            A fitted copy.
+        """
         found = self._foreground.fit(histogram)
         return replace(
             self,
@@ -168,7 +183,20 @@ class Watershed(Feature):
     def foreground(
         self, block: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
-        """The support: the thresholded pixels, small holes filled; of the shape of ``valid``."""
+        """Compute the support: the thresholded pixels with small holes filled.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        bool ndarray of the shape of ``valid``
+            True for foreground.
+        """
         return self._support(self.feature(block, valid), valid)
 
     def __call__(
@@ -178,10 +206,25 @@ class Watershed(Feature):
         origin: Origin = None,
         part: Flags | None = None,
     ) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32; without ``min_area``, which is
-        decided on whole objects.
+        """Label one block as if it were the whole image.
 
-        ``part``: the pieces of foreground that are asked for; the others stay empty.
+        ``min_area`` is not applied, because it is decided on whole objects.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+        part : bool ndarray of the shape of ``valid``, optional
+            The pieces of foreground to label; the others stay 0. None: all.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
         """
         from skimage.segmentation import watershed
 
@@ -248,7 +291,7 @@ class Watershed(Feature):
         support: npt.NDArray[np.bool_],
         kind: str,
     ) -> npt.NDArray[np.float64]:
-        """What markers are the summits of, and what is flooded from its summits down."""
+        """The surface with maxima at the markers (``kind``: distance, intensity or gradient)."""
         from scipy import ndimage
 
         if kind == "gradient":
@@ -265,7 +308,7 @@ class Watershed(Feature):
 
 
 def _numbered(seeds: npt.NDArray[np.int64], piece: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Markers from 1: seeds of one number in one piece of support are one."""
+    """Number the markers from 1: one marker for each seed number in each piece of support."""
     given = seeds > 0
     markers = np.zeros(seeds.shape, np.int32)
     pairs = np.stack([piece[given].astype(np.int64), seeds[given]], axis=1)

@@ -1,9 +1,8 @@
-"""Methods that look at a whole window at once: what they draw anywhere may depend on anything in
-it.
+"""Methods that depend on the whole window: any pixel may change any label.
 
-Nothing here can be proved unless the image fits into one window. Objects that neighbouring windows
-drew alike are joined by evidence, and say so in their certificates (``agreed``, ``disputed``). Use
-larger tiles, or halos, for fewer disputes; and ``region_graph`` for merging that is exact.
+Their labels can be proved only if the image fits in one window. Otherwise objects that neighbouring
+windows draw alike are joined by evidence, and their certificates say so (``agreed``, ``disputed``).
+Larger tiles or halos give fewer disputes; ``region_graph`` merges regions exactly.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from pipeline.segmenters.pixel_features import CONTRAST, Contrast
 from pipeline.segmenters.superpixel import Superpixels
 
 ALIKE = 1000.0
-"""The square of the contrast over which likeness falls to 1/e. With less, covers hang together by
-so little that no cut is found.
+"""Squared contrast at which the similarity of two superpixels falls to 1/e. With a smaller one,
+similarities are so weak that no cut is found.
 """
 Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -35,26 +34,38 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Felzenszwalb(Contrast):
-    """Regions that differ more from each other than pixels do within them, merged pixel by pixel.
+    """Regions that differ more from each other than within, merged pixel by pixel.
 
-    Use it on images of a window's size, or where small regions matter; ``region_graph`` with ``cut:
-    felzenszwalb`` merges superpixels in the same way over the whole image. It is for two
+    Use it on images that fit in a window, or where small regions matter. ``region_graph`` with
+    ``cut: felzenszwalb`` merges superpixels in the same way over the whole image. Images have two
     dimensions.
+
+    Notes
+    -----
+    Labels are ``proved`` only if the image fits in one window. Otherwise they are ``agreed`` where
+    windows agree, else ``disputed``.
 
     References
     ----------
-    P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image segmentation", Int.
-    J. Computer Vision 59(2), 167-181. scikit-image's.
+    .. [1] P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image
+       segmentation", Int. J. Computer Vision 59(2), 167-181. The implementation is that of
+       scikit-image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Felzenszwalb(sigma=0, min_size=2)(np.array([[[0.0, 0.0, 0.0, 9.0, 9.0, 9.0]] * 3]))[0]
+    array([1, 1, 1, 2, 2, 2], dtype=int32)
     """
 
     scale: float = 100.0
-    """The greater, the larger are regions."""
+    """Higher values give larger regions; more than 0."""
 
     sigma: float = 0.8
-    """The standard deviation of Gaussian smoothing, in pixels; 0: none."""
+    """Standard deviation of the Gaussian smoothing, in pixels; 0: no smoothing."""
 
     min_size: int = 20
-    """Regions of fewer pixels join a neighbour, within the window."""
+    """Regions of fewer pixels are merged with a neighbour, within the window."""
 
     min_area: int = 0
     """Regions of fewer pixels are removed."""
@@ -72,11 +83,26 @@ class Felzenszwalb(Contrast):
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius."""
+        """The radius of the smoothing, in pixels."""
         return self.radius
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> Labels:
-        """Label one block: int32, in raster order."""
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` is not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
+        """
         from skimage.segmentation import felzenszwalb
 
         values, known = _values(self, block, valid)
@@ -97,38 +123,51 @@ class Felzenszwalb(Contrast):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomWalker(Feature):
-    """Each pixel goes to the seeds that a walker from there, who shuns steep steps, most likely
-    meets first.
+    """Objects grown from seeds by random walks that avoid steep steps.
 
-    Use it where borders are weak or noisy and seeds are good. Seeds are given, or are the darkest
-    and the brightest pixels: then objects are what goes to the bright ones. It solves an equation
-    of as many unknowns as a window has pixels, so it wants small tiles.
+    Each pixel goes to the seeds that a walker starting there most likely meets first. Use it where
+    borders are weak or noisy and seeds are good. Seeds are given; or the darkest and the brightest
+    pixels are seeds, and objects are what goes to the bright ones. It solves a linear system with
+    one unknown per pixel of the window, so use small tiles.
+
+    Notes
+    -----
+    Labels are ``proved`` only if the image fits in one window. Otherwise they are ``agreed`` where
+    windows agree, else ``disputed``.
 
     References
     ----------
-    L. Grady (2006), "Random walks for image segmentation", IEEE Trans. PAMI 28(11), 1768-1783.
-    scikit-image's.
+    .. [1] L. Grady (2006), "Random walks for image segmentation", IEEE Trans. PAMI 28(11),
+       1768-1783. The implementation is that of scikit-image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> RandomWalker(dark=40, bright=30)(np.array([[[0.0, 0.0, 1.0, 8.0, 9.0, 9.0]] * 3]))[0]
+    array([0, 0, 0, 1, 1, 1], dtype=int32)
     """
 
     seeds: Any = None
-    """As for ``region_growing``; class 1 is the background. None: the darkest and the brightest
-    pixels.
+    """Seeds, as for ``region_growing``; class 1 is the background. None: the darkest and the
+    brightest pixels.
     """
 
     dark: float = 50.0
-    """Without seeds: this many per cent of the image's pixels, the darkest, are seeds of the
-    background.
+    """Without given seeds: the percentage of the image's pixels, the darkest, that are seeds of the
+    background; more than 0.
     """
 
     bright: float = 10.0
-    """Without seeds: this many per cent, the brightest, are seeds of objects."""
+    """Without given seeds: the percentage of the image's pixels, the brightest, that are seeds of
+    objects; more than 0, at most 100 together with ``dark``.
+    """
 
     beta: float = 1000.0
-    """How much a walker shuns steep steps."""
+    """How strongly walkers avoid steep steps; more than 0."""
 
     limits: tuple[float, float] | None = None
-    """The values below and above which pixels are seeds; None: they are found in the image's
-    histogram.
+    """The values below and above which pixels are seeds, in units of the feature; None: they are
+    found in the image's histogram.
     """
 
     min_area: int = 0
@@ -153,7 +192,7 @@ class RandomWalker(Feature):
 
     @property
     def reach(self) -> int:
-        """The smoothing's radius."""
+        """The radius of the smoothing, in pixels."""
         return self.radius
 
     @property
@@ -162,12 +201,41 @@ class RandomWalker(Feature):
         return self.limits is None
 
     def fit(self, histogram: Histogram) -> RandomWalker:
-        """The same with the values below and above which pixels are dark and bright."""
-        low, high = histogram.percentile(self.dark), histogram.percentile(100 - self.bright)
+        """Return a copy with the limits of dark and bright pixels.
+
+        Parameters
+        ----------
+        histogram : Histogram
+            The histogram of the feature over the whole image.
+
+        Returns
+        -------
+        RandomWalker
+            A fitted copy.
+        """
+        low = histogram.percentile(self.dark)
+        high = histogram.percentile(100 - self.bright)
         return replace(self, limits=(low, high if high > low else low + 1.0))
 
     def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> Labels:
-        """Label one block: int32, in raster order."""
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` is not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
+        """
         from skimage.segmentation import random_walker
 
         block = np.asarray(block)
@@ -193,19 +261,30 @@ class RandomWalker(Feature):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalizedCut(Superpixels):
-    """Superpixels, parted again and again where the cut costs least compared with what it parts.
+    """Large regions by repeated normalised cuts through a graph of superpixels.
 
     Use it for few large regions in small images; it is slow. ``region_graph`` merges superpixels
     over the whole image, exactly.
 
+    Notes
+    -----
+    Labels are ``proved`` only if the image fits in one window. Otherwise they are ``agreed`` where
+    windows agree, else ``disputed``.
+
     References
     ----------
-    J. Shi, J. Malik (2000), "Normalized cuts and image segmentation", IEEE Trans. PAMI 22(8),
-    888-905. scikit-image's.
+    .. [1] J. Shi, J. Malik (2000), "Normalized cuts and image segmentation", IEEE Trans. PAMI
+       22(8), 888-905. The implementation is that of scikit-image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> NormalizedCut(spacing=4)(np.array([[[9.0] * 8 + [0.0] * 8] * 8])).max()
+    np.int32(2)
     """
 
     most: float = 0.2
-    """A region is parted where the normalised cut costs less than this."""
+    """A region is split if the normalised cut costs less than this, above 0 and up to 2."""
 
     min_area: int = 0
     """Regions of fewer pixels are removed."""
@@ -221,7 +300,24 @@ class NormalizedCut(Superpixels):
             raise JobError(f"most: {self.most!r}; allowed: more than 0, up to 2")
 
     def __call__(self, block: Pixels, valid: Flags | None = None, origin: Origin = None) -> Labels:
-        """Label one block: int32, in raster order."""
+        """Label one block as if it were the whole image.
+
+        Labels are numbered in raster order. ``min_area`` is not applied.
+
+        Parameters
+        ----------
+        block : ndarray, (band, row, column) or (band, plane, row, column)
+            The pixels of one window.
+        valid : bool ndarray of the shape ``block.shape[1:]``, optional
+            True where a pixel was measured; None: everywhere.
+        origin : tuple of int, optional
+            The position in the image of the block's first pixel; None: 0 along every axis.
+
+        Returns
+        -------
+        int32 ndarray of the shape ``block.shape[1:]``
+            Labels from 1; 0 is background.
+        """
         from skimage.graph import RAG, cut_normalized
 
         block = np.asarray(block)
@@ -254,7 +350,7 @@ class NormalizedCut(Superpixels):
 
 
 def _values(what: Any, block: Pixels, valid: Flags | None) -> tuple[npt.NDArray[np.float64], Flags]:
-    """Features in their common scale, and where they are known."""
+    """Features in the common scale, and where they are known."""
     block = np.asarray(block)
     valid = np.ones(block.shape[1:], bool) if valid is None else valid
     if valid.ndim != 2:

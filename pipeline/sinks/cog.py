@@ -99,7 +99,8 @@ def write_cog(
         raise OutputError(f"{path}: the folder {target.parent} is not there; make it first")
     # GDAL lays its own temporary files beside what it writes: all go with the folder.
     with tempfile.TemporaryDirectory(prefix=".cog-", dir=target.parent) as folder:
-        tiled, cloud = Path(folder, "tiled.tif"), Path(folder, "cloud.tif")
+        tiled = Path(folder, "tiled.tif")
+        cloud = Path(folder, "cloud.tif")
         _write_tiled(tiled, frame, dtype, read_labels, read_valid, palette, pins)
         _verify(tiled)
         _convert(tiled, cloud, frame, dtype)

@@ -22,7 +22,8 @@ from pipeline.storage.ome_image import Home
 
 MARK = "tilewise"
 """The attribute of labels that says which run made them."""
-LOCK, WAIT = ".tilewise.lock", 600.0
+LOCK = ".tilewise.lock"
+WAIT = 600.0
 """The file by which a list of labels is held while a run adds to it, and the seconds that another
 waits for that.
 """
@@ -110,7 +111,8 @@ class Nest:
 
     def _list(self) -> None:
         """Add the name to the group's list; all else in its metadata stays."""
-        found, names = self._metadata(), self._listed()
+        found = self._metadata()
+        names = self._listed()
         if self.home.version == "0.4" and not (self._group / ".zgroup").exists():
             _write(self._group / ".zgroup", {"zarr_format": 2})
         if self.name in names:

@@ -151,7 +151,8 @@ def _ome_xml(pyramid: Pyramid) -> str:
     """One image of one channel, with the size of its pixels. (That of tifffile has a random number,
     and is other bytes each time.)
     """
-    frame, found = pyramid.frame, _scale(pyramid.frame)
+    frame = pyramid.frame
+    found = _scale(pyramid.frame)
     planes, rows, columns = (1, *frame.shape)[-3:]
     root = ET.Element("OME", {"xmlns": _NAMESPACE, "Creator": "tilewise"})
     image = ET.SubElement(root, "Image", ID="Image:0", Name=Path(pyramid.path).stem)

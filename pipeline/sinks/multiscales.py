@@ -106,7 +106,8 @@ def spatial(frame: Frame, level: int) -> dict[str, Any]:
     # The transform is of pixels' corners. A pixel of this level has the centre of the pixel that it
     # was taken from, so that its corner is (factor - 1) / 2 pixels of the image before that
     # pixel's.
-    c, f = c - (a + b) * (factor - 1) / 2, f - (d + e) * (factor - 1) / 2
+    c = c - (a + b) * (factor - 1) / 2
+    f = f - (d + e) * (factor - 1) / 2
     attributes: dict[str, Any] = {
         "spatial:dimensions": ["y", "x"],
         "spatial:transform": [a * factor, b * factor, c, d * factor, e * factor, f],

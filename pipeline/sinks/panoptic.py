@@ -70,7 +70,8 @@ def write_png(path: str, frame: Frame, read: Callable[[Box], npt.NDArray[Any]]) 
     import rasterio.shutil
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-    windows, (height, width) = Grid(frame.shape, (WINDOW, WINDOW)), frame.shape
+    windows = Grid(frame.shape, (WINDOW, WINDOW))
+    height, width = frame.shape
     layout = {
         "tiled": True,
         "blockxsize": 512,
@@ -84,7 +85,8 @@ def write_png(path: str, frame: Frame, read: Callable[[Box], npt.NDArray[Any]]) 
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        tiled, png = Path(folder, "tiled.tif"), Path(folder, "whole.png")
+        tiled = Path(folder, "tiled.tif")
+        png = Path(folder, "whole.png")
         try:
             with rasterio.open(
                 tiled,
@@ -139,10 +141,8 @@ def write_json(
         One at a time, as COCO has them: ``id``, ``category_id``, ``area``, ``bbox`` (x, y, width,
         height), ``iscrowd``.
     """
-    images, seen = (
-        [{"id": 1, "file_name": names[0], "height": frame.shape[0], "width": frame.shape[1]}],
-        set(),
-    )
+    images = [{"id": 1, "file_name": names[0], "height": frame.shape[0], "width": frame.shape[1]}]
+    seen = set()
     with Path(path).open("w", encoding="utf-8") as file:  # there may be millions
         file.write(
             f'{{"images": {json.dumps(images)},\n "annotations": [{{"image_id": 1, "file_name": '

@@ -260,7 +260,8 @@ def _sized(frame: Frame) -> dict[str, str]:
     """The column of areas, or of volumes, besides that in pixels; none where the image does not say
     how large they are.
     """
-    name, found = size_column(frame), scale(frame)
+    name = size_column(frame)
+    found = scale(frame)
     if name is None or found is None:
         return {}
     what = {"m": "metres", "mm": "millimetres", "um": "micrometres"}[found.unit]
@@ -320,5 +321,6 @@ def _in_crs(
         for r in ("min", "max")
         for c in ("min", "max")
     ]
-    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    low = np.min(corners, axis=0)
+    high = np.max(corners, axis=0)
     return {"x": x, "y": y, "x_min": low[0], "y_min": low[1], "x_max": high[0], "y_max": high[1]}

@@ -171,12 +171,15 @@ def _rows(frame: Frame, lines: Lines) -> tuple[npt.NDArray[Any], dict[str, npt.N
 
     which = np.repeat(np.arange(len(lines.label)), np.diff(lines.start))
     row, column = np.divmod(lines.pixels, frame.shape[1])
-    down, across, inside = np.diff(row), np.diff(column), np.diff(which) == 0
+    down = np.diff(row)
+    across = np.diff(column)
+    inside = np.diff(which) == 0
     bend = np.ones(len(which), bool)
     bend[1:-1] = ~(inside[1:] & inside[:-1] & (down[1:] == down[:-1]) & (across[1:] == across[:-1]))
     x, y = frame.place(row[bend] + 0.5, column[bend] + 0.5)
     shapes = shapely.linestrings(x, y, indices=which[bend]) if len(which) else np.zeros(0, object)
-    owner, pixels = which[1:][inside], Frame(frame.shape, pixel_size=(1.0, 1.0), unit="meter")
+    owner = which[1:][inside]
+    pixels = Frame(frame.shape, pixel_size=(1.0, 1.0), unit="meter")
     columns = {"id": lines.label}
     for name, how in {"pixels": pixels, _length_column(frame): frame}.items():
         steps = step_lengths(

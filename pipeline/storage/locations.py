@@ -58,7 +58,8 @@ def checked(address: str) -> str:
     if is_owned(address):
         raise JobError(f"{address} holds credentials; allowed: in the environment only")
     try:
-        parts, _ = (found := urlsplit(address)), found.port
+        parts = urlsplit(address)
+        parts.port  # noqa: B018  refuses what is no port
     except ValueError as error:
         raise JobError(
             f"{address} is no address: {error}; allowed: s3://bucket/path, gs://bucket/path, "
@@ -294,7 +295,8 @@ def zarr_store(path: str) -> Any:
 
 def _endpoint() -> dict[str, str]:
     """GDAL's words for AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST, which it does not know."""
-    parts, emulator = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")), _emulator()
+    parts = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    emulator = _emulator()
     found = {"CPL_GS_ENDPOINT": f"{emulator}/", "GS_NO_SIGN_REQUEST": "YES"} if emulator else {}
     if parts.netloc:
         found |= {

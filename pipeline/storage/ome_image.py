@@ -89,7 +89,8 @@ def moved(
     >>> moved({"coordinateTransformations": [twice]}, {"coordinateTransformations": [twice, on]}, 1)
     ((4.0,), (10.0,))
     """
-    scale, translation = [1.0] * number, [0.0] * number
+    scale = [1.0] * number
+    translation = [0.0] * number
     # Those of a level come first, and then those of all levels.
     for move in (
         *dataset.get("coordinateTransformations", ()),

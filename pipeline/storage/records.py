@@ -31,7 +31,8 @@ MAGIC = b"TWS2"
 WORTH_PACKING = 4096
 LABEL = 4
 """Bytes of a label."""
-RUNS, JOINED = "runs", "joined"
+RUNS = "runs"
+JOINED = "joined"
 """The folders of runs, and in a run of the ways of joining its tiles."""
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -191,7 +192,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
     """
     lines = []
     for key in sorted({*before, *now}):
-        a, b, name = before.get(key), now.get(key), f"{path}{key}"
+        a = before.get(key)
+        b = now.get(key)
+        name = f"{path}{key}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, f"{name}.")
         elif a != b:
@@ -205,7 +208,9 @@ def _short(value: Any) -> str:
 
 
 def _pack(run: str, meta: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    entries, payload, at = {}, [], 0
+    entries = {}
+    payload = []
+    at = 0
     for name, array in arrays.items():
         data = _squeezed(array)
         entries[name] = {
@@ -254,7 +259,8 @@ def _unpack(file: BinaryIO, start: int, entry: Mapping[str, Any], path: Path) ->
     data = file.read(entry["bytes"])
     if zlib.crc32(data) != entry["crc"]:
         raise ScratchError(f"the record {path} is damaged: a part does not agree with its checksum")
-    shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+    shape = tuple(entry["shape"])
+    dtype = np.dtype(entry["dtype"])
     if math.prod(shape) * dtype.itemsize >= WORTH_PACKING:
         from numcodecs import blosc
 

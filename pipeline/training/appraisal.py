@@ -50,7 +50,9 @@ def appraise(
         are no pairs.
     list of Shown
     """
-    shown, counts, offset = [], [], 0
+    shown = []
+    counts = []
+    offset = 0
     for pair in pairs:
         box = pair.middle()
         image, truth, valid = pair.read(box)

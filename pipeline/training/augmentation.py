@@ -114,7 +114,8 @@ class Place:
             )
         for axis in (0, 1):
             if augment.flips and rng.random() < 0.5:
-                extent, start = place.layers[0].shape[axis - 2], list(place.start)
+                extent = place.layers[0].shape[axis - 2]
+                start = list(place.start)
                 start[axis] = extent - start[axis] - size
                 place = Place(
                     tuple(np.flip(layer, axis - 2) for layer in place.layers), (start[0], start[1])

@@ -109,7 +109,8 @@ def train(
     OutputError
         If the folder cannot be written.
     """
-    bundle, mark = folder / recipe.file, recipe.fingerprint()
+    bundle = folder / recipe.file
+    mark = recipe.fingerprint()
     if bundle.exists() and not fresh:
         if cards.read(str(bundle)).card.training.get("recipe") != mark:
             raise ResumeError(
@@ -250,7 +251,8 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
     """One step; ``done`` is the share of all that lies behind. The loss."""
     import torch
 
-    train, network = recipe.train, state.network
+    train = recipe.train
+    network = state.network
     for group in state.optimiser.param_groups:
         group["lr"] = train.learning_rate * (
             done / WARM if done < WARM else (1 + math.cos(math.pi * (done - WARM) / (1 - WARM))) / 2
@@ -286,7 +288,8 @@ def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log:
     now = score(measures)
     better = now > state.best or not held
     if better:
-        state.best, state.stale = now, 0
+        state.best = now
+        state.stale = 0
         state.weights = {
             name: tensor.detach().cpu().clone()
             for name, tensor in state.judged.state_dict().items()

@@ -67,7 +67,8 @@ def _both(decoder: Panoptic, answer: torch.Tensor, targets: torch.Tensor) -> tor
     """
     import torch
 
-    kinds, more = answer[:, : -decoder.more], answer[:, -decoder.more :]
+    kinds = answer[:, : -decoder.more]
+    more = answer[:, -decoder.more :]
     thing = torch.zeros(kinds.shape[1], dtype=torch.bool)
     thing[
         [

@@ -93,7 +93,9 @@ class Pixels:
 
     def draw(self, network: torch.nn.Module) -> Draw:
         """Classes, labels of objects, or segments."""
-        patches, decoder, forward = cut(self.card), self.decoder, _forward(network)
+        patches = cut(self.card)
+        decoder = self.decoder
+        forward = _forward(network)
 
         def draw(image: Floats, valid: Flags, start: Sequence[int]) -> npt.NDArray[Any]:
             channels = patches.run(image, start, forward)
@@ -128,7 +130,8 @@ class Objects:
 
     def draw(self, network: torch.nn.Module) -> Draw:
         """Labels of objects, from 1."""
-        choice, find = Choice(lattice=lattice(self.card)), _inferred(network)
+        choice = Choice(lattice=lattice(self.card))
+        find = _inferred(network)
 
         def draw(image: Floats, valid: Flags, start: Sequence[int]) -> npt.NDArray[Any]:
             keys = choice.draw(image, valid, start, lambda patch: detections(find(patch[None])[0]))[

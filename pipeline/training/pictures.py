@@ -15,7 +15,9 @@ from pipeline.sinks.picture import outlined, to_png
 from pipeline.training.appraisal import Shown
 from pipeline.training.samples import Floats
 
-WIDTH, HEIGHT, EDGE = 800, 300, 40
+WIDTH = 800
+HEIGHT = 300
+EDGE = 40
 MOST = 8
 """Images in the picture of predictions."""
 LARGEST = 640

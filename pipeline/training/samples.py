@@ -135,16 +135,12 @@ class Pair:
         rows, columns = self.shape
         if columns >= rows:
             cut = round((1 - share) * columns)
-            boxes, what = (
-                (Box((0, 0), (rows, cut)), Box((0, cut), (rows, columns))),
-                f"columns from {cut}",
-            )
+            boxes = (Box((0, 0), (rows, cut)), Box((0, cut), (rows, columns)))
+            what = f"columns from {cut}"
         else:
             cut = round((1 - share) * rows)
-            boxes, what = (
-                (Box((0, 0), (cut, columns)), Box((cut, 0), (rows, columns))),
-                f"rows from {cut}",
-            )
+            boxes = (Box((0, 0), (cut, columns)), Box((cut, 0), (rows, columns)))
+            what = f"rows from {cut}"
         return replace(self, part=boxes[0]), replace(
             self, part=boxes[1], name=f"{self.name} ({what})"
         )
@@ -166,7 +162,8 @@ def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
     """
     train: list[Pair] = []
     held: list[Pair] = []
-    opened, left = [], KEPT
+    opened = []
+    left = KEPT
     for image, truth, entry in recipe.pairs():
         with _naming(image.name):
             opened.append(_opened(recipe, image, truth, entry))
@@ -260,13 +257,13 @@ def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] 
         return None
     counted = []
     for band in range(len(card.bands)):
-        low, high, dtype = np.inf, -np.inf, ""
+        low = np.inf
+        high = -np.inf
+        dtype = ""
         for values in _values(source, source.frame, band):
-            low, high, dtype = (
-                min(low, values.min().item()),
-                max(high, values.max().item()),
-                str(values.dtype),
-            )
+            low = min(low, values.min().item())
+            high = max(high, values.max().item())
+            dtype = str(values.dtype)
         if not dtype:
             raise JobError("the image has no valid pixel")
         bins = Bins(low, high, dtype)
@@ -383,7 +380,8 @@ def batch(pairs: Sequence[Pair], recipe: Recipe, step: int) -> tuple[Floats, Flo
     """The crops of a step, told by the seed and the step's number alone: (crop, band, row, column),
     and what is wanted of them.
     """
-    train, decoder = recipe.train, recipe.decoder
+    train = recipe.train
+    decoder = recipe.decoder
     made = [
         crop(
             pairs, decoder, train.crop, train.augment, np.random.default_rng((train.seed, step, k))

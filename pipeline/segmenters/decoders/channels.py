@@ -56,7 +56,8 @@ def checked(
     """The channels; SegmenterError if they are not as many, or not of as many dimensions, as the
     decoder wants.
     """
-    name, wanted = type(decoder).__name__, decoder.channels
+    name = type(decoder).__name__
+    wanted = decoder.channels
     if channels.shape[1:] != valid.shape or valid.ndim not in (
         (2, 3) if dimensions is None else (dimensions,)
     ):

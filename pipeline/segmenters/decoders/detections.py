@@ -27,7 +27,8 @@ from pipeline.segmenters import Identity, Keyed
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.integer[Any]]
-AXIS, RANK = 24, 14
+AXIS = 24
+RANK = 14
 """Bits of a key: for the number of a cell along each axis, and for the rank of an object in its
 cell.
 """
@@ -113,7 +114,8 @@ class Choice:
         ):
             if score >= self.score:
                 mask = (likely >= self.mask) & valid
-                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+                rows = np.flatnonzero(mask.any(axis=1))
+                columns = np.flatnonzero(mask.any(axis=0))
                 if len(rows):
                     inside = (
                         slice(int(rows[0]), int(rows[-1]) + 1),
@@ -229,7 +231,8 @@ def targets(labels: Labels, kinds: Labels | None = None) -> dict[str, npt.NDArra
     """
     numbers = np.unique(labels[labels > 0])
     masks = labels[None] == numbers[:, None, None]
-    boxes, classes = np.zeros((len(numbers), 4), np.float32), np.ones(len(numbers), np.int64)
+    boxes = np.zeros((len(numbers), 4), np.float32)
+    classes = np.ones(len(numbers), np.int64)
     for k, mask in enumerate(masks):
         rows, columns = np.nonzero(mask)
         boxes[k] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1

@@ -53,19 +53,25 @@ def _follow(flow, support, steps, end):  # type: ignore[no-untyped-def]  # noqa:
         for c in range(columns):
             if not support[r, c]:
                 continue
-            y, x = r * FINE, c * FINE
-            before_y, before_x = y, x
+            y = r * FINE
+            x = c * FINE
+            before_y = y
+            before_x = x
             for _ in range(steps):
-                down, right = _between(flow[0], y, x), _between(flow[1], y, x)
-                row, column = (y + down + FINE // 2) // FINE, (x + right + FINE // 2) // FINE
+                down = _between(flow[0], y, x)
+                right = _between(flow[1], y, x)
+                row = (y + down + FINE // 2) // FINE
+                column = (x + right + FINE // 2) // FINE
                 if not (0 <= row < rows and 0 <= column < columns and support[row, column]):
                     break
                 if (down == 0 and right == 0) or (
                     y + down == before_y and x + right == before_x
                 ):  # it stands, or goes to and fro
                     break
-                before_y, before_x = y, x
-                y, x = y + down, x + right
+                before_y = y
+                before_x = x
+                y = y + down
+                x = x + right
             end[r, c] = (y + FINE // 2) // FINE * columns + (x + FINE // 2) // FINE
 
 
@@ -75,10 +81,14 @@ def _between(values, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
     to whole numbers.
     """
     rows, columns = values.shape
-    top, left = y // FINE, x // FINE
-    v, h = y - top * FINE, x - left * FINE
-    bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
-    top, left = max(top, 0), max(left, 0)
+    top = y // FINE
+    left = x // FINE
+    v = y - top * FINE
+    h = x - left * FINE
+    bottom = min(top + 1, rows - 1)
+    right = min(left + 1, columns - 1)
+    top = max(top, 0)
+    left = max(left, 0)
     upper = np.int64(values[top, left]) * (FINE - h) + np.int64(values[top, right]) * h
     lower = np.int64(values[bottom, left]) * (FINE - h) + np.int64(values[bottom, right]) * h
     return (upper * (FINE - v) + lower * v + FINE * FINE // 2) // (FINE * FINE)
@@ -150,7 +160,8 @@ def _join(support, bonds, strides, labels):  # type: ignore[no-untyped-def]  # n
     for i in range(len(support)):
         for axis in range(len(strides)):
             if bonds[axis, i]:
-                a, b = root_of(root, i), root_of(root, i + strides[axis])
+                a = root_of(root, i)
+                b = root_of(root, i + strides[axis])
                 root[max(a, b)] = min(a, b)
     number = 0
     for i in range(len(support)):

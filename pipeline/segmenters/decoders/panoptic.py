@@ -134,10 +134,8 @@ class Panoptic:
         """Things and stuff of an image that is seen whole, numbered as `targets` takes them; 0
         where there is neither.
         """
-        objects, kinds = (
-            self(channels, valid).astype(np.int64),
-            self.classify(channels, valid).astype(np.int64),
-        )
+        objects = self(channels, valid).astype(np.int64)
+        kinds = self.classify(channels, valid).astype(np.int64)
         thing = np.isin(kinds, self.things)
         votes = np.zeros(
             (int(objects.max(initial=0)) + 1, max(*self.things, int(kinds.max(initial=0))) + 1),

@@ -101,14 +101,16 @@ class Semantic:
             or (self.background or 0) >= number,
             number,
         )
-        best, known = logits.argmax(axis=0), ~np.isnan(logits.max(axis=0)) & valid
+        best = logits.argmax(axis=0)
+        known = ~np.isnan(logits.max(axis=0)) & valid
         if self.thresholds is not None:
             most = np.full(valid.shape, -1.0)
             for channel, (probable, threshold) in enumerate(
                 zip(softmax(logits), self.thresholds, strict=True)
             ):
                 better = (probable >= threshold) & (probable > most)
-                best[better], most[better] = channel, probable[better]
+                best[better] = channel
+                most[better] = probable[better]
             known &= most >= 0
         return np.where(known, self._kinds(number)[best], 0)
 
