@@ -129,26 +129,13 @@ class Choice:
                 rows = np.flatnonzero(mask.any(axis=1))
                 columns = np.flatnonzero(mask.any(axis=0))
                 if len(rows):
-                    inside = (
-                        slice(int(rows[0]), int(rows[-1]) + 1),
-                        slice(int(columns[0]), int(columns[-1]) + 1),
+                    inside = Box(
+                        (int(rows[0]), int(columns[0])),
+                        (int(rows[-1]) + 1, int(columns[-1]) + 1),
                     )
-                    box = Box(
-                        tuple(
-                            o + span.start for o, span in zip(cell.patch.start, inside, strict=True)
-                        ),
-                        tuple(
-                            o + span.stop for o, span in zip(cell.patch.start, inside, strict=True)
-                        ),
-                    )
-                    centre = tuple(
-                        (a + b - 1) // 2 for a, b in zip(box.start, box.stop, strict=True)
-                    )
-                    if (
-                        max(box.shape) <= self.lattice.longest
-                        and Box(centre, tuple(c + 1 for c in centre)) in cell.box
-                    ):
-                        found.append((-score, box, kind, mask[inside]))
+                    box = _moved(inside, cell.patch.start)
+                    if max(box.shape) <= self.lattice.longest and _centre(box) in cell.box:
+                        found.append((-score, box, kind, mask[inside.slices]))
         row, column = cell.place
         first = ((row << AXIS | column) << RANK) + 1
         best = sorted(found, key=lambda one: one[:3])[: self.most]
@@ -156,6 +143,20 @@ class Choice:
             Found(first + rank, kind, -score, box, mask)
             for rank, (score, box, kind, mask) in enumerate(best)
         ]
+
+
+def _moved(box: Box, origin: Sequence[int]) -> Box:
+    """A box of a part of an image that begins at ``origin``, in pixels of the image."""
+    return Box(
+        tuple(o + a for o, a in zip(origin, box.start, strict=True)),
+        tuple(o + b for o, b in zip(origin, box.stop, strict=True)),
+    )
+
+
+def _centre(box: Box) -> Box:
+    """The pixel in the middle of a box."""
+    centre = tuple((a + b - 1) // 2 for a, b in zip(box.start, box.stop, strict=True))
+    return Box(centre, tuple(c + 1 for c in centre))
 
 
 def lattice(card: Card, window: int | None = None, margin: int | None = None) -> Lattice:
