@@ -61,12 +61,32 @@ class Engine(Protocol):
         ...
 
     def offers(self, needs: Needs) -> bool:
-        """Whether a worker that is connected now offers resources such as ``{"GPU": 1}``."""
+        """Tell whether a worker that is connected now offers resources.
+
+        Parameters
+        ----------
+        needs : mapping of str to float
+            Resources such as ``{"GPU": 1}``.
+
+        Returns
+        -------
+        bool
+            True if one worker offers all of them.
+        """
         ...
 
     def require(self, needs: Needs) -> None:
-        """Wait until a worker offers these resources; ClusterError, with a remedy, if none does in
-        time.
+        """Wait until a worker offers resources.
+
+        Parameters
+        ----------
+        needs : mapping of str to float
+            Resources such as ``{"GPU": 1}``.
+
+        Raises
+        ------
+        ClusterError
+            No worker has offered them for too long; the message says what would start one.
         """
         ...
 

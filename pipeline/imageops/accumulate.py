@@ -38,7 +38,7 @@ def add_up(  # type: ignore[no-untyped-def]  # noqa: ANN201
     ----------
     labels : int32 ndarray, (plane, row, column)
         Labels from 1; 0 is background.
-    block : integer ndarray, (band, plane, row, column)
+    block : int ndarray, (band, plane, row, column)
         The pixels.
     origin, extent : int64 ndarray, (3,)
         Where the labels lie in the image, and the image's shape.

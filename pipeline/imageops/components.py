@@ -29,7 +29,7 @@ def pieces(
 
     Parameters
     ----------
-    classes : bool or integer ndarray, (row, column) or (plane, row, column)
+    classes : bool or int ndarray, (row, column) or (plane, row, column)
         Classes; 0 is background.
     neighbours : int, optional
         The connectivity: 4 or 8 in two dimensions, 6 or 26 in three. None: all pixels that share a

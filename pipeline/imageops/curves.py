@@ -90,7 +90,7 @@ def trace(labels: npt.NDArray[np.integer], origin: tuple[int, int], width: int) 
 
     Parameters
     ----------
-    labels : integer ndarray, (row, column)
+    labels : int ndarray, (row, column)
         The part with a border of one pixel, 0 beyond the image; 0 is background.
     origin : tuple of int
         The row and column of the part's first pixel in the image.

@@ -197,8 +197,10 @@ def local_mean_and_deviation(
 
     Returns
     -------
-    mean, deviation : float64 ndarray of the shape of ``value``
-        The deviation is that of the population. NaN where the square has no valid pixel.
+    mean : float64 ndarray of the shape of ``value``
+        The mean; NaN where the square has no valid pixel.
+    deviation : float64 ndarray of the shape of ``value``
+        The deviation of the population.
     """
     mean, square = _moments(value, valid, width, squares=True)
     return mean, np.sqrt(np.maximum(square - mean * mean, 0))

@@ -219,7 +219,7 @@ def measure(
         Where each band was measured; None: everywhere. Other values do not count.
     kind : int64 ndarray, (number,), optional
         The class of each label; None: 1.
-    votes : integer ndarray of the shape of ``labels``, optional
+    votes : int ndarray of the shape of ``labels``, optional
         The class that a pixel votes for, 0 for none. A label with votes gets the class with most.
     seeds : bool ndarray of the shape of ``labels``, optional
         The pixels that count as seeds; None: all.

@@ -80,8 +80,10 @@ def add_floats(
 
     Returns
     -------
-    value, square : Exact
-        The sums.
+    value : Exact
+        The sums of the values.
+    square : Exact
+        The sums of their squares.
     """
     sums = []
     for squared in (False, True):

@@ -98,8 +98,10 @@ def moved(
 
     Returns
     -------
-    scale, translation : tuple of float
-        For each axis.
+    scale : tuple of float
+        The pixel size along each axis.
+    translation : tuple of float
+        The centre of the first pixel along each axis.
 
     Examples
     --------
