@@ -230,7 +230,11 @@ def settled(found: Sequence[Found], window: Box, overlap: float) -> npt.NDArray[
 
 
 def _unrivalled(ranked: Sequence[Found], overlap: float) -> list[Found]:
-    """Those that none before them overlaps by more than ``overlap``."""
+    """The objects that no better one overlaps by more than ``overlap`` (fast non-maximum
+    suppression).
+
+    The greedy variant has chains of any length, so its result would depend on the tiling.
+    """
     starts = np.array([one.box.start for one in ranked]).reshape(-1, 2)
     stops = np.array([one.box.stop for one in ranked]).reshape(-1, 2)
     stays = []
@@ -244,28 +248,28 @@ def _unrivalled(ranked: Sequence[Found], overlap: float) -> list[Found]:
 
 
 def _iou(a: Found, b: Found) -> float:
-    """The intersection over union of two objects whose boxes overlap."""
+    """Intersection over union of two objects with overlapping boxes."""
     both = a.box & b.box
     shared = int((a.mask[both.within(a.box)] & b.mask[both.within(b.box)]).sum())
     return shared / (int(a.mask.sum()) + int(b.mask.sum()) - shared)
 
 
 def targets(labels: Labels, kinds: Labels | None = None) -> dict[str, npt.NDArray[Any]]:
-    """What torchvision's detectors are trained on, of the labels of one patch.
+    """Build the training targets of torchvision's detectors from the labels of one patch.
 
     Parameters
     ----------
-    labels
-        (row, column): numbers of objects, 0 for background.
-    kinds
-        The class of every pixel; an object's is that of its first pixel. None: all are of class 1.
+    labels : int ndarray, (row, column)
+        Numbers of objects; 0 for background.
+    kinds : int ndarray, (row, column), optional
+        The class of each pixel; an object's is that of its first pixel. None: class 1.
 
     Returns
     -------
     dict
         ``boxes``, float32 (object, 4): first column and row, and those after the last; ``labels``,
-        int64 (object,): classes; ``masks``, uint8 (object, row, column), in the order of the
-        numbers. Where nothing is, each is of length 0.
+        int64 (object,): classes; ``masks``, uint8 (object, row, column). All in the order of the
+        numbers, and empty without objects.
 
     Examples
     --------
