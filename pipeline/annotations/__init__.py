@@ -1,1 +1,1 @@
-"""What people drew or give: masks, polygons, COCO files, seeds, and where they lie on an image."""
+"""Annotations: masks, polygons, COCO files and seeds, and their position on an image."""

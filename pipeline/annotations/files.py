@@ -1,4 +1,4 @@
-"""Objects as people draw them: COCO JSON, Pascal VOC XML and tables of boxes."""
+"""Annotated objects: COCO JSON, Pascal VOC XML and tables of boxes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from pipeline.errors import SourceError
 Rings: TypeAlias = tuple[tuple[tuple[float, float], ...], ...]
 CORNERS = ("ymin", "xmin", "ymax", "xmax")
 CORNERS_OF_ELLIPSE = 32
-"""Of the polygon that is drawn in its place."""
+"""Corners of the polygon that approximates an ellipse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawings:
-    """What was drawn on one image, in pixels from its upper left corner."""
+    """The annotations of one image, in pixels from its upper left corner."""
 
     boxes: npt.NDArray[np.float64]
-    """(n, 4) low row, low column, high row, high column; the high ones excluded."""
+    """(n, 4) low row, low column, high row, high column; the high ones are excluded."""
 
     names: tuple[str, ...]
-    """(n,) what each shows."""
+    """(n,) the class name of each object."""
 
     outlines: tuple[Rings | Runs, ...] | None = None
-    """(n,) of each, its polygons of (column, row), or its mask; None: only boxes were drawn."""
+    """(n,) the polygons (column, row) or the mask of each object; None: boxes only."""
 
     shape: tuple[int, int] | None = None
-    """The image's rows and columns, where the file says."""
+    """The image's rows and columns, if the file says."""
 
     crowd: tuple[bool, ...] = ()
-    """(n,) whether it is a crowd of which nothing is asked; empty: none is."""
+    """(n,) whether it is a crowd, which is ignored; empty: no crowds."""
 
     def outlined(self) -> Drawings:
-        """The same with the ellipse in each box as its outline, the largest first, so that small
-        ones lie above large ones.
+        """A copy with an ellipse in each box as its outline, the largest first, so that small ones
+        are on top.
         """
         order = np.argsort(
             -np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1), kind="stable"
@@ -65,20 +65,26 @@ class Drawings:
 
 
 def read_drawings(path: Path, image: str | None = None) -> Drawings:
-    """Read COCO JSON (polygons, run-length masks, boxes), Pascal VOC XML, or a table (CSV) with the
-    columns xmin, ymin, xmax and ymax.
+    """Read COCO JSON (polygons, run-length masks, boxes), Pascal VOC XML, or a table of boxes.
+
+    A table (CSV) has the columns xmin, ymin, xmax and ymax.
 
     Parameters
     ----------
-    path
+    path : Path
         The file.
-    image
-        Which image of a COCO file: its file name. None: there is only one.
+    image : str, optional
+        The file name of the image in a COCO file; None: there is only one.
+
+    Returns
+    -------
+    Drawings
+        The annotations of the image.
 
     Raises
     ------
     SourceError
-        If it is none of these, or describes several images.
+        The file has none of these formats, or describes several images.
     """
     readers = {".json": _coco, ".xml": _pascal, ".csv": _table}
     try:
@@ -100,7 +106,7 @@ def read_drawings(path: Path, image: str | None = None) -> Drawings:
 
 
 def is_coco(path: Path) -> bool:
-    """Whether a JSON file is COCO's, and not GeoJSON."""
+    """Whether a JSON file is COCO, not GeoJSON."""
     with path.open("rb") as file:
         return path.suffix.lower() == ".json" and b'"annotations"' in file.read(LARGEST)
 

@@ -1,9 +1,9 @@
-"""GeoJSON, copied so that no library that reads it takes it for something else, or fetches anything
-that it names.
+"""Copies of GeoJSON that no reader takes for another format, and that make no reader fetch
+anything.
 
 References
 ----------
-RFC 7946. Its forerunner of 2008 names a CRS, and many files do.
+.. [1] RFC 7946. Its forerunner of 2008 names a CRS, and many files do.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 from pipeline.errors import JobError, SourceError, nearest
 
 LARGEST = 1 << 29
-"""Bytes of a file, which is held whole, and takes several times as much then."""
+"""Largest file in bytes: it is read into memory, and takes several times as much there."""
 CODES = re.compile(r"(urn:ogc:def:crs:)?(EPSG|OGC):[\w.]*:?\w+", re.IGNORECASE)
-"""Names of a CRS that are no file and no address."""
+"""Names of a CRS that are neither a file nor an address."""
 GEOMETRIES = {
     "Point",
     "MultiPoint",
@@ -32,10 +32,14 @@ GEOMETRIES = {
 
 
 def copied(path: str, columns: Sequence[str]) -> bytes:
-    """GeoJSON of the attributes that are asked for and no more, written anew: its features, and its
-    CRS where that is a name.
+    """Copy the features of GeoJSON, the requested attributes, and its CRS if that is a name.
 
-    SourceError where it is no GeoJSON, JobError where an attribute is not there.
+    Raises
+    ------
+    SourceError
+        The file is not GeoJSON.
+    JobError
+        An attribute is missing.
     """
     if (size := Path(path).stat().st_size) > LARGEST:
         raise SourceError(
@@ -69,9 +73,7 @@ def names_crs(copy: bytes) -> bool:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """A collection of features, or a feature, as JSON holds it; a list of features, or one on each
-    line, is a collection.
-    """
+    """Parse a collection of features; a feature, a list, or features on lines are one too."""
 
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is no number of JSON")
@@ -92,7 +94,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _features(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The features of GeoJSON, each with what matters of it."""
+    """The features, each with what is copied of it."""
     if found["type"] == "FeatureCollection":
         if "coordRefSys" in found:
             raise ValueError(
@@ -121,9 +123,7 @@ def _features(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _named_crs(found: Any) -> Any:
-    """The CRS that GeoJSON names, which is none of RFC 7946, and usual; ValueError where it lies at
-    an address.
-    """
+    """The CRS that GeoJSON names (not in RFC 7946, but common); ValueError for an address."""
     if found is None:
         return None
     name = found["properties"].get("name") if found["type"] == "name" else None

@@ -1,6 +1,4 @@
-"""What people drew, pixel by pixel: polygons and masks in layers, crowds below. Between companions
-and auditing.
-"""
+"""Polygons and masks, rasterized on demand: layers of objects above crowds."""
 
 from __future__ import annotations
 
@@ -18,18 +16,18 @@ from pipeline.config.extras import require
 from pipeline.image.grid import Box
 
 CROWD = -1
-"""The number of pixels of which nothing is asked."""
+"""The number of pixels that are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Masks, each with its number."""
+    """Masks with a number each."""
 
     masks: tuple[Runs, ...]
     numbers: tuple[int, ...]
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The number of the last mask at each pixel."""
+        """The number of the last mask at each pixel of a box."""
         found = np.zeros(box.shape, np.int64)
         for mask, number in zip(self.masks, self.numbers, strict=True):
             if (
@@ -41,7 +39,7 @@ class Masks:
         return found
 
     def fingerprint(self) -> Any:
-        """A checksum of all."""
+        """A checksum of all masks."""
         import hashlib
 
         parts = (
@@ -52,12 +50,12 @@ class Masks:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Several of these, the later ones on top."""
+    """Several sources of numbers, later ones on top."""
 
     parts: tuple[Companion, ...]
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The number of the last that has one at each pixel."""
+        """The number of the topmost layer that has one, at each pixel of a box."""
         found = np.zeros(box.shape, np.int64)
         for part in self.parts:
             numbers = part.read(box)
@@ -65,14 +63,12 @@ class Layers:
         return found
 
     def fingerprint(self) -> Any:
-        """All of theirs."""
+        """The fingerprints of all layers."""
         return [part.fingerprint() for part in self.parts]
 
 
 def layers(outlines: tuple[Rings | Runs, ...], crowd: tuple[bool, ...] = ()) -> Layers:
-    """Outlines numbered from 1, each over those before it, and all over crowds, whose number is
-    CROWD.
-    """
+    """Outlines numbered from 1, each above those before it, and all above crowds (CROWD)."""
     numbered: list[tuple[int, Rings | Runs]] = []
     number = 0
     for outline, many in zip(outlines, crowd or (False,) * len(outlines), strict=True):

@@ -1,5 +1,5 @@
-"""Panoptic results and truth, as numbers of segments that tell their class: what is compared with
-what is then a matter of counts.
+"""Panoptic results and truth as rasters of segment numbers that encode the class, for comparison by
+counts.
 """
 
 from __future__ import annotations
@@ -24,51 +24,52 @@ from pipeline.sources.linked_files import followed
 from pipeline.storage.locations import joined, remote, there
 
 VOID = 65535
-"""The class of truth of which nothing is asked; no result has it."""
+"""The class of truth that is ignored; no result has it."""
 
 Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A result's labels and classes: things have a label and a class, stuff a class only."""
+    """A result's labels and classes: things have a label and a class, stuff only a class."""
 
     labels: Raster
     classes: Raster
     ignore: tuple[int, ...] = ()
-    """Classes of which nothing is asked."""
+    """Classes that are ignored."""
 
     @property
     def source(self) -> Source:
-        """One of the two rasters, for what both are of."""
+        """One of the two rasters, for what both share."""
         return self.labels.source
 
     def read(self, box: Box) -> Numbers:
-        """The numbers in a box."""
+        """The segment numbers in a box."""
         kinds = self.classes.read(box)
         return np.where(
             np.isin(kinds, self.ignore), VOID * CLASS, kinds * CLASS + self.labels.read(box)
         )
 
     def fingerprint(self) -> Any:
-        """Those of the two."""
+        """The fingerprints of both rasters."""
         return [self.labels.fingerprint(), self.classes.fingerprint()]
 
 
 @dataclass(frozen=True, slots=True)
 class Coco:
-    """Truth in COCO's panoptic format: a PNG of numbers and, from its JSON, the class of each;
-    crowds and what has no number are void.
+    """Truth in COCO's panoptic format: a PNG of segment numbers, and a JSON with the class of each.
+
+    Crowds and pixels without a number are void.
     """
 
     source: Source
     kinds: Mapping[int, int]
-    """By number, its class; VOID for crowds."""
+    """The class of each number; VOID for crowds."""
     things: frozenset[int]
     """The classes of things."""
 
     def read(self, box: Box) -> Numbers:
-        """The numbers in a box; SourceError where the PNG has one that the JSON does not know."""
+        """The segment numbers in a box; SourceError if the JSON lacks a number of the PNG."""
         found = numbers(self.source.read(box))
         own, where = np.unique(found, return_inverse=True)
         if unknown := [n for n in own.tolist() if n not in self.kinds]:
@@ -83,17 +84,17 @@ class Coco:
         return np.array(coded, np.int64)[where].reshape(box.shape)
 
     def fingerprint(self) -> Any:
-        """The PNG's."""
+        """The PNG's fingerprint."""
         return self.source.fingerprint()
 
 
 def kinds_of(segments: Numbers) -> dict[int, int]:
-    """By segment, its class."""
+    """The class of each segment."""
     return {int(number): int(number) // CLASS for number in segments if number}
 
 
 def open_pair(path: str, ignore: tuple[int, ...] = ()) -> Pair:
-    """A result's labels and classes; SourceError where the folder holds none."""
+    """Open a result's labels and classes; SourceError for a folder without a result."""
     for name in ("labels.zarr", "classes.zarr"):
         if not there(path, name):
             raise SourceError(
@@ -108,17 +109,23 @@ def open_pair(path: str, ignore: tuple[int, ...] = ()) -> Pair:
 
 
 def open_classes(path: str) -> Source:
-    """A result's classes; what was not measured, the highest value of their type, is no data."""
+    """Open a result's classes; the highest value of their type means not measured."""
     return open_source(path, nodata=float(np.iinfo(open_source(path).frame.dtype).max))
 
 
 def open_truth(
     path: str, frame: Frame, image: str | None = None, ignore: tuple[int, ...] = ()
 ) -> Pair | Coco:
-    """Panoptic truth: COCO's JSON, whose PNG lies beside it or in a folder of its name, or the
-    folder of another result.
+    """Open panoptic truth: a COCO JSON with its PNG, or the folder of another result.
 
-    JobError where its shape is another than the frame's; SourceError where it cannot be read.
+    The PNG lies beside the JSON or in a folder of its name.
+
+    Raises
+    ------
+    JobError
+        Its shape differs from the frame's.
+    SourceError
+        It cannot be read.
     """
     truth: Pair | Coco = (
         open_pair(path, (0, *ignore))

@@ -1,14 +1,13 @@
-"""Where what people drew lies on an image: coordinates of a file, in its own system or none, as
-rows and columns.
+"""Coordinates of annotation files as rows and columns of an image.
 
-A file that says its coordinate reference system is reprojected into the image's. GeoJSON that names
-none is in longitude and latitude (RFC 7946), but on an image that has no place in pixels, as QuPath
-writes it. Where a file does not say, or says what cannot be, the user is asked: ``crs: pixels``,
-``crs: image`` for the image's own, or any CRS.
+A file with a coordinate reference system (CRS) is reprojected into the image's. GeoJSON without one
+is in longitude and latitude (RFC 7946), or in pixels for an image without georeference, as QuPath
+writes it. If a file does not say, or says something impossible, the user must: ``crs: pixels``,
+``crs: image`` for the image's own CRS, or any other CRS.
 
 References
 ----------
-RFC 7946 (GeoJSON), section 4.
+.. [1] RFC 7946 (GeoJSON), section 4.
 """
 
 from __future__ import annotations
@@ -25,39 +24,51 @@ from pipeline.image.frame import Frame
 Coordinates = npt.NDArray[np.float64]
 PIXELS = "pixels"
 IMAGE = "image"
-"""Words for a CRS: rows and columns; the image's own."""
+"""Words in place of a CRS: rows and columns; the image's own CRS."""
 DEGREES = (180.0, 90.0)
 """The greatest longitude and latitude."""
 FAR = 0.01
-"""Pixels by which the corners of a raster may lie off the image's and still be its grid."""
+"""Pixels by which the corners of two rasters may differ on the same grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What is known of the system that coordinates are in."""
+    """What is known of the CRS of coordinates."""
 
     what: str
-    """What messages call the file."""
+    """The file's name in messages."""
 
     crs: str | None
-    """What it says; None: nothing."""
+    """The file's CRS; None: it does not say."""
 
     stated: bool = True
-    """Whether it says so itself, and not a standard for all that say nothing."""
+    """Whether the file says so itself, not a standard's default."""
 
     asked: str | None = None
-    """What the user says, which counts more: ``pixels``, ``image`` or a CRS."""
+    """The user's choice, which overrides the file: ``pixels``, ``image`` or a CRS."""
 
 
 def in_pixels(places: Coordinates, said: Said, frame: Frame) -> Coordinates:
-    """Coordinates (n, 2) x, y as x along columns and y along rows, from the upper left corner of
-    the image's first pixel.
+    """Convert coordinates to pixels from the upper left corner of the image's first pixel.
+
+    Parameters
+    ----------
+    places : float ndarray, (n, 2)
+        Pairs of x and y.
+    said : Said
+        What is known of their CRS.
+    frame : Frame
+        The image.
+
+    Returns
+    -------
+    float64 ndarray, (n, 2)
+        Pairs of x along columns and y along rows.
 
     Raises
     ------
     JobError
-        Where it is not known, or cannot be, what the coordinates are in; the message says what to
-        say.
+        The CRS is unknown or impossible; the message says what to state.
     """
     system = _system(places, said, frame)
     if system == PIXELS or not len(places):
@@ -69,7 +80,7 @@ def in_pixels(places: Coordinates, said: Said, frame: Frame) -> Coordinates:
 
 
 def to_pixels(frame: Frame, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Coordinates, Coordinates]:
-    """Row and column of coordinates of the image's CRS."""
+    """Row and column of coordinates in the image's CRS."""
     a, b, c, d, e, f = frame.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     across = np.asarray(x, np.float64) - c
     down = np.asarray(y, np.float64) - f
@@ -78,7 +89,7 @@ def to_pixels(frame: Frame, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Coordin
 
 
 def refuse_grid(other: Frame, frame: Frame, what: str) -> None:
-    """JobError where a raster is not on the image's grid, as far as both say where they lie."""
+    """Raise JobError if a raster is not on the image's grid, as far as both are georeferenced."""
     if other.shape != frame.shape:
         raise JobError(
             f"{what}: a raster of {_by(other.shape)} pixels; allowed: the image's "
@@ -107,9 +118,7 @@ def refuse_grid(other: Frame, frame: Frame, what: str) -> None:
 def refuse_outside(
     low: npt.NDArray[Any], high: npt.NDArray[Any], frame: Frame, hint: str = ""
 ) -> None:
-    """JobError where something that reaches from a place (row, column) to another lies outside the
-    image.
-    """
+    """Raise JobError if a range of (row, column) lies outside the image."""
     outside = ((high < 0) | (low >= np.array(frame.shape))).any(axis=1) | (
         (low < 0) & (high <= 0)
     ).any(axis=1)
@@ -123,9 +132,7 @@ def refuse_outside(
 
 
 def read_as(places: Coordinates, said: Said, frame: Frame) -> str:
-    """In words, what coordinates are taken for: the end of a message that they lie outside of the
-    image.
-    """
+    """Describe how coordinates were interpreted: the end of a message that they lie outside."""
     system = _system(places, said, frame)
     if said.asked is not None:
         return ""
@@ -142,7 +149,7 @@ def read_as(places: Coordinates, said: Said, frame: Frame) -> str:
 
 
 def _system(places: Coordinates, said: Said, frame: Frame) -> str:
-    """``pixels``, ``image`` or a CRS; JobError where nobody knows."""
+    """``pixels``, ``image`` or a CRS; JobError if it is unknown."""
     if said.asked is not None:
         return _asked(said, frame)
     crs = said.crs if said.crs is not None and _is_of_the_earth(said) else None
@@ -179,8 +186,9 @@ def _asked(said: Said, frame: Frame) -> str:
 
 
 def _told_by_extent(places: Coordinates, said: Said, frame: Frame) -> str:
-    """Of an image that has a place in no known CRS: pixels or the image's coordinates, whichever
-    lie on it; JobError where both do.
+    """For an image without a known CRS: pixels or the image's coordinates, whichever fit it.
+
+    JobError if both do.
     """
     rows, columns = frame.shape[-2:]
     row, column = to_pixels(frame, *places.T)
@@ -199,7 +207,7 @@ def _told_by_extent(places: Coordinates, said: Said, frame: Frame) -> str:
 
 
 def _lies(row: Coordinates, column: Coordinates, rows: int, columns: int) -> bool:
-    """Whether all places lie on an image, or at its edge."""
+    """Whether all positions lie in an image or on its edge."""
     return bool(((row >= -1) & (row <= rows + 1) & (column >= -1) & (column <= columns + 1)).all())
 
 
@@ -235,9 +243,7 @@ def _reprojected(places: Coordinates, system: str, said: Said, frame: Frame) -> 
 
 
 def _is_of_the_earth(said: Said) -> bool:
-    """Whether a CRS says where on the earth something lies: those that are only axes, which
-    GeoPackage calls undefined, do not.
-    """
+    """Whether a CRS refers to the earth; GeoPackage calls those that do not undefined."""
     found = _crs(str(said.crs), said.what)
     return bool(found.is_geographic or found.is_projected)
 

@@ -1,13 +1,11 @@
-"""What a segmenter is given besides the image: seeds or markers, as points, as a raster or as a
-vector file.
+"""Seeds and markers beside the image: as points, a raster or a vector file.
 
-A segmenter names the options that hold such things in its attribute ``companions``. Before a run,
-what the job gives there (a list, a path) is opened here against the image, and what does not fit it
-is refused; the segmenter then holds something that `read`s a box of it. A segmenter itself knows
-nothing of files.
+A segmenter lists the options that take such things in its attribute ``companions``. Before a run,
+the job's value (a list, a path) is opened here for the image and checked; the segmenter then holds
+an object that can `read` a box. Segmenters know nothing of files.
 
-Shapes are drawn pixel by pixel: a pixel belongs to a polygon that holds its middle. A scan-line
-renderer may decide in another way in another window.
+Shapes are rasterized pixel by pixel: a pixel belongs to a polygon that contains its centre. A
+scan-line renderer may decide differently in another window.
 """
 
 from __future__ import annotations
@@ -31,44 +29,42 @@ from pipeline.image.grid import Box
 from pipeline.sources import Source, open_source, where_measured
 
 VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".geoparquet")
-"""How the names of vector files end."""
+"""Suffixes of vector files."""
 SMALL = 1 << 24
-"""Pixels of a raster that is looked at whole before anything is begun."""
+"""Pixels of a raster that is checked wholly before a run begins."""
 WHOLE = 2**53
-"""Up to here floats tell whole numbers apart."""
+"""Up to this, floats represent integers exactly."""
 KEYS = {"path", "points", "crs", "attribute", "classes", "layer"}
 
 
 @runtime_checkable
 class Companion(Protocol):
-    """Numbers of pixels, on the image's grid."""
+    """Numbers of pixels on the image's grid."""
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The numbers in a box, 0 for none."""
+        """The numbers in a box; 0 for none."""
         ...
 
     def fingerprint(self) -> Any:
-        """What JSON can hold and changes when what is read does."""
+        """A JSON value that changes with the contents."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Raster:
-    """Another image of the same grid, whose first band holds numbers."""
+    """Another image on the same grid; its first band holds the numbers."""
 
     source: Source
 
     name: str = "the raster"
-    """What messages call it."""
+    """Its name in messages."""
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The first band, 0 where it has no data."""
+        """The first band in a box; 0 where it has no data."""
         return self.numbers(box)[0]
 
     def numbers(self, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """The first band, and where it has data. SourceError where a float there is no whole
-        number.
-        """
+        """The first band, and where it has data; SourceError for a float that is not an integer."""
         block = self.source.read(box)
         known = where_measured(self.source, box, block)[0]
         values = block[0]
@@ -82,22 +78,23 @@ class Raster:
         return values.astype(np.int64), known
 
     def fingerprint(self) -> Any:
-        """The file's."""
+        """The file's fingerprint."""
         return self.source.fingerprint()
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Points, lines and polygons, in pixels: x along columns, y along rows, from the upper left
-    corner of the first pixel.
+    """Points, lines and polygons in pixels from the upper left corner: x along columns, y along
+    rows.
     """
 
     wkb: tuple[bytes, ...]
     numbers: tuple[int, ...]
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The number of the last shape at each pixel: polygons hold its middle, lines and points
-        lie in it.
+        """The number of the last shape at each pixel of a box.
+
+        Polygons contain its centre; lines and points lie in it.
         """
         import shapely
 
@@ -128,33 +125,38 @@ class Shapes:
         return found
 
     def fingerprint(self) -> Any:
-        """A checksum of all."""
+        """A checksum of all shapes."""
         import hashlib
 
         return hashlib.sha256(b"".join(self.wkb) + repr(self.numbers).encode()).hexdigest()
 
 
 def open_companion(given: Any, frame: Frame) -> Companion:
-    """What is given besides an image.
+    """Open seeds or markers for an image.
 
     Parameters
     ----------
-    given
-        Points (row, column) or (plane, row, column) in pixels, each with a number after that or
-        not; an array or the path of a raster of the image's grid; the path of a vector file; or a
-        mapping: ``points`` (x, y) with their ``crs``, or ``path`` with the ``layer`` that is meant,
-        the ``attribute`` that holds numbers or, with ``classes`` in their order, names, and the
-        ``crs`` where the file does not say it: ``pixels``, ``image`` or another.
-        `pipeline.annotations.placement` says how it is told.
-    frame
-        The image's.
+    given : object
+        Points (row, column) or (plane, row, column) in pixels, each followed by a number or not; an
+        array or the path of a raster on the image's grid; the path of a vector file; or a mapping.
+        A mapping has ``points`` (x, y) with their ``crs``; or a ``path`` with its ``layer``, the
+        ``attribute`` with numbers or, with ``classes`` in their order, names, and the ``crs`` if
+        the file does not say it: ``pixels``, ``image`` or another. `pipeline.annotations.placement`
+        tells how it is interpreted.
+    frame : Frame
+        The image.
+
+    Returns
+    -------
+    Companion
+        It reads boxes of the image.
 
     Raises
     ------
     JobError
-        If something lies outside the image or on another grid, or it is not known where.
+        Something lies outside the image or on another grid, or its position is unknown.
     SourceError
-        If a file cannot be read.
+        A file cannot be read.
     """
     known: dict[str, Any] = (
         dict(given)
@@ -182,9 +184,7 @@ def open_companion(given: Any, frame: Frame) -> Companion:
 
 
 def _volume(path: Any, frame: Frame) -> Source:
-    """A raster of planes; where its axes say that they are bands, of the image's number, these are
-    the planes.
-    """
+    """Read a raster as planes; also one with axes that say bands, if as many as the image's."""
     try:
         return open_source(path, planes="all")
     except JobError:
@@ -260,9 +260,7 @@ def _shapes(path: str, known: Mapping[str, Any], frame: Frame) -> Shapes:
 def _numbers(
     path: str, found: vector_files.Vectors, known: Mapping[str, Any]
 ) -> npt.NDArray[np.int64]:
-    """The number of each shape: its place in the file, what an attribute says, or the class that an
-    attribute names.
-    """
+    """The number of each shape: its position in the file, an attribute, or a class by name."""
     attribute = known.get("attribute")
     classes = known.get("classes")
     if attribute is None:
@@ -283,9 +281,7 @@ def _numbers(
 def _named(
     path: str, attribute: str, names: list[str | None], classes: Any
 ) -> npt.NDArray[np.int64]:
-    """Classes by name; JobError where there is none of a name, or nobody said which names there
-    are.
-    """
+    """Map names of classes to numbers; JobError for an unknown name, or without a list of names."""
     if classes is None:
         shown = ", ".join(sorted({str(name) for name in names})[:8])
         raise JobError(

@@ -1,7 +1,7 @@
-"""Masks as COCO writes them: the lengths of runs down the columns, of pixels that are not of the
-mask and of such that are, in turn.
+"""Run-length encoded masks of COCO: alternating lengths outside and inside the mask, column by
+column.
 
-Never unpacked to a whole image: a mask is held as its stretches of columns.
+A mask is held as vertical runs, and never unpacked to a whole image.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ MOST_DIGITS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """A mask: its stretches of columns, column after column."""
+    """A mask as vertical runs, column after column."""
 
     column: Integers
-    """(n,) ascending."""
+    """(n,) the column of each run, ascending."""
 
     low: Integers
-    """(n,) the first row of each stretch."""
+    """(n,) the first row of each run."""
 
     high: Integers
     """(n,) one past its last row."""
 
     def within(self, box: Box) -> npt.NDArray[np.bool_]:
-        """The mask in a box of the image."""
+        """The mask in a box of the image, bool."""
         top, left = box.start
         bottom, right = box.stop
         mine = slice(*np.searchsorted(self.column, [left, right]).tolist())
@@ -53,16 +53,20 @@ def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
 
     Parameters
     ----------
-    counts
-        The lengths, the first of pixels that are not of the mask; or the string that pycocotools
-        packs them into.
-    size
-        (rows, columns) of the image.
+    counts : sequence of int or str
+        The lengths, beginning outside the mask; or the string that pycocotools packs them into.
+    size : sequence of int
+        Rows and columns of the image.
+
+    Returns
+    -------
+    Runs
+        The mask.
 
     Raises
     ------
     ValueError
-        If these are no lengths, or do not add up to the image.
+        These are not lengths, or they do not add up to the image.
 
     Examples
     --------
@@ -93,13 +97,19 @@ def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
 
 
 def unpacked(text: str) -> list[int]:
-    """The lengths in a string: each in digits of five bits, the lowest first, the sixth bit saying
-    that more follow; from the fourth on, the difference to the last but one. ValueError where it is
-    none.
+    """Unpack the lengths in a compressed string.
+
+    Each length is in digits of five bits, the lowest first, with a sixth bit if more follow; from
+    the fourth on, it is the difference to the last but one.
+
+    Raises
+    ------
+    ValueError
+        The string is damaged.
 
     References
     ----------
-    P. Dollár, T.-Y. Lin (2014), COCO API, ``maskApi.c``, ``rleFrString``.
+    .. [1] P. Dollár, T.-Y. Lin (2014), COCO API, ``maskApi.c``, ``rleFrString``.
     """
     found: list[int] = []
     value = digits = 0

@@ -1,4 +1,4 @@
-"""What a segmenter is given for some pixels: seeds, or markers."""
+"""Numbered pixels given to a segmenter: seeds or markers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from pipeline.image.grid import Box
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Numbered places in an image: seeds, or markers."""
+    """Numbered points in an image: seeds or markers."""
 
     places: tuple[tuple[float, ...], ...]
     """Each (row, column) or (plane, row, column), in pixels of the image."""
 
     numbers: tuple[int, ...]
-    """From 1."""
+    """The number of each point, from 1."""
 
     @classmethod
     def of(cls, given: Any, ndim: int) -> Points:
-        """Points from a list of places, each followed by its number or, all of them, numbered 1, 2,
-        …; JobError where it is none.
+        """Build points from a list of positions, all with a number or numbered 1, 2, …
+
+        JobError for anything else.
         """
         rows = [tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in given]
         extra = {len(row) - ndim for row in rows}
@@ -48,7 +49,7 @@ class Points:
         return cls(tuple(row[:ndim] for row in rows), numbers)
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
-        """The numbers of the pixels of a box, 0 for none; of several in one pixel the last."""
+        """The numbers in a box; 0 for none, and of several points in a pixel the last."""
         found = np.zeros(box.shape, np.int64)
         places, numbers = self._within(box)
         found[tuple((places - box.start).T)] = numbers
@@ -66,15 +67,28 @@ class Points:
         return places[inside], numbers[inside]
 
     def fingerprint(self) -> Any:
-        """What JSON can hold and changes when the points do."""
+        """A JSON value that changes with the points."""
         return [list(self.places), list(self.numbers)]
 
 
 def given_in(
     what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None = None
 ) -> npt.NDArray[np.int64]:
-    """The seed numbers of a block's pixels, 0 for none: points, or what `rasters_and_shapes`
-    opened.
+    """Read the seed numbers of a block's pixels.
+
+    Parameters
+    ----------
+    what : list or Companion
+        Points, or what `rasters_and_shapes` opened.
+    shape : sequence of int
+        The block's shape.
+    origin : tuple of int or None
+        The position of its first pixel in the image.
+
+    Returns
+    -------
+    int64 ndarray of this shape
+        Seed numbers; 0 for none.
     """
     given, box = _opened(what, shape, origin)
     found: npt.NDArray[np.int64] = given.read(box)
@@ -82,15 +96,13 @@ def given_in(
 
 
 def any_given_in(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None = None) -> bool:
-    """Whether a segmenter was given anything for the pixels of a block."""
+    """Whether any seed may lie in a block."""
     given, box = _opened(what, shape, origin)
     return bool(given.any_in(box) if isinstance(given, Points) else given.read(box).any())
 
 
 def _opened(what: Any, shape: tuple[int, ...], origin: tuple[int, ...] | None) -> tuple[Any, Box]:
-    """What was given, as something that can be read, and the box of the image that a
-    block is of.
-    """
+    """Seeds as an object that can be read, and the block's box."""
     start = origin or (0,) * len(shape)
     box = Box(start, tuple(a + n for a, n in zip(start, shape, strict=True)))
     return what if hasattr(what, "read") else Points.of(what, len(shape)), box

@@ -1,16 +1,15 @@
-"""Vector files: what they are, their first bytes say, and nothing is opened that refers to other
-files or addresses.
+"""Vector files: their format is told by the first bytes, and files with links to others are
+refused.
 
-GDAL takes a file of any name for whatever it looks like: a VRT, which reads other files, a pipeline
-of its own tools, which writes them, or an address. So the form is told from the first bytes here,
-out of few, and GDAL must come to the same. GeoJSON, whose reader fetches a CRS from an address, is
-handed to GDAL as a copy of what matters in it; GeoParquet, which GDAL reads only where it was built
-with it, is read by Arrow.
+GDAL opens a file of any name as whatever it resembles: a VRT, which reads other files; a pipeline
+of its tools, which writes them; or an address. So the format is detected here, from the first bytes
+and a short list, and GDAL must agree. GeoJSON, which may name a CRS at an address, is passed to
+GDAL as a reduced copy. GeoParquet, which not every GDAL reads, is read by Arrow.
 
 References
 ----------
-RFC 7946 (GeoJSON); OGC GeoPackage 1.4; https://flatgeobuf.org; GeoParquet 1.1; ESRI Shapefile
-Technical Description (1998).
+.. [1] RFC 7946 (GeoJSON); OGC GeoPackage 1.4; https://flatgeobuf.org; GeoParquet 1.1; ESRI
+   Shapefile Technical Description (1998).
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ MARKS = {
     b"{": "GeoJSON",
     b"[": "GeoJSON",
 }
-"""The form of a file by its first bytes; of GeoJSON, those after spaces."""
+"""Formats by their first bytes; for GeoJSON, after spaces."""
 NAMES = "GeoJSON, GeoPackage, FlatGeobuf, Shapefile, GeoParquet"
 LARGEST = 1 << 31
-"""Bytes of a file."""
+"""Largest file in bytes."""
 MOST = 20_000_000
-"""Features."""
+"""Largest number of features."""
 MOST_VERTICES = 200_000_000
 BESIDE = (".shx", ".dbf", ".prj", ".cpg", ".sbn", ".sbx", ".qix")
-"""What belongs to a Shapefile."""
+"""Suffixes of the files of a Shapefile."""
 LONGITUDE_LATITUDE = "EPSG:4326"
-"""What GDAL calls the CRS of GeoJSON, whose coordinates are in this order."""
+"""GDAL's name for the CRS of GeoJSON, with coordinates in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +56,42 @@ class Vectors:
     """The features of a layer."""
 
     wkb: npt.NDArray[np.object_]
-    """(n,) their shapes, as well-known binary; None where a feature has none."""
+    """(n,) geometries as well-known binary; None for a feature without one."""
 
     columns: Mapping[str, npt.NDArray[Any]]
-    """(n,) by name, the attributes that were asked for."""
+    """(n,) the requested attributes by name."""
 
     crs: str | None
-    """What their coordinates are in, as WKT or by code; None: the file does not say."""
+    """The CRS as WKT or code; None: the file does not say."""
 
     stated: bool = True
-    """Whether the file says so itself: GeoJSON that does not is in longitude and latitude."""
+    """Whether the file states its CRS; GeoJSON without one is in longitude and latitude."""
 
 
 def read(path: str, layer: str | None = None, columns: Sequence[str] = ()) -> Vectors:
-    """The features of a vector file.
+    """Read the features of a vector file.
 
     Parameters
     ----------
-    path
-        A file on this machine: GeoJSON, GeoPackage, FlatGeobuf, a Shapefile or GeoParquet, whatever
-        its name.
-    layer
-        Which layer; None: there is only one.
-    columns
-        The attributes that are wanted.
+    path : Path
+        A file on this machine: GeoJSON, GeoPackage, FlatGeobuf, Shapefile or GeoParquet, with any
+        name.
+    layer : str, optional
+        The layer; None: there is only one.
+    columns : sequence of str, optional
+        The attributes to read.
+
+    Returns
+    -------
+    Vectors
+        The features.
 
     Raises
     ------
     SourceError
-        If it is of another kind, is damaged, holds more than can be, or refers to what lies
-        elsewhere.
+        The file has another format, is damaged, too large, or refers to other files.
     JobError
-        If it has no such layer or attribute, or several layers of which none is named.
+        A layer or an attribute is missing, or there are several layers and none is named.
     """
     form = form_of(path)
     for library in ("pyogrio", "shapely"):
@@ -107,9 +110,7 @@ def read(path: str, layer: str | None = None, columns: Sequence[str] = ()) -> Ve
 
 
 def form_of(path: str) -> str:
-    """What a file is, by its first bytes; SourceError where it is none of the forms that
-    are read.
-    """
+    """The format of a file by its first bytes; SourceError for any other format."""
     try:
         size = Path(path).stat().st_size
         with Path(path).open("rb") as file:
@@ -128,7 +129,7 @@ def form_of(path: str) -> str:
 
 
 def _by_gdal(path: str, form: str, layer: str | None, columns: Sequence[str]) -> Vectors:
-    """The features of a file of a form of which GDAL must be, too."""
+    """Read features by GDAL, with the only driver allowed."""
     import pyogrio
 
     what = geojson.copied(path, columns) if form == "GeoJSON" else str(Path(path).absolute())
@@ -159,7 +160,7 @@ def _by_gdal(path: str, form: str, layer: str | None, columns: Sequence[str]) ->
 
 
 def _layer(path: str, there: Sequence[str], layer: str | None) -> str:
-    """The layer that is meant."""
+    """Choose the layer."""
     if layer is not None and layer not in there:
         raise JobError(f"layer: {path} has no layer {layer!r}; {nearest(layer, there)}")
     if layer is None and len(there) != 1:
@@ -177,8 +178,9 @@ def _refuse_columns(path: str, wanted: Sequence[str], there: Sequence[str]) -> N
 
 
 def _refuse_geopackage(path: str) -> None:
-    """SourceError where a GeoPackage has what computes, or reads other files: tables only, and
-    their indices.
+    """Raise SourceError for a GeoPackage with more than tables and their indices.
+
+    Others could compute, or read other files.
     """
     try:
         with closing(
@@ -206,8 +208,8 @@ def _refuse_geopackage(path: str) -> None:
 
 
 def _refuse_shapefile(path: str) -> None:
-    """SourceError where a file of a Shapefile leads out of its folder, or shapes lie on one
-    another.
+    """Raise SourceError if a file of a Shapefile leads out of its folder, or geometries overlap in
+    the file.
     """
     for other in Path(path).parent.glob(f"{escape(Path(path).stem)}.*"):
         if other.suffix.lower() in BESIDE and other.resolve().parent not in (
@@ -248,11 +250,11 @@ def _refuse_shapefile(path: str) -> None:
 
 
 REFUSE = {"GPKG": _refuse_geopackage, "ESRI Shapefile": _refuse_shapefile}
-"""By form, what refuses a file before GDAL opens it."""
+"""Checks by format, before GDAL opens a file."""
 
 
 def _parquet(path: str, layer: str | None, columns: Sequence[str]) -> Vectors:
-    """The features of GeoParquet whose shapes are well-known binary."""
+    """Read GeoParquet with well-known binary geometries."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -290,7 +292,7 @@ def _parquet(path: str, layer: str | None, columns: Sequence[str]) -> Vectors:
 
 
 def _primary(path: str, about: Any) -> tuple[str, Mapping[str, Any]]:
-    """The column of shapes, and what is said of it."""
+    """The geometry column and its metadata."""
     if about is None:
         raise SourceError(
             f"{path} is a table without shapes; allowed: GeoParquet, which says in its metadata "
@@ -314,7 +316,9 @@ def _refuse_size(path: str, about: Any) -> None:
 
 
 def _unpacked(path: str, shapes: Any) -> npt.NDArray[np.object_]:
-    """A column of bytes, which a file may hold once for many rows."""
+    """Decode a column of bytes; its size is limited, because a file may hold a value once for many
+    rows.
+    """
     import pyarrow.compute as pc
 
     total = sum(
@@ -327,9 +331,7 @@ def _unpacked(path: str, shapes: Any) -> npt.NDArray[np.object_]:
 
 
 def _crs_of(path: str, shapes: Mapping[str, Any]) -> str | None:
-    """The CRS of GeoParquet's shapes: where it is not said, longitude and latitude; null
-    is none.
-    """
+    """The CRS of GeoParquet's geometries: longitude and latitude by default; null means none."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 

@@ -1,14 +1,13 @@
-"""Where work runs: ``function(context, item)`` for many items, here or on any Dask cluster. The
-only package that knows ``distributed``.
+"""Run ``function(context, item)`` for many items, in this process or on any Dask cluster.
 
-:func:`local` runs one item after the other in this process and is the specification; :func:`on` and
-:func:`cluster` yield the same outcomes in another order. Where DESIGN has one module there are
-rooms, each short enough to be read at once: `contract` (what an engine is), `inprocess`, `batches`
-(which items go next), `errands` (what travels to workers), `distribution` (the way of a batch) and
-`processes` (workers of our own).
+This is the only package that imports ``distributed``. :func:`local` runs one item after the other
+in this process and is the specification; :func:`on` and :func:`cluster` yield the same outcomes in
+another order. The modules: `contract` (what an engine is), `in_process`, `batches` (which items go
+next), `worker_plugin` (what travels to workers), `dask_engine` (sending and receiving batches) and
+`own_cluster` (workers of our own).
 
-The function and its context travel to each worker once; a task carries nothing but the errand's
-name and the items' numbers.
+The function and its context travel to each worker once; a task carries only their name and the
+items' numbers.
 """
 
 from __future__ import annotations
@@ -40,13 +39,23 @@ __all__ = ["GPU", "Engine", "Needs", "Outcome", "cluster", "local", "on"]
 
 
 def local(resources: Needs | None = None) -> Engine:
-    """The engine that runs in this process, one item after the other, in the order given: what the
-    others are held against.
+    """Create an engine that runs in this process, one item after the other, in the given order.
 
     Parameters
     ----------
-    resources
-        What this process offers: ``{"GPU": 1}``; nothing if not given.
+    resources : mapping of str to float, optional
+        The resources that this process offers, such as ``{"GPU": 1}``; None: none.
+
+    Returns
+    -------
+    Engine
+        The engine.
+
+    Examples
+    --------
+    >>> with local() as engine:
+    ...     [outcome.value for outcome in engine.run(divmod, 17, [5, 3])]
+    [(3, 2), (5, 2)]
     """
     return Local(resources or {})
 
@@ -54,25 +63,35 @@ def local(resources: Needs | None = None) -> Engine:
 def on(
     client: Client | str, *, security: Any = None, deadline: float | None = None, wait: float = 30.0
 ) -> Engine:
-    """The engine that runs on a Dask cluster.
+    """Create an engine that runs on a Dask cluster.
 
     Parameters
     ----------
-    client
-        A ``distributed.Client``, which stays open, or a scheduler's address: ``"tcp://host:8786"``.
-    security
-        A ``distributed.Security`` for an address ``"tls://…"``.
-    deadline
-        Seconds that an item may take. One that takes longer ends its worker process, and counts as
-        having killed it. Workers without a nanny do not come back.
-    wait
+    client : distributed.Client or str
+        A client, which stays open, or a scheduler's address, such as ``"tcp://host:8786"``.
+    security : distributed.Security, optional
+        Certificates for an address ``"tls://…"``.
+    deadline : float, optional
+        Seconds that an item may take; None: no limit. An item that takes longer ends its worker
+        process, and counts as having killed it. Workers without a nanny do not come back.
+    wait : float, optional
         Seconds to wait for a worker that has what an item needs: the first one, or another when all
         have gone.
+
+    Returns
+    -------
+    Engine
+        The engine.
 
     Raises
     ------
     ClusterError
         No scheduler answers at the address, or the client is asynchronous.
+
+    Examples
+    --------
+    >>> with on("tcp://scheduler:8786") as engine:  # doctest: +SKIP
+    ...     pipeline.run(job, engine)
     """
     with contextlib.ExitStack() as stack:
         if isinstance(client, str):
@@ -93,24 +112,29 @@ def cluster(
     gpus: int = 0,
     deadline: float | None = None,
 ) -> Engine:
-    """The engine that starts its own worker processes on this machine, each with one thread and its
-    share of the memory.
+    """Create an engine with worker processes of its own on this machine.
 
-    They listen on the loopback only, where they talk to nobody but this process (by TLS, with a
-    certificate that is made now and lies in no file), serve no dashboard, and end with the engine.
+    Each worker has one thread and its share of the memory. Workers and scheduler listen on the
+    loopback interface only and accept this process alone (by TLS, with a certificate that is
+    created now and never written to a file). They serve no dashboard, and end with the engine.
 
     Parameters
     ----------
-    workers
-        How many; one for each processor if not given.
-    resources
-        What each worker offers, one mapping per worker: ``[{"GPU": 1}, {}]``.
-    gpus
-        How many of the workers offer a GPU, in place of ``resources``; each of these sees another
-        GPU of this machine, and no more (``CUDA_VISIBLE_DEVICES``). Where their number is not
-        given, there is at least one worker besides.
-    deadline
-        Seconds that an item may take; one that takes longer ends its worker, which is restarted.
+    workers : int, optional
+        How many workers; None: one for each processor.
+    resources : sequence of mapping, optional
+        The resources of each worker, such as ``[{"GPU": 1}, {}]``; None: none.
+    gpus : int, optional
+        How many of the workers offer a GPU, in place of ``resources``; each of these sees a GPU of
+        its own (``CUDA_VISIBLE_DEVICES``). Without ``workers``, there is at least one worker
+        besides.
+    deadline : float, optional
+        Seconds that an item may take; None: no limit. A worker that takes longer is restarted.
+
+    Returns
+    -------
+    Engine
+        The engine.
 
     Raises
     ------

@@ -1,5 +1,5 @@
-"""Which items go next, in batches of what size, and what becomes of those that were near a death.
-Knows nothing of Dask.
+"""Queue of items: batches and their sizes, and retries of items near a worker's death. Knows
+nothing of Dask.
 """
 
 from __future__ import annotations
@@ -29,31 +29,29 @@ logger = logs.logger()
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a task answers."""
+    """The answer of a task."""
 
     outcomes: list[Outcome[Any]]
-    """Of the first items of its batch; of all of them unless it took too long or was recalled."""
+    """Outcomes of the first items of its batch; of all unless it took too long or was recalled."""
 
     seconds: float
-    """How long it took."""
+    """Duration of the task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What is known of a task that did not answer."""
+    """A task that did not answer."""
 
     reason: str
-    """For people."""
+    """The reason, for people."""
 
     killed: bool
-    """Whether the worker died; else the scheduler or the connection lost it."""
+    """Whether the worker died; otherwise the scheduler or the connection lost the task."""
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The items that wait for the same resources: they are never behind those that wait
-    for others.
-    """
+    """Items that wait for the same resources, in a queue of their own."""
 
     needs: dict[str, float]
     fresh: deque[int] = field(default_factory=deque)
@@ -61,22 +59,23 @@ class Lane:
     size: int = 1
     """The number of items that take about AIM seconds, as far as known."""
     aloft: int = 0
-    """Its batches in flight."""
+    """Batches in flight."""
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of it waits or flies."""
+        """Whether no item waits and no batch is in flight."""
         return not (self.fresh or self.suspects or self.aloft)
 
     def take(self, most: int) -> tuple[int, ...]:
-        """The items of its next batch; a suspect goes by itself."""
+        """Take the items of the next batch; a suspect goes by itself."""
         if self.suspects:
             return (self.suspects.popleft(),)
         return tuple(self.fresh.popleft() for _ in range(min(most, len(self.fresh))))
 
     def learn(self, done: Done) -> None:
-        """Fit the size to what a batch took, in steps upwards: the first items of an image may be
-        its empty border.
+        """Adapt the size to the duration of a batch, upwards in steps.
+
+        The first items of an image may be its empty border.
         """
         fitting = AIM * len(done.outcomes) / max(done.seconds, 1e-9)
         self.size = max(1, int(min(fitting, STEP * self.size, LARGEST)))
@@ -84,17 +83,19 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Items that one task takes."""
+    """The items of one task."""
 
     lane: Lane
     items: tuple[int, ...]
     alone: bool = False
-    """Whether it is sent when nothing else is in flight."""
+    """Whether it is sent only when nothing else is in flight."""
 
 
 class Queue:
-    """Which items go next. An item of a batch whose worker died is a suspect: it is tried again by
-    itself, in the end alone.
+    """Decides which items go next.
+
+    If a worker dies, all items of its batch are suspects: each is tried again by itself, in the end
+    alone.
     """
 
     def __init__(self, items: Iterable[int], needs: Callable[[int], Needs] | None) -> None:
@@ -107,13 +108,11 @@ class Queue:
 
     @property
     def empty(self) -> bool:
-        """Whether no item waits, flies or is still to be read."""
+        """Whether every item has been read and answered."""
         return not (self._unread or self._alone) and all(lane.idle for lane in self._lanes.values())
 
     def ready(self, slots: Callable[[Needs], int]) -> Iterator[Batch]:
-        """The batches to send now: for each kind of needs a few more than the ``slots`` that can
-        run at once.
-        """
+        """Yield the batches to send now: for each kind of needs a few more than its ``slots``."""
         wanted = 1
         while wanted:
             self._read(wanted)
@@ -147,7 +146,7 @@ class Queue:
             yield self._launch(Batch(lane, (item,), alone=True))
 
     def done(self, batch: Batch, done: Done) -> Iterator[Outcome[Any]]:
-        """Take in what a task answered; the items that it did not reach go back to the front."""
+        """Process a task's answer; items that it did not reach go back to the front."""
         batch.lane.aloft -= 1
         batch.lane.fresh.extendleft(reversed(batch.items[len(done.outcomes) :]))
         batch.lane.learn(done)
@@ -156,7 +155,7 @@ class Queue:
             yield outcome
 
     def suspect(self, batch: Batch, lost: Lost) -> Iterator[Outcome[Any]]:
-        """Take in that a task was lost: its items are tried again, unless it was alone."""
+        """Process a lost task: its items are tried again, unless it was alone."""
         batch.lane.aloft -= 1
         verdict = "given up" if batch.alone else "tried again"
         logger.warning(
@@ -185,7 +184,7 @@ class Queue:
         return sum(len(lane.fresh) for lane in self._lanes.values())
 
     def _read(self, count: int) -> None:
-        """Read some more items, into the lanes of their needs."""
+        """Read some more items into the lanes of their needs."""
         for _ in range(count):
             item = next(self._items, None)
             if item is None:

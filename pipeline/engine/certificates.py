@@ -1,10 +1,9 @@
-"""Who may talk to a cluster of our own: whoever holds a key that is made when it starts, and never
-lies in a file.
+"""TLS for our own clusters: only processes with a key that is created at start, and never written.
 
-Whatever listens on the loopback, all users of the machine can reach, and a scheduler runs what it
-is sent. So own clusters speak TLS in both directions, with a certificate that vouches for itself.
-Dask's own (``Security.temporary``) has a key of RSA, which takes 30 to 50 ms to find; one of an
-elliptic curve takes 0.1 ms, and the library that makes it 45 ms to import.
+All users of a machine can reach what listens on its loopback interface, and a scheduler runs
+whatever it is sent. So own clusters use TLS in both directions with a self-signed certificate.
+Dask's own (``Security.temporary``) uses an RSA key, which takes 30 to 50 ms to create; an
+elliptic-curve key takes 0.1 ms, and importing the library that creates it 45 ms.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ from typing import Any
 
 NAME = "tilewise"
 DAYS = 365
-"""How long a cluster may live."""
+"""Lifetime of a certificate, and so of a cluster, in days."""
 
 
 def security() -> Any:
-    """What Dask takes to let in those processes alone that were given it: a
-    ``distributed.Security``.
-    """
+    """Create a ``distributed.Security`` that admits only the processes that have it."""
     from distributed import Security
 
     key, certificate = _made()
@@ -33,7 +30,7 @@ def security() -> Any:
 
 
 def _made() -> tuple[str, str]:
-    """A key and a certificate that it signed, as PEM."""
+    """Create a key and its self-signed certificate, as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec

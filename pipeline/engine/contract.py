@@ -12,32 +12,32 @@ T = TypeVar("T")
 Needs = Mapping[str, float]
 
 GPU: Needs = {"GPU": 1}
-"""What one tile of a segmenter on a GPU takes of the worker that computes it."""
+"""The resource that one tile of a GPU segmenter takes of its worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of one item."""
+    """The result of one item."""
 
     item: int
-    """The item."""
+    """The number of the item."""
 
     value: T | None = None
-    """What the function returned; None where it failed."""
+    """The function's return value; None if it failed."""
 
     error: str | None = None
-    """Why there is no value, in one line: an exception's type and message, or a TilewiseError's own
-    text.
+    """The error in one line: an exception's type and message, or a TilewiseError's text; None
+    without one.
     """
 
     unread: bool = False
-    """Whether it was the image that could not be read: no fault of the function's."""
+    """Whether the image could not be read, which is no fault of the function's."""
 
     quarantined: bool = False
     """Whether the item killed every worker that tried it."""
 
     traceback: str = ""
-    """Where the function failed."""
+    """The traceback of the function, if it failed."""
 
 
 class Engine(Protocol):
@@ -50,21 +50,43 @@ class Engine(Protocol):
 
     @property
     def memory(self) -> int:
-        """The bytes that one task may use."""
+        """Bytes that one task may use."""
         ...
 
     @property
     def apart(self) -> bool:
-        """Whether tasks run in other processes, to which all that they need is sent."""
+        """Whether tasks run in other processes, which get everything that they need by
+        serialization.
+        """
         ...
 
     def offers(self, needs: Needs) -> bool:
-        """Whether a worker that is there now offers this: ``{"GPU": 1}``."""
+        """Tell whether a worker that is connected now offers resources.
+
+        Parameters
+        ----------
+        needs : mapping of str to float
+            Resources such as ``{"GPU": 1}``.
+
+        Returns
+        -------
+        bool
+            True if one worker offers all of them.
+        """
         ...
 
     def require(self, needs: Needs) -> None:
-        """Return when a worker offers this; ClusterError, with what would start one, if none does
-        for too long.
+        """Wait until a worker offers resources.
+
+        Parameters
+        ----------
+        needs : mapping of str to float
+            Resources such as ``{"GPU": 1}``.
+
+        Raises
+        ------
+        ClusterError
+            No worker has offered them for too long; the message says what would start one.
         """
         ...
 
@@ -82,40 +104,38 @@ class Engine(Protocol):
 
         Parameters
         ----------
-        function
-            What to do with an item; it may be called twice for one (after a death), and in any
-            order. What it returns is small.
-        context
-            Handed to each call as it is; it travels to each worker once.
-        items
-            Numbers without repetition. They may come from a generator: they are read as they are
-            needed.
-        needs
-            The resources that an item takes while it runs, as Dask names them: ``{"GPU": 1}``.
-        reserved
-            Resources whose workers are kept for items that need something: the others go to workers
-            that offer none of these, unless there is no such worker.
-        label
-            What the work is called on Dask's dashboard.
+        function : callable
+            The work on an item. It may be called twice for one (after a worker died), and in any
+            order; it returns something small.
+        context : object
+            Passed to each call; it travels to each worker once.
+        items : iterable of int
+            Numbers without repetition, read as they are needed.
+        needs : callable, optional
+            From an item to the resources that it takes, as Dask names them: ``{"GPU": 1}``.
+        reserved : collection of str, optional
+            Resources with workers kept for items that need something. Other items go to workers
+            without these resources, unless there is no such worker.
+        label : str, optional
+            Name of the work on Dask's dashboard.
 
         Yields
         ------
         Outcome
-            One for each item, as they complete. An item that fails is an outcome, and stops
-            nothing.
+            One for each item, as they complete. A failed item is an outcome, and stops nothing.
 
         Raises
         ------
         ClusterError
-            No worker has what an item needs, there is none at all, they cannot load the function,
-            or the scheduler is gone.
+            No worker has what an item needs, there is no worker, none can load the function, or the
+            scheduler is gone.
         Interrupted
-            After Ctrl-C: once, and what was running has been yielded; twice, at once.
+            After Ctrl-C: once, when everything running has been yielded; twice, at once.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds; a cluster of its own ends with it."""
+        """Release what the engine holds; its own cluster ends."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -1,17 +1,15 @@
-"""The engine that runs on a Dask cluster: the life of a batch of items is :meth:`OnDask.run`.
+"""The engine on a Dask cluster; :meth:`OnDask.run` tells the life of a batch of items.
 
-Dask keeps a task that needs a GPU to the workers that offer one, but nothing keeps other tasks away
-from these: a resource restricts those who ask for it only. So where resources are reserved, a batch
-that needs nothing is sent with the addresses of the workers that offer none of them, strictly.
-Dask's other ways fail: with ``allow_other_workers`` a GPU worker that is idle for a moment steals
-such a task, and a resource of the plain workers' own could not be given to workers of somebody's
-running cluster before tasks wait for it.
+Dask restricts a task that needs a GPU to the workers that offer one, but it does not keep other
+tasks away from them. So if resources are reserved, a batch without needs is sent with the addresses
+of the workers without these resources, strictly. Dask's other ways fail: with
+``allow_other_workers`` an idle GPU worker steals such a task, and a resource of the plain workers'
+own could not be added to a running cluster before tasks wait for it.
 
-Strict addresses have a price. A worker that its nanny restarts comes back at another address, so a
-task may wait for workers that will never be there: such a task is called back here, and its items
-count as having been near a death, as they may have caused it. And Dask hands such tasks out at
-once, so that those that wait on a worker that dies are suspects too; they are tried again like any
-others.
+Strict addresses have a price. A worker restarted by its nanny gets another address, so a task may
+wait for workers that never return. Such a task is called back here, and its items count as
+suspects, because they may have caused the death. Dask also assigns such tasks at once, so tasks
+that wait on a dying worker become suspects too; they are tried again like any others.
 """
 
 from __future__ import annotations
@@ -62,7 +60,7 @@ class OnDask(Closing):
 
     @property
     def memory(self) -> int:
-        """The memory limit of the smallest worker, for each of its threads."""
+        """The memory limit per thread of the smallest worker."""
         return self._crew().memory()
 
     def _crew(self, reserved: Collection[str] = ()) -> Crew:
@@ -123,7 +121,7 @@ class OnDask(Closing):
 
 
 class Flights:
-    """The tasks in flight. What has landed is forgotten here, and so by the scheduler."""
+    """The tasks in flight. Finished tasks are released here, and so by the scheduler."""
 
     def __init__(self, client: Any, token: str, label: str) -> None:
         self._client = client
@@ -146,9 +144,7 @@ class Flights:
                 ask(self._client, lambda: self._client.cancel(list(self.aloft)))
 
     def send(self, batch: Batch, places: Collection[str]) -> None:
-        """Submit a batch, to the workers at certain addresses if any are given; what needs
-        something rare goes first where that is.
-        """
+        """Submit a batch, to certain addresses if given; scarce resources have priority."""
         self._sent += 1
         needs = batch.lane.needs
         key = (self._group, self._sent)
@@ -180,8 +176,9 @@ class Flights:
         self._landings.put((future, batch, answer))
 
     def landed(self) -> Iterator[tuple[Batch, Done | Lost]]:
-        """The batches that have landed since the last call, with what they brought; none if none
-        did within a moment.
+        """Yield the batches that finished since the last call, with their answers.
+
+        Returns without any if none finishes within a moment.
         """
         with contextlib.suppress(queue.Empty):
             landing = self._landings.get(timeout=TICK)
@@ -194,9 +191,7 @@ class Flights:
             raise gone(f"the connection is {self._client.status}")
 
     def stranded(self, there: Collection[str]) -> Iterator[tuple[Batch, Lost]]:
-        """The batches that are kept to workers of which none is there any more: Dask would wait for
-        these without end.
-        """
+        """Yield the batches restricted to workers that are all gone: Dask would wait for ever."""
         for future, (batch, places) in list(self.aloft.items()):
             if places and not any(address in there for address in places):
                 del self.aloft[future]
@@ -204,15 +199,15 @@ class Flights:
                 yield batch, Lost("its workers are gone", killed=True)
 
     def recall(self) -> None:
-        """Let tasks end after the item that they are at: without the errand the others end as soon
-        as they begin.
+        """Let tasks end after their current item; tasks that have not begun find no function and
+        end at once.
         """
         self.recalled = True
         ask(self._client, lambda: self._client.unregister_worker_plugin(self._token))
 
 
 class Crew:
-    """What the workers offer, asked again from time to time."""
+    """The workers and their resources, queried again from time to time."""
 
     def __init__(
         self, client: Any, wait: float, reserved: frozenset[str], *, complete: bool
@@ -221,7 +216,7 @@ class Crew:
         self._wait = wait
         self._reserved = reserved
         self._complete = complete
-        # What nobody offers when everybody is there from the start, will not be offered.
+        # If all workers are there from the start, a missing resource will not appear later.
         self._begun = -math.inf if complete else time.monotonic()
         self._asked = -math.inf
         self._workers = dict[str, Mapping[str, Any]]()
@@ -230,8 +225,17 @@ class Crew:
         """When a worker was last there that offers nothing reserved."""
 
     def slots(self, needs: Needs) -> int:
-        """The number of tasks with these needs that can run at once; 0 only for as long as one
-        waits for a worker to come back.
+        """Count the tasks with these needs that can run at once.
+
+        Parameters
+        ----------
+        needs : mapping of str to float
+            Resources.
+
+        Returns
+        -------
+        int
+            The number; 0 only while waiting for a worker to come back.
 
         Raises
         ------
@@ -256,25 +260,24 @@ class Crew:
         return any(_slots(worker, needs) for worker in self.there().values())
 
     def places(self, needs: Needs) -> Collection[str]:
-        """The addresses to which tasks with these needs are to be kept, of the workers that `slots`
-        counted; none: Dask decides.
-        """
+        """The addresses to restrict tasks with these needs to; empty: Dask decides."""
         return () if needs or not self._reserved else self._able(needs)
 
     def there(self) -> Mapping[str, Mapping[str, Any]]:
-        """The workers, by address."""
+        """The workers by address."""
         self.muster()
         return self._workers
 
     def ask_anew(self) -> None:
-        """Trust no more in what is known of the workers: one has died."""
+        """Drop what is known of the workers, because one died."""
         self._asked = -math.inf
 
     def _able(self, needs: Needs) -> Mapping[str, Mapping[str, Any]]:
         """The workers to which tasks with these needs may go.
 
-        What needs nothing waits for a worker without what is reserved as long as for any other that
-        has just been there; after that, or where there never was one, all will do.
+        Tasks without needs wait for a worker without reserved resources, if there was one, as long
+        as for any other worker that left; afterwards, or if there never was one, all workers will
+        do.
         """
         if needs or not self._reserved:
             return self._workers
@@ -289,7 +292,7 @@ class Crew:
         return apart if now - self._apart < self._wait else self._workers
 
     def memory(self) -> int:
-        """The least memory of a worker's thread, in bytes."""
+        """The least memory per worker thread, in bytes."""
         self.muster()
         return min(
             int(worker["memory_limit"] or machine_memory()) // int(worker["nthreads"])
@@ -297,7 +300,7 @@ class Crew:
         )
 
     def muster(self) -> None:
-        """Ask who is there; the first time, wait until somebody is."""
+        """Query the workers; the first time, wait for one."""
         patience = time.monotonic() + self._wait
         while time.monotonic() - self._asked > REFRESH or not (self._workers or self._last):
             identity = ask(self._client, lambda: self._client.scheduler.identity(n_workers=-1))

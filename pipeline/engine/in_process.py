@@ -1,6 +1,4 @@
-"""The engine that runs in this process, which is the specification; and what every engine shares
-with it.
-"""
+"""The engine in this process, which is the specification; and what all engines share."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ logger = logs.logger()
 
 
 class Closing:
-    """What makes an engine a context manager."""
+    """Makes an engine a context manager."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; there is nothing to release."""
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +42,7 @@ class Local(Closing):
 
     @property
     def memory(self) -> int:
-        """Half of what is free: the other half is for what else this process and its machine do."""
+        """Half of the free memory: the rest is for other work of this process and its machine."""
         import psutil  # type: ignore[import-untyped]
 
         return min(int(psutil.virtual_memory().available), machine_memory()) // 2
@@ -83,18 +81,16 @@ class Local(Closing):
 
 @contextlib.contextmanager
 def graceful() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second ends what happens within, with
-    Interrupted.
-    """
+    """Yield an event that the first Ctrl-C sets; the second raises Interrupted."""
     stop = threading.Event()
 
     def heard(_signal: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            # which, unlike Interrupted, nobody's function takes for an error of its own
+            # unlike Interrupted, no function catches it as an error of its own
             raise KeyboardInterrupt
         stop.set()
 
-    # Another handler is somebody's wish, and other threads cannot have any.
+    # Keep a handler that somebody else set; other threads cannot set one.
     ours = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -114,7 +110,7 @@ def graceful() -> Iterator[threading.Event]:
 
 
 def interrupted() -> Interrupted:
-    """How a run ends that was asked to stop and has come to a stop."""
+    """The error of a run that was asked to stop and has stopped."""
     return Interrupted(
         "stopped after the work in hand, which is recorded; the same command goes on from there"
     )
@@ -124,7 +120,7 @@ def attempt(function: Callable[[C, int], T], context: C, item: int) -> Outcome[T
     """Call the function for one item."""
     try:
         return Outcome(item, function(context, item))
-    except (Exception, SystemExit) as error:  # whatever an item raises is its outcome
+    except (Exception, SystemExit) as error:  # any exception of an item is its outcome
         text = str(error) if isinstance(error, TilewiseError) else root_cause(error)
         logger.debug("item %d failed: %s", item, text, exc_info=True)
         return Outcome(
@@ -136,15 +132,15 @@ def attempt(function: Callable[[C, int], T], context: C, item: int) -> Outcome[T
 
 
 def root_cause(error: BaseException) -> str:
-    """The error that led to this one, in one line."""
+    """The original cause of an error, in one line."""
     while error.__cause__:
         error = error.__cause__
     return redacted(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def machine_memory() -> int:
-    """The bytes that this process and its children may use, as the machine, the control group or
-    the user's limits say.
+    """Bytes that this process and its children may use, by the machine, the control group and user
+    limits.
     """
     from distributed.system import MEMORY_LIMIT
 

@@ -1,4 +1,4 @@
-"""Scheduler and workers of our own, as processes on this machine, and connections to anybody's."""
+"""Scheduler and workers of our own, as processes on this machine; connections to any scheduler."""
 
 from __future__ import annotations
 
@@ -50,7 +50,22 @@ CHATTY = (
 
 
 def offered(workers: int | None, resources: Sequence[Needs] | None, gpus: int) -> list[Needs]:
-    """What each worker that is to be started offers."""
+    """List the resources of each worker to start.
+
+    Parameters
+    ----------
+    workers : int, optional
+        How many workers.
+    resources : sequence of mapping, optional
+        The resources of each.
+    gpus : int
+        How many of the workers offer a GPU.
+
+    Returns
+    -------
+    list of mapping
+        One for each worker.
+    """
     from dask.system import CPU_COUNT
 
     if gpus:
@@ -78,11 +93,10 @@ def offered(workers: int | None, resources: Sequence[Needs] | None, gpus: int) -
 
 
 def devices(offers: Sequence[Needs]) -> list[dict[str, str]]:
-    """The variables of each worker's process: which GPUs it sees, where it offers some; no two see
-    the same one.
+    """The environment of each worker's process: GPU workers see different GPUs.
 
-    They are counted within CUDA_VISIBLE_DEVICES where that is set, as by a batch system that lent
-    this process some of a machine's.
+    GPUs are counted within CUDA_VISIBLE_DEVICES if it is set, as by a batch system that assigned
+    some of a machine's GPUs to this process.
     """
     lent = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = sum(int(offer.get("GPU", 0)) for offer in offers)
@@ -100,7 +114,7 @@ def devices(offers: Sequence[Needs]) -> list[dict[str, str]]:
 
 
 def connect(address: str, security: Any) -> Any:
-    """A client of our own."""
+    """Create a client of our own."""
     import dask
     from distributed import Client
 
@@ -123,11 +137,10 @@ def connect(address: str, security: Any) -> Any:
 
 
 def start(offers: Sequence[Needs], folder: str) -> Any:
-    """Start a scheduler and a worker process for each offer; ``folder`` takes their temporary
-    files.
+    """Start a scheduler and a worker process for each offer, with temporary files in ``folder``.
 
-    Other users of this machine can connect to them, and get no further: they have no certificate.
-    Nothing is served to browsers.
+    Other users of this machine can connect to them, but have no certificate. Nothing is served to
+    browsers.
     """
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
@@ -181,9 +194,7 @@ def start(offers: Sequence[Needs], folder: str) -> Any:
 
 
 def patience() -> contextlib.AbstractContextManager[Any]:
-    """Do not let Dask give up, after 15 s, a worker that is slow to come back on a busy machine: it
-    would not start another.
-    """
+    """Keep Dask from giving up, after 15 s, a worker that restarts slowly on a busy machine."""
     import dask
 
     return cast(
@@ -204,8 +215,8 @@ async def stop_workers(own: Any) -> None:
 
 
 def dask_setup(_worker: Worker) -> None:
-    """Let a worker of our own clusters outlive Ctrl-C, which a terminal sends to it too, and say
-    nothing of its own, nor any secret.
+    """Let a worker of our own clusters ignore Ctrl-C, which a terminal sends to it too, and log
+    nothing.
 
     Dask calls this in the worker's process before the worker starts.
     """
@@ -217,9 +228,7 @@ def dask_setup(_worker: Worker) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Dask's own messages off the terminal; what matters of them is said by this module's
-    logger.
-    """
+    """Keep Dask's messages off the terminal; this module's logger reports what matters."""
     import distributed  # noqa: F401 - it sets its loggers up when it is imported
 
     loggers = [logging.getLogger(name) for name in CHATTY]
@@ -235,9 +244,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def same_environment() -> Iterator[None]:
-    """Take back the variables that Dask's nannies set in this process for their children (threads
-    of BLAS, seed of hashes).
-    """
+    """Restore the variables that Dask's nannies set in this process for their children."""
     before = dict(os.environ)
     try:
         yield

@@ -1,5 +1,5 @@
-"""What travels to the workers once: the function and its context, as a worker plugin, which those
-that join or restart get too.
+"""The function and its context travel to each worker once, as a worker plugin, also to late
+workers.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from pipeline.errors import ClusterError
 
 ANSWER = 30.0  # seconds within which the scheduler answers
 LOADING: list[threading.Thread] = []
-"""Threads of this process that import what tasks need. A task waits for them: Python lets two
-threads that import a package from two ends go on with half of it, rather than wait for each other
-for ever.
+"""Threads of this process that import what tasks need. Tasks wait for them: if two threads import a
+package from two ends, Python lets one continue with half of it, to avoid a deadlock.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What travels to each worker once."""
+    """The function and its context, sent to each worker once."""
 
     function: Callable[[Any, int], Any]
     context: Any
     deadline: float | None
 
     def attempt(self, item: int) -> Outcome[Any]:
-        """Call the function for one item, in a process that ends if it takes too long: nothing
-        gentler stops a thread.
+        """Call the function for one item; the process ends if it takes too long.
+
+        Nothing gentler stops a thread.
         """
         if self.deadline is None:
             return attempt(self.function, self.context, item)
@@ -51,9 +51,7 @@ class Errand:
 
 @contextlib.contextmanager
 def lent(client: Any, errand: Errand) -> Iterator[str]:
-    """Give the errand to all workers, those to come included, for as long as this lasts; they know
-    it by the name yielded.
-    """
+    """Register the errand with all workers, present and future, and yield its name."""
     from distributed import WorkerPlugin
 
     token = f"tilewise-{uuid.uuid4().hex}"
@@ -73,8 +71,7 @@ def lent(client: Any, errand: Errand) -> Iterator[str]:
 
 
 def _hand_out(client: Any, plugin: Any, token: str) -> None:
-    """Register a plugin, again where a worker dies of something else meanwhile: that one gets it
-    when it comes back.
+    """Register a plugin, again if a worker dies meanwhile.
 
     The scheduler would try for 30 s to reach a worker that it does not yet know to be dead.
     """
@@ -84,7 +81,7 @@ def _hand_out(client: Any, plugin: Any, token: str) -> None:
         except ClusterError:
             if within == ANSWER or client.status != "running":
                 raise
-        except Exception as error:  # pickling runs anybody's code, here and on the workers
+        except Exception as error:  # pickling runs users' code, here and on the workers
             hint = "what is not part of tilewise must be installed there too"
             raise ClusterError(
                 f"the function or its context cannot be sent to the workers "
@@ -112,7 +109,7 @@ def perform(token: str, items: Sequence[int]) -> Done:
 
 
 def ask(client: Any, question: Callable[[], Awaitable[T]], within: float | None = None) -> T:
-    """What the scheduler answers within a bounded time, whatever became of it."""
+    """Ask the scheduler something within a bounded time."""
 
     async def ask() -> T:
         return await question()
@@ -127,7 +124,7 @@ def ask(client: Any, question: Callable[[], Awaitable[T]], within: float | None 
 
 
 def gone(why: str) -> ClusterError:
-    """The error that a run ends with when its scheduler does not answer."""
+    """The error of a run with a scheduler that does not answer."""
     return ClusterError(
         f"the scheduler cannot be reached any more ({why}); what is recorded stays: start the "
         f"cluster again, and give the same command"

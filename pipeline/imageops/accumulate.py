@@ -1,8 +1,8 @@
-"""The loops over a tile's pixels that add up what is in its labels.
+"""Compiled loops that add up areas, boxes and values over the pixels of each label.
 
-They are compiled by numba because NumPy would pass over the pixels once for each column of the
-table. One loop takes in all that is integer, a run of equal labels in a row at a time: to find the
-runs costs as much as to add up what is in them.
+NumPy would pass over the pixels once for each column of the table. One loop adds up everything of
+integer type, for a run of equal labels in a row at a time: finding the runs costs as much as adding
+up what is in them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.numerics.exact_sums import LIMB, MASK
 
 NARROW = 2
-"""Bytes of integers whose squares fit in 32 bits."""
+"""Bytes of integers with squares that fit in 32 bits."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -32,8 +32,18 @@ def add_up(  # type: ignore[no-untyped-def]  # noqa: ANN201
     minimum,  # noqa: ANN001
     maximum,  # noqa: ANN001
 ):
-    """Add up areas, anchors, boxes and coordinates, and the values of bands of integers, a run of
-    equal labels in a row at a time.
+    """Add up areas, anchors, boxes, coordinates and the values of integer bands per label.
+
+    Parameters
+    ----------
+    labels : int32 ndarray, (plane, row, column)
+        Labels from 1; 0 is background.
+    block : int ndarray, (band, plane, row, column)
+        The pixels.
+    origin, extent : int64 ndarray, (3,)
+        Where the labels lie in the image, and the image's shape.
+    area, anchor, low, high, place, value, square, minimum, maximum : ndarray
+        Columns of `pipeline.imageops.region_sums.Sums`, changed in place.
     """
     planes, rows, columns = labels.shape
     for p in range(planes):
@@ -72,8 +82,7 @@ def add_up(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 @numba.njit(cache=True, nogil=True)
 def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The sum of some integers of up to 32 bits, that of their squares in two limbs, the least and
-    the greatest.
+    """Sum, sum of squares in two limbs, minimum and maximum of integers of up to 32 bits.
 
     No limb overflows below 2^31 pixels.
     """
@@ -104,9 +113,10 @@ def _sum_run(line, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @numba.njit(cache=True, nogil=True)
 def add_grounds(labels, areas, ground):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Add up the areas of pixels, (row, column, limb) or (row, 1, limb), limb by limb. Those are
-    below 2^32: none overflows below 2^31 pixels. (In `add_up` this would slow down images whose
-    pixels are all alike.)
+    """Add up the areas of pixels, (row, column, limb) or (row, 1, limb), limb by limb.
+
+    Limbs are below 2^32, so none overflows below 2^31 pixels. In `add_up`, this would slow down
+    images with pixels of equal area.
     """
     for r in range(labels.shape[0]):
         for c in range(labels.shape[1]):

@@ -1,9 +1,9 @@
-"""Colours as other numbers: hue and saturation, CIE L*a*b*, and the stains of histology.
+"""Colour channels: hue and saturation, CIE L*a*b*, and the stains of histology.
 
-Written out pixel by pixel where scikit-image multiplies matrices, since a matrix product may round
-in another way in another window; and without the logarithms, powers and roots of libraries, which
-differ between processors in the last bit. Of integers of up to 16 bits what is made of one band is
-looked up.
+They are computed pixel by pixel where scikit-image multiplies matrices, because a matrix product
+may round differently in another window. Logarithms, powers and roots are not those of libraries,
+which differ between processors in the last bit. For integers of up to 16 bits, functions of one
+band are looked up in a table.
 """
 
 from __future__ import annotations
@@ -26,46 +26,47 @@ LAB = ("lightness", "a", "b")
 STAINS = ("haematoxylin", "eosin", "dab")
 CHANNELS = (*HSV, *LAB, *STAINS)
 COLOURS = (0, 1, 2)
-"""The bands, by index, that channels are made of."""
+"""Indices of the bands that are red, green and blue."""
 XYZ_OF_RGB = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
-"""Of linear sRGB, for D65 (ITU-R BT.709)."""
+"""From linear sRGB to XYZ, for D65 (ITU-R BT.709)."""
 WHITE = (0.95047, 1.0, 1.08883)
 BLACK = 1e-6
 SMALL = 2
-"""Bytes of values that are looked up."""
+"""Bytes per value up to which a lookup table is used."""
 
 
 def channel(block: npt.NDArray[Any], name: str) -> Floats:
-    """One number for each pixel, from its red, green and blue.
+    """Compute a colour channel from red, green and blue.
 
     Parameters
     ----------
-    block
-        (band, row, column) or (band, plane, row, column), of which the first three bands are red,
-        green and blue: integers over the whole range of their type, or floats from 0 to 1.
-    name
+    block : ndarray, (band, row, column) or (band, plane, row, column)
+        The first three bands are red, green and blue: integers over the whole range of their type,
+        or floats from 0 to 1.
+    name : str
         ``hue``, ``saturation``, ``value``, each from 0 to 1; ``lightness`` from 0 to 100, ``a``
         (green to red) and ``b`` (blue to yellow) of CIE L*a*b* for D65; ``haematoxylin``, ``eosin``
         or ``dab``, the amount of the stain, 0 or more.
 
     Returns
     -------
-    array of float64, of the block's shape without its first axis; NaN where a band is.
+    float64 ndarray of the shape ``block.shape[1:]``
+        The channel; NaN where a band is NaN.
 
     Raises
     ------
     JobError
-        Where the image has fewer than three bands.
+        The image has fewer than three bands.
 
     References
     ----------
-    A. C. Ruifrok, D. A. Johnston (2001), "Quantification of histochemical staining by color
-    deconvolution", Analytical and Quantitative Cytology and Histology 23(4), 291-299; ISO/CIE
-    11664-4 for L*a*b*.
+    .. [1] A. C. Ruifrok, D. A. Johnston (2001), "Quantification of histochemical staining by color
+       deconvolution", Analytical and Quantitative Cytology and Histology 23(4), 291-299.
+    .. [2] ISO/CIE 11664-4, "Colorimetry - Part 4: CIE 1976 L*a*b* colour space".
     """
     if len(block) < 3:
         raise JobError(
@@ -78,7 +79,7 @@ def channel(block: npt.NDArray[Any], name: str) -> Floats:
 
 
 def _share(band: npt.NDArray[Any]) -> Floats:
-    """A band's values as parts of the highest that there may be."""
+    """A band's values divided by the largest value of its type."""
     return np.asarray(
         band.astype(np.float64)
         / (1.0 if band.dtype.kind == "f" else float(np.iinfo(band.dtype).max))
@@ -86,7 +87,7 @@ def _share(band: npt.NDArray[Any]) -> Floats:
 
 
 def _made(curve: Callable[[npt.NDArray[Any]], Floats], band: npt.NDArray[Any]) -> Floats:
-    """What a curve makes of each value of a band; where these can be few, it is looked up."""
+    """Apply a function to each value of a band, by a lookup table for small integers."""
     if (
         band.dtype.kind != "u"
         or band.dtype.itemsize > SMALL
@@ -115,9 +116,7 @@ def _stain(block: npt.NDArray[Any], stain: int) -> Floats:
 
 
 def _depth(band: npt.NDArray[Any]) -> Floats:
-    """How much of its light a stain takes away, 1 for all of it: as in scikit-image, a pixel may be
-    black.
-    """
+    """Optical density of a band, 1 for black as in scikit-image."""
     return logarithm(np.maximum(_share(band), BLACK)) / logarithm(BLACK)
 
 
@@ -131,7 +130,7 @@ def _lab(block: npt.NDArray[Any], axis: int) -> Floats:
 
 
 def _linear(band: npt.NDArray[Any]) -> Floats:
-    """The light of a band of sRGB: the power of 2.4, and a straight line near black."""
+    """Linear light of a band of sRGB: a power of 2.4, and a straight line near black."""
     share = _share(band)
     lifted = np.maximum((share + 0.055) / 1.055, 0.05)  # below that, the line is taken
     curved = root(lifted, 5)

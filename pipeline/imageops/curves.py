@@ -1,14 +1,13 @@
-"""Labels -> lines: the chains of pixels along curves.
+"""From labels to lines: the chains of pixels along curves.
 
-The pixels of a curve and what joins them are a graph: a pixel is joined to each of its four
-neighbours of the same label, and across a corner only where neither of the two pixels beside that
-corner is of the label. Ends and junctions are pixels that are not joined to just two others; a
-*chain* runs from one of these to another, or round and round where there is none.
+The pixels of a curve form a graph. A pixel is joined to each of its four neighbours of the same
+label, and to a diagonal one only where neither of the two pixels beside that corner has the label.
+Ends and junctions are pixels that are not joined to exactly two others. A *chain* runs from one of
+these to another, or around a ring without any.
 
-What joins two pixels depends on the pixels around one of them, so a part of an image whose
-surroundings of one pixel are known can be traced alone. A chain that goes on beyond it is an open
-chain, which ends with the name of the step that leaves; the same step leaves the open chain on the
-other side. DESIGN reserves ``polygons`` for outlines; this is about curves.
+Which pixels are joined depends on the pixels around one of them, so a part of an image with a
+border of one pixel can be traced alone. A chain that continues beyond the part is open, and ends
+with the identifier of the step that leaves; the same step leaves the open chain on the other side.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 AROUND = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-"""The neighbours of a pixel in raster order; the k-th sees the pixel as its (7 - k)-th."""
+"""The neighbours of a pixel in raster order; the k-th neighbour sees the pixel as its (7 - k)-th.
+"""
 SHUT = -1
-"""In place of a step's name, where a chain ends for good."""
+"""In place of a step's identifier where a chain ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,13 @@ class Chains:
     """Chains of pixels, one after the other."""
 
     pixels: Integers
-    """(n,) each pixel's number in raster order of the image. A chain that is closed ends with the
-    pixel with which it began.
-    """
+    """(n,) the flat index of each pixel in the image. A closed chain ends with its first pixel."""
 
     start: Integers
     """(m + 1,) where each chain begins, and where the last ends."""
 
     label: Integers
-    """(m,)"""
+    """(m,) the label of each chain."""
 
     ends: Integers
     """(m, 2) the step by which a chain leaves at its beginning and its end, or SHUT."""
@@ -49,7 +47,7 @@ class Chains:
         return len(self.label)
 
     def take(self, which: Integers) -> Chains:
-        """Some of the chains, in the order given."""
+        """Select chains, in the order given."""
         length = np.diff(self.start)[which]
         start = np.concatenate([[0], np.cumsum(length)])
         place = np.arange(start[-1]) + np.repeat(self.start[which] - start[:-1], length)
@@ -57,12 +55,12 @@ class Chains:
 
     @property
     def open(self) -> npt.NDArray[np.bool_]:
-        """Which of them go on."""
+        """Which chains are open."""
         return np.asarray((self.ends != SHUT).any(axis=1))
 
     @property
     def keys(self) -> tuple[Integers, Integers]:
-        """(m,) first and second pixels, by which each chain of an image is known."""
+        """(m,) first and second pixels, which identify each chain of an image."""
         return self.pixels[self.start[:-1]], self.pixels[self.start[:-1] + 1]
 
 
@@ -86,22 +84,24 @@ def concatenate(parts: list[Chains]) -> Chains:
 
 
 def trace(labels: npt.NDArray[np.integer], origin: tuple[int, int], width: int) -> Chains:
-    """The chains of a part of an image. Pixels that are joined to none are in no chain.
+    """Trace the chains of a part of an image.
+
+    Pixels that are joined to no other are in no chain.
 
     Parameters
     ----------
-    labels
-        (row, column), 0 = no curve: the part, and one pixel more on every side, 0 beyond the image.
-    origin
+    labels : int ndarray, (row, column)
+        The part with a border of one pixel, 0 beyond the image; 0 is background.
+    origin : tuple of int
         The row and column of the part's first pixel in the image.
-    width
+    width : int
         The image's number of columns.
 
     Returns
     -------
     Chains
-        Those that lie whole in the part begin at the end that comes first in raster order; closed
-        ones, at their first pixel and towards that of its two neighbours that comes first.
+        Chains wholly in the part begin at the end that comes first in raster order; closed ones at
+        their first pixel, towards the first of its two neighbours.
 
     Examples
     --------
@@ -114,10 +114,10 @@ def trace(labels: npt.NDArray[np.integer], origin: tuple[int, int], width: int) 
 
 
 def join(parts: Chains) -> Iterator[tuple[Integers, int]]:
-    """The pixels and the label of each chain that open chains make, where every step that leaves
-    one enters another.
+    """Yield the pixels and the label of each chain that open chains form together.
 
-    They begin as those of `trace` do; in no order.
+    Every step that leaves a chain must enter another. Chains begin as those of `trace`; their order
+    is undefined.
     """
     flat = parts.ends.ravel()
     order = np.argsort(flat, kind="stable")[np.count_nonzero(flat == SHUT) :]
@@ -137,7 +137,7 @@ def join(parts: Chains) -> Iterator[tuple[Integers, int]]:
 
 
 def _directed(pixels: Integers, *, ring: bool) -> Integers:
-    """A whole chain from the right end, or round from its first pixel."""
+    """Orient a whole chain: from its first end, or around from its first pixel."""
     if ring:
         pixels = np.roll(pixels, -int(pixels.argmin()))
         pixels = np.append(pixels, pixels[0])
@@ -147,7 +147,7 @@ def _directed(pixels: Integers, *, ring: bool) -> Integers:
 
 @numba.njit(cache=True, nogil=True)
 def _arms(labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """By pixel, a bit for each of AROUND that it is joined to; of all but the outermost pixels."""
+    """For each pixel but the outermost, a bit for each neighbour in AROUND that it is joined to."""
     rows, columns = labels.shape
     arms = np.zeros((rows - 2, columns - 2), np.uint8)
     for r in range(1, rows - 1):
@@ -174,7 +174,7 @@ def _count(arms):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 @numba.njit(cache=True, nogil=True)
 def _step(r, c, k, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The name of a step, the same from either side."""
+    """The identifier of a step, the same from either side."""
     if k < 4:
         return ((r + AROUND[k][0]) * width + c + AROUND[k][1]) * 8 + 7 - k
     return (r * width + c) * 8 + k
@@ -233,7 +233,7 @@ def _trace(arms, labels, top, left, width):  # type: ignore[no-untyped-def]  # n
 
 @numba.njit(cache=True, nogil=True)
 def _only(arms):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The first arm."""
+    """The number of the first bit set."""
     k = 0
     while not arms >> k & 1:
         k += 1
@@ -242,8 +242,9 @@ def _only(arms):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 @numba.njit(cache=True, nogil=True)
 def _follow(arms, left_over, r, c, k, at, top, left, width, pixels, ends, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write the pixels of a chain from one of its pixels on, by arm k, to its end; how many pixels
-    are written then.
+    """Write the pixels of a chain from one of its pixels along arm k to its end.
+
+    Returns the number of pixels written so far.
     """
     rows, columns = arms.shape
     while True:
@@ -265,8 +266,8 @@ def _follow(arms, left_over, r, c, k, at, top, left, width, pixels, ends, number
 
 @numba.njit(cache=True, nogil=True)
 def _walk(other):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Which open chains follow each other: by chain, the end (2 · part + 0 or 1) by which each of
-    its parts is entered.
+    """Connect open chains: for each result, the ends (2 * part + 0 or 1) by which its parts are
+    entered.
     """
     done = np.zeros(len(other) // 2, np.bool_)
     sequence = np.empty(len(done), np.int64)

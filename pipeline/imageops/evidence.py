@@ -1,11 +1,10 @@
-"""Which labels of different windows are one object, where nothing proves it: by evidence, the
-strongest first.
+"""Join labels of different windows by evidence, the strongest first, where nothing is proved.
 
-What a window *saw* of a part is its own label where it owns the part; where another tile does, the
-label that it drew itself in its halo, if that and the part are each other's best partner where the
-windows overlap, with as much intersection over union as evidence needs. Two parts, or what was
-joined of them, are not joined by evidence if any window saw them as two different labels, whether
-it owns these or not and however strong the evidence of other windows is.
+A window *sees* a part as its own label if it owns the part. If another tile owns it, the window
+sees it as the label that it drew itself in its halo, provided that this label and the part are each
+other's best match where the windows overlap, with a sufficient intersection over union. Two parts,
+or what was joined to them, are never joined if any window saw them as two different labels, however
+strong the evidence of other windows is.
 """
 
 from __future__ import annotations
@@ -20,8 +19,19 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def join(number: int, pairs: Integers) -> Integers:
-    """Number the connected sets of ``number`` nodes under the pairs (n, 2): an array (number,) of
-    0, 1, …
+    """Number the connected components of a graph.
+
+    Parameters
+    ----------
+    number : int
+        How many nodes there are.
+    pairs : int64 ndarray, (n, 2)
+        The edges.
+
+    Returns
+    -------
+    int64 ndarray, (number,)
+        The component of each node, from 0.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -34,38 +44,40 @@ def join(number: int, pairs: Integers) -> Integers:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for and against one object, between nodes."""
+    """Evidence for and against joining pairs of nodes."""
 
     alike: Integers
     """(n, 2) nodes that may be one object."""
     iou: npt.NDArray[np.float64]
-    """(n,) the intersection over union of each of those."""
+    """(n,) the intersection over union of each pair."""
     seen: Integers
     """(m, 2) nodes of two windows that each saw as the other."""
     seen_iou: npt.NDArray[np.float64]
-    """(m,) likewise."""
+    """(m,) the intersection over union of each of these pairs."""
 
 
 def join_by_evidence(
     group: Integers, tile: Integers, evidence: Evidence, least: float
 ) -> tuple[Integers, Booleans]:
-    """Join groups by evidence, the strongest first, never what one window saw apart.
+    """Join groups by evidence, the strongest first, but never what one window saw as two labels.
 
     Parameters
     ----------
-    group, tile
-        By node.
-    evidence
+    group : int64 ndarray, (node,)
+        The group of each node so far.
+    tile : int64 ndarray, (node,)
+        The tile of each node.
+    evidence : Evidence
         Pairs of nodes.
-    least
+    least : float
         The least intersection over union that is evidence.
 
     Returns
     -------
-    group
-        By node, joined.
-    refused
-        By pair of `alike`: it was not joined, so its two nodes stand apart.
+    group : int64 ndarray, (node,)
+        The group of each node, joined.
+    refused : bool ndarray, (pair,)
+        True for a pair of ``alike`` that was not joined.
     """
     alike = evidence.alike
     strong = evidence.iou >= least
@@ -92,9 +104,7 @@ def join_by_evidence(
 
 
 def _sights(group: Integers, chain: Integers, evidence: Evidence, least: float) -> Integers:
-    """(n, 2) nodes that evidence may join, each with a node that a window saw it as: itself, in its
-    own.
-    """
+    """Pairs (n, 2) of a node that evidence may join, and the node that a window saw it as."""
     touched = np.zeros(len(chain), bool)
     touched[group[evidence.alike.ravel()]] = True
     mine = np.flatnonzero(touched[group])
@@ -111,10 +121,18 @@ def _torn(chain: Integers, window: Integers, label: Integers) -> Integers:
 
 
 def _join_torn(names: Integers, pairs: Integers, group: Integers, sights: Integers) -> None:
-    """Join groups, pair by pair, where no window saw two different labels of them; ``names``, by
-    group, is changed.
+    """Join groups pair by pair, unless a window saw two different labels of them.
 
-    ``sights`` are windows with the labels that they saw of each ``group``.
+    Parameters
+    ----------
+    names : int64 ndarray, (group,)
+        The name of each group, changed in place.
+    pairs : int64 ndarray, (n, 2)
+        Groups to join, the strongest evidence first.
+    group : int64 ndarray, (m,)
+        Groups that were seen.
+    sights : int64 ndarray, (m, 2)
+        The window and the label that it saw of each.
     """
     seen: dict[int, dict[int, set[int]]] = {}
     for g, (window, label) in zip(group.tolist(), sights.tolist(), strict=True):

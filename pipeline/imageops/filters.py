@@ -1,14 +1,14 @@
-"""What surrounds a pixel: Gaussian and box means of the valid pixels near it.
+"""Filters over the neighbourhood of a pixel: means, medians, openings, derivatives, textures.
 
-Each gives to the last bit the same at a pixel whatever window it is computed in, provided that all
-within reach is there: sums are made in an order that does not depend on where the window begins.
-(Running sums and integral images, SciPy's and scikit-image's way, do depend on it.) Pixels that are
-not valid are left out, and which way is taken is decided per pixel, never per window.
+Each filter gives the same result at a pixel, to the last bit, in every window that contains the
+pixel's reach: sums run in an order that does not depend on where the window begins. (Running sums
+and integral images, as in SciPy and scikit-image, do depend on it.) Pixels that are not valid are
+left out. Which way of computing is taken is decided per pixel, never per window.
 
-Nor do the bits depend on the processor: what NumPy and the C library compute otherwise on another
-one comes from `elementary`. The Gaussian is a loop of our own, compiled by numba, that adds in
-SciPy's order, in a quarter of the time; its weights are rounded once, so it is
-`scipy.ndimage.gaussian_filter` to some 15 digits.
+The bits do not depend on the processor either: functions that NumPy and the C library compute
+differently on different processors come from `pipeline.numerics.elementary`. The Gaussian is our
+own loop, compiled by numba, which adds in SciPy's order in a quarter of the time; its weights are
+rounded once, so it equals `scipy.ndimage.gaussian_filter` to some 15 digits.
 """
 
 from __future__ import annotations
@@ -27,24 +27,39 @@ from pipeline.numerics.elementary import LN2, bell, cosine, logarithm, sine
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 WORTH_COMPILING = 4096
-"""Pixels for which it pays to load a compiled loop, which takes a quarter of a second."""
+"""Pixels from which it pays to load a compiled loop, which takes a quarter of a second."""
 DIAGONAL = math.sqrt(0.5)
-"""How far along either axis a step of length 1 goes that goes equally far along both."""
+"""Component along either axis of a diagonal step of length 1."""
 
 
 def gaussian_radius(sigma: float) -> int:
-    """How many pixels away a Gaussian, cut off at four standard deviations, still looks."""
+    """The radius in pixels of a Gaussian that is cut off at four standard deviations."""
     return int(4 * sigma + 0.5)
 
 
 def usable(value: npt.NDArray[Any], valid: Flags) -> Flags:
-    """Where a value is a finite number at a valid pixel."""
+    """Where a value is finite and the pixel is valid."""
     return valid & np.isfinite(value) if value.dtype.kind == "f" else valid
 
 
 def smooth(value: npt.NDArray[Any], valid: Flags, sigma: float) -> Floats:
-    """A Gaussian mean of the valid pixels, float64; NaN where none is within reach. Beyond the
-    image its edge pixels go on.
+    """Smooth by a Gaussian mean of the valid pixels.
+
+    Beyond the image, its edge pixels are repeated.
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    sigma : float
+        The standard deviation in pixels.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``value``
+        The means; NaN where no valid pixel is within reach.
     """
     from scipy import ndimage
 
@@ -59,8 +74,8 @@ def smooth(value: npt.NDArray[Any], valid: Flags, sigma: float) -> Floats:
 
 
 def _gaussian(value: npt.NDArray[Any], sigma: float) -> Floats:
-    """What `scipy.ndimage.correlate1d` gives for each axis in turn, with the weights of
-    `elementary.bell`, to the last bit.
+    """Equals `scipy.ndimage.correlate1d` along each axis in turn with the weights of `bell`, to the
+    last bit.
     """
     weights = bell(sigma, gaussian_radius(sigma))
     solid: Floats = value.astype(np.float64)
@@ -81,8 +96,9 @@ def _gaussian(value: npt.NDArray[Any], sigma: float) -> Floats:
 
 
 def _weighed(value: Floats, weights: Floats, axis: int) -> Floats:
-    """What is 0, 1, 2, … pixels away along an axis, weighed and added, the furthest first after the
-    pixel itself.
+    """Convolve along one axis with symmetric weights.
+
+    The pixel itself comes first, then pairs of pixels from the furthest inwards.
     """
     far = len(weights) - 1
     extent = value.shape[axis]
@@ -100,7 +116,7 @@ def _weighed(value: Floats, weights: Floats, axis: int) -> Floats:
 
 @numba.njit(cache=True, nogil=True)
 def _smooth_down(plane, weights, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The same along the first of two axes; inner loops become vectors."""
+    """Convolve along the first of two axes; the compiler vectorizes the inner loops."""
     for r in range(len(plane)):
         _weigh_rows(plane, r, weights, out[r])
     return out
@@ -108,7 +124,7 @@ def _smooth_down(plane, weights, out):  # type: ignore[no-untyped-def]  # noqa: 
 
 @numba.njit(cache=True, nogil=True)
 def _weigh_rows(plane, r, weights, here):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The same for one row."""
+    """Convolve down the columns for one row."""
     rows, columns = plane.shape
     for c in range(columns):
         here[c] = plane[r, c] * weights[0]
@@ -122,8 +138,9 @@ def _weigh_rows(plane, r, weights, here):  # type: ignore[no-untyped-def]  # noq
 
 @numba.njit(cache=True, nogil=True)
 def _smooth_plane(plane, weights, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The same along both axes, a row at a time: first down and then across while the row is still
-    in the cache.
+    """Convolve along both axes, a row at a time.
+
+    Columns first, then along the row while it is still in the cache.
     """
     rows, columns = plane.shape
     far = len(weights) - 1
@@ -145,8 +162,21 @@ def _smooth_plane(plane, weights, out):  # type: ignore[no-untyped-def]  # noqa:
 
 
 def local_mean(value: npt.NDArray[Any], valid: Flags, width: int) -> Floats:
-    """The mean of the valid pixels in a square (a cube) of an odd ``width`` around each pixel; NaN
-    where there is none.
+    """Compute the mean of the valid pixels in a square (a cube) around each pixel.
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    width : int
+        The width of the square in pixels, odd.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``value``
+        The means; NaN where the square has no valid pixel.
     """
     return _moments(value, valid, width, squares=False)[0]
 
@@ -154,16 +184,46 @@ def local_mean(value: npt.NDArray[Any], valid: Flags, width: int) -> Floats:
 def local_mean_and_deviation(
     value: npt.NDArray[Any], valid: Flags, width: int
 ) -> tuple[Floats, Floats]:
-    """The mean and the population standard deviation of the valid pixels in a square (a cube) of an
-    odd ``width`` around each pixel.
+    """Compute mean and standard deviation of the valid pixels in a square (a cube).
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    width : int
+        The width of the square in pixels, odd.
+
+    Returns
+    -------
+    mean : float64 ndarray of the shape of ``value``
+        The mean; NaN where the square has no valid pixel.
+    deviation : float64 ndarray of the shape of ``value``
+        The deviation of the population.
     """
     mean, square = _moments(value, valid, width, squares=True)
     return mean, np.sqrt(np.maximum(square - mean * mean, 0))
 
 
 def local_median(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
-    """The median of the valid pixels in a square (a cube) around each pixel, float64; NaN where
-    there is none. Beyond the image its edge pixels go on.
+    """Compute the median of the valid pixels in a square (a cube) around each pixel.
+
+    Beyond the image, its edge pixels are repeated.
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    radius : int
+        The square is 2 ``radius`` + 1 pixels wide.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``value``
+        The medians; NaN where the square has no valid pixel.
     """
     from scipy import ndimage
 
@@ -184,9 +244,24 @@ def local_median(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
 
 
 def opening(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
-    """What is left when everything brighter that does not hold a square (a cube) of 2 ``radius`` +
-    1 pixels is cut down to what is around it; float64, no pixel brighter than before. Pixels that
-    are not valid count for nothing. It looks twice the radius away.
+    """Compute a morphological opening by a square (a cube).
+
+    It lowers bright details that do not contain the square to their surroundings. Pixels that are
+    not valid are ignored. The result depends on pixels up to twice the radius away.
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    radius : int
+        The square is 2 ``radius`` + 1 pixels wide.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``value``
+        The opening, nowhere above the values.
     """
     from scipy import ndimage
 
@@ -202,10 +277,23 @@ def opening(value: npt.NDArray[Any], valid: Flags, radius: int) -> Floats:
 
 
 def derivatives(value: npt.NDArray[Any], valid: Flags, *, scharr: bool = False) -> Floats:
-    """(axis, …) how steeply the values rise along each axis, per pixel, by Sobel's or Scharr's
-    weights; 0 beside pixels that are not valid.
+    """Compute the derivative along each axis by Sobel's or Scharr's weights.
 
-    Beyond the image its edge pixels go on. It looks one pixel away.
+    Beyond the image, its edge pixels are repeated. The result depends on pixels one pixel away.
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    scharr : bool
+        Whether to take Scharr's weights in place of Sobel's.
+
+    Returns
+    -------
+    float64 ndarray, (axis, …)
+        The change per pixel; 0 beside pixels that are not valid.
     """
     from scipy import ndimage
 
@@ -226,8 +314,23 @@ def derivatives(value: npt.NDArray[Any], valid: Flags, *, scharr: bool = False) 
 def local_entropy(
     value: npt.NDArray[Any], valid: Flags, width: int, limits: Sequence[float]
 ) -> Floats:
-    """Shannon's entropy, in bits, of the levels between ``limits`` of the valid pixels in a square
-    (a cube) of an odd ``width``.
+    """Compute Shannon's entropy of the valid pixels in a square (a cube), in bits.
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    width : int
+        The width of the square in pixels, odd.
+    limits : sequence of float
+        The limits between the levels that are counted, ascending.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``value``
+        The entropy; NaN where the square has no valid pixel.
     """
     good = usable(value, valid)
     level = np.digitize(np.where(good, value, 0), limits)
@@ -244,25 +347,40 @@ def local_entropy(
 
 @lru_cache(maxsize=4)
 def _bits(most: int) -> Floats:
-    """By n, from 0: n times its logarithm to the base of 2."""
+    """Table of n times the binary logarithm of n, for n from 0."""
     number = np.arange(1, most + 1, dtype=np.float64)
     return np.concatenate([[0.0], number * (logarithm(number) / LN2)])
 
 
 def gabor_reach(wavelength: float) -> int:
-    """How many pixels away `local_gabor` looks."""
+    """The reach of `local_gabor` in pixels."""
     return 2 * gaussian_radius(_gabor_sigma(wavelength))
 
 
 def local_gabor(value: npt.NDArray[Any], valid: Flags, wavelength: float) -> Floats:
-    """How strong a pattern of a ``wavelength`` in pixels is around each pixel, whatever its
-    direction: the mean amplitude of Gabor filters, one octave wide, in four directions of rows and
-    columns; what is not valid counts as its surroundings' mean.
+    """Compute the strength of a periodic pattern around each pixel, in any direction.
+
+    It is the mean amplitude of Gabor filters, one octave wide, in four directions of rows and
+    columns. Pixels that are not valid count as the mean of their surroundings.
+
+    Parameters
+    ----------
+    value : ndarray
+        The values, of any real dtype.
+    valid : bool ndarray of the shape of ``value``
+        True where a pixel was measured.
+    wavelength : float
+        The period of the pattern in pixels.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``value``
+        The amplitude, in units of the values.
 
     References
     ----------
-    A. K. Jain, F. Farrokhnia (1991), "Unsupervised texture segmentation using Gabor filters",
-    Pattern Recognition 24(12), 1167-1186.
+    .. [1] A. K. Jain, F. Farrokhnia (1991), "Unsupervised texture segmentation using Gabor
+       filters", Pattern Recognition 24(12), 1167-1186.
     """
     from scipy import ndimage
 
@@ -289,7 +407,7 @@ def _gabor_sigma(wavelength: float) -> float:
 
 
 def _moments(value: npt.NDArray[Any], valid: Flags, width: int, *, squares: bool) -> list[Floats]:
-    """The mean of the values, and of their squares if asked for; float64."""
+    """The local mean of the values, and of their squares if asked for."""
     good = usable(value, valid)
     filled = np.where(good, value, 0).astype(np.float64)
     number = _box_sum(good.astype(np.float64), width)
@@ -301,11 +419,11 @@ def _moments(value: npt.NDArray[Any], valid: Flags, width: int, *, squares: bool
 
 
 def _box_sum(value: Floats, width: int) -> Floats:
-    """The sum of all pixels in a box around each, nothing beyond the edge.
+    """Sum all pixels in a box around each pixel; pixels beyond the edge count 0.
 
-    Along each axis the sums of 2, 4, 8, … neighbours are made from each other, and those that make
-    up ``width`` are added. So every sum is made in the same way, in a number of steps that grows
-    with the logarithm of the width.
+    Along each axis, sums of 2, 4, 8, … neighbours are built from each other, and those that make up
+    ``width`` are added. So every sum is built in the same way, in a number of steps logarithmic in
+    the width.
     """
     for axis in range(value.ndim):
         extent = value.shape[axis]

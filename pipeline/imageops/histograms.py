@@ -1,7 +1,6 @@
-"""Histograms of whole images, and the thresholds found from them.
+"""Histograms of whole images, and thresholds found from them.
 
-The bins of a histogram are fixed for the whole image, so that the counts of tiles add up to those
-of the untiled image.
+The bins are fixed for the whole image, so the counts of tiles add up to those of the untiled image.
 """
 
 from __future__ import annotations
@@ -24,22 +23,24 @@ FLOAT_BINS = 256
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts of a feature over the whole image; the first bin and the last are not empty."""
+    """Counts of a feature over the whole image; the first and the last bin are not empty."""
 
     counts: npt.NDArray[np.int64]
-    """Pixels in each bin."""
+    """(bin,) pixels in each bin."""
 
     centers: npt.NDArray[np.float64]
-    """The middle of each bin."""
+    """(bin,) the centre of each bin."""
 
     def percentile(self, share: float) -> float:
-        """The middle of the first bin below or in which lie ``share`` per cent of the pixels."""
+        """The centre of the first bin at which at least ``share`` per cent of the pixels are
+        reached.
+        """
         total = np.cumsum(self.counts)
         return float(self.centers[int(np.searchsorted(total, share / 100 * total[-1]))])
 
     def span(self, low: float, high: float) -> tuple[float, float]:
-        """Two percentiles, the second made larger by 1 where they are one; 0 and 1 of an empty
-        histogram.
+        """Two percentiles; the second is one above the first if they are equal; 0 and 1 without
+        pixels.
         """
         if not len(self.centers):
             return 0.0, 1.0
@@ -48,7 +49,7 @@ class Histogram:
         return least, most if most > least else least + 1.0
 
     def coarse(self) -> Histogram:
-        """The same in at most 256 bins, each a whole number of these."""
+        """A copy with at most 256 bins, each a whole number of these."""
         width = -(-len(self.counts) // FLOAT_BINS)
         if width <= 1:
             return self
@@ -63,8 +64,8 @@ class Histogram:
 class Bins:
     """Bins of equal width over the range of a feature, the same for every tile of an image.
 
-    Integers whose range is below 65,536 have a bin for each value, other integers 65,536 bins;
-    floats have 256, as in scikit-image's ``threshold_otsu``, with which the result then agrees.
+    Integers with a range below 65,536 have one bin per value, other integers 65,536 bins. Floats
+    have 256, like scikit-image's ``threshold_otsu``, so that the results agree.
     """
 
     low: float
@@ -74,10 +75,10 @@ class Bins:
     """The largest value in the image."""
 
     dtype: str
-    """The feature's type."""
+    """The feature's dtype."""
 
     floats: int = FLOAT_BINS
-    """How many bins floats have."""
+    """The number of bins for floats."""
 
     @property
     def whole(self) -> bool:
@@ -86,13 +87,13 @@ class Bins:
 
     @property
     def number(self) -> int:
-        """How many there are."""
+        """The number of bins."""
         if self.whole:
             return int(self.high - self.low) + 1
         return self.floats if np.dtype(self.dtype).kind == "f" else MOST_BINS
 
     def count(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """How many of the values, one-dimensional and none of them NaN, lie in each bin."""
+        """Count the values, one-dimensional without NaN, in each bin."""
         if self.whole:
             return np.bincount(values.astype(np.int64) - int(self.low), minlength=self.number)
         kind = np.dtype(self.dtype).type
@@ -104,7 +105,7 @@ class Bins:
         )
 
     def histogram(self, counts: npt.NDArray[np.int64]) -> Histogram:
-        """The counts of all tiles, added up, with the bins' centres."""
+        """Combine the summed counts of all tiles with the bins' centres."""
         if self.whole:
             return Histogram(counts, np.arange(int(self.low), int(self.high) + 1, dtype=np.float64))
         edges = np.histogram_bin_edges(np.empty(0, self.dtype), self.number, (self.low, self.high))
@@ -113,8 +114,8 @@ class Bins:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _counted(values, edges):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """`numpy.histogram`, value for value, in a third of its time: one pass and no arrays
-    between.
+    """Equals `numpy.histogram`, value for value, in a third of its time: one pass, no temporary
+    arrays.
     """
     number = len(edges) - 1
     low = edges[0]
@@ -134,7 +135,22 @@ def _counted(values, edges):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
 def histogram(
     feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_], floats: int = FLOAT_BINS
 ) -> Histogram:
-    """The histogram of a feature that is at hand whole; ``floats``: how many bins floats have."""
+    """Compute the histogram of a feature that is whole in memory.
+
+    Parameters
+    ----------
+    feature : ndarray
+        The feature.
+    valid : bool ndarray of the shape of ``feature``
+        True where a pixel was measured.
+    floats : int, optional
+        The number of bins for floats.
+
+    Returns
+    -------
+    Histogram
+        Without bins if no pixel is valid.
+    """
     values = measured(feature, valid)
     if values.size == 0:
         return Histogram(np.zeros(0, np.int64), np.zeros(0))
@@ -143,27 +159,42 @@ def histogram(
 
 
 def threshold(histogram: Histogram, method: str) -> float:
-    """The threshold that a method (one of FINDERS) finds in a histogram of at least two values.
+    """Find a threshold in a histogram of at least two values.
 
-    Where scikit-image takes a histogram, the work is its own. ``minimum`` is found in at most 256
-    bins.
+    It uses scikit-image's implementation where that takes a histogram. ``minimum`` is found in at
+    most 256 bins.
 
-    References
+    Parameters
     ----------
-    N. Otsu (1979), "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9(1),
-    62-66. C. H. Li, P. K. S. Tam (1998), "An iterative algorithm for minimum cross entropy
-    thresholding", Pattern Recognition Letters 18, 771-776. J.-C. Yen, F.-J. Chang, S. Chang (1995),
-    "A new criterion for automatic multilevel thresholding", IEEE Trans. IP 4(3), 370-378. G. W.
-    Zack, W. E. Rogers, S. A. Latt (1977), "Automatic measurement of sister chromatid exchange
-    frequency", J. Histochem. 25, 741-753. T. W. Ridler, S. Calvard (1978), "Picture thresholding
-    using an iterative selection method", IEEE Trans. SMC 8, 630-632. J. M. S. Prewitt, M. L.
-    Mendelsohn (1966), "The analysis of cell images", Ann. N. Y. Academy of Sciences 128, 1035-1053
-    (minimum).
+    histogram : Histogram
+        The histogram of the whole image.
+    method : str
+        One of FINDERS.
+
+    Returns
+    -------
+    float
+        The threshold.
 
     Raises
     ------
     SegmenterError
-        Where the method finds none: ``minimum`` wants two peaks.
+        The method finds none: ``minimum`` needs two peaks.
+
+    References
+    ----------
+    .. [1] N. Otsu (1979), "A threshold selection method from gray-level histograms", IEEE Trans.
+       SMC 9(1), 62-66.
+    .. [2] C. H. Li, P. K. S. Tam (1998), "An iterative algorithm for minimum cross entropy
+       thresholding", Pattern Recognition Letters 18, 771-776.
+    .. [3] J.-C. Yen, F.-J. Chang, S. Chang (1995), "A new criterion for automatic multilevel
+       thresholding", IEEE Trans. IP 4(3), 370-378.
+    .. [4] G. W. Zack, W. E. Rogers, S. A. Latt (1977), "Automatic measurement of sister chromatid
+       exchange frequency", J. Histochem. 25, 741-753, for ``triangle``.
+    .. [5] T. W. Ridler, S. Calvard (1978), "Picture thresholding using an iterative selection
+       method", IEEE Trans. SMC 8, 630-632, for ``isodata``.
+    .. [6] J. M. S. Prewitt, M. L. Mendelsohn (1966), "The analysis of cell images", Ann. N. Y.
+       Academy of Sciences 128, 1035-1053, for ``minimum``.
     """
     try:
         return float(FINDERS[method](histogram))
@@ -174,15 +205,26 @@ def threshold(histogram: Histogram, method: str) -> float:
 
 
 def levels(histogram: Histogram, classes: int) -> tuple[float, ...]:
-    """The thresholds between classes of the least variance within them (multi-Otsu), ascending,
-    found in at most 256 bins.
+    """Find the thresholds between classes of least variance within them (multi-Otsu).
 
-    Fewer where the image has fewer values than classes are asked for.
+    They are found in at most 256 bins, by scikit-image.
+
+    Parameters
+    ----------
+    histogram : Histogram
+        The histogram of the whole image.
+    classes : int
+        The number of classes.
+
+    Returns
+    -------
+    tuple of float
+        Ascending thresholds; fewer if the image has fewer values than classes.
 
     References
     ----------
-    P.-S. Liao, T.-S. Chen, P.-C. Chung (2001), "A fast algorithm for multilevel thresholding", J.
-    Information Science and Engineering 17(5), 713-727; scikit-image's.
+    .. [1] P.-S. Liao, T.-S. Chen, P.-C. Chung (2001), "A fast algorithm for multilevel
+       thresholding", J. Information Science and Engineering 17(5), 713-727.
     """
     from skimage.filters import threshold_multiotsu
 
@@ -202,8 +244,9 @@ def _otsu(histogram: Histogram) -> float:
 
 
 def _yen(histogram: Histogram) -> float:
-    """The level with the greatest correlation on both sides; scikit-image compares logarithms,
-    which processors round otherwise.
+    """The level with the greatest correlation on both sides.
+
+    scikit-image compares logarithms, which processors round differently.
     """
     share = histogram.counts / histogram.counts.sum()
     below = np.cumsum(share)[:-1]
@@ -216,7 +259,7 @@ def _yen(histogram: Histogram) -> float:
 def _isodata(histogram: Histogram) -> float:
     """The lowest level midway between the means of the values up to it and above it, to a bin.
 
-    scikit-image compares in the centers' precision, and finds no such level in some histograms of
+    scikit-image compares in the centres' precision, and finds no such level in some histograms of
     float32; here the nearest is taken.
     """
     counts = histogram.counts.astype(np.float64)
@@ -244,7 +287,7 @@ def _mean(histogram: Histogram) -> float:
 
 
 def _li(histogram: Histogram) -> float:
-    """From the mean on, until a step is less than half a bin."""
+    """Iterate from the mean until a step is less than half a bin."""
     low = histogram.centers[0]
     width = np.diff(histogram.centers[:2])[0]
     values = histogram.centers - low
@@ -264,7 +307,7 @@ def _li(histogram: Histogram) -> float:
 
 
 def _triangle(histogram: Histogram) -> float:
-    """Furthest below the line from the peak to the end of the longer tail."""
+    """The level furthest below the line from the peak to the end of the longer tail."""
     counts = histogram.counts.astype(np.float64)
     last = len(histogram.counts) - 1
     peak = int(np.argmax(counts))

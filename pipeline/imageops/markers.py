@@ -1,6 +1,4 @@
-"""Heights of which objects are the hills: summits that stand alone, and the order in which they are
-flooded.
-"""
+"""Markers for the watershed: h-maxima, peaks with a minimum distance, deterministic ties."""
 
 from __future__ import annotations
 
@@ -16,8 +14,21 @@ from pipeline.imageops.components import pieces
 def levelled(
     height: npt.NDArray[np.float64], support: npt.NDArray[np.bool_], depth: float
 ) -> npt.NDArray[np.float64]:
-    """The heights without the summits that rise less than ``depth`` above their pass (h-maxima),
-    within each piece of support.
+    """Remove maxima that rise less than a depth above their pass (h-maxima).
+
+    Parameters
+    ----------
+    height : float64 ndarray
+        The heights.
+    support : bool ndarray of the shape of ``height``
+        The pieces within which maxima are compared.
+    depth : float
+        The least height above the pass to a higher maximum; 0 keeps all.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``height``
+        The levelled heights.
     """
     if not depth or not support.any():
         return height
@@ -29,16 +40,28 @@ def levelled(
 def reconstructed(
     seed: npt.NDArray[np.float64], mask: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The seed, nowhere above the mask, dilated under the mask until nothing changes; neighbours
-    touch by sides and corners.
+    """Reconstruct by dilation: grow the seed under the mask until nothing changes.
 
-    The values are those of `skimage.morphology.reconstruction`, which sorts all pixels first and
-    takes ten times as long.
+    Neighbours share sides or corners. The values equal those of
+    `skimage.morphology.reconstruction`, which sorts all pixels first and takes ten times as long.
+
+    Parameters
+    ----------
+    seed : float64 ndarray
+        The seed, nowhere above the mask.
+    mask : float64 ndarray of the shape of ``seed``
+        The upper limit.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``seed``
+        The reconstruction.
 
     References
     ----------
-    L. Vincent (1993), "Morphological grayscale reconstruction in image analysis: applications and
-    efficient algorithms", IEEE Trans. Image Processing 2(2), 176-201: the hybrid algorithm.
+    .. [1] L. Vincent (1993), "Morphological grayscale reconstruction in image analysis:
+       applications and efficient algorithms", IEEE Trans. Image Processing 2(2), 176-201: the
+       hybrid algorithm.
     """
     low, high = (np.pad(values, 1, constant_values=-np.inf) for values in (seed, mask))
     strides = np.array(low.strides) // low.itemsize
@@ -58,8 +81,9 @@ def reconstructed(
 
 @numba.njit(cache=True, nogil=True)
 def _reconstruct(value, mask, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Once forwards, once backwards, and what may still spread then from a queue, in which no pixel
-    stands twice. Borders are -inf.
+    """Scan forwards, then backwards, then spread from a queue that holds each pixel at most once.
+
+    The border is -inf.
     """
     number = len(value)
     before = -steps
@@ -80,9 +104,7 @@ def _reconstruct(value, mask, steps):  # type: ignore[no-untyped-def]  # noqa: A
 
 @numba.njit(cache=True, nogil=True)
 def _scan(value, mask, steps, order):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Lift each pixel to the highest of the neighbours that come before it in an order, under the
-    mask.
-    """
+    """Raise each pixel, in the given order, to its highest earlier neighbour, under the mask."""
     for i in order:
         if mask[i] > -np.inf:
             best = value[i]
@@ -93,7 +115,7 @@ def _scan(value, mask, steps, order):  # type: ignore[no-untyped-def]  # noqa: A
 
 @numba.njit(cache=True, nogil=True)
 def _spread(value, mask, steps, queue, many, waits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Let the ``many`` first of a queue lift their neighbours, which then wait in it themselves."""
+    """Let the first ``many`` pixels of a queue raise their neighbours, which join the queue."""
     number = len(queue)
     first = 0
     while many:
@@ -117,12 +139,27 @@ def summits(
     piece: npt.NDArray[np.int32],
     min_distance: int,
 ) -> npt.NDArray[np.intp]:
-    """The summits that stand alone within ``min_distance`` in their piece of support, as flat
-    indices that ascend.
+    """Find maxima that are more than a distance apart within their piece of support.
 
-    A summit is a connected set of equal pixels with nothing higher beside it; its first pixel
-    stands for it. Of two summits of one piece that are no further apart than ``min_distance``, the
-    higher one stays, and of equal ones the first in raster order.
+    A maximum is a connected set of equal pixels without a higher neighbour, represented by its
+    first pixel. Of two maxima of one piece that are not further apart than ``min_distance``, the
+    higher stays; of equal ones the first in raster order.
+
+    Parameters
+    ----------
+    height : float64 ndarray
+        The heights.
+    support : bool ndarray of the shape of ``height``
+        The foreground.
+    piece : int32 ndarray of the shape of ``height``
+        The connected pieces of the support, numbered.
+    min_distance : int
+        The distance in pixels.
+
+    Returns
+    -------
+    intp ndarray, (marker,)
+        Flat indices, ascending.
     """
     from scipy import ndimage, spatial
 
@@ -133,7 +170,7 @@ def summits(
     plateau = pieces(tops)[0].ravel()
     flat = np.flatnonzero(tops)
     summit = np.ones(int(plateau.max(initial=0)) + 1, bool)
-    summit[plateau[flat[(slopes == height).ravel()[flat]]]] = False  # part of it goes on upwards
+    summit[plateau[flat[(slopes == height).ravel()[flat]]]] = False  # a pixel beside it is higher
     flat = flat[summit[plateau[flat]]]
     first = flat[np.unique(plateau[flat], return_index=True)[1]]
     ranked = first[np.lexsort((first, -height.ravel()[first]))]
@@ -148,11 +185,24 @@ def summits(
 def without_ties(
     surface: npt.NDArray[np.float64], markers: npt.NDArray[np.intp], piece: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float64]:
-    """Lower the markers of one piece that are equally low by a few units in the last place, so that
-    the first is flooded first.
+    """Lower markers of one piece with equal values by a few units in the last place.
 
-    scikit-image takes equal markers in an order that depends on all the others in the image, hence
-    on the tiling.
+    The first is then flooded first. scikit-image takes equal markers in an order that depends on
+    all others in the image, and so on the tiling.
+
+    Parameters
+    ----------
+    surface : float64 ndarray
+        The surface to flood.
+    markers : intp ndarray, (marker,)
+        Flat indices of the markers.
+    piece : int32 ndarray of the shape of ``surface``
+        The connected pieces of the support, numbered.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``surface``
+        The surface without ties.
     """
     if not len(markers):
         return surface
@@ -176,8 +226,8 @@ def without_ties(
 
 
 def _greedy(number: int, rivals: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    """Which candidates, given best first, stand when each one that stands strikes out its later
-    rivals; ``rivals`` are pairs (n, 2).
+    """Greedy selection, best first: each candidate that stays removes its later rivals, pairs (n,
+    2).
     """
     kept = np.ones(number, bool)
     pairs = np.sort(rivals, axis=1)

@@ -1,7 +1,7 @@
-"""Graphs of regions: which regions to merge. Pure functions over arrays; no pixels, no tiles.
+"""Region adjacency graphs: which regions to merge.
 
-All sums are integers, so that those of tiles add up to those of the image exactly, and what is
-decided by them does not depend on the tiling. Ties are broken by the numbers of the regions.
+All sums are integers, so the sums of tiles add up exactly to those of the image, and decisions do
+not depend on the tiling. Ties are broken by the numbers of the regions.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Regions, and which of them touch."""
+    """Regions and their neighbours."""
 
     area: Integers
-    """(n,) pixels."""
+    """(n,) pixels of each region."""
 
     sums: Integers
-    """(n, feature) the sums of their pixels' features."""
+    """(n, feature) sums of the features of its pixels."""
 
     pairs: Integers
-    """(m, 2) regions that touch, the lower number first, each pair once, in ascending order."""
+    """(m, 2) neighbouring regions, the lower number first, each pair once, ascending."""
 
     def means(self) -> npt.NDArray[np.float64]:
-        """(n, feature) the mean features of regions."""
+        """(n, feature) the mean features of each region."""
         return np.asarray(self.sums / np.maximum(self.area, 1)[:, None], np.float64)
 
     def distances(self) -> npt.NDArray[np.float64]:
-        """(m,) how far apart the mean features of two regions are."""
+        """(m,) the distance between the mean features of each pair."""
         means = self.means()
         return np.asarray(
             np.sqrt(((means[self.pairs[:, 0]] - means[self.pairs[:, 1]]) ** 2).sum(axis=1))
@@ -45,20 +45,31 @@ class Graph:
 
 
 def below(graph: Graph, threshold: float) -> Integers:
-    """Join all regions that touch and whose mean features are less than ``threshold`` apart: (n,)
-    the number of each one's set.
+    """Merge all neighbours with mean features less than ``threshold`` apart: (n,) the number of
+    each set.
     """
     return join(len(graph.area), graph.pairs[graph.distances() < threshold])
 
 
 def felzenszwalb(graph: Graph, scale: float) -> Integers:
-    """Join regions where the difference between two sets is no greater than within them: (n,) the
-    number of each one's set.
+    """Merge regions where the difference between two sets is no greater than within them.
+
+    Parameters
+    ----------
+    graph : Graph
+        The regions.
+    scale : float
+        Higher values give larger sets; sizes are in pixels.
+
+    Returns
+    -------
+    int64 ndarray, (region,)
+        The number of each region's set.
 
     References
     ----------
-    P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image segmentation", Int.
-    J. Computer Vision 59(2), 167-181. Sizes are in pixels.
+    .. [1] P. F. Felzenszwalb, D. P. Huttenlocher (2004), "Efficient graph-based image
+       segmentation", Int. J. Computer Vision 59(2), 167-181.
     """
     weight = graph.distances()
     order = np.lexsort((graph.pairs[:, 1], graph.pairs[:, 0], weight))
@@ -66,9 +77,21 @@ def felzenszwalb(graph: Graph, scale: float) -> Integers:
 
 
 def hierarchical(graph: Graph, threshold: float) -> Integers:
-    """Join the two regions whose mean features are nearest, again and again with the mean of what
-    was joined, until all that touch are at least ``threshold`` apart: (n,) the number of each one's
-    set.
+    """Merge the two most similar neighbours again and again, with updated means.
+
+    It ends when all neighbours are at least ``threshold`` apart.
+
+    Parameters
+    ----------
+    graph : Graph
+        The regions.
+    threshold : float
+        The least distance of mean features.
+
+    Returns
+    -------
+    int64 ndarray, (region,)
+        The number of each region's set.
     """
     return _numbered(_hierarchical(graph.pairs, graph.area, graph.sums, float(threshold)))
 
@@ -111,8 +134,9 @@ def _apart(area, sums, a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, A
 
 @numba.njit(cache=True, nogil=True)
 def _hierarchical(pairs, area, sums, threshold):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """A heap of edges; what is taken from it counts only if neither end has changed since. Each set
-    keeps a chain of its edges.
+    """Merge with a heap of edges; an entry counts only if neither end has changed since.
+
+    Each set keeps a linked list of its edges.
     """
     number = len(area)
     many = len(pairs)
@@ -149,7 +173,7 @@ def _hierarchical(pairs, area, sums, threshold):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _append(first, last, after, a, begin, end):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Hang a chain of half edges on that of a set."""
+    """Append a linked list of half edges to that of a set."""
     if first[a] < 0:
         first[a] = begin
     else:
@@ -160,9 +184,7 @@ def _append(first, last, after, a, begin, end):  # type: ignore[no-untyped-def] 
 
 @numba.njit(cache=True, nogil=True)
 def _renew(heap, a, first, last, after, pairs, root, changes, area, sums):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Weigh the edges of a set anew, each neighbour once; drop those that lead to itself or to one
-    that was met before.
-    """
+    """Update the weights of a set's edges, once per neighbour; drop loops and duplicates."""
     met = {a}
     before = -1
     half = first[a]

@@ -1,8 +1,8 @@
-"""Sums over the pixels of each label that add up across tiles, exactly, in any order.
+"""Sums over the pixels of each label, which add up across tiles exactly and in any order.
 
-Counts and coordinates add exactly in 64 bits; the values of bands and their squares are kept as
-exact sums, from which the mean and the deviation are rounded once. (The square of a float is
-rounded to a float first, pixel by pixel.)
+Counts and coordinates are exact in 64 bits. The values of bands and their squares are kept as exact
+sums, and the mean and the deviation are rounded once. (The square of a float is rounded to a float
+first, pixel by pixel.)
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pipeline.numerics.exact_sums import (
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What is known of n labels; row i belongs to label i + 1, or to whatever the owner says."""
+    """Sums of n labels; row i belongs to label i + 1, unless the owner says otherwise."""
 
     area: Integers
     """(n,) pixels."""
 
     anchor: Integers
-    """(n,) the first pixel in raster order, as its number in the whole image; the largest int64
-    where there is none.
+    """(n,) flat index in the image of the first pixel in raster order; the largest int64 without
+    pixels.
     """
 
     low: Integers
@@ -47,31 +47,29 @@ class Sums:
     """(n, axis) one past the last."""
 
     place: Integers
-    """(n, axis) sums of the pixels' coordinates in the whole image."""
+    """(n, axis) sums of the pixels' coordinates in the image."""
 
     kind: Integers
-    """(n,) the class: where pixels have voted, that of most of them, or the lowest of several."""
+    """(n,) the class; where pixels vote, the class with most votes (of several the lowest)."""
 
     votes: Integers
-    """(n, class) pixels that are of a class, of 1 and higher ones; of none where classes are not
-    voted on.
-    """
+    """(n, class) pixels that vote for a class, from 1; no columns without votes."""
 
     marked: Integers
-    """(n,) pixels that are seeds; all of them where none are asked for."""
+    """(n,) pixels that are seeds; all pixels where seeds are not used."""
 
     count: Integers
-    """(n, band) pixels of which the band was measured: those that its values are of."""
+    """(n, band) pixels where the band was measured."""
 
     ground: Integers
-    """(n, limb) sums of pixels' areas, in limbs of 32 bits; of no limb where all pixels are alike.
+    """(n, limb) sums of pixel areas in limbs of 32 bits; no limbs where all pixels have one area.
     """
 
     minimum: Floats
-    """(n, band)."""
+    """(n, band) the least value."""
 
     maximum: Floats
-    """(n, band)."""
+    """(n, band) the greatest value."""
 
     value: Exact
     """Sums of the bands' values."""
@@ -83,12 +81,12 @@ class Sums:
         return len(self.area)
 
     def take(self, rows: npt.NDArray[Any]) -> Sums:
-        """The rows asked for, by number or by a mask."""
+        """Select rows by number or by a mask."""
         return Sums(*(_take(getattr(self, field.name), rows) for field in fields(self)))
 
     def merge(self, owner: Integers, number: int) -> Sums:
-        """Add up the rows that have the same owner, 0 to ``number`` - 1; a row whose owner is
-        negative is left out.
+        """Add up rows with the same owner, 0 to ``number`` - 1; rows with a negative owner are left
+        out.
         """
         rows = np.flatnonzero(owner >= 0)
         rows = rows[np.argsort(owner[rows], kind="stable")]
@@ -125,15 +123,32 @@ _ADDITION: dict[str, np.ufunc] = {
 }
 
 ROWS = 128
-"""Rows of which the areas of pixels are held at once."""
+"""Rows with areas of pixels in memory at once."""
 NOWHERE = np.iinfo(np.int64).max
 WORD = 4
-"""Bytes of the widest integers that are added as such."""
+"""Bytes of the widest integers that are added as integers."""
 NO_BANDS = np.zeros((0, 1, 1, 1), np.uint8)
 
 
 def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Sums:
-    """Sums of ``number`` labels without a pixel; limbs as in ``like``."""
+    """Build sums of labels without pixels.
+
+    Parameters
+    ----------
+    number : int
+        How many labels.
+    axes : int
+        2 or 3 dimensions.
+    bands : int
+        How many bands.
+    like : Sums, optional
+        Sums with the limbs and the classes to provide for.
+
+    Returns
+    -------
+    Sums
+        ``number`` rows.
+    """
     exact = [
         Exact(
             np.zeros((number, bands, e.limbs.shape[2] if e else INTEGER_LIMBS), np.int64),
@@ -160,7 +175,7 @@ def empty(number: int, axes: int, bands: int, *, like: Sums | None = None) -> Su
 
 
 def concatenate(parts: Sequence[Sums]) -> Sums:
-    """The rows of all parts, one after the other; there is at least one part."""
+    """Stack the rows of all parts; there is at least one part."""
     parts = [
         replace(part, **wide)
         for part, wide in zip(parts, _padded(parts, ("votes", "ground")), strict=True)
@@ -186,35 +201,37 @@ def measure(
     seeds: npt.NDArray[np.bool_] | None = None,
     areas: Callable[[tuple[int, int]], Integers] | None = None,
 ) -> Sums:
-    """Sum over the pixels of labels 1 to ``number`` in a core.
+    """Sum over the pixels of each label in a core.
 
     Parameters
     ----------
-    labels
-        (row, column) or (plane, row, column), 0 to ``number``.
-    block
-        The pixels of the core, (band, row, column) or (band, plane, row, column); finite wherever
-        there is a label and they are measured.
-    number
+    labels : int32 ndarray, (row, column) or (plane, row, column)
+        Labels, 0 to ``number``.
+    block : ndarray, (band, row, column) or (band, plane, row, column)
+        The pixels of the core; finite where there is a label and they were measured.
+    number : int
         The highest label.
-    core
-        Where the core lies in the image.
-    shape
+    core : Box
+        The position of the core in the image.
+    shape : sequence of int
         The image's shape.
-    measured
-        Where each band was measured, of the block's shape; everywhere where not given. A band's
-        values are those of these pixels.
-    kind
-        (number,) the class of each label; 1 where not given.
-    votes
-        Of the labels' shape: the class that a pixel is for, 0 for none. A label for which there are
-        any is of the class of most of them.
-    seeds
-        Of the labels' shape: the pixels that count as seeds; all of them where not given.
-    areas
-        Called with the first of some rows of the image, and one past the last: the areas of the
-        core's pixels there, (row, column, limb), or (row, 1, limb) where they depend on the row
-        alone, in limbs of 32 bits. Where given, the areas are added up too.
+    measured : bool ndarray of the shape of ``block``, optional
+        Where each band was measured; None: everywhere. Other values do not count.
+    kind : int64 ndarray, (number,), optional
+        The class of each label; None: 1.
+    votes : int ndarray of the shape of ``labels``, optional
+        The class that a pixel votes for, 0 for none. A label with votes gets the class with most.
+    seeds : bool ndarray of the shape of ``labels``, optional
+        The pixels that count as seeds; None: all.
+    areas : callable, optional
+        Given the first of some rows of the image and one past the last, it returns the areas of the
+        core's pixels there in limbs of 32 bits: (row, column, limb), or (row, 1, limb) where they
+        depend on the row alone. None: areas are not added up.
+
+    Returns
+    -------
+    Sums
+        ``number`` rows.
     """
     axes = labels.ndim
     bands = len(block)
@@ -274,8 +291,20 @@ def _where(
 def _added(
     solid: Any, pixels: Any, number: int, origin: Integers, extent: Integers, bands: int
 ) -> Sums:
-    """Areas, boxes and coordinates of labels, (plane, row, column), and the values of bands of
-    integers, if there are any.
+    """Add up areas, boxes, coordinates and the values of integer bands.
+
+    Parameters
+    ----------
+    solid : int32 ndarray, (plane, row, column)
+        Labels.
+    pixels : integer ndarray, (band, plane, row, column)
+        The bands to add, or none.
+    number : int
+        The highest label.
+    origin, extent : int64 ndarray, (3,)
+        Where the labels lie in the image, and the image's shape.
+    bands : int
+        The number of columns for bands.
     """
     sums = empty(number, 3, bands)
     columns = (
@@ -305,7 +334,23 @@ def _by_band(
     *,
     integers: bool,
 ) -> dict[str, Any]:
-    """The columns of bands' values, each over labels of its own."""
+    """Compute the columns of bands' values, with labels for each band.
+
+    Parameters
+    ----------
+    of_band : sequence of int32 ndarray, (plane, row, column)
+        The labels where each band was measured.
+    pixels : ndarray, (band, plane, row, column)
+        The bands.
+    number : int
+        The highest label.
+    origin, extent : int64 ndarray, (3,)
+        Where the labels lie in the image, and the image's shape.
+    sums : Sums
+        For floats: its minimum and maximum are changed in place.
+    integers : bool
+        Whether bands are added as integers.
+    """
     if not integers:
         low = sums.minimum
         high = sums.maximum
@@ -328,7 +373,7 @@ def _by_band(
 
 
 def grounds(sums: Sums, exponent: int) -> Floats:
-    """(n,) the sums of pixels' areas, rounded once; ``exponent`` is the power of two of the lowest
+    """(n,) the sums of pixel areas, rounded once; ``exponent`` is the power of two of the lowest
     limb.
     """
     total = Exact(sums.ground[:, None], exponent).integers()[:, 0]
@@ -336,10 +381,9 @@ def grounds(sums: Sums, exponent: int) -> Floats:
 
 
 def means(sums: Sums) -> tuple[Floats, Floats]:
-    """The mean and the population standard deviation of each band over the pixels of which it was
-    measured, (n, band).
+    """Mean and population standard deviation of each band, (n, band).
 
-    Rounded once from the exact sums; NaN where a band was measured at none.
+    Rounded once from the exact sums; NaN where a band was not measured.
     """
     known = sums.count > 0
     area = np.where(known, sums.count, 1).astype(object)
@@ -355,8 +399,8 @@ def means(sums: Sums) -> tuple[Floats, Floats]:
 
 
 def _padded(parts: Sequence[Sums], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Columns as wide as the widest among the parts: of a part without rows it is not known how
-    wide they are.
+    """Columns padded to the widest of the parts: a part without rows does not know how wide they
+    are.
     """
     most = {name: max(getattr(part, name).shape[1] for part in parts) for name in names}
     return [
@@ -374,7 +418,7 @@ def _grounds(
     number: int,
     core: Box,
 ) -> Integers:
-    """(number, limb) the sums of the areas of each label's pixels."""
+    """(number, limb) the sums of pixel areas per label."""
     first = core.start[0]
     last = core.stop[0]
     parts = [(top, min(top + ROWS, last)) for top in range(first, last, ROWS)]
@@ -386,14 +430,14 @@ def _grounds(
 
 
 def _counted(labels: npt.NDArray[np.int32], votes: npt.NDArray[Any], number: int) -> Integers:
-    """(number, class) the pixels of each label that are for each class."""
+    """(number, class) votes per label and class."""
     classes = int(votes.max(initial=0)) + 1
     at = labels.ravel().astype(np.int64) * classes + votes.ravel()
     return np.bincount(at, minlength=(number + 1) * classes).reshape(number + 1, classes)[1:, 1:]
 
 
 def _elected(kind: Integers, votes: Integers) -> Integers:
-    """The class of each label, by its pixels' votes where it has any."""
+    """The class of each label: by votes if it has any."""
     return np.where(votes.any(axis=1), votes.argmax(axis=1) + 1, kind) if votes.shape[1] else kind
 
 

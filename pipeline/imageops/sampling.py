@@ -1,9 +1,8 @@
-"""A sample of an image's pixels that does not depend on how the image is tiled.
+"""A random sample of an image's pixels that does not depend on the tiling.
 
-Every pixel has a rank, a fixed scrambling of its number in the image; the sample is the valid
-pixels of the lowest ranks. Of an image of many squares only so many are looked at as the sample
-needs, and which those are is a scrambling of their numbers likewise. So a sample of a gigantic
-image costs no more than one of a large image.
+Every pixel has a rank, a hash of its flat index in the image; the sample is the valid pixels of the
+lowest ranks. In a large image, only as many squares are read as the sample needs, in an order given
+by a hash of their numbers. So a sample of a gigantic image costs no more than one of a large image.
 """
 
 from __future__ import annotations
@@ -18,30 +17,30 @@ import numpy.typing as npt
 from pipeline.image.grid import Box, Grid
 
 SQUARE = {2: 256, 3: 32}
-"""The extent of a square (a cube) in pixels."""
+"""Width of a square (a cube) in pixels, by the number of dimensions."""
 AT_ONCE = 1024
-"""Squares that are looked at before asking whether they were enough."""
+"""Squares that are read before asking whether they are enough."""
 HIGHEST = (1 << 64) - 1
 """The highest rank there is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some pixels of an image, by ascending place."""
+    """Some pixels of an image, by ascending position."""
 
     places: npt.NDArray[np.int64]
-    """(n,) each pixel's number in raster order of the image."""
+    """(n,) the flat index of each pixel in the image."""
 
     rows: npt.NDArray[np.float64]
     """(n, feature) its features."""
 
 
 NOTHING = Sample(np.zeros(0, np.int64), np.zeros((0, 0)))
-"""Of no pixel."""
+"""A sample without pixels."""
 
 
 def rank(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """The numbers scrambled, no two alike (the finaliser of SplitMix64)."""
+    """Hash numbers without collisions (the finaliser of SplitMix64)."""
     mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -56,24 +55,27 @@ def pick(
     size: int,
     highest: int = HIGHEST,
 ) -> Sample:
-    """The ``size`` valid pixels of the lowest ranks in a box, or those of them whose rank is not
-    above ``highest``.
+    """Take the valid pixels of the lowest ranks in a box.
 
     Parameters
     ----------
-    features
-        (feature, row, column) or (feature, plane, row, column) of the box; a pixel where one is not
-        finite is left out.
-    valid
-        Which of the box's pixels are valid.
-    box
-        Where it lies in the image.
-    shape
+    features : ndarray, (feature, row, column) or (feature, plane, row, column)
+        The features in the box; pixels with a value that is not finite are left out.
+    valid : bool ndarray
+        The box's valid pixels.
+    box : Box
+        The position of the box in the image.
+    shape : sequence of int
         The image's shape.
-    size
-        How many pixels are wanted; fewer come where there are not so many.
-    highest
-        The highest rank that still counts, where so many pixels of lower ranks are known already.
+    size : int
+        How many pixels are wanted.
+    highest : int, optional
+        The highest rank that still counts, once enough pixels of lower ranks are known.
+
+    Returns
+    -------
+    Sample
+        At most ``size`` pixels.
     """
     axes = np.ix_(
         *(np.arange(first, last) for first, last in zip(box.start, box.stop, strict=True))
@@ -92,8 +94,9 @@ def pick(
 
 
 def picked(parts: Iterable[Callable[[int], Sample]], size: int) -> Sample:
-    """The ``size`` pixels of the lowest ranks of several parts, each of which is told the highest
-    rank that still counts.
+    """Take the ``size`` pixels of the lowest ranks of several parts.
+
+    Each part is called with the highest rank that still counts.
     """
     found = []
     highest = HIGHEST
@@ -106,7 +109,7 @@ def picked(parts: Iterable[Callable[[int], Sample]], size: int) -> Sample:
 
 
 def merge(samples: Iterable[Sample], size: int) -> Sample:
-    """The ``size`` pixels of the lowest ranks of several samples of different pixels."""
+    """Take the ``size`` pixels of the lowest ranks of several disjoint samples."""
     parts = [part for part in samples if len(part.places)] or [NOTHING]
     return _lowest(
         Sample(
@@ -118,7 +121,22 @@ def merge(samples: Iterable[Sample], size: int) -> Sample:
 
 
 def collect(shape: Sequence[int], size: int, gather: Callable[[list[Box]], Sample]) -> Sample:
-    """The sample of an image, where ``gather`` gives that of some squares of it."""
+    """Sample an image, square by square until there are enough pixels.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The image's shape.
+    size : int
+        How many pixels are wanted.
+    gather : callable
+        From some squares of the image to their sample.
+
+    Returns
+    -------
+    Sample
+        The sample of the image.
+    """
     total: Sample | None = None
     for boxes in _squares(tuple(shape)):
         found = gather(boxes)
@@ -137,7 +155,7 @@ def _squares(shape: tuple[int, ...]) -> Iterator[list[Box]]:
 
 
 def _lowest(sample: Sample, size: int) -> Sample:
-    """Those of the lowest ranks, by ascending place."""
+    """The pixels of the lowest ranks, by ascending position."""
     chosen = np.arange(len(sample.places))
     if len(chosen) > size:
         chosen = np.argpartition(rank(sample.places), size)[:size]

@@ -1,8 +1,4 @@
-"""Foreground by a threshold: given, found from the histogram of the whole image, or from what
-surrounds each pixel.
-
-Below the segmenters, which share it.
-"""
+"""Foreground by a threshold: given, from the histogram of the whole image, or local."""
 
 from __future__ import annotations
 
@@ -23,51 +19,48 @@ LOCAL = ("sauvola", "niblack", "local_mean", "local_gaussian")
 METHODS = (*GLOBAL, *LOCAL)
 WINDOW = 51
 WEIGHT = 0.2
-"""What a local method takes where no ``window`` and no ``k`` are given."""
+"""Defaults of local methods for ``window`` and ``k``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreground:
-    """The pixels whose feature is above a threshold or in an interval, or those for which it is
-    not; or classes between thresholds.
+    """Pixels above a threshold or in an interval, the inverse, or classes between thresholds.
+
+    It is shared by the segmenters, which document the options.
     """
 
     value: float | None = None
-    """Foreground is above this."""
+    """The threshold: pixels above it are foreground."""
 
     interval: tuple[float, float] | None = None
-    """Foreground is from the first to the second, both included."""
+    """The lowest and the highest value of the foreground, both included."""
 
     levels: tuple[float, ...] | None = None
-    """Ascending: the class of a pixel is the number of these that it is above."""
+    """Ascending thresholds; a pixel's class is the number of those that it exceeds."""
 
     method: str | None = None
-    """How thresholds are found: one of METHODS."""
+    """The method that finds thresholds, one of METHODS."""
 
     classes: int | None = None
-    """For ``multiotsu``: how many classes, the background included."""
+    """For ``multiotsu``: the number of classes, background included."""
 
     weak: float | None = None
-    """Where ``value`` or its method is the strong threshold: the weak one. Foreground is what is
-    above it.
-    """
+    """The lower threshold of a hysteresis; foreground is what is above it."""
 
     dark: bool = False
-    """Foreground is what is not above the threshold (not in the interval), in place of what is."""
+    """Invert the foreground."""
 
     window: int | None = None
-    """For local methods: the extent in pixels of what surrounds a pixel, an odd number; None: 51.
-    """
+    """For local methods: the width of the window in pixels, an odd number; None: 51."""
 
     k: float | None = None
-    """For ``sauvola`` and ``niblack``: how much the deviation counts; None: 0.2."""
+    """For ``sauvola`` and ``niblack``: the weight of the deviation; None: 0.2."""
 
     offset: float | None = None
-    """For ``local_mean`` and ``local_gaussian``: what is taken off the mean; None: nothing."""
+    """For ``local_mean`` and ``local_gaussian``: a value subtracted from the mean; None: 0."""
 
     spread: float | None = None
-    """For ``sauvola``: the largest deviation that there may be; None: half the range of the image's
-    values.
+    """For ``sauvola``: the largest possible deviation; None: half the range of the image's values.
     """
 
     def __post_init__(self) -> None:
@@ -112,7 +105,7 @@ class Foreground:
             )
 
     def _refuse_idle_options(self) -> None:
-        """Refuse options that would change nothing."""
+        """Raise JobError for options without an effect."""
         for name, methods in (
             ("classes", (MULTIOTSU,)),
             ("window", LOCAL),
@@ -129,7 +122,7 @@ class Foreground:
 
     @property
     def reach(self) -> int:
-        """How many pixels away a local method looks."""
+        """The radius of a local method, in pixels."""
         if self.method not in LOCAL:
             return 0
         return gaussian_radius(self._sigma) if self.method == "local_gaussian" else self._width // 2
@@ -140,8 +133,24 @@ class Foreground:
         return self.method in GLOBAL or (self.method == "sauvola" and self.spread is None)
 
     def fit(self, histogram: Histogram) -> Foreground:
-        """The same with what the method finds. An image of one value has no foreground;
-        SegmenterError for one without valid pixels.
+        """Return a copy with what the method finds.
+
+        An image of a single value has no foreground.
+
+        Parameters
+        ----------
+        histogram : Histogram
+            The histogram of the feature over the whole image.
+
+        Returns
+        -------
+        Foreground
+            A fitted copy.
+
+        Raises
+        ------
+        SegmenterError
+            The image has no valid pixel.
         """
         if not self.unfitted:
             return self
@@ -170,8 +179,19 @@ class Foreground:
         return replace(self, value=value, weak=weak, method=None)
 
     def __call__(self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-        """Where the feature, already made, is foreground: bool, or with several levels the class,
-        uint8; 0 where NaN or not valid.
+        """Compute the foreground of a feature.
+
+        Parameters
+        ----------
+        feature : ndarray
+            The feature.
+        valid : bool ndarray of the shape of ``feature``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        bool or uint8 ndarray of the shape of ``feature``
+            The foreground, or the classes between several levels; 0 where NaN or not valid.
         """
         if self.levels is not None:
             above = np.zeros(valid.shape, np.uint8)
@@ -194,7 +214,7 @@ class Foreground:
     def strong(
         self, feature: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_] | None:
-        """Where the foreground is above ``value`` too; None where there is no weak threshold."""
+        """Where the foreground is above ``value`` too; None without a weak threshold."""
         return None if self.weak is None else self._turned(feature > self.value, feature, valid)
 
     def _turned(

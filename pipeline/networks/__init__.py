@@ -1,4 +1,6 @@
-"""Convolutional networks: what a bundle says of one (`card`), how one is built (`architectures`),
-how far it sees (`probe`), and how one that is loaded once per process is run over a window
-(`resident`). Nothing here knows of tiles; torch is imported when a network is run.
+"""Convolutional networks: bundles, loading, receptive field, patches.
+
+`card` describes a bundle, `architectures` builds a network, `receptive_field` measures how far it
+sees, `loaded` keeps it in a process and `patches` runs it over a window. Nothing here knows of
+tiles; torch is imported when a network is run.
 """

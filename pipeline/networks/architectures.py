@@ -1,10 +1,9 @@
-"""Networks from their cards: built by torchvision or segmentation-models-pytorch and filled with
-weights, or loaded as exported.
+"""Networks from their cards: built by a library and filled with weights, or loaded as exported.
 
-Weights are read as safetensors or by ``torch.load(weights_only=True)``, exported programs as
-`pipeline.networks.archives` copies them. Whatever can run code when it is read (a pickle, a
-TorchScript archive) is refused unless it is asked for by name. Weights of 16 bits become 32: halves
-are for shipping.
+torchvision or segmentation-models-pytorch build them. Weights are read as safetensors or by
+``torch.load(weights_only=True)``, exported programs as `pipeline.networks.archives` copies them.
+Formats that can run code when read (a pickle, a TorchScript archive) are refused unless requested
+by name. Weights of 16 bits are converted to 32: halves are for shipping.
 """
 
 from __future__ import annotations
@@ -34,23 +33,22 @@ FAMILIES = (
     "deeplabv3",
     "deeplabv3plus",
 )
-"""What segmentation-models-pytorch builds, by the option ``family`` of kind ``unet``."""
+"""Networks of segmentation-models-pytorch, by the option ``family`` of kind ``unet``."""
 BACKBONES = ("resnet50", "resnet101")
 DETECTORS = ("resnet50", "resnet18", "resnet34", "resnet101", "mobilenet_v3_large")
 """Backbones of kind ``maskrcnn``."""
 ANCHORS = {5: (32, 64, 128, 256, 512), 3: (64, 128, 256)}
-"""By how many levels its pyramid has, the extents of its boxes in pixels where the card names none.
-"""
+"""Default extents of anchor boxes in pixels, by the number of levels of the pyramid."""
 INSTANCES = {"boundary": 3, "flows": 3, "affinities": 3}
 """Channels of the decoders to instances, in two dimensions."""
 UNSAFE = "(With unsafe: true it is read all the same, and whatever code is in it runs.)"
 EXPORTED = ("torchscript", "pt2", "onnx")
-"""Kinds that bring their architecture with them."""
+"""Kinds with a file that contains the architecture."""
 
 
 def channels(card: Card) -> int:
-    """How many channels a network gives: what its decoder wants, or one for each class and one for
-    the background.
+    """The number of a network's channels: as its decoder wants, or one for each class and the
+    background.
     """
     kind = str(card.decoder.get("kind", "semantic"))
     if kind in INSTANCES:
@@ -69,8 +67,8 @@ def channels(card: Card) -> int:
 
 
 def build(card: Card) -> torch.nn.Module:
-    """The network that a card describes, with random weights; JobError where the description does
-    not hold.
+    """Build the network that a card describes, with random weights; JobError for a wrong
+    description.
     """
     makers = {"unet": _build_unet, "fcn": _build_fcn, "maskrcnn": _build_maskrcnn}
     if card.kind not in makers:
@@ -111,14 +109,14 @@ def _build_fcn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
 
 
 def _build_maskrcnn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
-    """Torchvision's Mask R-CNN; on resnet50, weights are named as those of its
-    ``maskrcnn_resnet50_fpn``; its trained ones are ``frozen``.
+    """Build torchvision's Mask R-CNN.
 
-    Options beside the numbers of its constructor: ``backbone``; ``trainable``, how many of the
-    backbone's layers are trained, from the last; ``frozen``, whether batch norms keep their
-    statistics, which small batches want once there are good ones; ``anchors``, the extents of boxes
-    that are tried first, one for each level of the pyramid; ``ratios``, their heights by their
-    widths.
+    On resnet50, weights have the names of torchvision's ``maskrcnn_resnet50_fpn``; its trained
+    weights need ``frozen``. Options besides the numbers of its constructor: ``backbone``;
+    ``trainable``, how many of the backbone's layers are trained, from the last; ``frozen``, whether
+    batch norms keep their statistics, which small batches need once these are good; ``anchors``,
+    the extents of anchor boxes, one for each level of the pyramid; ``ratios``, their heights
+    divided by their widths.
     """
     from torch.nn import BatchNorm2d
     from torchvision.models.detection import FasterRCNN, MaskRCNN, backbone_utils
@@ -167,9 +165,7 @@ def _build_maskrcnn(card: Card, options: dict[str, Any]) -> torch.nn.Module:
 
 
 def _one_of(options: dict[str, Any], name: str, allowed: Sequence[str]) -> str:
-    """An option that is one of some words, the first of them where it is not given; it is taken out
-    of the options.
-    """
+    """Take an option out of the options and check it; its default is the first allowed word."""
     given = options.pop(name, allowed[0])
     if given not in allowed:
         raise JobError(f"architecture.{name}: {given!r}; {nearest(str(given), allowed)}")
@@ -177,7 +173,7 @@ def _one_of(options: dict[str, Any], name: str, allowed: Sequence[str]) -> str:
 
 
 def _take_bands(network: torch.nn.Module, bands: int) -> None:
-    """Put a convolution for another number of bands in the place of a network's first."""
+    """Replace the first convolution of a network by one for another number of bands."""
     import torch
 
     name, first = next(
@@ -203,9 +199,7 @@ def _take_bands(network: torch.nn.Module, bands: int) -> None:
 
 # a class that can be made only where torch is imported
 def _AsItIs(bands: int) -> torch.nn.Module:  # noqa: N802
-    """In the place of what torchvision does to images first: values are scaled already, and an
-    image is not resized.
-    """
+    """Replaces torchvision's preprocessing: values are scaled, and images keep their size."""
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     class AsItIs(GeneralizedRCNNTransform):  # type: ignore[misc]
@@ -217,9 +211,7 @@ def _AsItIs(bands: int) -> torch.nn.Module:  # noqa: N802
 
 # a class that can be made only where torch is imported
 def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802
-    """Torchvision's segmenters answer with a mapping; this gives the one tensor that is
-    asked for.
-    """
+    """Unpack the main tensor from the mapping that torchvision's segmenters return."""
     import torch
 
     class Main(torch.nn.Module):
@@ -235,8 +227,8 @@ def _Main(network: torch.nn.Module) -> torch.nn.Module:  # noqa: N802
 
 
 def refuse(bundle: Bundle, *, unsafe: bool) -> None:
-    """JobError, before any work, where weights are of a kind that cannot be read without running
-    what is in them.
+    """Raise JobError, before any work, for weights that cannot be read without running code in
+    them.
     """
     if bundle.card.kind == "torchscript" and not unsafe:
         raise JobError(
@@ -246,9 +238,7 @@ def refuse(bundle: Bundle, *, unsafe: bool) -> None:
 
 
 def load(bundle: Bundle, *, unsafe: bool = False) -> torch.nn.Module:
-    """The network of a bundle with its weights, ready to infer; JobError where they do not fit or
-    may not be read.
-    """
+    """Load a bundle's network with its weights, ready to infer; JobError if they do not fit."""
     import pickle
 
     import torch
@@ -269,7 +259,7 @@ def load(bundle: Bundle, *, unsafe: bool = False) -> torch.nn.Module:
 
 
 def _exported(path: Path, *, unsafe: bool) -> torch.nn.Module:
-    """The network of an exported program, in evaluation already: it refuses to be told."""
+    """Load an exported program, which is in evaluation mode already and refuses to change it."""
     import torch
 
     file = path if unsafe else archives.exported(path)
@@ -282,8 +272,9 @@ def _exported(path: Path, *, unsafe: bool) -> torch.nn.Module:
 
 
 def weights(bundle: Bundle, *, unsafe: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors in a file of weights, by name, as float32; JobError if it is a pickle that was
-    not asked for.
+    """Read the tensors of a file of weights, by name, as float32; JobError for a pickle.
+
+    A pickle is read if ``unsafe``.
     """
     import torch
 
@@ -317,7 +308,7 @@ def weights(bundle: Bundle, *, unsafe: bool = False) -> dict[str, torch.Tensor]:
 
 
 def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Put weights into a network; JobError says which do not fit."""
+    """Put weights into a network; JobError names those that do not fit."""
     wanted = network.state_dict()
     missing = [key for key in wanted if key not in tensors]
     surplus = [key for key in tensors if key not in wanted]
@@ -340,8 +331,23 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], name: st
 
 
 def save(card: Card, network: torch.nn.Module, path: str, *, half: bool = False) -> None:
-    """Write a bundle as one safetensors file, with halves in place of floats if asked for;
-    OutputError where the disk refuses.
+    """Write a bundle as one safetensors file.
+
+    Parameters
+    ----------
+    card : Card
+        The description.
+    network : torch.nn.Module
+        The weights.
+    path : str
+        The file.
+    half : bool, optional
+        Whether to write floats with 16 bits.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
     """
     import json
 
@@ -365,7 +371,7 @@ def save(card: Card, network: torch.nn.Module, path: str, *, half: bool = False)
 
 
 def refuse_nothing(answer: Any) -> None:
-    """SegmenterError where a network gives what are no numbers."""
+    """Raise SegmenterError for an answer with values that are not finite."""
     import numpy as np
 
     if not np.isfinite(answer).all():

@@ -1,16 +1,15 @@
-"""Exported programs (``.pt2``), looked into before PyTorch reads them: what in them could run code
-is refused.
+"""Exported programs (``.pt2``), inspected before PyTorch reads them.
 
-``torch.export.load`` unpickles without bounds where the safe way fails, loads libraries, evaluates
-the expressions of sizes, compiles guards, and writes Python from the names of values. So an archive
-is copied here, member by member: what is a pickle must load with ``weights_only=True``, text must
-be of the forms below, and all else is refused. PyTorch is handed the copy, and nothing that was not
-looked at.
+``torch.export.load`` unpickles without limits where the safe way fails, loads libraries, evaluates
+the expressions of sizes, compiles guards, and writes Python code from the names of values. So an
+archive is copied here, member by member: pickles must load with ``weights_only=True``, text must
+have one of the forms below, and everything else is refused. PyTorch gets the copy, with nothing in
+it that was not inspected.
 
 References
 ----------
-PyTorch's ``torch/export/pt2_archive`` (the members) and ``torch/_export/serde/schema.py`` (the
-program), of PyTorch 2.6 to 2.14.
+.. [1] PyTorch 2.6 to 2.14: ``torch/export/pt2_archive`` (the members) and
+   ``torch/_export/serde/schema.py`` (the program).
 """
 
 from __future__ import annotations
@@ -35,19 +34,17 @@ DAMAGE = (
     EOFError,
     RecursionError,
 )
-"""What Python's readers of archives and JSON raise of damaged ones, and what this module does where
-keys are missing.
-"""
+"""Errors of Python's readers of archives and JSON, and of this module, for damaged files."""
 MEMBERS = 1 << 16
-"""Files in an archive."""
+"""The most files in an archive."""
 TEXTS = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/\w+|\.format_version|\.storage_alignment"
 )
-"""Short members, which are no code and no pickle."""
+"""Short members that are neither code nor a pickle."""
 PROGRAM = re.compile(r"models/\w+\.json|serialized_exported_program\.json")
-"""Members that are programs. Archives of PyTorch before 2.8 have other names."""
+"""Members that are programs. Archives of PyTorch before 2.8 use other names."""
 PAYLOADS = re.compile(r"data/(weights|constants)/\w+_config\.json")
-"""Members that say what each tensor is."""
+"""Members that describe the tensors."""
 TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 """Members that are the bytes of tensors."""
 PICKLES = re.compile(
@@ -55,7 +52,7 @@ PICKLES = re.compile(
 )
 """Members that are pickles of tensors."""
 EXTRA = re.compile(r"extra(_files)?/.*")
-"""Texts that whoever exported put there; nobody reads them here."""
+"""Texts added by whoever exported; they are not read here."""
 TARGET = re.compile(
     r"torch\.ops\.(aten|prims|torchvision|quantized|quantized_decomposed)\.(?!(from_file|save)\.)(?!__(?!i?(and|or|xor|lshift|rshift)__))"
     r"\w+\.(?!__)\w+"
@@ -64,7 +61,7 @@ TARGET = re.compile(
     r"|math\.(ceil|floor|trunc)|torch\._?sym_(int|float|ite|max|min|not|sqrt|sum)"
     r"|torch\.(_C\._set_grad_enabled|amp\.autocast_mode\._(enter|exit)_autocast)"
 )
-"""What a program may call: arithmetic on tensors and sizes, of which nothing touches a file."""
+"""Functions that a program may call: arithmetic on tensors and sizes, without access to files."""
 NAMES = {
     "name",
     "as_name",
@@ -73,11 +70,11 @@ NAMES = {
     "as_symbool_name",
     "forward_arg_names",
 }
-"""Keys whose values become names in Python that PyTorch writes."""
+"""Keys with values that become names in Python code that PyTorch writes."""
 PLAIN = re.compile(r"[\w.:/+\- ]*")
 """Any other text: names of weights, devices, versions."""
 KINDS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
-"""What inputs and outputs may be gathered in; others import a module that the file names."""
+"""Allowed containers of inputs and outputs; others import a module that the file names."""
 FUNCTIONS = {
     *(
         "Symbol",
@@ -146,12 +143,12 @@ FUNCTIONS = {
     ),
     *("is_contiguous", "cast_symbool_to_symint_guardless"),
 }
-"""What expressions of sizes may call, besides what is in a module of SUMS."""
+"""Functions allowed in expressions of sizes, besides those of the modules in SUMS."""
 SUMS = re.compile(r"math\.[a-z0-9]+|torch\._?sym_[a-z]+")
 METHODS = {"size", "stride", "storage_offset", "dim"}
-"""Of tensors, in guards."""
+"""Methods of tensors allowed in guards."""
 FOREIGN = re.compile(r'__|[#"\\\n\r]')
-"""What no such expression holds, and what could end the line that PyTorch writes it into."""
+"""Not allowed in any expression: characters that could end the line that PyTorch writes it into."""
 ARITHMETIC = (
     *(
         ast.Expression,
@@ -179,9 +176,7 @@ ARITHMETIC = (
 
 
 def exported(path: Path) -> io.BytesIO:
-    """A copy of an exported program that runs no code when it is read; JobError where the file
-    holds what could.
-    """
+    """Copy an exported program so that reading it runs no code; JobError if it contains code."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _copied(
@@ -198,10 +193,9 @@ def exported(path: Path) -> io.BytesIO:
 
 
 def members(archive: zipfile.ZipFile, size: int, what: str) -> list[zipfile.ZipInfo]:
-    """The members of an archive of so many bytes; JobError, which calls it ``what``, where they are
-    more than it holds.
+    """List the members of an archive; JobError, naming ``what``, if they exceed its ``size``.
 
-    PyTorch packs nothing, so that an archive is as large as what it holds.
+    PyTorch does not compress, so an archive is as large as its contents.
     """
     found = archive.infolist()
     if len(found) > MEMBERS:
@@ -223,8 +217,8 @@ def members(archive: zipfile.ZipFile, size: int, what: str) -> list[zipfile.ZipI
 
 
 def tensors(file: Path | bytes, what: str) -> Any:
-    """What a pickle of tensors holds; JobError, which calls it ``what``, where it is none or could
-    run code.
+    """Read a pickle of tensors; JobError, naming ``what``, if it is something else or could run
+    code.
     """
     import torch
 
@@ -249,7 +243,7 @@ def _opened(file: Path | bytes) -> Any:
 
 
 def _copied(found: Mapping[str, bytes], what: str) -> io.BytesIO:
-    """An archive of what was looked at."""
+    """Build an archive of inspected members."""
     root = "" if "version" in found else next(iter(found), "").partition("/")[0] + "/"
     if not all(name.startswith(root) for name in found):
         raise JobError(
@@ -274,7 +268,7 @@ def _copied(found: Mapping[str, bytes], what: str) -> io.BytesIO:
 
 
 def _looked_at(name: str, data: bytes, plain: set[str], what: str) -> bytes:
-    """A member as it may be read."""
+    """Inspect a member."""
     if PROGRAM.fullmatch(name):
         return json.dumps(_program(json.loads(data), what)).encode()
     if PICKLES.fullmatch(name):
@@ -292,8 +286,9 @@ def _looked_at(name: str, data: bytes, plain: set[str], what: str) -> bytes:
 
 
 def _payloads(name: str, data: bytes, known: Mapping[str, bytes], what: str) -> Iterator[str]:
-    """The members that hold the tensors of a configuration: of plain numbers, and as many as it
-    says.
+    """Yield the members with the tensors of a configuration.
+
+    They hold plain numbers, as many as the configuration says.
     """
     folder = name.rpartition("/")[0]
     for tensor, entry in dict(json.loads(data)["config"]).items():
@@ -313,9 +308,7 @@ def _payloads(name: str, data: bytes, known: Mapping[str, bytes], what: str) -> 
 
 
 def _program(found: Any, what: str, key: str = "") -> Any:
-    """A part of a program, without what is only told of it; JobError where it is no arithmetic on
-    tensors.
-    """
+    """Copy a part of a program without comments; JobError unless it is arithmetic on tensors."""
     if isinstance(found, dict):
         if not all(PLAIN.fullmatch(name) for name in found):
             raise JobError(f"{what} has a key {max(found, key=len)[:60]!r}; allowed: names")
@@ -334,7 +327,7 @@ def _program(found: Any, what: str, key: str = "") -> Any:
 
 
 def _is_plain(text: str, key: str) -> bool:
-    """Whether a text of a program is what its key takes, and nothing that could run."""
+    """Whether a text is allowed for its key, and cannot run."""
     if key in ("target", "as_operator"):
         return TARGET.fullmatch(text) is not None
     if key in ("expr_str", "guards_code"):
@@ -352,9 +345,7 @@ def _is_plain(text: str, key: str) -> bool:
 
 
 def _is_structure(found: Any) -> bool:
-    """Whether this says how inputs are gathered, in containers of Python's own with names
-    for keys.
-    """
+    """Whether a text describes inputs in Python's own containers with names as keys."""
     if isinstance(found, list):
         return all(isinstance(part, int) or _is_structure(part) for part in found)
     if not isinstance(found, dict) or found.get("type") not in KINDS:
@@ -368,7 +359,7 @@ def _is_structure(found: Any) -> bool:
 
 
 def is_arithmetic(text: str) -> bool:
-    """Whether an expression only computes with sizes: PyTorch evaluates it.
+    """Whether an expression, which PyTorch evaluates, only computes sizes.
 
     >>> is_arithmetic("Add(FloorDiv(Symbol('s0', positive=True), Integer(2)), 1)")
     True
@@ -395,7 +386,7 @@ def _is_sum(node: ast.AST) -> bool:
 
 
 def _calls_known(tree: ast.AST) -> bool:
-    """Whether all that is called is allowed, and nothing else has attributes."""
+    """Whether all calls are allowed, and nothing else has attributes."""
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     known = [
         call for call in calls if (name := ast.unparse(call)) in FUNCTIONS or SUMS.fullmatch(name)

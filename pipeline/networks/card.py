@@ -1,14 +1,14 @@
-"""Bundles: a network's weights and a card that says what they are.
+"""Bundles: a network's weights and a card that describes them.
 
 A bundle is a folder with ``card.yaml`` and the file of weights that it names, or one
-``.safetensors`` file whose metadata hold the card. Where the machine-learning-model extension of
-STAC has a field, the card's is of the same meaning: ``name``, ``architecture``, ``bands``,
-``value_scaling``, ``classes``, ``pixel_size`` and the rest are gathered here in one flat page,
-since people write it by hand.
+``.safetensors`` file with the card in its metadata. Where STAC's machine learning model extension
+has a field, the card's field has the same meaning: ``name``, ``architecture``, ``bands``,
+``value_scaling``, ``classes``, ``pixel_size`` and others are on one flat page here, because people
+write it by hand.
 
 References
 ----------
-The STAC machine learning model extension (MLM) 1.4, https://github.com/stac-extensions/mlm.
+.. [1] The STAC machine learning model extension (MLM) 1.4, https://github.com/stac-extensions/mlm.
 """
 
 from __future__ import annotations
@@ -38,81 +38,79 @@ SCALINGS: dict[str, tuple[str, ...]] = {
     "min-max": ("minimum", "maximum"),
     "percentiles": ("low", "high"),
 }
-"""By type of ``value_scaling``, its numbers: one for each band, or one for all."""
+"""The numbers of each type of ``value_scaling``: one for each band, or one for all."""
 LONGEST = 1 << 20
-"""Characters of a card; a longer file is none."""
+"""Characters of the longest card that is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What is known of a network."""
+    """The description of a network."""
 
     name: str
-    """What it is called."""
+    """Name of the network."""
 
     kind: str
     """The kind of segmenter that runs it: unet, fcn, maskrcnn, torchscript, pt2, onnx."""
 
     bands: tuple[str, ...]
-    """The bands that it takes, in this order."""
+    """Names of the bands that it takes, in this order."""
 
     classes: tuple[str, ...]
-    """What its classes are called, that of number 1 first; of a decoder to instances, what an
-    object is.
-    """
+    """Names of its classes, from number 1; for a decoder to instances, of its objects."""
 
     architecture: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """How it is built: options of the library's constructor."""
+    """Options of the library's constructor."""
 
     decoder: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "semantic"})
     """How its channels become labels: ``kind`` and options."""
 
     value_scaling: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"type": "none"})
-    """What is done to values first. ``z-score``: (value - mean) / stddev. ``min-max``: minimum to 0
-    and maximum to 1. ``percentiles``: those of the whole image, found band by band, to 0 and 1.
+    """Scaling of the values before the network. ``z-score``: (value - mean) / stddev. ``min-max``:
+    minimum to 0 and maximum to 1. ``percentiles``: those of the whole image, band by band, to 0 and
+    1.
     """
 
     data_type: str = "float32"
-    """The type of the values that it was trained on; integers are converted to float32 as they are.
-    """
+    """Type of the values that it was trained on; integers are converted to float32 unscaled."""
 
     value_range: tuple[float, float] | None = None
-    """The least and the largest value that it was trained for; others are refused. None: any."""
+    """The least and the greatest value that it was trained for; others are refused. None: any."""
 
     pixel_size: float | None = None
-    """The extent of a pixel that it was trained at, in ``unit``; None: it does not matter."""
+    """The pixel size that it was trained at, in ``unit``; None: any."""
 
     unit: str = "metre"
-    """Of ``pixel_size``."""
+    """The unit of ``pixel_size``."""
 
     window: int = 512
-    """The extent in pixels of what it is run on at once, where it must see a window of one size."""
+    """Width in pixels of its input, if it must see windows of one size."""
 
     stride: int = 1
-    """Its total stride: windows begin at multiples of it."""
+    """Total stride in pixels: windows begin at its multiples."""
 
     reach: int | None = None
-    """How many pixels away it looks, as measured; None: it looks at the whole window (a norm over
-    it, a pooled value, attention), so that nothing can be proved.
+    """Measured receptive field, in pixels to each side; None: unbounded (a norm over the window, a
+    pooled value, attention), so that nothing can be proved.
     """
 
     colours: tuple[str, ...] = ()
-    """Of the classes, as #rrggbb; of none, they are chosen."""
+    """Colours of the classes as #rrggbb; None: they are chosen."""
 
     weights: str = "weights.safetensors"
     """The file of weights beside the card."""
 
     sha256: str | None = None
-    """The checksum of that file."""
+    """Checksum of that file."""
 
     license: str = ""
-    """Under which terms it may be used."""
+    """License of the weights."""
 
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What it was trained on, and how."""
 
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """How good it is, and on what."""
+    """Its quality, and on which data."""
 
     def __post_init__(self) -> None:
         for name in ("bands", "classes", "colours"):
@@ -139,10 +137,25 @@ class Card:
                 )
 
     def numbers(self, asked: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...]:
-        """An image's bands in the network's order, by number from 1.
+        """Map an image's bands to the network's order.
 
-        ``asked`` are numbers or names; None: the bands of the card's names, else all if they are as
-        many. JobError where the image, whose bands have these ``names``, has none such.
+        Parameters
+        ----------
+        asked : sequence of int or str, or None
+            Bands by number from 1 or by name; None: those with the card's names, else all if as
+            many.
+        names : sequence of str
+            Names of the image's bands.
+
+        Returns
+        -------
+        tuple of int
+            Band numbers from 1, in the network's order.
+
+        Raises
+        ------
+        JobError
+            The image lacks a band, or their number is wrong.
         """
         wanted = asked or (
             self.bands if set(self.bands) <= set(names) else range(1, len(names) + 1)
@@ -166,7 +179,7 @@ class Card:
         )
 
     def refuse_number(self, asked: Sequence[Any]) -> None:
-        """JobError unless there are as many as the network takes."""
+        """Raise JobError unless there are as many bands as the network takes."""
         if len(asked) != len(self.bands):
             raise JobError(
                 f"bands: {len(asked)} bands; the network takes {len(self.bands)}: "
@@ -174,7 +187,7 @@ class Card:
             )
 
     def spans(self, histograms: Sequence[Histogram]) -> tuple[tuple[float, float], ...]:
-        """By band, the values that become 0 and 1, where the card wants the image's percentiles."""
+        """By band, the values that become 0 and 1, if the card wants the image's percentiles."""
         low, high = (
             np.broadcast_to(self.value_scaling[name], len(histograms)).tolist()
             for name in SCALINGS["percentiles"]
@@ -187,10 +200,21 @@ class Card:
         good: npt.NDArray[np.bool_],
         scale: Sequence[tuple[float, float]] | None,
     ) -> npt.NDArray[np.float32]:
-        """What the network is given of its bands, (band, row, column): 0 where a pixel is not good.
+        """Scale the bands of a window for the network.
 
-        ``scale`` are, by band, the values that become 0 and 1, where the card wants the image's
-        percentiles.
+        Parameters
+        ----------
+        values : ndarray, (band, row, column)
+            The bands, in the network's order.
+        good : bool ndarray, (row, column)
+            The pixels to use; the others become 0.
+        scale : sequence of (float, float), or None
+            By band, the values that become 0 and 1, if the card wants the image's percentiles.
+
+        Returns
+        -------
+        float32 ndarray, (band, row, column)
+            The scaled values.
         """
         how = self.value_scaling
         numbers = [np.zeros(1), np.ones(1)]
@@ -207,7 +231,7 @@ class Card:
         return scaled if good.all() else np.where(good, scaled, np.float32(0))
 
     def plain(self) -> dict[str, Any]:
-        """The card as YAML and JSON hold it, without what is as it is by default."""
+        """The card as YAML and JSON hold it, without defaults."""
         blank = Card(name="", kind="", bands=("-",), classes=("-",))
         every = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain = {name: value for name, value in every.items() if value != getattr(blank, name)}
@@ -215,7 +239,7 @@ class Card:
 
 
 def _refuse_scaling(scaling: Mapping[str, Any], bands: int) -> None:
-    """JobError where what is done to values is not said, or not for each band."""
+    """Raise JobError unless the scaling is complete for every band."""
     kind = str(scaling.get("type"))
     if kind not in SCALINGS:
         raise JobError(f"value_scaling.type: {kind!r}; {nearest(kind, SCALINGS)}")
@@ -231,7 +255,7 @@ def _refuse_scaling(scaling: Mapping[str, Any], bands: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A card, and where its weights lie."""
+    """A card and its file of weights."""
 
     card: Card
     path: Path
@@ -243,9 +267,7 @@ class Bundle:
 
 
 def read(path: str) -> Bundle:
-    """The bundle in a folder or a safetensors file; JobError, naming the file and the key, where
-    there is none or it does not hold.
-    """
+    """Read the bundle in a folder or a safetensors file; JobError names the file and the key."""
     place = Path(path)
     folder = place.is_dir()
     if folder:
@@ -257,7 +279,7 @@ def read(path: str) -> Bundle:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written anew; what was read of one before is kept by it."""
+    """Changes when a file is rewritten; the key of what was read from it."""
     try:
         about = path.stat()
     except OSError:
@@ -304,7 +326,7 @@ def _read(path: str, _stamp: tuple[int, int, int]) -> Bundle:
 
 
 def parse(text: str, where: str) -> Card:
-    """A card from YAML; JobError, naming ``where`` it stands and the key, if it is none."""
+    """Parse a card from YAML; JobError names its place, ``where``, and the key."""
     found = yaml_files.parse(text, where) if len(text) <= LONGEST else None
     if not isinstance(found, Mapping):
         raise JobError(
@@ -325,7 +347,7 @@ def parse(text: str, where: str) -> Card:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; JobError if it is none."""
+    """Read the metadata of a safetensors file; JobError if it is something else."""
     require("safetensors", path.name)
     from safetensors import SafetensorError, safe_open
 
@@ -339,7 +361,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _within(folder: Path, name: str) -> Path:
-    """The file of weights of a folder, which must not lead out of it."""
+    """The path of a folder's file of weights, which must not lead out of the folder."""
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise JobError(
@@ -352,9 +374,7 @@ def _within(folder: Path, name: str) -> Path:
 
 
 def _refuse_link(folder: Path, name: str) -> None:
-    """JobError where a file of a folder is a link to what lies elsewhere, or lies in a folder that
-    is.
-    """
+    """Raise JobError if a file of a folder is, or lies in, a link to elsewhere."""
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise JobError(
             f"{folder}: {name} is a link that leads out of the bundle; allowed: files in it; "

@@ -1,11 +1,11 @@
-"""The lattice of patches on which a network finds objects one by one.
+"""The lattice of patches on which a network detects objects.
 
-All patches are of one size and begin at whole multiples of their step, but the last one along an
-axis, which ends with the image; so a patch shows the same wherever a window that holds it begins.
-Each owns a cell: the cells cover the image once, and an object is the patch's in whose cell its
-centre lies. Around its cell a patch has a margin, so an object shorter than two margins lies whole
-in the patch that owns it, and what a patch's border leaves of one, if it is shorter than that, has
-its centre outside of the patch's cell.
+All patches have one size and begin at multiples of their step, except the last one along an axis,
+which ends with the image. So every window that contains a patch shows the same pixels in it. Each
+patch owns a cell. The cells cover the image once, and an object belongs to the patch of the cell
+that contains its centre. A patch has a margin around its cell, so an object shorter than two
+margins lies wholly in its patch. If a patch's border cuts such an object, the centre of the
+remaining part lies outside the patch's cell.
 """
 
 from __future__ import annotations
@@ -19,50 +19,58 @@ from pipeline.image.grid import Box
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell, and the patch that finds what has its centre there; in pixels of the image."""
+    """A cell and its patch, in pixels of the image."""
 
     place: tuple[int, ...]
     """The number of the cell along each axis, from 0."""
 
     patch: Box
-    """What the network is given."""
+    """The pixels that the network gets."""
 
     box: Box
-    """The cell itself."""
+    """The cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """How the image is cut into patches."""
+    """The division of an image into patches."""
 
     extent: int
     """Rows and columns of a patch; fewer where the image has fewer."""
 
     margin: int
-    """Pixels of a patch around its cell, where the image goes on there."""
+    """Pixels of a patch around its cell, unless the image ends."""
 
     @property
     def longest(self) -> int:
-        """Rows and columns of the largest object that lies whole in the patch that owns it,
-        wherever it is.
-        """
+        """Rows and columns of the largest object that always lies wholly in its patch."""
         return 2 * self.margin - 1
 
     def sight(self, steps: int) -> int:
-        """How many pixels beyond a pixel a window must go on for all to be found there as in the
-        whole image.
+        """Compute the margin that a window needs around a pixel to detect as in the whole image.
 
-        Of an object that covers the pixel, what is found may depend on objects that overlap it, on
-        what overlaps those, and so on for ``steps`` steps. None is longer than ``longest``: the
-        last lies within ``steps`` lengths, and its centre half a length further at most; from there
-        it is less than ``extent`` to the end of the patch that owns it, and less than that to where
-        a window that ended there would end its lattice.
+        An object that covers the pixel may depend on objects that overlap it, those on others, and
+        so on. No object is longer than ``longest``. The last one lies within ``steps`` lengths, and
+        its centre at most half a length further. From there it is less than ``extent`` to the end
+        of its patch, and less than ``extent`` more to the end of a lattice that ended with the
+        window.
+
+        Parameters
+        ----------
+        steps : int
+            The number of steps of dependence.
+
+        Returns
+        -------
+        int
+            The margin in pixels.
         """
         return steps * (self.longest - 1) + self.longest // 2 + self.extent
 
     def cells(self, window: Box) -> Iterator[Cell]:
-        """The cells, row by row, whose patches lie within a window. What ends with the window is
-        taken to end with the image.
+        """Yield the cells, row by row, with patches inside a window.
+
+        The end of the window is treated as the end of the image.
         """
         along = [
             self._along(start, stop) for start, stop in zip(window.start, window.stop, strict=True)
@@ -72,9 +80,7 @@ class Lattice:
             yield Cell(numbers, Box(starts, stops), Box(firsts, lasts))
 
     def _along(self, start: int, stop: int) -> Sequence[tuple[int, int, int, int, int]]:
-        """Of the cells along an axis: number, the patch's start and stop, the cell's first pixel
-        and the one after its last.
-        """
+        """Per cell along an axis: number, the patch's start and stop, the cell's start and stop."""
         step = self.extent - 2 * self.margin
         last = max(0, -(-(stop - self.extent) // step))
         found = []

@@ -1,13 +1,12 @@
-"""Networks that stay on their worker: loaded once per process, weights and device, and never sent
-through the graph.
+"""Networks that stay in their worker: loaded once per process, never sent through the graph.
 
-A window's patches go to the device in batches whose size is found from its free memory, and halved
-where that does not suffice; at last the processor computes them. What was done instead is kept, and
-told. One thread computes at a time: a worker with two threads (and GPU=2) reads and decodes one
-window while it computes another.
+Patches go to the device in batches. Their size is found from the device's free memory, and halved
+when memory runs out; in the end the processor computes them. Such changes are recorded. One thread
+computes at a time: a worker with two threads (and GPU=2) reads and decodes one window while it
+computes another.
 
-What concerns a GPU (its memory, pinning, autocast of halves) was written against PyTorch's
-documentation and never run on one.
+GPU code (its memory, pinning, autocast of halves) was written against PyTorch's documentation and
+never run on a GPU.
 """
 
 from __future__ import annotations
@@ -34,58 +33,54 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 PRECISIONS = ("float32", "bfloat16", "float16")
 SHARE = 0.7
-"""Of a device's free memory, what a batch may take."""
+"""The fraction of a device's free memory that a batch may take."""
 MOST = 64
-"""Patches in a batch."""
+"""Patches in a batch, at most."""
 PIXELS = 1 << 19
-"""Pixels of a batch on the processor, whose caches larger ones only flush."""
+"""Pixels of a batch on the processor; larger ones only flush its caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a network is run; with its weights it names what is resident."""
+    """How a network is run; together with its weights, the key of a loaded network."""
 
     device: str = "cpu"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
 
     precision: str = "float32"
-    """What is multiplied: ``bfloat16`` and ``float16`` by autocast. Results are then not those of
-    float32.
-    """
+    """``bfloat16`` and ``float16`` multiply by autocast; results then differ from float32."""
 
     compiled: bool = False
-    """Whether `torch.compile` is asked for."""
+    """Whether to use `torch.compile`."""
 
     flips: bool = False
     """Whether answers are means over the patch and its mirror images."""
 
     unsafe: bool = False
-    """Whether weights may be read that can run code."""
+    """Whether to read weights that can run code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What a detector finds in a patch."""
+    """The detections in a patch."""
 
     scores: Floats
-    """By detection, how sure it is, from 0 to 1."""
+    """(detection,) confidence, 0 to 1."""
 
     kinds: npt.NDArray[np.int64]
-    """By detection, its class, from 1."""
+    """(detection,) class, from 1."""
 
     masks: Floats
-    """(detection, row, column): the probability, from 0 to 1, that a pixel of the patch is of the
-    object.
-    """
+    """(detection, row, column) the probability, 0 to 1, that a pixel belongs to the object."""
 
 
 @dataclass(slots=True)
 class Resident:
-    """A network that is loaded."""
+    """A loaded network."""
 
     forward: Callable[[Floats], Any]
-    """(patch, band, row, column) to (patch, channel, row, column), in whatever batches it is given;
-    of a detector, to a list of `Detections`.
+    """From (patch, band, row, column) to (patch, channel, row, column), or to a list of
+    `Detections`.
     """
 
     way: Way
@@ -93,7 +88,7 @@ class Resident:
     """Patches that the device holds at once; None: not known yet."""
 
     told: list[str] = field(default_factory=list)
-    """What was done otherwise than asked, once each: smaller batches, the processor in place of the
+    """Deviations from what was requested, once each: smaller batches, the processor in place of the
     device.
     """
 
@@ -101,31 +96,31 @@ class Resident:
     """One thread computes; others read and decode meanwhile."""
 
     fallback: Callable[[], Callable[[Floats], Any]] | None = None
-    """Makes the same for the processor."""
+    """Builds the same network for the processor."""
 
     moved: bool = False
-    """Whether the processor computes in place of the device: what it draws may differ from what the
-    run's other workers draw.
+    """Whether the processor replaced the device: labels may differ from those of the run's other
+    workers.
     """
 
     room: Callable[[Floats], int] | None = None
-    """How many patches like one the device's free memory holds, tried out on that one. None: it is
-    not asked.
+    """Finds how many patches like one fit in the device's free memory, by trying that one. None:
+    not needed.
     """
 
     def __call__(self, patches: Floats) -> Floats:
-        """The answer for patches of one shape; SegmenterError where it is no finite number."""
+        """Run the network on patches of one shape; SegmenterError if the answer is not finite."""
         with self.lock:
             answer = self._flipped(patches) if self.way.flips else self._in_batches(patches)
         architectures.refuse_nothing(answer)
         return answer
 
     def detect(self, patch: Floats) -> Detections:
-        """What a detector finds in one patch, (band, row, column); SegmenterError where it is no
-        finite number.
+        """Detect objects in one patch, (band, row, column); SegmenterError if scores are not
+        finite.
 
-        Patches are given one by one: in batches libraries add in another order, and a score near
-        the least would come and go.
+        Patches run one by one: in batches, libraries add in another order, and scores near the
+        threshold would flip.
         """
         with self.lock:
             answers: list[list[Detections]] = self._parts(patch[None])
@@ -135,7 +130,7 @@ class Resident:
         return found
 
     def size(self, rows: int, columns: int) -> int:
-        """How many patches of an extent it should be given at once."""
+        """The number of patches of an extent to run at once."""
         if self.way.device == "cpu":
             return max(1, min(MOST, PIXELS // (rows * columns)))
         return self.batch or MOST
@@ -171,7 +166,7 @@ class Resident:
         return found
 
     def _smaller(self, size: int, error: Exception) -> int:
-        """Half the batch; the processor where one patch is too many already."""
+        """Halve the batch, or move to the processor if one patch is too large."""
         if size > 1:
             self._tell(f"batches of {size} did not fit on {self.way.device}; {size // 2} since")
             return size // 2
@@ -199,12 +194,26 @@ _LOADING = threading.Lock()
 
 
 def resident(bundle: Bundle, checksum: str, way: Way) -> Resident:
-    """The network of a bundle, loaded when this process asks for it first.
+    """Return a bundle's network, loaded at its first use in this process.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The network.
+    checksum : str
+        SHA-256 of its weights.
+    way : Way
+        How to run it.
+
+    Returns
+    -------
+    Resident
+        The loaded network.
 
     Raises
     ------
     JobError
-        Where its weights do not fit, may not be read, or a package or the device is missing.
+        Weights do not fit or may not be read, or a package or the device is missing.
     """
     with _LOADING:
         if (checksum, way) not in _LOADED:
@@ -213,13 +222,13 @@ def resident(bundle: Bundle, checksum: str, way: Way) -> Resident:
 
 
 def loaded() -> list[tuple[str, Way]]:
-    """What this process has loaded, checksums of weights and ways."""
+    """The networks loaded in this process: checksums of weights, and ways."""
     return list(_LOADED)
 
 
 def available(device: str) -> str:
-    """The device that a word names on this machine: ``auto`` and ``gpu`` take what there is;
-    JobError where what is named is not there.
+    """Resolve a device's name on this machine (``auto``, ``gpu``); JobError if the device is
+    missing.
     """
     import torch
 
@@ -252,7 +261,9 @@ def _load(bundle: Bundle, way: Way) -> Resident:
 
     torch.set_num_threads(threads())
     network = architectures.load(bundle, unsafe=way.unsafe)
-    if bundle.card.kind == "maskrcnn":  # it drops what is no number, and would find nothing
+    if (
+        bundle.card.kind == "maskrcnn"
+    ):  # it drops values that are not finite, and would detect nothing
         for weights in network.parameters():
             architectures.refuse_nothing(weights.detach().numpy())
     forward = _torch(network, way)
@@ -264,7 +275,7 @@ def _load(bundle: Bundle, way: Way) -> Resident:
 
 
 def _room(forward: Callable[[Floats], Any], device: str, patch: Floats) -> int:
-    """How many patches at once a GPU's free memory holds, from what one takes."""
+    """How many patches at once fit in a GPU's free memory, from the memory that one takes."""
     import torch
 
     before = torch.cuda.memory_allocated(device)
@@ -278,7 +289,7 @@ def _room(forward: Callable[[Floats], Any], device: str, patch: Floats) -> int:
 
 
 def _torch(network: torch.nn.Module, way: Way) -> Callable[[Floats], Any]:
-    """A network of PyTorch as a function of arrays."""
+    """Wrap a PyTorch network as a function of arrays."""
     import torch
 
     device = torch.device(way.device)
@@ -315,15 +326,16 @@ def _array(answer: torch.Tensor) -> Floats:
 
 
 def detections(answer: Mapping[str, torch.Tensor]) -> Detections:
-    """What torchvision's detectors say of an image."""
+    """Convert the answer of torchvision's detectors for one image."""
     return Detections(
         _array(answer["scores"]), answer["labels"].cpu().numpy(), _array(answer["masks"][:, 0])
     )
 
 
 def threads() -> int:
-    """As many as the process was given: Dask's nannies set OMP_NUM_THREADS, to 1 where workers are
-    as many as processors.
+    """The number of threads given to this process.
+
+    Dask's nannies set OMP_NUM_THREADS, to 1 if there are as many workers as processors.
     """
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 

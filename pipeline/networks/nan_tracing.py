@@ -1,11 +1,9 @@
-"""What a network of PyTorch makes of pixels that are not known: NaN, and everything that looks at
-it, whatever operations make of it.
+"""Trace NaN through a PyTorch network: everything that depends on a NaN becomes NaN.
 
-While a `Taint` is entered, every operation that is computed is looked at. One that works element by
-element gives NaN wherever it is given NaN, also where it would swallow it, as ``nan_to_num``,
-``where`` and ``fmax`` do. Of others it is known by name that they pass NaN on. What a NaN was
-compared with or sorted into, and whatever is not known by name, cannot be followed; that is
-remembered.
+While a `Taint` is entered, every operation is intercepted. Element-wise operations return NaN
+wherever they get NaN, even those that would swallow it, such as ``nan_to_num``, ``where`` and
+``fmax``. Other operations are known by name to pass NaN on. Comparisons with NaN, sorting, and
+operations that are not known by name cannot be followed, and are recorded.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ _PASS_ON = frozenset(
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa
     """.split()  # noqa: SIM905  a list of quoted names would be a page
 )
-"""Operations that make NaN of NaN, or move it, or do not look at values."""
+"""Operations that make NaN of NaN, or move it, or ignore values."""
 _EACH = frozenset(
     [
         "celu",
@@ -56,11 +54,11 @@ _EACH = frozenset(
         "threshold",
     ]
 )
-"""Operations on each element that PyTorch does not mark as such."""
+"""Element-wise operations that PyTorch does not mark as such."""
 
 
 class Taint(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ignore]
-    """Lets NaN pass through every operation."""
+    """Makes NaN pass through every operation."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -78,7 +76,7 @@ class Taint(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ig
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Compute an operation, and see to its NaN."""
+        """Run an operation and restore its NaN."""
         options = dict(kwargs or {})
         given = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, torch.Tensor)]
         name = function.overloadpacket.__name__
@@ -111,7 +109,7 @@ class Taint(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ig
         if not known:
             self.lost = self.lost or name
         for one in made:
-            if not isinstance(one, torch.Tensor):  # a number was read off
+            if not isinstance(one, torch.Tensor):  # a tensor was converted to a Python number
                 self.lost = self.lost or name
             elif not one.is_floating_point():
                 self._hidden[id(one)] = one
@@ -123,8 +121,10 @@ class Taint(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ig
 
 
 def through(forward: Callable[[Any], Any], image: Any) -> tuple[Any, bool, str | None]:
-    """What a network answers where NaN passes through everything; whether an operation of PyTorch
-    was given any, and where one lost it.
+    """Run a network so that NaN passes through everything.
+
+    Returns the answer, whether any operation of PyTorch met NaN, and the operation where one was
+    lost.
     """
     with Taint() as taint:
         answer = forward(image)

@@ -1,4 +1,4 @@
-"""Networks as ONNX, run by onnxruntime; those whose bands come last are handed them so."""
+"""ONNX networks, run by onnxruntime; networks with bands as the last axis get them so."""
 
 from __future__ import annotations
 
@@ -15,10 +15,26 @@ Floats = npt.NDArray[np.float32]
 
 
 def session(bundle: Bundle, device: str, threads: int) -> Callable[[Floats], Floats]:
-    """The network of a bundle, (patch, band, row, column) to (patch, channel, row, column), on a
-    device and in so many threads.
+    """Load a bundle's ONNX network.
 
-    JobError where onnxruntime is not installed, or the file is no network.
+    Parameters
+    ----------
+    bundle : Bundle
+        The network.
+    device : str
+        ``cpu`` or ``cuda``.
+    threads : int
+        Threads to compute with.
+
+    Returns
+    -------
+    callable
+        From (patch, band, row, column) to (patch, channel, row, column), float32.
+
+    Raises
+    ------
+    JobError
+        onnxruntime is not installed, or the file is not a network.
     """
     try:
         import onnxruntime

@@ -1,17 +1,17 @@
-"""A network over a window, in patches of bounded size.
+"""Run a network over a window in patches of bounded size.
 
-A network whose answer at a pixel depends on what lies within its reach is run on patches that begin
-on multiples of its total stride and overlap by twice the reach, and of each answer the middle is
-kept: so it is the answer for the whole image, whatever the window is. (To the precision of floats:
-libraries add in another order for another size.)
+If an answer depends only on pixels within the network's reach, patches begin at multiples of its
+total stride and overlap by twice the reach, and the middle of each answer is kept. So the answer is
+that for the whole image, in every window. (To the precision of floats: libraries add in another
+order for another size.)
 
-A network that looks at all of what it is given (norms over the window, pooled values, attention),
-or is given less than its reach, is run on patches of one size on a lattice that belongs to the
-image, and their answers are blended by weights that fall to the patches' edges. The answer is then
-not that for the whole image, but it still does not depend on the tiles, and no seam shows.
+A network that depends on its whole input (norms over the window, pooled values, attention), or gets
+less than its reach, runs on patches of one size on a lattice over the image. Answers are blended
+with weights that fall towards the patches' edges. The result is then not the answer for the whole
+image, but it does not depend on the tiles, and shows no seams.
 
-Beyond the window its edge pixels go on. Where the image goes on there, that changes nothing further
-in than the reach.
+Beyond the window, its edge pixels are repeated. Where the image continues there, this changes
+nothing further inside than the reach.
 """
 
 from __future__ import annotations
@@ -29,54 +29,52 @@ from pipeline.networks.card import Card
 
 Floats = npt.NDArray[np.float32]
 Forward = Callable[[Floats], Floats]
-"""(patch, band, row, column) to (patch, channel, row, column)."""
+"""From (patch, band, row, column) to (patch, channel, row, column)."""
 OVERLAP = 8
-"""Of a blended patch, this part on either side falls to its edge."""
+"""The fraction of a blended patch, on either side, over which its weight falls."""
 LEAST = 1e-6
-"""The weight of a pixel at a patch's very edge."""
+"""The weight of a pixel at a patch's edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """How a window is cut for a network."""
+    """How a window is cut into patches."""
 
     extent: int
-    """Rows and columns of what the network is given at once, a multiple of the stride."""
+    """Rows and columns of a patch, a multiple of the stride."""
 
     stride: int
-    """What patches begin at multiples of."""
+    """Patches begin at multiples of this."""
 
     reach: int
-    """Pixels around a patch's middle that serve only to make that right."""
+    """Pixels around a patch's middle that are read but not kept."""
 
     blended: bool = False
-    """Whether patches lie on a lattice and their answers are blended over ``reach`` pixels on
-    either side.
-    """
+    """Whether patches lie on a lattice and are blended over ``reach`` pixels on either side."""
 
     @property
     def halo(self) -> int:
-        """How many pixels away what decides about a pixel may lie."""
+        """How many pixels away the answer for a pixel may depend on."""
         return self.extent - 1 if self.blended else self.reach
 
     def run(self, block: Floats, origin: Sequence[int], forward: Forward, batch: int = 1) -> Floats:
-        """The network's answer for a window.
+        """Run the network over a window.
 
         Parameters
         ----------
-        block
-            (band, row, column), as the network wants it.
-        origin
+        block : float32 ndarray, (band, row, column)
+            The window, scaled for the network.
+        origin : sequence of int
             The window's first row and column in the image.
-        forward
+        forward : callable
             The network.
-        batch
-            How many patches it is given at once; all of a batch are of one shape.
+        batch : int, optional
+            Patches per call, all of one shape.
 
         Returns
         -------
-        array
-            (channel, row, column), float32, of the block's rows and columns.
+        float32 ndarray, (channel, row, column)
+            The answer.
         """
         spans = [
             self._spans(first, first + n) for first, n in zip(origin, block.shape[1:], strict=True)
@@ -140,7 +138,7 @@ class Patches:
     def _batches(
         self, spans: Sequence[list[_Span]], batch: int
     ) -> Iterator[list[tuple[_Span, ...]]]:
-        """Patches of one shape, as many at once as asked for."""
+        """Group patches of one shape, up to ``batch`` at once."""
         alike: dict[tuple[int, ...], list[tuple[_Span, ...]]] = defaultdict(list)
         for place in itertools.product(*spans):
             alike[tuple(span.stop - span.start for span in place)].append(place)
@@ -156,7 +154,7 @@ class Patches:
         place: Sequence[_Span],
         origin: Sequence[int],
     ) -> None:
-        """Put the answer for a patch where it belongs."""
+        """Add the answer for a patch at its position."""
         here = tuple(slice(span.first - span.start, span.last - span.start) for span in place)
         there = tuple(
             slice(span.first - o, span.last - o) for span, o in zip(place, origin, strict=True)
@@ -171,9 +169,26 @@ class Patches:
 
 
 def cut(card: Card, window: int | None = None, margin: int | None = None) -> Patches:
-    """How a window is cut for the network of a card, in patches of ``window`` pixels, of which
-    ``margin`` on either side serve the middle; JobError where these cannot be. None: what the card
-    says.
+    """Choose the patches for a card.
+
+    Parameters
+    ----------
+    card : Card
+        The description of the network.
+    window : int, optional
+        Width of a patch in pixels; None: as the card says.
+    margin : int, optional
+        Pixels on either side that are read but not kept; None: as the card says.
+
+    Returns
+    -------
+    Patches
+        How to cut windows.
+
+    Raises
+    ------
+    JobError
+        The numbers do not fit.
     """
     stride = card.stride
     if card.reach is not None and (margin is None or margin >= card.reach):
@@ -192,7 +207,7 @@ def cut(card: Card, window: int | None = None, margin: int | None = None) -> Pat
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A patch along one axis, in pixels of the image: what is read, and of it what is kept."""
+    """A patch along one axis, in pixels of the image: what is read, and what of it is kept."""
 
     start: int
     stop: int
@@ -201,8 +216,9 @@ class _Span:
 
 
 def _slope(extent: int, overlap: int) -> npt.NDArray[np.float64]:
-    """Weights that rise over twice the overlap from a patch's edge, as a squared sine; those of
-    neighbours add up to one.
+    """Weights that rise over twice the overlap from a patch's edge, as a squared sine.
+
+    Those of neighbouring patches add up to one.
     """
     rise = np.sin(np.pi / 2 * (np.arange(2 * overlap) + 0.5) / max(1, 2 * overlap)) ** 2
     weights = np.ones(extent)
@@ -212,7 +228,7 @@ def _slope(extent: int, overlap: int) -> npt.NDArray[np.float64]:
 
 
 def _cut(block: Floats, origin: Sequence[int], spans: Sequence[tuple[int, int]]) -> Floats:
-    """Some rows and columns of the image, where they leave the block its edge pixels."""
+    """Some rows and columns of the image; edge pixels are repeated beyond the block."""
     index = [
         np.clip(np.arange(a, b) - o, 0, n - 1)
         for (a, b), o, n in zip(spans, origin, block.shape[1:], strict=True)

@@ -1,4 +1,4 @@
-"""With how many bits a network multiplies."""
+"""The precision in which a network multiplies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """Lets what is multiplied on a type of device be of a precision, one of PRECISIONS."""
+    """The autocast context of a device and a precision, one of PRECISIONS."""
     import torch
 
     halves = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
@@ -21,8 +21,9 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 @contextlib.contextmanager
 def full_precision(precision: str) -> Iterator[None]:
-    """Lets what is said to be float32 be multiplied as such, where PyTorch may take TF32 (ten bits)
-    or less; as it was, afterwards.
+    """Multiply float32 in full precision, where PyTorch may use TF32 (ten bits) or less.
+
+    The settings are restored afterwards.
     """
     before = _multiplied() if precision == "float32" else []
     try:
@@ -35,8 +36,8 @@ def full_precision(precision: str) -> Iterator[None]:
 
 
 def _multiplied() -> list[tuple[Callable[[Any], None], Any, Any]]:
-    """How floats are multiplied: for each setting what changes it, what it is, and what leaves them
-    all their bits.
+    """The settings of PyTorch's precision: a setter, the current value, and the value for full
+    precision.
     """
     import torch
 

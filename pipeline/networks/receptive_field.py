@@ -1,17 +1,16 @@
-"""How far a network looks and what its total stride is, measured on the network itself.
+"""Measure a network's receptive field (reach) and total stride.
 
-Half of an image is filled with NaN, which everything that looks at it becomes too: where the answer
-is a number, the network looks at nothing beyond. So the reach is a bound for any weights and any
-image. (The gradient of one pixel of the answer, the usual way, tells the reach of one position
-within the stride, and less than it where units do not fire.) Every position within the stride is
-tried, on all four sides.
+Half of an image is filled with NaN, and everything that depends on it becomes NaN. Where the answer
+is a number, the network does not depend on that half. So the reach is a bound for any weights and
+any image. (The usual way, the gradient of one pixel of the answer, gives the reach at one position
+within the stride, and less where units are inactive.) Every position within the stride is tried, on
+all four sides.
 
-An operation may swallow NaN, beside others that pass it on. Those of PyTorch are therefore followed
-one by one (`tainted`): each gives NaN where it is given NaN, and where one cannot be followed, the
-network is taken to look at everything. Of a network that cannot be followed so, as one of
-onnxruntime, the half is also changed, in several ways; where more of the answer changes than NaN
-tells, it swallows NaN, and it is taken to look at everything as well: a change that is seen is no
-bound.
+An operation may swallow NaN while others pass it on. So PyTorch's operations are followed one by
+one (`pipeline.networks.nan_tracing`), and if one cannot be followed, the reach counts as unbounded.
+A network that cannot be followed, such as one of onnxruntime, is also run with several other values
+in the half. If more of the answer changes than NaN shows, it swallows NaN, and its reach counts as
+unbounded too: an observed change is not a bound.
 """
 
 from __future__ import annotations
@@ -27,34 +26,39 @@ from pipeline.errors import JobError
 Floats = npt.NDArray[np.float32]
 STRIDES = (1, 2, 4, 8, 16, 32, 64)
 SIZES = (0.0, 3.0, -3.0, 1e3, 1e6)
-"""Of the values that a half is changed to."""
+"""Magnitudes of the values that the half is changed to."""
 LONGEST = 4096
-"""Pixels of the longest image that is tried; what looks further is taken to look at everything."""
+"""Pixels of the longest image that is tried; a larger reach counts as unbounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a network sees."""
+    """A network's stride and reach."""
 
     stride: int
-    """What its windows begin at multiples of."""
+    """Windows begin at multiples of this."""
 
     reach: int | None
-    """How many pixels away it looks, along each axis; None: at the whole window."""
+    """The reach in pixels along each axis; None: unbounded."""
 
 
 def probe(forward: Callable[[Floats], Floats], bands: int, stride: int) -> Sight:
-    """Measure a network that answers (1, band, row, column) by (1, channel, row, column).
+    """Measure a network.
 
     Parameters
     ----------
-    forward
-        The network.
-    bands
-        How many it takes.
-    stride
-        Its total stride as far as known: extents are multiples of it. The smallest under which its
-        answer moves with the image is found.
+    forward : callable
+        From (1, band, row, column) to (1, channel, row, column), float32.
+    bands : int
+        The number of bands.
+    stride : int
+        Its total stride as far as known: extents are multiples of it. The smallest stride with
+        which the answer moves along with the image is found.
+
+    Returns
+    -------
+    Sight
+        The stride and the reach.
     """
     reach = 0
     extent = max(256, 8 * stride)
@@ -80,7 +84,7 @@ def probe(forward: Callable[[Floats], Floats], bands: int, stride: int) -> Sight
 
 
 def _looks_near(forward: Callable[[Floats], Floats], bands: int, stride: int, extent: int) -> bool:
-    """Whether what is at one end of an image leaves the other end as it is."""
+    """Whether a change at one end of an image leaves the other end unchanged."""
     return _reach(forward, bands, stride, 1, 0, mirrored=False, extent=extent) is not None
 
 
@@ -94,8 +98,27 @@ def _reach(
     mirrored: bool,
     extent: int,
 ) -> int | None:
-    """How far beyond what is not known the answer is not known, from a border at a position within
-    the stride; None: everywhere.
+    """Measure the reach from a border at one position within the stride.
+
+    Parameters
+    ----------
+    forward : callable
+        The network.
+    bands, stride : int
+        Its bands and total stride.
+    axis : int
+        0 for rows, 1 for columns.
+    phase : int
+        The position of the border within the stride.
+    mirrored : bool
+        Whether the other half is unknown.
+    extent : int
+        The width of the image.
+
+    Returns
+    -------
+    int or None
+        The reach in pixels; None: unbounded.
     """
     across = max(2 * stride, 32)
     across = -(-across // stride) * stride
@@ -125,9 +148,7 @@ def _reach(
 def _altered(
     forward: Callable[[Floats], Floats], hidden: Floats, image: Floats, known: Floats
 ) -> npt.NDArray[np.bool_] | None:
-    """Where an answer depends on pixels that are NaN in ``hidden``; None where that
-    cannot be told.
-    """
+    """Where an answer depends on pixels that are NaN in ``hidden``; None if that is undecidable."""
     from pipeline.networks.nan_tracing import through  # which imports PyTorch
 
     seen, followed, lost = through(forward, hidden)

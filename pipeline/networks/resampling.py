@@ -1,9 +1,7 @@
-"""An image at the pixel size that a network was trained at, and its answer back on the image's
-grid.
+"""Resample an image to the pixel size of a network, and the answer back to the image's grid.
 
-The coarse grid and the fine one lie over the whole image, both from its upper left corner, and a
-value is the same sum of the same pixels in the same order wherever the window begins. So what is
-resampled does not depend on the tiling.
+Both grids start at the image's upper left corner. A value is the same sum of the same pixels in the
+same order in every window, so resampling does not depend on the tiling.
 """
 
 from __future__ import annotations
@@ -23,20 +21,18 @@ class Zoom:
     """The ratio of two grids."""
 
     factor: float
-    """Pixels of the image, along an axis, to one of the network's."""
+    """Pixels of the image per pixel of the network, along an axis."""
 
     def reach(self, network: int) -> int:
-        """How many pixels of the image away a network looks that looks ``network`` of its own away,
-        there and back.
+        """The reach, there and back, in the image's pixels of a network that reaches ``network``
+        pixels.
         """
         return int(np.ceil((network + 2) * self.factor)) + 2
 
     def cover(
         self, origin: Sequence[int], shape: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The network's pixels that cover a window of the image: the first along each axis, and how
-        many.
-        """
+        """The network's pixels that cover a window of the image: first index and number by axis."""
         first = tuple(int(np.floor(o / self.factor)) for o in origin)
         last = tuple(
             int(np.ceil((o + n) / self.factor)) for o, n in zip(origin, shape, strict=True)
@@ -44,8 +40,9 @@ class Zoom:
         return first, tuple(b - a for a, b in zip(first, last, strict=True))
 
     def shrink(self, block: Floats, origin: Sequence[int]) -> Floats:
-        """(band, row, column) of the network's pixels: means of the image's pixels that each
-        covers; between four where it is finer.
+        """Resample a block to the network's pixels, (band, row, column).
+
+        Area means, or bilinear interpolation where the network's pixels are smaller.
         """
         first, number = self.cover(origin, block.shape[1:])
         for axis in (0, 1):
@@ -59,8 +56,8 @@ class Zoom:
         return block
 
     def grow(self, answer: Floats, origin: Sequence[int], shape: Sequence[int]) -> Floats:
-        """(channel, row, column) of a window of the image, linearly between the network's
-        pixels.
+        """Interpolate an answer linearly at the pixels of a window of the image, (channel, row,
+        column).
         """
         first, _ = self.cover(origin, shape)
         for axis in (0, 1):
@@ -76,7 +73,7 @@ class Zoom:
 def _means(
     factor: float, first: int, number: int, origin: int, extent: int
 ) -> tuple[npt.NDArray[np.intp], Floats]:
-    """By pixel of the network, the image's pixels in it along an axis, and their weights."""
+    """Indices and weights of the image's pixels in each of the network's pixels, along an axis."""
     starts = np.arange(first, first + number) * factor
     if factor < 1:
         return _between(starts + factor / 2 - 0.5 - origin, extent)
@@ -93,7 +90,7 @@ def _means(
 def _between(
     places: npt.NDArray[np.floating[Any]], extent: int
 ) -> tuple[npt.NDArray[np.intp], Floats]:
-    """By place, the two pixels that it lies between, and their weights."""
+    """Per position, the two pixels around it and their weights."""
     low = np.floor(places).astype(np.intp)
     share = (places - low).astype(np.float32)
     return np.stack([low, low + 1], axis=1).clip(0, extent - 1), np.stack(

@@ -1,15 +1,14 @@
-"""Networks that come inside Python packages, as bundles: what people can run without training
-anything.
+"""Networks that come inside Python packages, as bundles ready to use.
 
 ``ukis-csmask`` (German Aerospace Center) brings four U-Nets on an EfficientNet for clouds and their
-shadows in reflectance of Sentinel-2 and Landsat, as ONNX, with the statistics of their training in
-a JSON file beside each.
+shadows in reflectance of Sentinel-2 and Landsat, as ONNX, each with its training statistics in a
+JSON file.
 
 References
 ----------
-M. Wieland, F. Fichtner, S. Martinis (2022), "UKIS-CSMASK: a Python package for multi-sensor cloud
-and cloud-shadow segmentation", Int. Archives of Photogrammetry, Remote Sensing and Spatial
-Information Sciences XLIII-B3, 217-222.
+.. [1] M. Wieland, F. Fichtner, S. Martinis (2022), "UKIS-CSMASK: a Python package for multi-sensor
+   cloud and cloud-shadow segmentation", Int. Archives of Photogrammetry, Remote Sensing and Spatial
+   Information Sciences XLIII-B3, 217-222.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ CLOUDS = {
     for bands in (6, 4)
     for level in ("l1c", "l2a")
 }
-"""By name, the file's: six bands (with two of the short-wave infrared) or four; reflectance at the
-top of the atmosphere (l1c) or at the ground (l2a).
+"""File names by bundle name: six bands (two of them short-wave infrared) or four; reflectance at
+the top of the atmosphere (l1c) or at the ground (l2a).
 """
 
 PACKAGES = ("ukis-csmask",)
 
 
 def packaged(name: str) -> Bundle:
-    """The bundle of a name such as ``ukis-csmask/6b-l1c``; JobError where there is none, or its
-    package is not installed.
+    """Return the bundle of a name such as ``ukis-csmask/6b-l1c``; JobError if it or its package is
+    missing.
     """
     if name not in CLOUDS:
         raise JobError(f"weights: {name}: there is no such network; {nearest(name, CLOUDS)}")

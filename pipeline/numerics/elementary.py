@@ -1,12 +1,12 @@
 """Logarithms, roots, sines and bell curves that are the same to the last bit on every processor.
 
-NumPy and the C library choose by the processor how they compute these (with AVX-512, with fused
-multiply-add), and their ways differ in the last bit. Here only sums, products, quotients and square
-roots are taken, one after the other, each of which IEEE 754 rounds in one way; numba fuses none of
-them unless it is told to. What is found is within three units in the last place of the true value.
+NumPy and the C library choose how to compute these by the processor (with AVX-512, with fused
+multiply-add), and the results differ in the last bit. Here only sums, products, quotients and
+square roots are used, one after the other; IEEE 754 defines how each of them rounds, and numba
+fuses none unless told to. Results are within three units in the last place of the true value.
 
-A kernel's weights are few, and are worked out in decimal numbers and rounded once. So they need not
-travel with a run: whoever works them out has the same.
+The weights of a kernel are few, so they are computed in decimal arithmetic and rounded once. They
+need not travel with a run, because every machine computes the same.
 """
 
 from __future__ import annotations
@@ -23,20 +23,33 @@ Floats = npt.NDArray[np.float64]
 BITS = 1 << 52
 BIAS = 1023
 FRACTION = 20
-"""Of a float64: where its exponent begins and what is added to that; and how many terms of a
-logarithm's series count.
+"""BITS and BIAS: the place and the bias of a float64's exponent. FRACTION: terms of a logarithm's
+series.
 """
 FIFTH = 5
 HALF = math.sqrt(0.5)
 LN2_HIGH = float.fromhex("0x1.62e42fefap-1")
 LN2_LOW = float.fromhex("0x1.cf79abc9e3b3ap-40")
-"""The logarithm of 2: so many bits of it that a multiple by an exponent is exact, and the rest."""
+"""The logarithm of 2: LN2_HIGH has so few bits that its product with an exponent is exact; this is
+the rest.
+"""
 LN2 = LN2_HIGH + LN2_LOW
 
 
 def bell(sigma: float, radius: int) -> Floats:
-    """The weights of a Gaussian from its middle to ``radius`` pixels away, (radius + 1,); those on
-    both sides sum to 1.
+    """Compute the weights of a Gaussian kernel.
+
+    Parameters
+    ----------
+    sigma : float
+        The standard deviation in pixels.
+    radius : int
+        The radius in pixels.
+
+    Returns
+    -------
+    float64 ndarray, (radius + 1,)
+        Weights from the middle outwards; those of both sides sum to 1.
     """
     return np.array(_bell(float(sigma), radius))
 
@@ -65,9 +78,20 @@ def cosine(angle: Floats) -> Floats:
 
 
 def logarithm(value: npt.ArrayLike) -> Floats:
-    """The natural logarithm of numbers above 0, of any shape; of 0 it is -inf, of what is no finite
-    number or below 0 NaN.
+    """Compute the natural logarithm.
 
+    Parameters
+    ----------
+    value : array_like
+        Numbers of any shape.
+
+    Returns
+    -------
+    float64 ndarray
+        The logarithm; -inf for 0, NaN for negative numbers and for those that are not finite.
+
+    Examples
+    --------
     >>> logarithm([1.0, 0.0]).tolist()
     [0.0, -inf]
     """
@@ -80,8 +104,8 @@ def logarithm(value: npt.ArrayLike) -> Floats:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _logarithm(fraction, exponent, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """2 artanh((m - 1) / (m + 1)) for the m from √½ to √2 that is a power of 2 away, by
-    its series.
+    """The series of 2 artanh((m - 1) / (m + 1)), with m from √½ to √2, a power of 2 away from the
+    number.
     """
     for i in range(len(fraction)):
         m = fraction[i]
@@ -99,8 +123,19 @@ def _logarithm(fraction, exponent, found):  # type: ignore[no-untyped-def]  # no
 
 
 def root(value: Floats, degree: int) -> Floats:
-    """The cube root (``degree`` 3) or the fifth root (5) of normal numbers above 0, of any shape;
-    of other numbers it is anything.
+    """Compute the cube root or the fifth root of normal numbers above 0.
+
+    Parameters
+    ----------
+    value : float64 ndarray
+        Numbers; the result for others is undefined.
+    degree : int
+        3 or 5.
+
+    Returns
+    -------
+    float64 ndarray of the shape of ``value``
+        The roots.
     """
     found = np.empty(value.shape)
     flat = np.ascontiguousarray(value).reshape(-1)
@@ -112,7 +147,7 @@ def root(value: Floats, degree: int) -> Floats:
 
 @numba.njit(cache=True, nogil=True)
 def _guess(bits, degree, guess):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """To a tenth: the exponent and the fraction, read as one number, are about a logarithm."""
+    """A guess to a tenth: exponent and fraction, read as one integer, approximate a logarithm."""
     one = BIAS * BITS
     share = 1.0 / degree
     for i in range(len(bits)):
@@ -121,9 +156,7 @@ def _guess(bits, degree, guess):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _improve(value, degree, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Three steps of Halley's, each of which has three times as many right digits as the one
-    before.
-    """
+    """Three steps of Halley's method, each of which triples the number of correct digits."""
     for i in range(len(value)):
         x = value[i]
         y = found[i]

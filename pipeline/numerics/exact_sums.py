@@ -1,7 +1,7 @@
-"""Sums of numbers that lose nothing and do not depend on the order.
+"""Exact sums of numbers, which do not depend on the order.
 
 The sum of floats depends on the order in which they are added. So numbers are added as integers:
-each float is a whole number times a power of two, and is put into *limbs* of 32 bits, as in the
+each float is an integer times a power of two, and is split into *limbs* of 32 bits, as in the
 accumulators of U. Kulisch.
 """
 
@@ -29,18 +29,18 @@ class Exact:
     """Exact sums: row i, band b is the sum over k of limbs[i, b, k] · 2^(32 k + exponent)."""
 
     limbs: Integers
-    """(label, band, limb); all but the last limb are below 2^32 once carried."""
+    """(label, band, limb); all but the last limb are below 2^32 after `carry`."""
 
     exponent: int
     """A multiple of 32."""
 
     def aligned(self, exponent: int, number: int) -> Integers:
-        """The same sums as ``number`` limbs from ``exponent``, which is not above this one's."""
+        """The same sums as ``number`` limbs from ``exponent``, which is at most this one's."""
         before = (self.exponent - exponent) // LIMB
         return np.pad(self.limbs, ((0, 0), (0, 0), (before, number - before - self.limbs.shape[2])))
 
     def integers(self) -> npt.NDArray[np.object_]:
-        """The sums as Python's integers, in units of 2^exponent: (label, band)."""
+        """(label, band) the sums as Python integers, in units of 2^exponent."""
         total = np.zeros(self.limbs.shape[:2], object)
         for k in range(self.limbs.shape[2]):
             total += self.limbs[:, :, k].astype(object) << (LIMB * k)
@@ -48,7 +48,7 @@ class Exact:
 
 
 def stack(parts: Sequence[Exact]) -> Exact:
-    """The rows of all parts, one after the other."""
+    """Stack the rows of all parts."""
     exponent = min(part.exponent for part in parts)
     number = max((part.exponent - exponent) // LIMB + part.limbs.shape[2] for part in parts)
     return Exact(np.concatenate([part.aligned(exponent, number) for part in parts]), exponent)
@@ -64,12 +64,26 @@ def carry(limbs: Integers) -> None:
 def add_floats(
     labels: Sequence[Any], block: Any, number: int, minimum: Floats, maximum: Floats
 ) -> tuple[Exact, Exact]:
-    """The sums of the values of each label, and of their squares; ``minimum`` and ``maximum``
-    (label, band) take in the values too.
+    """Sum the values of each label, and their squares, exactly.
 
-    ``labels`` are for each band (plane, row, column), from 1 to ``number``, 0 elsewhere; ``block``
-    is (band, plane, row, column), of floats that are finite wherever there is a label, or of
-    integers of 64 bits, which are taken as floats.
+    Parameters
+    ----------
+    labels : sequence of int32 ndarray, (plane, row, column)
+        For each band, labels from 1 to ``number``; 0 elsewhere.
+    block : ndarray, (band, plane, row, column)
+        Floats that are finite wherever there is a label, or integers of 64 bits, which are
+        converted to floats.
+    number : int
+        The highest label.
+    minimum, maximum : float64 ndarray, (label, band)
+        Updated in place.
+
+    Returns
+    -------
+    value : Exact
+        The sums of the values.
+    square : Exact
+        The sums of their squares.
     """
     sums = []
     for squared in (False, True):
@@ -93,7 +107,7 @@ def add_floats(
 def ratio(
     numerator: npt.NDArray[np.object_], denominator: npt.NDArray[np.object_], exponent: int
 ) -> Floats:
-    """The ratio numerator · 2^exponent / denominator, rounded once, as Python divides integers."""
+    """Compute numerator · 2^exponent / denominator, rounded once, as Python divides integers."""
     if exponent < 0:
         return np.asarray(numerator / (denominator << -exponent), np.float64).reshape(
             numerator.shape
@@ -103,8 +117,9 @@ def ratio(
 
 @numba.njit(cache=True, nogil=True)
 def _exponents(labels, pixels, squared):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The lowest and highest power of two of the last bit of a labelled value (or its square); the
-    lowest above the highest for none.
+    """The lowest and highest power of two of the last bit of labelled values (or squares).
+
+    The lowest is above the highest without any.
     """
     lowest = 5000
     highest = -5000
@@ -121,8 +136,9 @@ def _exponents(labels, pixels, squared):  # type: ignore[no-untyped-def]  # noqa
 
 @numba.njit(cache=True, nogil=True)
 def _sum_floats(labels, pixels, squared, base, limbs, minimum, maximum):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Add the values of a band (or their squares) to three limbs each; ``base`` is the power of two
-    of the first limb.
+    """Add the values of a band (or their squares) to three limbs each.
+
+    ``base`` is the power of two of the first limb.
     """
     for p in range(labels.shape[0]):
         for r in range(labels.shape[1]):

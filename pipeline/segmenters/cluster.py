@@ -324,6 +324,20 @@ class GaussianMixture(Clusters):
             for number in sorted({min(n, different) for n in numbers})
         ]
         best = min(fits, key=lambda fit: fit.bic(scaled)) if len(fits) > 1 else fits[0]
+        return self._with_model(best, rows, weights)
+
+    def _with_model(self, best: Any, rows: Floats, weights: Floats) -> GaussianMixture:
+        """Return a copy with scikit-learn's model, in units of the features, classes in order.
+
+        Parameters
+        ----------
+        best : sklearn.mixture.GaussianMixture
+            The model of the weighted features.
+        rows : float64 ndarray, (pixel, feature)
+            The sample.
+        weights : float64 ndarray, (feature,)
+            The weights; 0 for a feature of a single value.
+        """
         means = np.where(weights > 0, best.means_ / np.where(weights > 0, weights, 1.0), rows[0])
         factors = weights[None, :, None] * best.precisions_cholesky_
         offsets = np.log(best.weights_) + np.log(

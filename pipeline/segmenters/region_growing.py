@@ -210,12 +210,7 @@ class RegionGrowing(Feature):
         if self.values is None or self.tolerance is None:
             raise SegmenterError("the values of seeds are not fitted; call fit() first")
         value = self.feature(block, valid)
-        kind = np.array([k for k, _ in self.values])
-        level = np.array([v for _, v in self.values])
-        order = np.lexsort((kind, level))
-        first = order[np.diff(level[order], prepend=-np.inf) > 0]
-        kind = kind[first]
-        level = level[first]
+        kind, level = _distinct(self.values)
         kinds = _grown(value, valid, kind, level, self.tolerance)
         if self.seeds is None:
             return Classes(
@@ -224,8 +219,9 @@ class RegionGrowing(Feature):
         if not any_given_in(self.seeds, valid.shape, origin):  # as in most windows
             return Classes(kinds, np.zeros(valid.shape, bool))
         seeds = given_in(self.seeds, valid.shape, origin)
-        own = np.zeros(max(int(seeds.max(initial=0)), *(k for k, _ in self.values)) + 1, np.int64)
-        own[[k for k, _ in self.values]] = kind[np.searchsorted(level, [v for _, v in self.values])]
+        asked = [k for k, _ in self.values]
+        own = np.zeros(max(int(seeds.max(initial=0)), *asked) + 1, np.int64)
+        own[asked] = kind[np.searchsorted(level, [v for _, v in self.values])]
         return Classes(kinds, (seeds > 0) & (own[seeds] == kinds))
 
     def __call__(self, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
@@ -411,6 +407,17 @@ class QuasiFlat:
             Labels from 1; 0 is background.
         """
         return label(self, block, valid)
+
+
+def _distinct(
+    values: tuple[tuple[int, float], ...],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Classes and their distinct values, ascending; of classes with one value, the lowest."""
+    kind = np.array([k for k, _ in values])
+    level = np.array([v for _, v in values])
+    order = np.lexsort((kind, level))
+    first = order[np.diff(level[order], prepend=-np.inf) > 0]
+    return kind[first], level[first]
 
 
 def _grown(

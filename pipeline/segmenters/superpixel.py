@@ -183,27 +183,79 @@ def _patches(
     solid = values.reshape(values.shape[:1] + known.shape)
     first = start // spacing
     cells = (start + known.shape - 1) // spacing - first + 1
-    number = np.arange(np.prod(cells)).reshape(cells)
-    owner = np.full(known.shape, -1, np.int32)
-    edges = [np.arange(n) for n in known.shape]
-    places = [
-        (at + begin) // spacing - low for at, begin, low in zip(edges, start, first, strict=True)
-    ]
-    owner[known] = number[np.ix_(*places)][known]
+    owner = _cell_of_pixels(known, start, first, cells, spacing)
     weight = (compactness / spacing) ** 2
     for _ in range(iterations + 1):
-        centres = _centres(solid, owner, start, number.size)
+        centres = _centres(solid, owner, start, int(np.prod(cells)))
         _assign(solid, start, spacing, cells, centres, weight, owner)
     orphan = _orphans(owner)
     _adopt(solid, owner, orphan, start, centres, weight, spacing)
     bits = BITS[valid.ndim]
-    key = _named(np.unravel_index(np.arange(number.size), tuple(cells)), first, bits) + 1
+    key = _named(np.unravel_index(np.arange(len(centres)), tuple(cells)), first, bits) + 1
     keys = np.where(known, key[owner], 0)
-    if orphan.any():  # each piece of them is a patch of its own, named by its first pixel
-        labels, many = pieces(np.where(orphan, owner + 1, 0), FACES)
-        begins = np.unravel_index(np.unique(labels, return_index=True)[1][-many:], labels.shape)
-        keys[orphan] = (_named(begins, start, bits) | APART)[labels[orphan] - 1]
+    if orphan.any():
+        keys[orphan] = _keys_of_orphans(owner, orphan, start, bits)
     return keys.reshape(valid.shape)
+
+
+def _cell_of_pixels(
+    known: Flags,
+    start: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+    cells: npt.NDArray[np.int64],
+    spacing: int,
+) -> npt.NDArray[np.int32]:
+    """Number the lattice cell of each pixel; -1 where a pixel is not known.
+
+    Parameters
+    ----------
+    known : bool ndarray, (plane, row, column)
+        The pixels with features.
+    start : int64 ndarray, (3,)
+        Position of the first pixel in the image.
+    first, cells : int64 ndarray, (3,)
+        The first cell along each axis, and the number of cells.
+    spacing : int
+        The width of a cell in pixels.
+    """
+    number = np.arange(np.prod(cells)).reshape(cells)
+    places = [
+        (np.arange(extent) + begin) // spacing - low
+        for extent, begin, low in zip(known.shape, start, first, strict=True)
+    ]
+    owner = np.full(known.shape, -1, np.int32)
+    owner[known] = number[np.ix_(*places)][known]
+    return owner
+
+
+def _keys_of_orphans(
+    owner: npt.NDArray[np.int32],
+    orphan: Flags,
+    start: npt.NDArray[np.int64],
+    bits: tuple[int, int, int],
+) -> npt.NDArray[np.int64]:
+    """Name each connected piece of orphans, a patch of its own, by its first pixel.
+
+    Parameters
+    ----------
+    owner : int32 ndarray, (plane, row, column)
+        The cell of each pixel.
+    orphan : bool ndarray, (plane, row, column)
+        Pixels that are not connected to their cell's patch, nor to another.
+    start : int64 ndarray, (3,)
+        Position of the first pixel in the image.
+    bits : tuple of int
+        Bits of a key for each axis.
+
+    Returns
+    -------
+    int64 ndarray, (orphan,)
+        The key of each orphan.
+    """
+    labels, many = pieces(np.where(orphan, owner + 1, 0), FACES)
+    begins = np.unravel_index(np.unique(labels, return_index=True)[1][-many:], labels.shape)
+    keys = _named(begins, start, bits) | APART
+    return np.asarray(keys[labels[orphan] - 1], np.int64)
 
 
 def _named(

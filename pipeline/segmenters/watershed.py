@@ -236,16 +236,12 @@ class Watershed(Feature):
         support = support if part is None else support & part
         piece = pieces(support)[0]
         if self.seeds is None:
-            height = levelled(
-                self._height(feature, valid, support, self.markers), support, self._depth
-            )
-            markers = np.zeros(support.shape, np.int32)
-            tops = summits(height, support, piece, self.min_distance)
-            markers.ravel()[tops] = np.arange(1, len(tops) + 1)
+            height = self._height(feature, valid, support, self.markers)
+            height = levelled(height, support, self._depth)
+            markers = _marked(height, support, piece, self.min_distance)
         else:
-            markers = _numbered(
-                np.where(support, given_in(self.seeds, valid.shape, origin), 0), piece
-            )
+            seeds = np.where(support, given_in(self.seeds, valid.shape, origin), 0)
+            markers = _numbered(seeds, piece)
         if self.seeds is not None or self._flooded != self.markers:
             height = self._height(feature, valid, support, self._flooded)
         surface = without_ties(-height, np.flatnonzero(markers), piece)
@@ -305,6 +301,19 @@ class Watershed(Feature):
                 (slice(1, -1),) * support.ndim
             ]
         return np.asarray(ndimage.distance_transform_edt(support))
+
+
+def _marked(
+    height: npt.NDArray[np.float64],
+    support: npt.NDArray[np.bool_],
+    piece: npt.NDArray[np.int32],
+    min_distance: int,
+) -> npt.NDArray[np.int32]:
+    """Number the maxima of a height from 1; the arguments are those of `summits`."""
+    markers = np.zeros(support.shape, np.int32)
+    tops = summits(height, support, piece, min_distance)
+    markers.ravel()[tops] = np.arange(1, len(tops) + 1)
+    return markers
 
 
 def _numbered(seeds: npt.NDArray[np.int64], piece: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

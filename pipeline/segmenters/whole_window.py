@@ -236,8 +236,6 @@ class RandomWalker(Feature):
         int32 ndarray of the shape ``block.shape[1:]``
             Labels from 1; 0 is background.
         """
-        from skimage.segmentation import random_walker
-
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
         low, high = fitted_to(self, block, valid).limits
@@ -249,14 +247,34 @@ class RandomWalker(Feature):
             seeds = given_in(self.seeds, valid.shape, origin)
         seeds = np.where(known, seeds, -1)
         numbers = np.unique(seeds[seeds > 0])
-        if len(numbers) < 2:  # a walker has nowhere else to go
+        if len(numbers) < 2:  # all walkers arrive at the same seeds
             return pieces(np.where(known & (numbers.max(initial=0) > 1), 1, 0))[0]
-        small = np.where(seeds > 0, np.searchsorted(numbers, seeds) + 1, np.minimum(seeds, 0))
-        found = random_walker(
-            np.where(known, value, low) / (high - low), small, beta=self.beta, mode="bf"
-        )
-        kinds = np.concatenate([[0], numbers])[np.maximum(found, 0)]
+        scaled = np.where(known, value, low) / (high - low)
+        kinds = self._walked(scaled, seeds, numbers)
         return pieces(np.where(kinds > 1, kinds, 0))[0]
+
+    def _walked(
+        self,
+        scaled: npt.NDArray[np.float64],
+        seeds: npt.NDArray[np.int64],
+        numbers: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int64]:
+        """The seed number that each pixel goes to; 0 outside.
+
+        Parameters
+        ----------
+        scaled : float64 ndarray
+            The feature, where the contrast of dark and bright is 1.
+        seeds : int64 ndarray of the shape of ``scaled``
+            Seed numbers, 0 elsewhere, -1 where the feature is unknown.
+        numbers : int64 ndarray
+            The different seed numbers, ascending.
+        """
+        from skimage.segmentation import random_walker
+
+        small = np.where(seeds > 0, np.searchsorted(numbers, seeds) + 1, np.minimum(seeds, 0))
+        found = random_walker(scaled, small, beta=self.beta, mode="bf")
+        return np.asarray(np.concatenate([[0], numbers])[np.maximum(found, 0)], np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +336,7 @@ class NormalizedCut(Superpixels):
         int32 ndarray of the shape ``block.shape[1:]``
             Labels from 1; 0 is background.
         """
-        from skimage.graph import RAG, cut_normalized
+        from skimage.graph import cut_normalized
 
         block = np.asarray(block)
         valid = np.ones(block.shape[1:], bool) if valid is None else valid
@@ -329,16 +347,7 @@ class NormalizedCut(Superpixels):
             return np.zeros(valid.shape, np.int32)
         _, patch = np.unique(keys, return_inverse=True)
         patch = patch.reshape(keys.shape)
-        values = np.where(known, fitted.scaled(block, valid), 0.0)
-        size = np.bincount(patch.ravel())
-        means = np.stack(
-            [np.bincount(patch.ravel(), value.ravel()) / size for value in values], axis=1
-        )
-        graph = RAG(patch, connectivity=2)
-        for node in graph:
-            graph.nodes[node]["labels"] = [node]
-        for a, b, edge in graph.edges(data=True):
-            edge["weight"] = float(np.exp(-((means[a] - means[b]) ** 2).sum() / ALIKE))
+        graph = _similarities(patch, np.where(known, fitted.scaled(block, valid), 0.0))
         if not known.all():
             graph.remove_node(0)
         found = (
@@ -349,11 +358,35 @@ class NormalizedCut(Superpixels):
         return pieces(np.where(known, found + 1, 0))[0]
 
 
-def _values(what: Any, block: Pixels, valid: Flags | None) -> tuple[npt.NDArray[np.float64], Flags]:
+def _similarities(patch: npt.NDArray[np.intp], values: npt.NDArray[np.float64]) -> Any:
+    """The graph of neighbouring superpixels, weighted by the similarity of their means.
+
+    Parameters
+    ----------
+    patch : intp ndarray
+        The number of each pixel's superpixel, from 0.
+    values : float64 ndarray, (band, …)
+        Features in the common scale.
+    """
+    from skimage.graph import RAG
+
+    size = np.bincount(patch.ravel())
+    means = np.stack([np.bincount(patch.ravel(), value.ravel()) / size for value in values], axis=1)
+    graph = RAG(patch, connectivity=2)
+    for node in graph:
+        graph.nodes[node]["labels"] = [node]
+    for a, b, edge in graph.edges(data=True):
+        edge["weight"] = float(np.exp(-((means[a] - means[b]) ** 2).sum() / ALIKE))
+    return graph
+
+
+def _values(
+    segmenter: Any, block: Pixels, valid: Flags | None
+) -> tuple[npt.NDArray[np.float64], Flags]:
     """Features in the common scale, and where they are known."""
     block = np.asarray(block)
     valid = np.ones(block.shape[1:], bool) if valid is None else valid
     if valid.ndim != 2:
         raise JobError("felzenszwalb in a volume; allowed: images of two dimensions")
-    values = fitted_to(what, block, valid).scaled(block, valid)
+    values = fitted_to(segmenter, block, valid).scaled(block, valid)
     return values, valid & np.isfinite(values).all(axis=0)

@@ -1,3 +1,4 @@
-"""What can be written. A sink writes where its caller says, and the caller moves the result to its
-place when it is whole.
+"""Writers of results.
+
+A sink writes where its caller says; the caller moves the complete result to its place.
 """

@@ -1,8 +1,8 @@
-"""Zarr arrays that many processes write, each chunk or shard by one task, with a checksum.
+"""Zarr arrays that many processes write, one task per chunk or shard, with checksums.
 
-Format 3 packs chunks with Zstandard and ends each in a CRC-32C. Format 2 has no codec for checksums
-that all readers know, but the Adler-32 that ends what zlib packs is checked by all of them: so
-chunks are packed with that there, which takes about twice as long.
+Format 3 compresses chunks with Zstandard and appends a CRC-32C. Format 2 has no checksum codec that
+all readers know, but all verify the Adler-32 of zlib; so it compresses with zlib, which takes about
+twice as long.
 """
 
 from __future__ import annotations
@@ -29,59 +29,57 @@ if TYPE_CHECKING:
 
 
 GLANCE = 64
-"""Of so many rows one is looked at first, where all that is asked is whether a chunk holds
-anything.
-"""
+"""Every so many rows, one is checked first to find whether a chunk holds anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """One Zarr array in which every chunk has one owner and a checksum."""
+    """A Zarr array with one owner and a checksum per chunk."""
 
     path: str
-    """Where the array lies, or will lie."""
+    """The location of the array."""
 
     shape: tuple[int, ...]
-    """The extent along each axis."""
+    """Length of each axis."""
 
     chunk: tuple[int, ...]
-    """The extent of a chunk along each axis."""
+    """Length of a chunk along each axis."""
 
     dtype: str
-    """NumPy's name of the values' type."""
+    """NumPy's name of the dtype."""
 
     fill: int = 0
-    """What a chunk that nobody wrote holds."""
+    """The value of chunks that are not written."""
 
     shard: tuple[int, ...] | None = None
-    """The extent of a shard along each axis, whole chunks that lie in one file; None: each chunk is
+    """Length along each axis of a shard, which packs whole chunks into a file; None: each chunk is
     a file. Only in format 3.
     """
 
     zarr_format: Literal[2, 3] = 3
-    """Zarr's."""
+    """Zarr's format, 2 or 3."""
 
     @property
     def unit(self) -> tuple[int, ...]:
-        """The extent of what has one owner: a shard, or a chunk."""
+        """Shape of a shard, or of a chunk without shards."""
         return self.chunk if self.shard is None else self.shard
 
     def create(
         self, attributes: dict[str, Any] | None = None, names: Sequence[str] | None = None
     ) -> None:
-        """Write the array's metadata; an array that is there already keeps its chunks.
+        """Write the array's metadata; an existing array keeps its chunks.
 
         Parameters
         ----------
-        attributes
-            What JSON can hold.
-        names
+        attributes : mapping, optional
+            JSON values.
+        names : sequence of str, optional
             The name of each dimension.
 
         Raises
         ------
         OutputError
-            Where the path holds an array of another shape, type, chunking or other attributes.
+            The path holds an array with another shape, dtype, chunks or attributes.
         """
         import zarr
         from zarr.errors import ContainsArrayError
@@ -129,16 +127,15 @@ class Array:
 
         Parameters
         ----------
-        box
-            Where; it starts and ends on borders of chunks, or of shards, or at the array's end.
-        values
-            Of the box's shape, of a type that the array's holds without loss.
+        box : Box
+            It starts and ends on borders of chunks (shards), or at the array's end.
+        values : ndarray of the box's shape
+            Values that the array's dtype represents exactly.
 
         Raises
         ------
         ValueError
-            Where the box cuts a chunk or a shard or leaves the array, and where ``values`` do not
-            fit it.
+            The box cuts a chunk (shard) or leaves the array, or ``values`` do not fit.
         """
         edges = zip(box.start, box.stop, self.unit, self.shape, strict=True)
         if box not in Box.whole(self.shape) or any(
@@ -156,19 +153,19 @@ class Array:
             )
         for file in self._shards(
             box
-        ):  # Zarr would read them, to keep what the box leaves of them: nothing
+        ):  # Zarr would read the old chunks, to keep their pixels outside the box: there are none
             file.unlink(missing_ok=True)
         _open(self, checked=self._has_empty_chunk(values))[box.slices] = values
 
     def read(self, box: Box, step: Sequence[int] | None = None) -> npt.NDArray[Any]:
-        """The values in a box, each ``step``-th along each axis.
+        """Read the values in a box, every ``step``-th along each axis.
 
         Raises
         ------
         ScratchError
-            Where a chunk's bytes are not those that were written.
+            A chunk is damaged.
         ValueError
-            Where the box leaves the array.
+            The box leaves the array.
         """
         strides = step or (1,) * len(self.shape)
         places = zip(box.within(Box.whole(self.shape)), strides, strict=True)
@@ -210,10 +207,10 @@ class Array:
 
 @functools.lru_cache(maxsize=64)
 def _open(array: Array, *, checked: bool) -> zarr.Array[Any]:
-    """The array, opened once per process, though each task writes but one tile of it.
+    """Open the array, once per process though each task writes only one tile.
 
-    ``checked``: chunks that hold nothing but the fill value are not stored. Zarr's own look at that
-    takes as long as packing them, so where it is known that there is none, it need not look.
+    ``checked``: chunks of nothing but the fill value are not stored. Zarr's own check takes as long
+    as compression, so it is skipped where it is known to be useless.
     """
     import zarr
 
@@ -225,9 +222,7 @@ def _open(array: Array, *, checked: bool) -> zarr.Array[Any]:
 
 @functools.cache
 def _folder_store() -> type[LocalStore]:
-    """Zarr's store of a folder, but that it writes nothing where that is gone: Zarr would make it
-    anew.
-    """
+    """Zarr's store for a folder, which refuses to recreate the folder after its removal."""
     from zarr.storage import LocalStore
 
     class FolderStore(LocalStore):
@@ -267,10 +262,10 @@ def _format_2() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Mask(Array):
-    """Which pixels are valid, stored beside the labels while a result is made.
+    """Valid pixels, stored beside the labels while a result is written.
 
-    ``create``, ``write`` and ``read`` are those of an array of bool; a chunk that nobody wrote is
-    False.
+    ``create``, ``write`` and ``read`` are those of an array of bool; chunks that are not written
+    are False.
     """
 
     dtype: str = field(default="bool", init=False)

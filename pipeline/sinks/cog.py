@@ -1,9 +1,9 @@
-"""Labels as a cloud-optimised GeoTIFF: tiles of 512, overviews of the nearest pixel, and a mask
-that tells background from "not measured".
+"""Labels as a cloud-optimised GeoTIFF (COG).
 
-The labels go window by window into a temporary tiled GeoTIFF, from which GDAL's COG driver makes
-the file with its overviews. So memory is bounded by a window and GDAL's cache (``GDAL_CACHEMAX``),
-whatever the size of the image, and the disk holds the labels twice.
+It has tiles of 512, nearest-neighbour overviews, and a mask of unmeasured pixels. Labels go window
+by window into a temporary tiled GeoTIFF, from which GDAL's COG driver builds the file with its
+overviews. So memory is bounded by a window and GDAL's cache (``GDAL_CACHEMAX``) for images of any
+size, and the disk holds the labels twice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pipeline.image.legend import Entry
 DTYPES = ("uint8", "uint16", "uint32", "uint64")
 TILE = 512
 WINDOW = 2048
-"""Rows and columns that are held at once; a multiple of TILE, so that no compressed tile is written
+"""Rows and columns in memory at once; a multiple of TILE, so that no compressed tile is written
 twice.
 """
 CLASSIC = 4_000_000_000
-"""Bytes above which a TIFF takes 64-bit offsets; somewhat less than 2^32, since compression can
-make noise longer.
+"""File size from which a TIFF uses 64-bit offsets; below 2^32, because compression can make noise
+longer.
 """
 
 Read = Callable[[Box], npt.NDArray[Any]]
@@ -39,7 +39,7 @@ Read = Callable[[Box], npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """What the values of classes mean."""
+    """The meaning of class values."""
 
     legend: Mapping[int, Entry]
     nodata: int
@@ -55,37 +55,36 @@ def write_cog(
     palette: Palette | None = None,
     pins: Pins | None = None,
 ) -> None:
-    """Write labels as a cloud-optimised GeoTIFF. The file appears when it is complete; nothing else
-    is left behind.
+    """Write labels as a cloud-optimised GeoTIFF, atomically.
 
     Parameters
     ----------
-    path
-        The file to be written, in a folder that exists.
-    frame
-        The image that the labels are of, 2-D; its CRS and transform are written where it has them.
-    dtype
-        The type of the ids, uint32 or uint64, or of the classes, uint8 or uint16.
-    read_labels
-        Called with boxes in raster order; returns the labels there, (row, column), 0 = background,
-        of a type that ``dtype`` holds.
-    read_valid
-        Likewise; returns bool. Where False, the pixel is masked as nodata. Where None, every pixel
-        is valid, background too.
-    palette
-        For classes: their colours go into the file, and their names beside it, in ``.aux.xml``,
-        where GDAL and QGIS look for them.
-    pins
-        What places an image that has no transform: ground control points, and a camera's model.
+    path : Path
+        The file, in an existing folder.
+    frame : Frame
+        The image of the labels, 2-D; its CRS and transform are written if it has them.
+    dtype : str
+        ``uint32`` or ``uint64`` for ids, ``uint8`` or ``uint16`` for classes.
+    read_labels : callable
+        Called with boxes in raster order; returns the labels, (row, column), 0 = background, of a
+        type that ``dtype`` represents.
+    read_valid : callable, optional
+        Likewise; returns bool, False where the pixel is masked as nodata. None: every pixel is
+        valid.
+    palette : Palette, optional
+        For classes: colours go into the file, names into ``.aux.xml`` beside it, where GDAL and
+        QGIS look for them.
+    pins : optional
+        Georeference of an image without a transform: ground control points, and a camera's model.
 
     Raises
     ------
     JobError
-        Where the image is 3-D or the type is another.
+        The image is 3-D, or the dtype is another.
     ValueError
-        Where a callable returns another shape or type.
+        A callable returns another shape or type.
     OutputError
-        Where the file cannot be written.
+        The file cannot be written.
     """
     if frame.ndim != 2:
         raise JobError(
@@ -112,8 +111,8 @@ def write_cog(
 
 
 def _names(palette: Palette) -> str:
-    """Names and colours as GDAL's persistent auxiliary metadata: category names, and a table of
-    attributes for QGIS.
+    """Names and colours as GDAL's auxiliary metadata: category names, and an attribute table for
+    QGIS.
     """
     from xml.etree import ElementTree as ET
 
@@ -192,7 +191,7 @@ def _create(path: Path, frame: Frame, dtype: str, palette: Palette | None) -> An
     }
     transform = None if frame.transform is None else rasterio.Affine(*frame.transform)
     with warnings.catch_warnings():
-        # An image need not lie anywhere in the world.
+        # An image need not be georeferenced.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(
             path,
@@ -211,7 +210,7 @@ def _create(path: Path, frame: Frame, dtype: str, palette: Palette | None) -> An
 
 
 def _pin(file: Any, pins: Pins | None) -> None:
-    """Give a file its ground control points, and its model of the camera."""
+    """Add ground control points and the camera's model to a file."""
     from rasterio.control import GroundControlPoint
     from rasterio.crs import CRS
     from rasterio.rpc import RPC
@@ -250,11 +249,10 @@ def _convert(source: Path, target: Path, frame: Frame, dtype: str) -> None:
 
 
 def _verify(path: Path) -> None:
-    """Look up and decode every tile of every directory of the file: labels, overviews and their
-    masks.
+    """Decode every tile of every directory of the file: labels, overviews and masks.
 
-    GDAL's threads lose errors of writing, and rasterio those that come up when the copy is closed:
-    on a full disk both have been seen to end without an error, in a file cut short.
+    GDAL's threads lose write errors, and rasterio loses those raised when the copy is closed: on a
+    full disk, both ended without an error in a truncated file.
     """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -285,8 +283,9 @@ def _decode(file: Any) -> None:
 
 
 def _checked(values: npt.NDArray[Any], box: Box, dtype: str) -> npt.NDArray[Any]:
-    """The values if they fill the box without loss; rasterio would stretch another shape and wrap
-    larger ids around.
+    """Return the values if they fill the box exactly.
+
+    rasterio would stretch another shape, and wrap larger ids.
     """
     if values.shape != box.shape or not np.can_cast(values.dtype, dtype, "safe"):
         raise ValueError(
@@ -297,8 +296,7 @@ def _checked(values: npt.NDArray[Any], box: Box, dtype: str) -> npt.NDArray[Any]
 
 
 def _overviews(shape: tuple[int, ...]) -> int:
-    """How many overviews: until one fits into a tile, but none that a side of one pixel would have
-    to share with the level before.
+    """Number of overviews: until one fits in a tile, and no side of one pixel is halved.
 
     >>> shapes = (512, 512), (1025, 100), (1026, 100), (3, 9000), (1, 9000)
     >>> [_overviews(shape) for shape in shapes]
@@ -309,8 +307,9 @@ def _overviews(shape: tuple[int, ...]) -> int:
 
 
 def _bigtiff(shape: tuple[int, ...], dtype: str) -> str:
-    """Whether the file needs 64-bit offsets. GDAL cannot foresee it for compressed files, so count
-    as if nothing could be compressed.
+    """Whether the file needs 64-bit offsets, if nothing could be compressed.
+
+    GDAL cannot foresee this for compressed files.
 
     >>> _bigtiff((10_000, 10_000), "uint32"), _bigtiff((30_000, 30_000), "uint32")
     ('NO', 'YES')

@@ -1,9 +1,7 @@
-"""Labels in the ``labels`` group of the OME-Zarr image that they are of. Nothing else in the image
-is touched.
+"""Labels in the ``labels`` group of their OME-Zarr image; nothing else in the image is changed.
 
-Labels are put there whole, in one move, and only then does the group's list name them: what dies in
-between leaves labels that no reader looks for, and the same run, which knows its own by their mark,
-puts them there again.
+Labels are moved there in one step, and only then listed by the group. After a crash in between, no
+reader finds these labels, and the same run recognizes its own by their mark and continues.
 """
 
 from __future__ import annotations
@@ -21,31 +19,29 @@ from pipeline.storage.locks import locked
 from pipeline.storage.ome_image import Home
 
 MARK = "tilewise"
-"""The attribute of labels that says which run made them."""
+"""The attribute of labels that names their run."""
 LOCK = ".tilewise.lock"
 WAIT = 600.0
-"""The file by which a list of labels is held while a run adds to it, and the seconds that another
-waits for that.
-"""
+"""Lock file of a list of labels, and seconds to wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """Where a run's labels go in an image."""
+    """The place of a run's labels in an image."""
 
     home: Home
     name: str
-    """What they are called."""
+    """Name of the labels."""
 
     mark: str
-    """What tells the run from any other."""
+    """Identifies the run."""
 
     replace: bool = False
-    """Whether another's labels of that name may be replaced."""
+    """Whether other labels of this name may be replaced."""
 
     @property
     def path(self) -> Path:
-        """Where they will lie."""
+        """The folder of the labels."""
         return self._group / self.name
 
     @property
@@ -59,8 +55,10 @@ class Nest:
             )
 
     def refuse(self) -> None:
-        """JobError where labels of that name are there already; OutputError where nothing can be
-        written; SourceError where the list of labels cannot be read.
+        """Check the place before the run.
+
+        JobError if labels of that name exist; OutputError if nothing can be written; SourceError if
+        the list of labels cannot be read.
         """
         self._listed()  # refused now where it cannot be read
         if self.path.exists() and not self.replace and self._marked() != self.mark:
@@ -76,9 +74,7 @@ class Nest:
             )
 
     def settle(self, staged: Path) -> None:
-        """Move labels from where they are staged to their place, and name them in the group's list.
-        Can be done again.
-        """
+        """Move staged labels to their place and list them. Can be repeated."""
         try:
             self._group.mkdir(exist_ok=True)
             with locked(self._group / LOCK, str(self._group), wait=WAIT, stays=False):
@@ -110,7 +106,7 @@ class Nest:
         return list(known.get("labels", []))
 
     def _list(self) -> None:
-        """Add the name to the group's list; all else in its metadata stays."""
+        """Add the name to the group's list and keep its other metadata."""
         found = self._metadata()
         names = self._listed()
         if self.home.version == "0.4" and not (self._group / ".zgroup").exists():
@@ -137,14 +133,14 @@ class Nest:
         return _read(self._file)
 
     def _marked(self) -> str | None:
-        """Which run made the labels that are there."""
+        """The run that made the existing labels."""
         if self.home.version == "0.4":
             return _read(self.path / ".zattrs").get(MARK)
         return _read(self.path / "zarr.json").get("attributes", {}).get(MARK)  # type: ignore[no-any-return]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a file of JSON holds; nothing where there is none."""
+    """Read a JSON file; empty without one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,7 +153,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, what: dict[str, Any]) -> None:
-    """Write a file of JSON so that it is there whole or as it was."""
+    """Write a JSON file atomically."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(what, indent=2, ensure_ascii=False), encoding="utf-8")
     os.replace(partial, path)  # noqa: PTH105

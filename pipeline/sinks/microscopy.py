@@ -1,14 +1,13 @@
-"""Labels as a tiled OME-TIFF with a pyramid in SubIFDs, which QuPath, Fiji, napari and tifffile
-read; without a place in the world.
+"""Labels as a tiled OME-TIFF with a pyramid in SubIFDs, for QuPath, Fiji, napari and tifffile.
 
-The levels are those of the labels' own pyramid, so that nothing is resampled here, and are written
-one after the other, a few tiles at a time. A TIFF has no mask: labels are 0 where nothing was
-measured, and classes have a value for it.
+It has no georeference. Levels are those of the labels' own pyramid, without resampling, written one
+after the other, a few tiles at a time. A TIFF has no mask: labels are 0 where nothing was measured,
+and classes have a value for it.
 
 References
 ----------
-OME-TIFF and its sub-resolutions,
-https://ome-model.readthedocs.io/en/stable/ome-tiff/specification.html.
+.. [1] OME-TIFF and its sub-resolutions,
+   https://ome-model.readthedocs.io/en/stable/ome-tiff/specification.html.
 """
 
 from __future__ import annotations
@@ -31,37 +30,35 @@ from pipeline.sinks.cog import CLASSIC, Palette
 from pipeline.sinks.pyramid import Pyramid
 
 DTYPES = ("uint8", "uint16", "uint32")
-"""What OME's model knows of the types that labels have."""
+"""Dtypes of labels in OME's model."""
 TILE = 512
 ACROSS = 4096
 """Columns that are read at once."""
 NODATA = 42113
-"""GDAL's tag for the value of what was not measured."""
+"""GDAL's tag for the nodata value."""
 _NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _SYMBOLS = {"um": "µm", "mm": "mm", "m": "m"}
 _MICRONS = {"um": 1.0, "mm": 1e3, "m": 1e6}
 
 
 def write_ome_tiff(path: str, pyramid: Pyramid, palette: Palette | None = None) -> None:
-    """Write the levels of a pyramid, which is whole, as an OME-TIFF. The file appears when it is
-    complete; nothing else is left behind.
+    """Write the levels of a complete pyramid as an OME-TIFF, atomically.
 
     Parameters
     ----------
-    path
-        The file to be written, in a folder that exists.
-    pyramid
-        The labels or classes, 2-D or 3-D, of a type of DTYPES.
-    palette
-        For classes of a byte or two: their colours go into the file, and the value that means "not
-        measured".
+    path : Path
+        The file, in an existing folder.
+    pyramid : Pyramid
+        The labels or classes, 2-D or 3-D, with a dtype of DTYPES.
+    palette : Palette, optional
+        For classes of one or two bytes: colours, and the value for "not measured".
 
     Raises
     ------
     ValueError
-        Where the type is another.
+        The dtype is another.
     OutputError
-        Where the file cannot be written.
+        The file cannot be written.
     """
     import tifffile
 
@@ -106,7 +103,7 @@ def write_ome_tiff(path: str, pyramid: Pyramid, palette: Palette | None = None) 
 
 
 def _tiles(pyramid: Pyramid, level: int) -> Iterator[npt.NDArray[Any]]:
-    """The tiles of a level in the file's order, each whole: what lies beyond the image is 0."""
+    """Yield the tiles of a level in file order, padded with 0 beyond the image."""
     shape = pyramid.shape(level)
     strips = Grid(shape, (*(1 for _ in shape[:-2]), TILE, ACROSS))
     for strip in map(strips.core, range(len(strips))):
@@ -117,7 +114,7 @@ def _tiles(pyramid: Pyramid, level: int) -> Iterator[npt.NDArray[Any]]:
 
 
 def _colours(palette: Palette | None, pyramid: Pyramid) -> dict[str, Any]:
-    """What makes numbers colours, for readers that know it."""
+    """The colour map, for readers that support it."""
     if palette is None:
         return {"photometric": "minisblack"}
     table = np.zeros((3, np.iinfo(pyramid.dtype).max + 1), np.uint16)
@@ -131,12 +128,12 @@ def _colours(palette: Palette | None, pyramid: Pyramid) -> dict[str, Any]:
 
 
 def _scale(frame: Frame) -> Scale | None:
-    """The unit of the axes of which it is known."""
+    """The unit of the axes with a known unit."""
     return scale(replace(frame, unlike=()))
 
 
 def _resolution(frame: Frame, level: int) -> dict[str, Any]:
-    """Pixels per centimetre, where the image says how large they are."""
+    """Pixels per centimetre, if the pixel size is known."""
     found = _scale(frame)
     if found is None or {frame.ndim - 2, frame.ndim - 1} & set(frame.unlike):
         return {}
@@ -148,8 +145,9 @@ def _resolution(frame: Frame, level: int) -> dict[str, Any]:
 
 
 def _ome_xml(pyramid: Pyramid) -> str:
-    """One image of one channel, with the size of its pixels. (That of tifffile has a random number,
-    and is other bytes each time.)
+    """OME-XML for one image of one channel with its pixel size.
+
+    tifffile's contains a random number, so its bytes differ each time.
     """
     frame = pyramid.frame
     found = _scale(pyramid.frame)
@@ -179,7 +177,7 @@ def _ome_xml(pyramid: Pyramid) -> str:
 
 
 def _is_big(pyramid: Pyramid) -> bool:
-    """Whether the file needs 64-bit offsets, counted as if nothing could be compressed."""
+    """Whether the file needs 64-bit offsets, if nothing could be compressed."""
     pixels = (
         sum(
             len(Grid(shape, (*(1 for _ in shape[:-2]), TILE, TILE)))

@@ -1,10 +1,9 @@
-"""What the groups and arrays of an OME-Zarr pyramid of labels say of themselves: axes, scales,
-colours, and the place in the world.
+"""Metadata of OME-Zarr label pyramids: axes, scales, colours and georeference.
 
 References
 ----------
-OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org. The Zarr conventions proj and spatial (v0.1),
-https://github.com/zarr-conventions.
+.. [1] OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org.
+.. [2] The Zarr conventions proj and spatial (v0.1), https://github.com/zarr-conventions.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pipeline.image.units import length
 from pipeline.storage.ome_image import Space, Version
 
 FORMATS: dict[Version, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
-"""Zarr's format by the version of OME-Zarr."""
+"""Zarr's format by version of OME-Zarr."""
 AXES = ("z", "y", "x")
 _PREFIXES = (
     *("yocto", "zepto", "atto", "femto", "pico", "nano", "micro", "milli", "centi", "deci", ""),
@@ -39,7 +38,7 @@ _CONVENTIONS = (
 
 
 def space_of(frame: Frame) -> Space:
-    """The axes of an image that nothing but its frame tells of."""
+    """The axes of an image that only its frame describes."""
     found = length(frame.unit)
     known = {"unit": found.name} if found and found.name in _UNITS else {}
     names = AXES[-frame.ndim :]
@@ -57,10 +56,9 @@ def described(
     legend: Mapping[int, Entry] | None,
     source: str | None = None,
 ) -> dict[str, Any]:
-    """A group's attributes as OME-Zarr has them: a label image of so many levels; of classes with
-    their colours and names.
+    """A group's attributes for a label image, with colours and names for classes.
 
-    ``source`` is the way from there to the image that it is of, where it lies in that.
+    ``source`` is the relative path to the image, if the labels lie in it.
     """
     image = {
         "name": "labels" if legend is None else "classes",
@@ -96,9 +94,7 @@ def _dataset(space: Space, level: int) -> dict[str, Any]:
 
 
 def spatial(frame: Frame, level: int) -> dict[str, Any]:
-    """Where a level lies in the world, by the Zarr conventions proj and spatial; nothing where the
-    image does not say.
-    """
+    """The georeference of a level, by the Zarr conventions proj and spatial; empty without one."""
     if frame.transform is None:
         return {}
     a, b, c, d, e, f = frame.transform
@@ -136,7 +132,7 @@ def _convention(name: str, uuid: str, description: str) -> dict[str, str]:
 
 
 def _wkt2(wkt: str) -> str:
-    """The reference system in WKT 2, whichever version it came in."""
+    """The reference system as WKT 2."""
     from rasterio.crs import CRS
 
     return str(CRS.from_wkt(wkt).to_wkt(version="WKT2_2019"))

@@ -1,12 +1,12 @@
-"""Panoptic results as COCO has them: a PNG whose colours are numbers of segments, and a JSON that
-says what each segment is.
+"""COCO's panoptic format: a PNG with segment numbers as colours, and a JSON that describes the
+segments.
 
-The PNG goes window by window into a temporary TIFF, from which GDAL writes it row by row, so that
-memory is bounded whatever its size.
+The PNG goes window by window into a temporary TIFF, from which GDAL writes it row by row, so memory
+is bounded.
 
 References
 ----------
-COCO's panoptic format, https://cocodataset.org/#format-data, section 4.
+.. [1] COCO's panoptic format, https://cocodataset.org/#format-data, section 4.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pipeline.image.grid import Box, Grid
 from pipeline.image.legend import Entry
 
 MOST = (1 << 24) - 1
-"""The highest number that a colour can be; 0 is no segment."""
+"""The highest number that a colour can encode; 0 is no segment."""
 WINDOW = 2048
 _END = b"IEND\xaeB`\x82"
-"""What every PNG ends with."""
+"""The last bytes of every PNG."""
 
 
 def colours(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Numbers of segments as colours: (red, green, blue) first, of which red is the lowest byte.
+    """Encode segment numbers as colours, (red, green, blue) first; red is the lowest byte.
 
     >>> colours(np.array([[1, 256 + 2]])).tolist()
     [[[1, 2]], [[0, 1]], [[0, 0]]]
@@ -43,28 +43,28 @@ def colours(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def numbers(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """The reverse of `colours`; a fourth band is left out."""
+    """Decode colours to segment numbers; a fourth band is ignored."""
     red, green, blue = (band.astype(np.int64) for band in colours[:3])
     return np.asarray(red | green << 8 | blue << 16)
 
 
 def write_png(path: str, frame: Frame, read: Callable[[Box], npt.NDArray[Any]]) -> None:
-    """Write numbers of segments as a PNG.
+    """Write segment numbers as a PNG.
 
     Parameters
     ----------
-    path
-        The file to be written, in a folder that exists.
-    frame
-        The image that they are of, 2-D.
-    read
-        Called with boxes in raster order; returns the numbers there, (row, column), integers from 0
-        to MOST.
+    path : Path
+        The file, in an existing folder.
+    frame : Frame
+        The image, 2-D.
+    read : callable
+        Called with boxes in raster order; returns the numbers, (row, column), integers from 0 to
+        MOST.
 
     Raises
     ------
     OutputError
-        Where the file cannot be written.
+        The file cannot be written.
     """
     import rasterio
     import rasterio.shutil

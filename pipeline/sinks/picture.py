@@ -1,4 +1,4 @@
-"""Labels as a picture: a colour for every id, the same in every picture."""
+"""Labels as a picture, with the same colour for an id in every picture."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _SHADES = ((0.50, 0.85), (0.62, 0.75), (0.72, 0.90), (0.58, 0.55))
 
 
 def colours(labels: npt.NDArray[Any]) -> RGB:
-    """A colour for every pixel, which depends on its id alone.
+    """Colour pixels by their id.
 
     Parameters
     ----------
-    labels
-        Integers of any shape, 0 = background, none negative.
+    labels : int ndarray
+        Ids, 0 or more; 0 = background.
 
     Returns
     -------
-    array of uint8, of the shape of ``labels`` and a last axis of red, green, blue
+    uint8 ndarray of the shape of ``labels`` with a last axis of 3
+        Red, green and blue.
 
     Examples
     --------
@@ -51,7 +52,7 @@ def colours(labels: npt.NDArray[Any]) -> RGB:
 
 
 def painted(classes: npt.NDArray[Any], colours: Mapping[int, tuple[int, int, int]]) -> RGB:
-    """The colour of every pixel's class; DARK where it has none.
+    """Colour pixels by their class; DARK for classes without a colour.
 
     >>> painted(np.array([[1, 9]]), {1: (255, 0, 0)}).tolist()
     [[[255, 0, 0], [16, 18, 24]]]
@@ -64,7 +65,7 @@ def painted(classes: npt.NDArray[Any], colours: Mapping[int, tuple[int, int, int
 
 
 def outlined(picture: RGB, labels: npt.NDArray[Any]) -> RGB:
-    """A picture with the outlines of objects on it: labels (row, column), 0 = background."""
+    """Draw the outlines of labels (row, column), 0 = background, onto a picture."""
     return np.where(((labels != 0) & _border(labels))[..., None], np.uint8(255), picture)
 
 
@@ -75,20 +76,19 @@ def overview(
 
     Parameters
     ----------
-    path
-        The file to be written.
-    labels
-        (row, column), 0 = background.
-    background
-        (row, column, 3), the image that the labels are of. It shows, faded, where there is no
-        object; None: dark.
-    outline
-        Paint only the pixels of objects that touch another id; within them the image shows unfaded.
+    path : Path
+        The file.
+    labels : int ndarray, (row, column)
+        Ids; 0 = background.
+    background : uint8 ndarray, (row, column, 3), optional
+        The image of the labels; it shows, faded, where there is no object. None: dark.
+    outline : bool, optional
+        Paint only pixels of objects that touch another id; the image shows unfaded inside.
 
     Raises
     ------
     ValueError
-        Where ``labels`` are not 2-D, or ``background`` is not of their shape, in uint8.
+        ``labels`` are not 2-D, or ``background`` does not match in shape or dtype.
     """
     if labels.ndim != 2:
         raise ValueError(
@@ -113,17 +113,22 @@ def overview(
 
 
 def to_png(rgb: RGB) -> bytes:
-    """A picture as the bytes of a PNG, the same for the same picture.
+    """Encode a picture as PNG; the same picture gives the same bytes.
 
     Parameters
     ----------
-    rgb
-        (row, column, 3), uint8.
+    rgb : uint8 ndarray, (row, column, 3)
+        The picture.
+
+    Returns
+    -------
+    bytes
+        The file.
 
     Raises
     ------
     ValueError
-        Where ``rgb`` is of another shape or type.
+        ``rgb`` has another shape or dtype.
     """
     from PIL import Image
 
@@ -146,7 +151,7 @@ def _palette() -> RGB:
 
 
 def _faded(image: RGB) -> RGB:
-    """The image in dim grey, so that no colour of it is taken for an id's."""
+    """The image in dim grey, distinct from the colours of ids."""
     return np.repeat((image.mean(axis=2, keepdims=True) * 0.5).astype(np.uint8), 3, axis=2)
 
 

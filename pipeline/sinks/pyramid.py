@@ -1,22 +1,21 @@
-"""Labels as an OME-Zarr pyramid, 0.5 (Zarr format 3) or 0.4 (format 2), written by many processes,
-each chunk or shard by one task.
+"""Labels as an OME-Zarr pyramid that many processes write, one task per chunk or shard.
 
-Level 0 is the labels; every further level takes each second row and column of the one before, so
-that an id is never averaged. What is written at once also fills the further levels of which it
-covers whole chunks; the others are made when these are there. A chunk ends in a checksum of its
-bytes: without it most flipped bits in a compressed chunk read as other labels. A chunk that is
-*absent* reads as background, which is also how empty chunks are stored: whoever calls keeps the
-record of what is written.
+The version is 0.5 (Zarr format 3) or 0.4 (format 2). Level 0 holds the labels; each further level
+takes every second row and column of the level before, so ids are never averaged. A write also fills
+the further levels in which it covers whole chunks; the others are computed afterwards. Each chunk
+ends in a checksum, because most flipped bits in a compressed chunk would decode to other labels. An
+*absent* chunk reads as background, and empty chunks are stored as absent: callers record what is
+written.
 
 Measured on two cores with 2048 × 2048 labels of blobs 5 to 20 pixels wide, chunks of 512: plain
 zstd takes 6 to 25 ms to encode as uint32 and 8 to 37 ms as uint64; a whole write, with checksums
-and 16 files, 40 to 120 ms. Byte or bit shuffling before it, which Blosc offers, takes longer and
-makes chunks up to 2.5 times larger, since ids repeat as whole numbers. Level 3 is as fast as 1,
-which can double uint64.
+and 16 files, 40 to 120 ms. Byte or bit shuffling before it, as Blosc offers, takes longer and makes
+chunks up to 2.5 times larger, because ids repeat as whole integers. Level 3 is as fast as 1, which
+can double the size of uint64.
 
 References
 ----------
-OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org.
+.. [1] OME-Zarr 0.4 and 0.5, https://ngff.openmicroscopy.org.
 """
 
 from __future__ import annotations
@@ -37,55 +36,53 @@ from pipeline.storage.ome_image import Home, Version
 
 DTYPES = ("uint8", "uint16", "uint32", "uint64")
 LONGEST = 512
-"""The pyramid ends at the first level that is no longer than this."""
+"""The pyramid ends at the first level with no side longer than this."""
 ACROSS = 2048
-"""About how many rows and columns one task makes of a level."""
+"""Approximate rows and columns of a level that one task computes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pyramid:
-    """The labels of an image at full and at lower resolutions.
+    """Labels of an image at full and lower resolutions.
 
-    ``create`` comes first and once; then any process may write level 0. A level can be made by
-    ``reduce`` when the one before is whole.
+    ``create`` is called first and once; then any process may write level 0. A level can be computed
+    by ``reduce`` when the level before is complete.
     """
 
     path: str
     """The group's folder."""
 
     frame: Frame
-    """The image that the labels are of."""
+    """The image of the labels."""
 
     chunk: tuple[int, ...]
-    """The extent of a chunk, (row, column) or (plane, row, column)."""
+    """Shape of a chunk, (row, column) or (plane, row, column)."""
 
     dtype: str
-    """The type of the ids, uint32 or uint64, or of the classes, uint8 or uint16."""
+    """uint32 or uint64 for ids, uint8 or uint16 for classes."""
 
     fill: int = 0
-    """What the pixels hold that nobody wrote: background, or for classes the value that means "not
-    measured".
-    """
+    """Value of pixels that are not written: background, or for classes "not measured"."""
 
     legend: Mapping[int, Entry] | None = None
     """For classes: their names and colours."""
 
     tile: tuple[int, ...] | None = None
-    """The extent of what is written at once, a whole number of chunks, or shards; None: one."""
+    """Shape of what is written at once, whole chunks or shards; None: one of them."""
 
     shard: tuple[int, ...] | None = None
-    """The extent of a shard, whole chunks that lie in one file; None: each chunk is a file."""
+    """Shape of a shard, which packs whole chunks into a file; None: each chunk is a file."""
 
     version: Version = "0.5"
-    """OME-Zarr's."""
+    """Version of OME-Zarr."""
 
     home: Home | None = None
-    """The image that the labels will lie in, with whose axes and levels they agree; None: they lie
-    by themselves.
+    """The image that the labels are written into; its axes and levels apply. None: they stand
+    alone.
     """
 
     marks: Mapping[str, Any] = field(default_factory=dict)
-    """Further attributes of the group, which JSON can hold."""
+    """Further attributes of the group, JSON values."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -106,8 +103,10 @@ class Pyramid:
 
     @property
     def levels(self) -> int:
-        """How many levels there are: rows and columns are halved until neither is longer than
-        LONGEST; planes stay. In an image as many as that has.
+        """Number of levels: rows and columns are halved until neither is longer than LONGEST;
+        planes stay.
+
+        Labels in an image have as many levels as the image.
         """
         if self.home is not None:
             return self.home.levels
@@ -115,8 +114,8 @@ class Pyramid:
 
     @property
     def direct(self) -> int:
-        """How many levels ``write`` fills: those of which each tile covers whole chunks,
-        or shards.
+        """Number of levels that ``write`` fills: those in which each tile covers whole chunks
+        (shards).
         """
         halvings = [
             0 if n % size else (n // size & -(n // size)).bit_length() - 1
@@ -126,8 +125,9 @@ class Pyramid:
 
     @property
     def _rows_and_columns(self) -> list[tuple[int, int]]:
-        """Of a tile and of a chunk or shard; a tile that holds the whole image covers whole ones of
-        any level.
+        """Those of a tile and of a chunk or shard.
+
+        A tile that holds the whole image covers whole chunks of every level.
         """
         whole = self._level(0).unit[-2:]
         tile = self._level(0).unit if self.tile is None else self.tile
@@ -137,17 +137,16 @@ class Pyramid:
         ]
 
     def shape(self, level: int) -> tuple[int, ...]:
-        """The extent of a level in its own pixels."""
+        """Shape of a level in its own pixels."""
         return self._within(self.frame.shape, level)
 
     def create(self) -> None:
-        """Write the metadata of the group and of every level, no labels. Called again, it keeps the
-        labels that are there.
+        """Write the metadata of the group and of every level; existing labels are kept.
 
         Raises
         ------
         OutputError
-            Where the path holds the arrays of another image.
+            The path holds the arrays of another image.
         """
         import zarr
 
@@ -161,22 +160,28 @@ class Pyramid:
             self._level(level).create(spatial(self.frame, level), AXES[-self.frame.ndim :])
 
     def write(self, box: Box, labels: npt.NDArray[Any]) -> None:
-        """Write labels of full resolution, (row, column) or (plane, row, column), in whole tiles,
-        and what the levels above take of them.
+        """Write whole tiles of full resolution, and their share of the levels above.
+
+        Parameters
+        ----------
+        box : Box
+            Where, in pixels of level 0.
+        labels : ndarray, (row, column) or (plane, row, column)
+            The labels.
 
         Raises
         ------
         ValueError
-            Where the box cuts a chunk or a shard or leaves the image, or ``labels`` are not of its
-            shape or not safely of the pyramid's type.
+            The box cuts a chunk or a shard or leaves the image, or ``labels`` do not match it in
+            shape or dtype.
         """
         for level in range(self.direct):
             reduced = Box(self._within(box.start, level), self._within(box.stop, level))
             self._level(level).write(reduced, labels[..., :: 1 << level, :: 1 << level])
 
     def blocks(self, level: int) -> list[Box]:
-        """Boxes of whole chunks, or shards, some ACROSS pixels across, that cover the level once:
-        what one task each should ``reduce``.
+        """Boxes of whole chunks (shards), about ACROSS wide, that cover the level: one ``reduce``
+        task each.
         """
         unit = self._level(level).unit
         grid = Grid(
@@ -185,15 +190,21 @@ class Pyramid:
         return [grid.core(tile) for tile in range(len(grid))]
 
     def reduce(self, level: int, box: Box) -> None:
-        """Make a box of a level, given in its own pixels and of whole chunks, or shards, from the
-        level before, which must be whole there.
+        """Compute a box of a level from the level before, which must be complete there.
+
+        Parameters
+        ----------
+        level : int
+            The level, from 1.
+        box : Box
+            Whole chunks, or shards, in pixels of the level.
 
         Raises
         ------
         ValueError
-            Where ``level`` is 0 or the box is not of whole chunks, or shards, of the level.
+            ``level`` is 0, or the box does not consist of whole chunks (shards).
         ScratchError
-            Where what is read is damaged.
+            The level before is damaged.
         """
         if not 1 <= level < self.levels:
             raise ValueError(
@@ -210,14 +221,14 @@ class Pyramid:
         )
 
     def read(self, box: Box, level: int = 0) -> npt.NDArray[Any]:
-        """The labels in a box of a level, in its own pixels.
+        """Read the labels in a box of a level, in its own pixels.
 
         Raises
         ------
         ValueError
-            Where the box leaves the level.
+            The box leaves the level.
         ScratchError
-            Where a chunk's bytes are not those that were written.
+            A chunk is damaged.
         """
         return self._level(level).read(box)
 

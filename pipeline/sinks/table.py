@@ -1,8 +1,6 @@
-"""The table of objects as Parquet: parts written by many tasks, joined into one file in their
-order.
+"""The table of objects as Parquet: parts written by many tasks, joined into one file in order.
 
-The same input gives the same bytes. Every page carries a checksum, which is verified when the parts
-are joined.
+The same input gives the same bytes. Every page has a checksum, verified when parts are joined.
 """
 
 from __future__ import annotations
@@ -144,7 +142,7 @@ def join_parts(parts: Iterable[str], target: str, frame: Frame) -> int:
 
 
 def rows(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Some columns of a table, a row at a time."""
+    """Yield some columns of a table, a row at a time."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -202,8 +200,9 @@ def _read(part: str) -> pa.Table:
 
 
 def _numbers(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """A column as Arrow holds it. ``pa.array`` would import pandas where it is installed, which
-    takes longer than the table.
+    """A column as an Arrow array.
+
+    ``pa.array`` would import pandas if it is installed, which takes longer than the table.
     """
     import pyarrow as pa
 
@@ -219,7 +218,7 @@ def _numbers(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _words(values: npt.NDArray[Any]) -> pa.Array:
-    """A column of few different words, each stored once."""
+    """A dictionary-encoded column of few different words."""
     import pyarrow as pa
 
     words, places = np.unique(values, return_inverse=True)
@@ -235,7 +234,7 @@ def _words(values: npt.NDArray[Any]) -> pa.Array:
 
 
 def _notes(frame: Frame) -> dict[str, str]:
-    """Every column and what it means, in the table's order."""
+    """Every column and its meaning, in the table's order."""
     axes = _AXES[-frame.ndim :]
     notes = {"id": "the object's number in the labels", "area": "pixels", **_sized(frame)}
     notes |= {f"{axis}_min": f"first {axis} of its box" for axis in axes}
@@ -257,9 +256,7 @@ def _notes(frame: Frame) -> dict[str, str]:
 
 
 def _sized(frame: Frame) -> dict[str, str]:
-    """The column of areas, or of volumes, besides that in pixels; none where the image does not say
-    how large they are.
-    """
+    """The column of areas or volumes in physical units; none if the pixel size is unknown."""
     name = size_column(frame)
     found = scale(frame)
     if name is None or found is None:
@@ -275,7 +272,7 @@ def _sized(frame: Frame) -> dict[str, str]:
 
 
 def _placed(frame: Frame) -> dict[str, str]:
-    """The columns in coordinates of the CRS; none where the image lies nowhere."""
+    """The columns in coordinates of the CRS; none without a georeference."""
     if frame.transform is None:
         return {}
     edges = {
@@ -310,7 +307,7 @@ def _refuse(
 def _in_crs(
     frame: Frame, columns: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns in coordinates of the CRS, from those in pixels."""
+    """The columns in the CRS, computed from those in pixels."""
     if frame.transform is None:
         return {}
     # Whole pixel numbers are centres in the table, and corners in the affine transform.

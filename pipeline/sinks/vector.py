@@ -1,7 +1,6 @@
-"""Lines as a GeoPackage, which QGIS, GDAL and geopandas open as it is.
+"""Lines as a GeoPackage, which QGIS, GDAL and geopandas open directly.
 
-Written in batches of a fixed number, and under a date that is always the same: the same lines give
-the same bytes.
+Batches of a fixed size and a constant date make the same lines give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,15 +30,13 @@ class Lines:
     """Lines along pixels, one after the other."""
 
     pixels: Integers
-    """(n,) pixels' numbers in raster order of the image; those that follow each other in a line
-    touch.
-    """
+    """(n,) flat indices of pixels in the image; consecutive pixels of a line touch."""
 
     start: Integers
     """(m + 1,) where each line begins, and where the last ends."""
 
     label: Integers
-    """(m,) the object that each belongs to."""
+    """(m,) the object of each line."""
 
 
 def write_lines(path: str, frame: Frame, parts: Iterable[Lines]) -> int:
@@ -146,7 +143,7 @@ def _append(
 def _batches(
     parts: Iterable[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]],
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The same rows in batches of BATCH, however they come."""
+    """The same rows in batches of BATCH."""
     held: list[tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]] = []
     for part in parts:
         held.append(part)
@@ -166,7 +163,7 @@ def _together(
 
 
 def _rows(frame: Frame, lines: Lines) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
-    """Geometries as WKB, without the points in the middle of straight stretches; and columns."""
+    """Geometries as WKB, without points in the middle of straight stretches; and columns."""
     import shapely
 
     which = np.repeat(np.arange(len(lines.label)), np.diff(lines.start))

@@ -1,1 +1,1 @@
-"""Bytes, wherever they lie: locations, files written whole, checksummed records, locks."""
+"""Bytes in folders and object stores: locations, atomic files, checksummed records, locks."""

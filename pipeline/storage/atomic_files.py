@@ -1,9 +1,8 @@
-"""Files that are there whole or not at all, and are still there when the power fails: the one way
-in which results and records are written.
+"""Atomic, durable files: results and records are there wholly or not at all, also after a power
+cut.
 
-What a worker writes lies in a folder that only the driver makes. A task that was given up and goes
-on all the same, when its run has ended or was started anew, finds that folder gone and makes
-nothing in its place.
+Workers write only into folders that the driver creates. A task that outlives its run, because the
+run ended or was restarted, finds its folder gone and creates nothing.
 """
 
 from __future__ import annotations
@@ -21,33 +20,32 @@ from pathlib import Path
 from pipeline.errors import OutputError, TilewiseError
 
 PARTIAL = ".partial"
-"""How the name ends of what is not yet whole; Zarr's writers end theirs so too."""
+"""Suffix of incomplete files; Zarr's writers use the same."""
 UNKNOWN = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
-"""What a file system answers that does not do what it is asked for."""
+"""Errors of file systems that do not support an operation."""
 
 
 def commit(
     path: Path, data: bytes | memoryview, *, root: Path | None = None, lasting: bool = False
 ) -> None:
-    """Write a file so that it is there whole or not at all; OutputError, and nothing left behind,
-    where the disk refuses.
+    """Write a file atomically; nothing stays behind if that fails.
 
     Parameters
     ----------
-    path
+    path : Path
         The file.
-    data
-        What it will hold.
-    root
-        A folder above it that must be there: only what is missing below it is made. None: all that
-        is missing.
-    lasting
+    data : bytes
+        The contents.
+    root : Path, optional
+        A folder above it that must exist; missing folders below it are created. None: all missing
+        folders are created.
+    lasting : bool, optional
         Whether to return only when the file and its name are on the disk.
 
     Raises
     ------
     OutputError
-        Where it cannot be written, or the root is gone.
+        The file cannot be written, or the root is gone.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
@@ -75,7 +73,7 @@ def commit(
 
 @contextlib.contextmanager
 def writing(what: Path) -> Iterator[None]:
-    """Whatever the system refuses, as an OutputError."""
+    """Convert system errors to OutputError."""
     try:
         yield
     except OSError as error:
@@ -88,8 +86,8 @@ def writing(what: Path) -> Iterator[None]:
 
 
 def make(folder: Path, root: Path | None = None) -> None:
-    """Make a folder, and below a root what is missing between them, but never the root;
-    FileNotFoundError where that is gone.
+    """Create a folder and missing folders between it and ``root``; FileNotFoundError if the root is
+    gone.
     """
     if root is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +100,7 @@ def make(folder: Path, root: Path | None = None) -> None:
 
 
 def keep_names(folder: Path) -> None:
-    """Return when the names in a folder are on the disk, where its file system knows such a thing
-    of folders.
-    """
+    """Sync the names in a folder to the disk, if its file system supports that for folders."""
     with _opened(folder) as handle:
         try:
             os.fsync(handle)
@@ -114,10 +110,10 @@ def keep_names(folder: Path) -> None:
 
 
 def keep(folder: Path) -> None:
-    """Return when all that was written in a folder is on the disk, by whichever process of this
-    machine; OutputError where it is not.
+    """Sync everything written in a folder to the disk, by any process of this machine; OutputError
+    if it fails.
 
-    One call for the file system, where there is such a call: a result may be a million files.
+    One call for the file system, where the system has it: a result may be a million files.
     """
     library = ctypes.CDLL(None, use_errno=True)
     with _opened(folder) as handle:
@@ -140,11 +136,10 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 def discard(path: Path, by_way_of: Path | None = None) -> None:
-    """Remove a file or a folder, if it is there. A folder leaves in one move first, so that who
-    still writes into it finds it gone.
+    """Remove a file or a folder, if it exists.
 
-    ``by_way_of``: where it goes to until all of it is removed; None: it stays where it is, under
-    another name.
+    A folder is renamed first, so that late writers find it gone: into ``by_way_of`` until it is
+    removed, or beside itself.
     """
     if path.is_dir() and not path.is_symlink():
         gone = (by_way_of or path.parent) / f".{path.name}.{uuid.uuid4().hex}"

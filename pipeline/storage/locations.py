@@ -1,10 +1,9 @@
-"""Images that do not lie on this machine: which addresses are taken, and what opens them.
+"""Images and results at addresses: which are allowed, and what opens them.
 
-Credentials come from the environment, as the libraries that use them look for them
-(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS), and stay there: an
-address that holds some is refused, or is shown without its query. What travels to workers is the
-address. Requests that fail are repeated a bounded number of times, after delays that grow and are
-not the same for all.
+Credentials come from the environment, under the names that the libraries use (AWS_ACCESS_KEY_ID,
+AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS), and stay there: an address with
+credentials is refused, or shown without its query. Workers get the address. Failed requests are
+repeated a bounded number of times, after growing, randomized delays.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from pipeline.redaction import is_owned
 
 SCHEMES = ("s3", "gs", "https")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""The only hosts that are asked without TLS."""
+"""The only hosts that are reached without TLS."""
 TRIES = 5
 PATIENCE = 30
 """Seconds for one request."""
 AT_ONCE = 16
-"""Files that are sent at the same time."""
+"""Files that are uploaded at the same time."""
 PREFIX = {"s3": "/vsis3/", "gs": "/vsigs/", "https": "/vsicurl/", "http": "/vsicurl/"}
-"""GDAL's names of places."""
+"""GDAL's prefixes of addresses."""
 GDAL = {
     "GDAL_HTTP_MAX_RETRY": str(TRIES - 1),
     "GDAL_HTTP_RETRY_DELAY": "0.5",
@@ -47,12 +46,12 @@ GDAL = {
 
 
 def remote(path: object) -> bool:
-    """Whether this is an address, and no path on this machine."""
+    """Whether this is an address, not a path on this machine."""
     return isinstance(path, str) and "://" in path
 
 
 def checked(address: str) -> str:
-    """The address; JobError where it is of a kind that is not taken, or holds a user's name or
+    """Return an address; JobError if its scheme is not allowed, or it holds a user name or
     password.
     """
     if is_owned(address):
@@ -79,13 +78,13 @@ def checked(address: str) -> str:
 
 
 def joined(place: str, name: str) -> str:
-    """Something in a folder, wherever that lies."""
+    """Join a name to a folder or an address."""
     # a text, as in all messages
     return f"{place.rstrip('/')}/{name}" if remote(place) else os.path.join(place, name)  # noqa: PTH118
 
 
 def lies_in(path: str, place: str) -> bool:
-    """Whether something is a place, or lies in it, links followed."""
+    """Whether something is a location, or lies in it, after following links."""
     file, folder = (
         each.rstrip("/") if remote(each) else os.path.realpath(each) for each in (path, place)
     )
@@ -93,14 +92,14 @@ def lies_in(path: str, place: str) -> bool:
 
 
 def settings() -> dict[str, str]:
-    """How GDAL is to ask servers, but for what the environment says of it already."""
+    """GDAL's options for requests, unless the environment sets them."""
     return {
         name: value for name, value in {**GDAL, **_endpoint()}.items() if name not in os.environ
     }
 
 
 def gdal(address: str) -> str:
-    """What GDAL calls an address."""
+    """GDAL's name of an address."""
     parts = urlsplit(address)
     return PREFIX[parts.scheme] + (
         address if parts.scheme.startswith("http") else parts.netloc + parts.path
@@ -109,7 +108,7 @@ def gdal(address: str) -> str:
 
 @contextmanager
 def asking(place: str, kind: type[TilewiseError]) -> Iterator[None]:
-    """Whatever obstore raises but that there is no such file, as an error of a kind."""
+    """Re-raise any obstore error but FileNotFoundError as ``kind``."""
     if not remote(place):
         yield
         return
@@ -121,9 +120,7 @@ def asking(place: str, kind: type[TilewiseError]) -> Iterator[None]:
 
 
 def about(address: str) -> dict[str, Any]:
-    """The size of a file, and its entity tag where its server gives one; SourceError where there is
-    none.
-    """
+    """Size of a file, and its entity tag if its server gives one; SourceError without the file."""
     if urlsplit(address).scheme.startswith("http"):
         answer = _asked(address, 1)
         assert answer is not None  # noqa: S101  nothing is said to be missing
@@ -140,9 +137,7 @@ def about(address: str) -> dict[str, Any]:
 
 
 def listing(address: str) -> dict[str, dict[str, Any]] | None:
-    """What lies in a folder, by its path there: sizes and entity tags; None where its server lists
-    nothing.
-    """
+    """Sizes and entity tags of a folder's files by relative path; None if there is no listing."""
     if urlsplit(address).scheme.startswith("http"):
         return None
     with asking(address, SourceError):
@@ -151,7 +146,7 @@ def listing(address: str) -> dict[str, dict[str, Any]] | None:
 
 
 def there(place: str, name: str) -> bool:
-    """Whether a folder has a file, or a Zarr array or group, of this name."""
+    """Whether a folder contains a file, or a Zarr array or group, of this name."""
     if not remote(place):
         return Path(place, name).exists()
     if name.endswith(".zarr"):  # of which a store knows the files only
@@ -165,7 +160,7 @@ def there(place: str, name: str) -> bool:
 
 
 def read(place: str, name: str) -> bytes | None:
-    """A file of a folder; None where there is none."""
+    """Read a file of a folder; None without one."""
     try:
         with asking(joined(place, name), SourceError):
             return bytes(store(place).get(name).bytes())
@@ -174,9 +169,7 @@ def read(place: str, name: str) -> bytes | None:
 
 
 def begins(place: str, name: str, count: int) -> bytes | None:
-    """The first bytes of a file of a folder; None where there is none, or where its server shows it
-    to nobody.
-    """
+    """Read the first bytes of a file of a folder; None if it is missing or forbidden."""
     if urlsplit(place).scheme.startswith("http"):
         answer = _asked(joined(place, name), count, missing=(401, 403, 404, 410))
         return None if answer is None else answer[1]
@@ -195,8 +188,9 @@ def begins(place: str, name: str, count: int) -> bytes | None:
 
 
 def create(place: str, name: str, data: bytes) -> bool:
-    """Write a file of a folder unless there is one; whether it was written. Some stores cannot do
-    both at once; there it is two steps.
+    """Create a file of a folder unless it exists, and tell whether it was created.
+
+    Some stores cannot do both at once; there it takes two steps.
     """
     errors = _obstore(place).exceptions
     with asking(joined(place, name), OutputError):
@@ -212,26 +206,27 @@ def create(place: str, name: str, data: bytes) -> bool:
 
 
 def write(place: str, name: str, data: bytes) -> None:
-    """Write a file of a folder, in the place of any that is there."""
+    """Write a file of a folder, and replace an existing one."""
     with asking(joined(place, name), OutputError):
         store(place).put(name, data)
 
 
 def move(place: str, name: str, new: str) -> None:
-    """Give a file of a folder another name."""
+    """Rename a file of a folder."""
     with asking(joined(place, name), OutputError):
         store(place).rename(name, new)
 
 
 def remove(place: str, name: str) -> None:
-    """Take a file out of a folder, if it is there."""
+    """Remove a file of a folder, if it exists."""
     with suppress(FileNotFoundError), asking(joined(place, name), OutputError):
         store(place).delete(name)
 
 
 def send(place: str, files: Mapping[str, Path]) -> Iterator[str]:
-    """Copy files into a folder under these names, several at once; the names, as they arrive.
-    OutputError names what does not.
+    """Upload files into a folder under these names, several at once; yield names as they arrive.
+
+    OutputError names a file that fails.
     """
 
     def put(name: str) -> str:
@@ -245,7 +240,7 @@ def send(place: str, files: Mapping[str, Path]) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=64)
 def store(address: str) -> Any:
-    """A folder as obstore opens it."""
+    """Open a folder with obstore."""
     backoff = {
         "init_backoff": timedelta(seconds=0.2),
         "max_backoff": timedelta(seconds=5),
@@ -273,7 +268,7 @@ def store(address: str) -> Any:
 
 
 def _obstore(address: str) -> Any:
-    """The library; JobError where it is not installed."""
+    """Import the library; JobError if it is not installed."""
     try:
         import obstore.exceptions
         import obstore.store
@@ -285,7 +280,7 @@ def _obstore(address: str) -> Any:
 
 
 def zarr_store(path: str) -> Any:
-    """What Zarr opens: a folder of this machine, or a store that can only be read."""
+    """The store that Zarr opens: a folder of this machine, or a read-only store."""
     if not remote(path):
         return path
     from zarr.storage import ObjectStore
@@ -294,7 +289,7 @@ def zarr_store(path: str) -> Any:
 
 
 def _endpoint() -> dict[str, str]:
-    """GDAL's words for AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST, which it does not know."""
+    """GDAL's options for AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST, which it does not know."""
     parts = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
     emulator = _emulator()
     found = {"CPL_GS_ENDPOINT": f"{emulator}/", "GS_NO_SIGN_REQUEST": "YES"} if emulator else {}
@@ -308,18 +303,15 @@ def _endpoint() -> dict[str, str]:
 
 
 def _emulator() -> str:
-    """The server that is asked for gs:// without credentials instead of Google's, by the variable
-    of Google's own libraries.
-    """
+    """The server for gs:// in place of Google's, by the variable of Google's own libraries."""
     host = os.environ.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
     return host if not host or "://" in host else f"http://{host}"
 
 
 def _asked(address: str, count: int, missing: tuple[int, ...] = ()) -> tuple[Message, bytes] | None:
-    """What a server says of a file, and its first bytes: what is signed for reading may not be
-    asked about otherwise.
+    """Request a file's headers and first bytes: a URL signed for reading may forbid HEAD.
 
-    None where the answer's status is one of ``missing``.
+    None if the status is one of ``missing``.
     """
     # its scheme was checked
     request = urllib.request.Request(address, headers={"Range": f"bytes=0-{count - 1}"})  # noqa: S310

@@ -1,10 +1,9 @@
-"""Locks between processes, which may be on several machines: one writer of an output, and of a list
-of labels, at a time.
+"""Locks between processes, possibly on several machines: one writer per output or list of labels.
 
-They are the system's (`flock`), which let go of what a dead process held. Where a file system has
-none (some NFS and Lustre mounts), a mark beside the lock says who writes. That of a process of this
-machine which has died is taken over; of another machine nobody here can say whether it lives, and
-the message names what is to be removed.
+These are the system's (`flock`), which releases those of dead processes. If a file system does not
+support them (some NFS and Lustre mounts), a mark file beside the lock names the writer. The mark of
+a dead process of this machine is taken over. Whether a process of another machine lives is unknown
+here, so the message names the file to remove.
 """
 
 from __future__ import annotations
@@ -18,30 +17,30 @@ from pathlib import Path
 from pipeline.errors import OutputError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What a file system without locks answers."""
+"""Errors of file systems without locks."""
 MARK = ".owner"
-"""What is added to a lock's name for the mark that stands in for it."""
+"""Suffix of the mark file that replaces a lock."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Iterator[None]:
-    """Hold a lock file while a run writes. A process that dies lets go of it.
+    """Hold a lock file while a run writes.
 
     Parameters
     ----------
-    path
+    path : Path
         The lock file.
-    what
+    what : str
         What is written, for messages.
-    wait
+    wait : float
         Seconds to wait for another holder.
-    stays
+    stays : bool
         Whether the file stays afterwards.
 
     Raises
     ------
     OutputError
-        Where another process holds it, or the file cannot be made.
+        Another process holds it, or the file cannot be created.
     """
     import filelock
 
@@ -74,13 +73,13 @@ def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Ite
 
 
 def _sign(handle: int) -> None:
-    """Write into a lock file who holds it, for others to read."""
+    """Write the holder into a lock file, for others to read."""
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
 
 
 def _taken(mark: Path, path: Path, what: str) -> str:
-    """Who holds a lock, and what to do."""
+    """Message about a lock's holder and what to do."""
     try:
         told = mark.read_text(errors="replace").split()
     except OSError:

@@ -1,4 +1,4 @@
-"""An OME-Zarr image as labels that are to lie in it must agree with it."""
+"""The OME-Zarr image that labels are written into, and must agree with."""
 
 from __future__ import annotations
 
@@ -9,58 +9,63 @@ from typing import Any, Literal, cast
 from pipeline.errors import JobError
 
 Version = Literal["0.4", "0.5"]
-"""Of OME-Zarr."""
+"""Version of OME-Zarr."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Which axes labels have, and where their pixels lie: the centre of pixel i at scale · i +
+    """Axes of labels and positions of their pixels: the centre of pixel i is at scale · i +
     translation.
     """
 
     axes: tuple[Mapping[str, Any], ...]
-    """As OME-Zarr describes each: ``name``, ``type`` and, where it is known, ``unit``."""
+    """As OME-Zarr describes each axis: ``name``, ``type`` and, if known, ``unit``."""
 
     scale: tuple[float, ...]
-    """The extent of a pixel along each."""
+    """Pixel size along each axis."""
 
     translation: tuple[float, ...]
-    """Where the centre of the first pixel lies."""
+    """Centre of the first pixel along each axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """An image that labels are of, and lie in."""
+    """An image into which its labels are written."""
 
     path: str
     """The folder of its group."""
 
     version: Version
     space: Space
-    """Of the level that was read, along the axes of the labels."""
+    """The space of the level that was read, for the axes of the labels."""
 
     levels: int
-    """How many levels its pyramid has; as many have labels in it, by the specification."""
+    """Levels of its pyramid; by the specification, labels have as many."""
 
 
 def home(path: str, attributes: Mapping[str, Any], level: str, letters: str) -> Home:
-    """The image that a group's attributes describe.
+    """Read the image that a group's attributes describe.
 
     Parameters
     ----------
-    path
+    path : Path
         The group's folder.
-    attributes
-        The group's.
-    level
+    attributes : mapping
+        The group's attributes.
+    level : str
         The path of the level that was read.
-    letters
-        The axes that labels have: ``yx`` or ``zyx``.
+    letters : str
+        The axes of the labels: ``yx`` or ``zyx``.
+
+    Returns
+    -------
+    Home
+        The image.
 
     Raises
     ------
     JobError
-        If it is of another version than 0.4 and 0.5.
+        Its version is not 0.4 or 0.5.
     """
     known = attributes.get("ome") or attributes
     [image, *_] = known["multiscales"]
@@ -82,10 +87,26 @@ def home(path: str, attributes: Mapping[str, Any], level: str, letters: str) -> 
 def moved(
     image: Mapping[str, Any], dataset: Mapping[str, Any], number: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Scale and translation of a level of an image, given as OME-Zarr describes both, along so many
-    axes.
+    """Scale and translation of a level of an image along its last axes.
 
-    >>> twice, on = {"type": "scale", "scale": [2.0]}, {"type": "translation", "translation": [5.0]}
+    Parameters
+    ----------
+    image, dataset : mapping
+        The image and the level, as OME-Zarr describes both.
+    number : int
+        How many axes.
+
+    Returns
+    -------
+    scale : tuple of float
+        The pixel size along each axis.
+    translation : tuple of float
+        The centre of the first pixel along each axis.
+
+    Examples
+    --------
+    >>> twice = {"type": "scale", "scale": [2.0]}
+    >>> on = {"type": "translation", "translation": [5.0]}
     >>> moved({"coordinateTransformations": [twice]}, {"coordinateTransformations": [twice, on]}, 1)
     ((4.0,), (10.0,))
     """
@@ -103,7 +124,7 @@ def moved(
 def _moved(
     move: Mapping[str, Any], scale: Sequence[float], translation: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """A scale and a translation after one more transformation."""
+    """Scale and translation after one more transformation."""
     if move["type"] == "scale":
         return [a * b for a, b in zip(scale, move["scale"], strict=True)], [
             a * b for a, b in zip(translation, move["scale"], strict=True)

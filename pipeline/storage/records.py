@@ -1,13 +1,13 @@
-"""Results between stages: what a run resumes from.
+"""Results between stages, from which a run resumes.
 
-A scratch store is a folder of small files, each written whole under another name and then renamed,
-so that a file that is there is complete; each part of it carries a checksum, so that a torn or
-altered one is found. Nothing is ever changed in place, and doing a piece of work again writes the
-same bytes. What has no file is not done: absence never reads as "no objects".
+A scratch store is a folder of small files. Each is written under another name and then renamed, so
+an existing file is complete. Each part of a file has a checksum, so damage is detected. Nothing is
+changed in place, and repeating a piece of work writes the same bytes. Work without a file is not
+done: absence never means "no objects".
 
-Each run has a folder of its own in it, and its records name it: a task of a run that was given up,
-which may go on for as long as its process lives, writes where nobody looks any more, or nowhere. So
-have the records that depend on how the labels of tiles are joined, for each way of joining them.
+Each run has a folder of its own, and its records name the run. A task of an abandoned run, which
+may continue as long as its process lives, writes where nobody looks, or nowhere. The same holds for
+records that depend on how the labels of tiles are joined, for each way of joining them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABEL = 4
 """Bytes of a label."""
 RUNS = "runs"
 JOINED = "joined"
-"""The folders of runs, and in a run of the ways of joining its tiles."""
+"""Folders of runs, and within a run of the ways of joining its tiles."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -42,28 +42,28 @@ class Scratch:
     """A scratch store in a folder that every worker can reach. Keys are relative paths."""
 
     root: str
-    """The folder. Where it is not there, nothing is written: only `begin` makes it."""
+    """The folder. If it does not exist, nothing is written: only `begin` creates it."""
 
     run: str = ""
-    """What its records are of, which each of them says; records of anything else are not there."""
+    """The run, named in each of its records; records of other runs count as absent."""
 
     join: str = ""
-    """What tells one way of joining the labels of its tiles from any other."""
+    """Identifies one way of joining the labels of its tiles."""
 
     part: str = ""
-    """The folder in it, or none, in which this store's records lie."""
+    """The subfolder of this store's records, if any."""
 
     def of(self, run: str, join: str) -> Scratch:
         """The store of one run."""
         return Scratch(str(Path(self.root, RUNS, run)), run, join)
 
     def within(self, name: str) -> Scratch:
-        """A store of its own in a folder of this one."""
+        """A store in a subfolder of this one."""
         return replace(self, part=f"{self.part}{name}/")
 
     @property
     def joined(self) -> Scratch:
-        """The store of what depends on how the labels of tiles are joined."""
+        """The store of records that depend on how the labels of tiles are joined."""
         return (
             replace(
                 self,
@@ -76,12 +76,12 @@ class Scratch:
         )
 
     def begin(self) -> Scratch:
-        """The same store, whose folder is there."""
+        """Create the folder, and return the store."""
         Path(self.root).mkdir(parents=True, exist_ok=True)
         return self
 
     def end_others(self) -> None:
-        """Remove all runs but this one, and all ways but this one of joining its tiles."""
+        """Remove all other runs, and all other ways of joining this run's tiles."""
         for mine in (Path(self.root), Path(self.root, JOINED, self.join)):
             for path in mine.parent.iterdir() if mine.parent.exists() else ():
                 if path != mine:
@@ -93,14 +93,15 @@ class Scratch:
         meta: Mapping[str, Any],
         arrays: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
-        """Write a record: plain facts that JSON can hold, and arrays; OutputError where the disk
-        refuses, or the run has ended.
+        """Write a record of JSON facts and arrays; OutputError if writing fails or the run has
+        ended.
         """
         commit(self._path(key), _pack(self.run, meta, arrays or {}), root=Path(self.root))
 
     def load(self, key: str, *names: str, whole: bool = False) -> tuple[dict[str, Any], Arrays]:
-        """Read a record's facts and, of its arrays, those named, or all; ScratchError if it is
-        absent, damaged or of another run.
+        """Read a record's facts and its arrays, all or those named.
+
+        ScratchError if it is absent, damaged or of another run.
         """
         path = self._path(key)
         try:
@@ -121,8 +122,9 @@ class Scratch:
             raise ScratchError(f"the record {path} cannot be read: {error.strerror}") from error
 
     def has(self, key: str) -> bool:
-        """Whether a record of this run is there, hence complete. A damaged one is there, and an
-        error when it is loaded.
+        """Whether a record of this run exists, and so is complete.
+
+        A damaged one exists, and raises an error when loaded.
         """
         path = self._path(key)
         try:
@@ -134,14 +136,14 @@ class Scratch:
             return True
 
     def keys(self, folder: str) -> tuple[str, ...]:
-        """The records in a folder, in order of their names."""
+        """The records in a folder, sorted by name."""
         return tuple(
             f"{folder}/{path.stem}"
             for path in sorted(Path(self.root, self.part, folder).glob("*.rec"))
         )
 
     def sound(self, key: str) -> bool:
-        """Whether a record is there and every part of it agrees with its checksum."""
+        """Whether a record exists and all of its checksums agree."""
         try:
             self.load(key, whole=True)
         except ScratchError:
@@ -162,14 +164,15 @@ class Scratch:
         )
 
     def forget(self, *keys: str) -> None:
-        """Remove records or whole folders of them, where they are there."""
+        """Remove records or whole folders of them, if they exist."""
         for key in keys:
             path = Path(self.root, self.part, key)
             discard(path if path.is_dir() else self._path(key))
 
     def file(self, name: str) -> Path:
-        """Where a file that is no record lies, in a folder that is there; FileNotFoundError where
-        the run has ended.
+        """The path of a file that is not a record, in an existing folder.
+
+        FileNotFoundError if the run has ended.
         """
         path = Path(self.root, self.part, name)
         make(path.parent, Path(self.root))
@@ -180,12 +183,12 @@ class Scratch:
 
 
 def new_name() -> str:
-    """A name for a run, or a way of joining, that no other has."""
+    """A unique name for a run, or a way of joining."""
     return uuid.uuid4().hex[:16]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """What is not the same in two nested mappings: a line for each key.
+    """List the differences of two nested mappings, a line for each key.
 
     >>> differences({"tiles": {"size": 512}, "route": []}, {"tiles": {"size": 256}, "route": []})
     ['tiles.size: 512 before, 256 now']
@@ -232,14 +235,14 @@ def _squeezed(array: npt.NDArray[Any]) -> bytes:
         return array.tobytes()
     from numcodecs import blosc
 
-    # Labels repeat as whole numbers: apart, their bytes take twice as long and more room. Sums and
+    # Labels repeat as whole integers: shuffled, they take twice as long and more space. Sums and
     # ids differ in their last bytes only.
     how = blosc.SHUFFLE if array.dtype.itemsize > LABEL else blosc.NOSHUFFLE
     return bytes(blosc.compress(np.ascontiguousarray(array), b"lz4", 5, how))
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
-    """A record's table of contents, and where its arrays begin."""
+    """A record's table of contents, and the offset of its arrays."""
     head = file.read(8)
     length = int.from_bytes(head[4:], "little")
     text = file.read(length)

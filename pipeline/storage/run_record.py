@@ -1,8 +1,8 @@
-"""The run's record, ``run.json``: what says of a folder or an address that it holds a result, and
-what of. It is read with care.
+"""The run's record, ``run.json``: it marks a folder or an address as a result. It is read with
+care.
 
-It is written last, so a result without it is not complete. It may be cut short or emptied by what
-befalls disks, or be another program's.
+It is written last, so a result without it is incomplete. A damaged disk may leave it truncated or
+empty, and it may belong to another program.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ ALWAYS: Mapping[str, type] = {
     "identity.source": dict,
     "identity.tiles.memory": int,
 }
-"""What every record has, and of which type."""
+"""Keys of every record, and their types."""
 PUBLISHED: Mapping[str, type] = {
     "results": list,
     "objects": int,
     "certificates": dict,
     "legend": dict,
 }
-"""What it has where there are products besides."""
+"""Keys of a record with products."""
 
 
 def parsed(data: str | bytes, where: str) -> dict[str, Any]:
-    """What a record says; OutputError, which calls it ``where``, if it is none, or damaged."""
+    """Parse a record; OutputError, naming ``where``, if it is something else or damaged."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -66,7 +66,7 @@ def parsed(data: str | bytes, where: str) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What the record in a folder says; None where there is none."""
+    """Read the record in a folder; None without one."""
     path = folder / RECORD
     try:
         return parsed(path.read_bytes(), str(path))
@@ -79,7 +79,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def read_at(address: str) -> dict[str, Any] | None:
-    """What the record at an address says; None where there is none."""
+    """Read the record at an address; None without one."""
     data = read(address, RECORD)
     return None if data is None else parsed(data, joined(address, RECORD))
 

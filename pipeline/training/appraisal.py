@@ -1,5 +1,5 @@
-"""How good a network is: held-out images are predicted, decoded and compared with truth as
-`tilewise evaluate` compares.
+"""Quality of a network: predictions on held-out images, compared with truth as `tilewise evaluate`
+does.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pipeline.training.samples import Floats, Labels, Pair
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a network drew on a held-out image, and what is true."""
+    """A network's labels on a held-out image, and the truth."""
 
     name: str
     image: Floats
-    """(band, row, column), as the network is given it."""
+    """(band, row, column), scaled for the network."""
 
     drawn: npt.NDArray[Any]
     truth: Labels
-    """-1 where it is not known."""
+    """Labels; -1 where unknown."""
 
     measures: dict[str, Any]
 
@@ -39,16 +39,26 @@ class Shown:
 def appraise(
     pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw
 ) -> tuple[dict[str, Any], list[Shown]]:
-    """Measures over all of some pairs, and what was drawn on each.
+    """Measure a network on pairs of image and truth.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        The held-out images.
+    decoder : Decoder or ByKey
+        The network's decoder.
+    draw : callable
+        From a window to labels or classes.
 
     Returns
     -------
-    dict
-        Of objects ``f1``, ``precision``, ``recall`` at an IoU of 0.5, ``ap``, and how many there
-        are; of classes ``iou``, the mean over those that occur, and ``accuracy``; of things and
-        stuff ``pq``, ``sq`` and ``rq``. ``images``: the first of these, of each. Empty where there
-        are no pairs.
-    list of Shown
+    measures : dict
+        Over all pairs; empty without any. For objects ``f1``, ``precision``, ``recall`` at an IoU
+        of 0.5, ``ap``, and their number; for classes ``iou``, the mean over those that occur, and
+        ``accuracy``; for things and stuff ``pq``, ``sq`` and ``rq``. ``images``: the first of
+        these, of each pair.
+    shown : list of Shown
+        What was drawn on each.
     """
     shown = []
     counts = []
@@ -60,7 +70,7 @@ def appraise(
         known = truth >= (1 if isinstance(decoder, Semantic) and decoder.background is None else 0)
         count = Contingency.of(drawn, truth, known)
         shown.append(Shown(pair.name, image, drawn, truth, _measures([count], decoder)))
-        # Objects of one image are never those of another.
+        # Objects of different images never match.
         moved = 0 if isinstance(decoder, Semantic) else offset
         ours, true = (np.where(names > 0, names + moved, 0) for names in (count.ours, count.truth))
         counts.append(Contingency(ours, true, count.count))
@@ -76,8 +86,9 @@ def appraise(
 
 
 def score(measures: dict[str, Any]) -> float:
-    """The one number by which the best weights are chosen: AP of objects, since F1 at one IoU says
-    little of how well they are drawn; mean IoU of classes.
+    """The measure that selects the best weights: AP for objects, mean IoU for classes.
+
+    F1 at one IoU would say little about the quality of outlines.
     """
     return float(next((measures[name] for name in ("ap", "pq", "iou") if name in measures), 0.0))
 

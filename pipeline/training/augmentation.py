@@ -1,8 +1,7 @@
-"""Variations of a crop, so that a network trained on few images serves for others: of its values,
-and of its place.
+"""Augmentation: random variations of a crop's values and geometry.
 
-All are drawn from a generator that is handed in, so that a seed tells them all. Values are scaled
-already, mostly from 0 to 1.
+All are drawn from a given generator, so that a seed determines them. Values are scaled already,
+mostly from 0 to 1.
 """
 
 from __future__ import annotations
@@ -20,37 +19,38 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augment:
-    """How far crops are varied; each is drawn anew for each crop."""
+    """Strength of the variations, drawn anew for each crop."""
 
     flips: bool = True
-    """Whether rows and columns may run backwards."""
+    """Whether rows and columns may be reversed."""
 
     turns: bool = True
-    """Whether rows and columns may change places; with ``flips``, all quarter turns."""
+    """Whether rows and columns may be swapped; with ``flips``, all quarter turns."""
 
     zoom: float = 1.3
-    """Crops are enlarged or shrunk by up to this factor; 1: not."""
+    """The largest factor of enlarging or shrinking; 1: no zoom."""
 
     brightness: float = 0.1
-    """Added to all values, at most."""
+    """The largest value added to all values."""
 
     contrast: float = 0.2
-    """Values' distances from their mean grow or shrink by up to this share."""
+    """The largest relative change of the distance of values from their mean."""
 
     gamma: float = 0.3
-    """Values are raised to a power; its logarithm is at most this."""
+    """The largest logarithm of the exponent that values are raised to."""
 
     noise: float = 0.03
-    """The standard deviation of normal noise, at most."""
+    """The largest standard deviation of normal noise."""
 
     blur: float = 1.0
-    """The standard deviation in pixels of a Gaussian, at most; every other crop is left sharp."""
+    """The largest standard deviation in pixels of a Gaussian; every other crop stays sharp."""
 
     colour: float = 0.0
-    """Bands are mixed, and each made brighter or darker, by up to this share: stain and hue."""
+    """The largest share by which bands are mixed, and each is scaled: variations of stain and hue.
+    """
 
     shade: float = 1.0
-    """Each object is made dimmer by a factor of its own, from this to 1, in every other crop."""
+    """Each object is dimmed by a factor of its own, from this to 1, in every other crop."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("zoom", 1, 8), ("shade", 0, 1)):
@@ -64,13 +64,28 @@ class Augment:
 
 
 def varied(image: Floats, objects: Labels, augment: Augment, rng: np.random.Generator) -> Floats:
-    """A crop (band, row, column) with other values; ``objects`` (row, column), of which none is 0
-    or less, may be shaded.
+    """Vary the values of a crop.
+
+    Parameters
+    ----------
+    image : float ndarray, (band, row, column)
+        The crop.
+    objects : int ndarray, (row, column)
+        Objects to shade, from 1.
+    augment : Augment
+        The strength of the variations.
+    rng : numpy.random.Generator
+        The source of randomness.
+
+    Returns
+    -------
+    float ndarray, (band, row, column)
+        The varied crop.
     """
     from scipy import ndimage
 
     image = _shaded(image, objects, augment.shade, rng) if rng.random() < 0.5 else image
-    low = min(0.0, float(image.min()))  # a power wants no negative numbers
+    low = min(0.0, float(image.min()))  # powers of negative numbers are undefined
     image = (image - low) ** np.exp(rng.uniform(-augment.gamma, augment.gamma)) + low
     mean = image.mean(axis=(1, 2), keepdims=True)
     image = (image - mean) * (1 + rng.uniform(-augment.contrast, augment.contrast)) + mean
@@ -84,9 +99,7 @@ def varied(image: Floats, objects: Labels, augment: Augment, rng: np.random.Gene
 
 
 def _shaded(image: Floats, objects: Labels, least: float, rng: np.random.Generator) -> Floats:
-    """With each object nearer to the background's median by a factor of its own, and a smooth way
-    from one to the other.
-    """
+    """Dim each object towards the background's median by a factor of its own, with soft borders."""
     from scipy import ndimage
 
     if least >= 1 or not (objects > 0).any() or not (objects <= 0).any():
@@ -99,14 +112,14 @@ def _shaded(image: Floats, objects: Labels, least: float, rng: np.random.Generat
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Some layers, all (…, row, column) of one extent, and where in them a crop begins."""
+    """Layers, all (…, row, column) of one extent, and the position of a crop in them."""
 
     layers: tuple[npt.NDArray[np.generic], ...]
     start: tuple[int, int]
-    """Its first row and column; it may lie outside."""
+    """The crop's first row and column; it may lie outside."""
 
     def turned(self, size: int, augment: Augment, rng: np.random.Generator) -> Place:
-        """Mirrored and turned, so that the crop of ``size`` rows and columns is the same one."""
+        """Flip and turn the layers, so that a crop of ``size`` rows and columns stays the same."""
         place = self
         if augment.turns and rng.random() < 0.5:
             place = Place(

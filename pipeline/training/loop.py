@@ -1,8 +1,8 @@
-"""The loop: crops, loss, steps; now and then an evaluation and a checkpoint; at the end a bundle.
+"""The training loop: crops, loss, steps; evaluations and checkpoints; a bundle at the end.
 
-What a step does depends on the seed, the weights and the step's number alone, so that a training
-that was interrupted goes on from its checkpoint to the same weights, on the same machine with as
-many threads. What concerns a GPU (halves with scaled gradients) was never run on one.
+A step depends only on the seed, the weights and the step's number. So an interrupted training
+continues from its checkpoint to the same weights, on the same machine with as many threads. GPU
+code (halves with scaled gradients) was never run on a GPU.
 """
 
 from __future__ import annotations
@@ -38,35 +38,35 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 WARM = 0.05
-"""Of all steps, those over which the learning rate rises."""
+"""The fraction of all steps over which the learning rate rises."""
 MEMORY = 100
-"""Steps over which weights are averaged: the means are judged and shipped, since single steps are
-noisy.
+"""Steps over which weights are averaged: the means are evaluated and shipped, because single steps
+are noisy.
 """
 LONGEST = 5.0
-"""The length of a gradient, at most."""
+"""Gradients are clipped to this norm."""
 Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class State:
-    """A training as far as it has come: what a checkpoint holds."""
+    """The state of a training, which a checkpoint holds."""
 
     network: torch.nn.Module
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     sight: Sight
     judged: torch.nn.Module
-    """The same network with the weights' means over the last steps."""
+    """The same network with averaged weights."""
 
     step: int = 0
     seconds: float = 0.0
-    """Spent on steps and evaluations, in all parts of the training."""
+    """Time spent on steps and evaluations, over all sessions."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -1.0
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    """The best ones."""
+    """The best weights so far."""
 
     stale: int = 0
     """Evaluations since the best one."""
@@ -80,34 +80,36 @@ def train(
     watch: Watch = silent,
     say: Say = lambda _line: None,
 ) -> Path:
-    """Train a network, or go on with a training.
+    """Train a network, or continue a training.
 
     Parameters
     ----------
-    recipe
-        What, on what, and how.
-    folder
-        Where the bundle (the card's name with ``.safetensors``), the checkpoint, ``log.txt``,
-        ``curves.png`` and ``predictions.png`` go.
-    fresh
-        Whether what the folder holds is of no account.
-    watch, say
-        Told of progress, and given a line for each evaluation.
+    recipe : Recipe
+        The network, the data and the options.
+    folder : Path
+        The output: the bundle (the card's name with ``.safetensors``), the checkpoint, ``log.txt``,
+        ``curves.png`` and ``predictions.png``.
+    fresh : bool, optional
+        Whether to ignore what the folder holds.
+    watch : callable, optional
+        Called with progress.
+    say : callable, optional
+        Called with a line for each evaluation.
 
     Returns
     -------
     Path
         The bundle. Its card has the measured ``stride`` and ``reach``, what it was trained on, and
-        the figures of the held-out images with the weights as they are written.
+        the measures on held-out images of the weights as written.
 
     Raises
     ------
     JobError
-        If something in the recipe does not fit the data, or a package is missing.
+        The recipe does not fit the data, or a package is missing.
     ResumeError
-        If the folder holds a training by another recipe.
+        The folder holds a training by another recipe.
     OutputError
-        If the folder cannot be written.
+        The folder cannot be written.
     """
     bundle = folder / recipe.file
     mark = recipe.fingerprint()
@@ -135,7 +137,7 @@ def train(
 
 
 def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
-    """A training at its first step, or at that of its checkpoint."""
+    """A training at its first step, or at its checkpoint's."""
     import torch
 
     torch.set_num_threads(threads())
@@ -169,7 +171,7 @@ def _begun(recipe: Recipe, checkpoint: Path, mark: str) -> State:
 
 
 def _loaded(checkpoint: Path, device: str) -> dict[str, Any]:
-    """What a checkpoint holds; ResumeError where it is damaged."""
+    """Read a checkpoint; ResumeError if it is damaged."""
     import torch
 
     try:
@@ -192,7 +194,7 @@ def _loaded(checkpoint: Path, device: str) -> dict[str, Any]:
 
 
 def _keep(state: State, path: Path, mark: str) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint atomically."""
     import torch
 
     plain = {
@@ -222,7 +224,7 @@ def _learn(
     log: Say,
     keep: Callable[[], None],
 ) -> None:
-    """Steps until the last one, until time is up, or until nothing gets better."""
+    """Take steps until the last one, the time limit, or no more improvement."""
     train = recipe.train
     losses: list[float] = []
     limit = math.inf if train.minutes is None else 60 * train.minutes
@@ -248,7 +250,7 @@ def _learn(
 
 
 def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -> float:
-    """One step; ``done`` is the share of all that lies behind. The loss."""
+    """Take one step and return the loss; ``done`` is the fraction of all steps before it."""
     import torch
 
     train = recipe.train
@@ -281,8 +283,8 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
 
 
 def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log: Say) -> None:
-    """Evaluate, and keep the weights if they are the best so far; the last ones where nothing is
-    held out.
+    """Evaluate, and keep the weights if they are the best so far (the last ones without held-out
+    images).
     """
     measures, _ = _appraised(recipe, state, held)
     now = score(measures)
@@ -371,7 +373,7 @@ def _finish(
 
 
 def _logged(path: Path, say: Say, *, anew: bool) -> Say:
-    """Says each line, and writes it down."""
+    """A function that says a line and appends it to a file."""
     if anew:
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What training makes small: a number for each decoder, which what is not known does not touch."""
+"""Losses: one number per decoder; unknown pixels have no influence."""
 
 from __future__ import annotations
 
@@ -14,34 +14,40 @@ if TYPE_CHECKING:
     import torch
 
 AROUND = 0.2
-"""The weight of a regression outside objects, beside that inside them: where foreground is drawn
-too large, it should still be low.
+"""Weight of a regression outside objects, relative to inside: it should be low there too, if the
+foreground is drawn too large.
 """
 FLOW = 2.0
-"""The weight of flows beside the foreground."""
+"""Weight of flows relative to the foreground."""
 SLIVER = 4
-"""Rows and columns that a crop must show of an object, to ask for it."""
+"""Rows and columns of an object that a crop must show to expect its detection."""
 
 
 def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How far a network's answer is from what a decoder wants.
+    """Compute the loss of a network's answer.
+
+    Logits of foreground, boundary and affinities: binary cross entropy and soft Dice [1]_.
+    Distances: mean absolute error; flows: mean squared error. Classes: cross entropy and soft Dice.
+    Things and stuff: the losses of classes and of the decoder that separates things.
 
     Parameters
     ----------
-    decoder
-        Says what channels mean. Logits of foreground, boundary and affinities: binary cross entropy
-        and soft Dice. Distance: mean absolute error; flows: mean squared error. Classes: cross
-        entropy and soft Dice. Things and stuff: that of classes, and of what parts things.
-    answer
-        (crop, channel, row, column), float32.
-    targets
-        As the decoder's ``targets`` makes them, with NaN where nothing is known: no gradient comes
-        from there.
+    decoder : Decoder
+        The meaning of the channels.
+    answer : float32 tensor, (crop, channel, row, column)
+        The answer.
+    targets : float32 tensor, (crop, channel, row, column)
+        From the decoder's ``targets``; NaN where unknown, without gradient.
+
+    Returns
+    -------
+    tensor
+        The loss, one number.
 
     References
     ----------
-    F. Milletari, N. Navab, S.-A. Ahmadi (2016), "V-Net: fully convolutional neural networks for
-    volumetric medical image segmentation", 3DV, 565-571, for soft Dice.
+    .. [1] F. Milletari, N. Navab, S.-A. Ahmadi (2016), "V-Net: fully convolutional neural networks
+       for volumetric medical image segmentation", 3DV, 565-571.
     """
     if isinstance(decoder, Semantic) and answer.shape[1] > 1:
         return _classes(answer, targets[:, 0])
@@ -62,8 +68,9 @@ def loss(decoder: Decoder, answer: torch.Tensor, targets: torch.Tensor) -> torch
 
 
 def _both(decoder: Panoptic, answer: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Of classes, and of what parts objects, whose foreground is how much more likely things are
-    than all else.
+    """Loss of classes, and of the decoder of things.
+
+    Its foreground's logit is how much more likely things are than everything else.
     """
     import torch
 
@@ -85,18 +92,25 @@ def _both(decoder: Panoptic, answer: torch.Tensor, targets: torch.Tensor) -> tor
 def detection(
     network: torch.nn.Module, images: torch.Tensor, wanted: npt.NDArray[np.float32], classes: int
 ) -> torch.Tensor:
-    """The sum of what torchvision's detectors want to become small, over a batch.
+    """Sum the losses of torchvision's detectors over a batch.
 
     Parameters
     ----------
-    network
-        In training, of torchvision's interface.
-    images
-        (crop, band, row, column).
-    wanted
-        (crop, 1, row, column): numbers of objects, 0 for background, NaN where that is not known,
-        which counts as background. An object's class, from 1 to ``classes``, is its number modulo
-        ``classes``, plus 1. Of objects that a crop cuts, slivers are not asked for.
+    network : torch.nn.Module
+        In training mode, with torchvision's interface.
+    images : float32 tensor, (crop, band, row, column)
+        The crops.
+    wanted : float32 ndarray, (crop, 1, row, column)
+        Numbers of objects, 0 for background, NaN where unknown, which counts as background. An
+        object's class, from 1, is its number modulo ``classes``, plus 1. Slivers of objects cut by
+        the crop are not expected.
+    classes : int
+        The number of classes.
+
+    Returns
+    -------
+    tensor
+        The loss, one number.
     """
     import torch
 
@@ -123,16 +137,14 @@ def _binary(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _dice(probable: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """1 less soft Dice over all of a batch; both are 0 where nothing is known."""
+    """1 minus soft Dice over a batch; unknown pixels count 0 in both."""
     return 1 - (2 * (probable * wanted).sum() + 1) / (probable.sum() + wanted.sum() + 1)
 
 
 def _regression(
     answer: torch.Tensor, targets: torch.Tensor, channel: int, power: int
 ) -> torch.Tensor:
-    """The mean error of a channel in the foreground, and less of it outside; to the first power or
-    squared.
-    """
+    """Mean error of a channel in the foreground, with less weight outside; absolute or squared."""
     import torch
 
     known = ~torch.isnan(targets[:, channel])

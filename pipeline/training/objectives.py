@@ -1,5 +1,7 @@
-"""What a network is trained for: pixels, or objects one by one. Each says how far the network
-looks, what its answers cost, and what they draw; nothing else in this package tells the two apart.
+"""Training objectives: channels for a decoder, or detections.
+
+Each knows a network's reach, its loss, and how to draw labels; nothing else in this package
+distinguishes the two.
 """
 
 from __future__ import annotations
@@ -28,51 +30,47 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Draw: TypeAlias = Callable[[Floats, Flags, Sequence[int]], npt.NDArray[Any]]
-"""(band, row, column) as the network is given it, where it was measured, and its first row and
-column: labels, or classes.
+"""From (band, row, column) scaled for the network, valid pixels and the first row and column: to
+labels or classes.
 """
 STRIDES = {"fcn": 8}
-"""Of kinds that do not say it themselves."""
+"""Strides of kinds that do not state theirs."""
 
 
 class Objective(Protocol):
     """What a network is trained for."""
 
     def sight(self, network: torch.nn.Module, crop: int) -> Sight:
-        """How far a network looks; JobError where it cannot be trained on crops of so
-        many pixels.
-        """
+        """A network's stride and reach; JobError if crops of this size do not suit it."""
         ...
 
     def loss(
         self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str
     ) -> torch.Tensor:
-        """What the answers to a batch cost: (crop, band, row, column), and (crop, channel, row,
-        column) as the decoder's targets are.
+        """The loss of a batch: images (crop, band, row, column), targets (crop, channel, row,
+        column).
         """
         ...
 
     def draw(self, network: torch.nn.Module) -> Draw:
-        """What draws a window, in patches as a run cuts them; the card says how far the network
-        looks.
-        """
+        """A function that draws a window in patches, as in a run; the card says the reach."""
         ...
 
 
 def objective(card: Card, decoder: Decoder | ByKey) -> Objective:
-    """What a card's network is trained for."""
+    """The objective of a card's network."""
     return Objects(card) if isinstance(decoder, ByKey) else Pixels(card, decoder)
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Channels from which a decoder makes labels or classes."""
+    """Channels that a decoder turns into labels or classes."""
 
     card: Card
     decoder: Decoder
 
     def sight(self, network: torch.nn.Module, crop: int) -> Sight:
-        """As it is measured."""
+        """Measured on the network."""
         stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(
             self.card.kind, 32
         )
@@ -85,14 +83,14 @@ class Pixels:
     def loss(
         self, network: torch.nn.Module, images: Floats, wanted: Floats, precision: str
     ) -> torch.Tensor:
-        """That of the decoder's channels."""
+        """The loss of the decoder's channels."""
         given = _given(network, images)
         with autocast(given.device.type, precision):
             answer = network(given)
         return loss(self.decoder, answer.float(), _moved(wanted, given))
 
     def draw(self, network: torch.nn.Module) -> Draw:
-        """Classes, labels of objects, or segments."""
+        """Draws classes, labels of objects, or segments."""
         patches = cut(self.card)
         decoder = self.decoder
         forward = _forward(network)
@@ -112,12 +110,12 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """Boxes, classes, scores and masks, one of each for an object."""
+    """Detections: boxes, classes, scores and masks."""
 
     card: Card
 
     def sight(self, network: torch.nn.Module, crop: int) -> Sight:  # noqa: ARG002
-        """It looks at its whole window."""
+        """Unbounded: it depends on its whole window."""
         return Sight(1, None)
 
     def loss(
@@ -129,7 +127,7 @@ class Objects:
             return detection(network, given, wanted, len(self.card.classes))
 
     def draw(self, network: torch.nn.Module) -> Draw:
-        """Labels of objects, from 1."""
+        """Draws labels of objects, from 1."""
         choice = Choice(lattice=lattice(self.card))
         find = _inferred(network)
 
@@ -143,7 +141,7 @@ class Objects:
 
 
 def _given(network: torch.nn.Module, images: Floats) -> torch.Tensor:
-    """A batch where the network is."""
+    """A batch on the network's device."""
     import torch
 
     return _moved(np.ascontiguousarray(images), next(network.parameters())).contiguous(
@@ -158,7 +156,7 @@ def _moved(values: Floats, beside: torch.Tensor) -> torch.Tensor:
 
 
 def _inferred(network: torch.nn.Module) -> Callable[[Floats], Any]:
-    """A network's answers to arrays, without gradients, in float32."""
+    """Run a network on arrays, without gradients, in float32."""
     import torch
 
     def infer(images: Floats) -> Any:
@@ -169,6 +167,6 @@ def _inferred(network: torch.nn.Module) -> Callable[[Floats], Any]:
 
 
 def _forward(network: torch.nn.Module) -> Callable[[Floats], Floats]:
-    """The same, as arrays."""
+    """Likewise, with arrays as answers."""
     infer = _inferred(network)
     return lambda images: np.asarray(infer(images).float().cpu().numpy())

@@ -1,6 +1,4 @@
-"""Two pictures of a training: how loss and score went, and what is drawn on images that are held
-out.
-"""
+"""Two pictures of a training: the curves of loss and score, and predictions on held-out images."""
 
 from __future__ import annotations
 
@@ -21,13 +19,14 @@ EDGE = 40
 MOST = 8
 """Images in the picture of predictions."""
 LARGEST = 640
-"""Rows and columns of each, at most: its upper left."""
+"""Rows and columns of each, at most, from its upper left corner."""
 COLOURS = {"loss": (40, 110, 200), "score": (200, 80, 40)}
 
 
 def curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Write loss and score by step as a PNG; ``history`` has ``step``, ``loss`` and ``score`` of
-    each evaluation.
+    """Plot loss and score by step as a PNG.
+
+    ``history`` has ``step``, ``loss`` and ``score`` of each evaluation.
     """
     from PIL import Image, ImageDraw
 
@@ -64,8 +63,8 @@ def curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 
 def predictions(path: Path, shown: Sequence[Shown]) -> None:
-    """Write a PNG with a row for each image: itself, with the outlines of the truth, and with those
-    of what was drawn.
+    """Write a PNG with a row for each image: the image, outlines of the truth, outlines of the
+    prediction.
     """
     rows = [_row(one) for one in shown[:MOST]]
     if not rows:
@@ -94,8 +93,9 @@ def _row(one: Shown) -> npt.NDArray[np.uint8]:
 
 
 def _seen(image: Floats) -> npt.NDArray[np.uint8]:
-    """The first three bands, or the first, from their least to their largest values, a little
-    dimmed so that white outlines show.
+    """The first three bands, or the first, stretched from minimum to maximum.
+
+    Slightly dimmed, so that white outlines show.
     """
     bands = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)
     low, high = np.percentile(bands, (1, 99.5))

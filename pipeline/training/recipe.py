@@ -1,4 +1,4 @@
-"""What is to be trained, on what, and how: a card with a section ``train``, as YAML."""
+"""A training recipe: a network's card with a section ``train``, as YAML."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from pipeline.segmenters.decoders.detections import ByKey
 from pipeline.training.augmentation import Augment
 
 TRAINABLE = ("unet", "fcn", "maskrcnn")
-"""Kinds that are built here, and not loaded as exported."""
+"""Kinds that are built here, not loaded as exported."""
 DATA = ("image", "truth", "bands", "missing", "attribute", "crs")
-"""The keys of an entry of ``data``."""
+"""Keys of an entry of ``data``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,32 +35,32 @@ class Train:
     """The section ``train``."""
 
     data: tuple[Mapping[str, Any], ...]
-    """Pairs: ``image`` and ``truth`` are paths, or patterns in which ``*`` stands for the same in
-    both. ``bands``: those of the image, in the network's order, by number from 1 or by name.
-    ``missing``: numbers of the truth where it is not known. ``attribute``: that of a vector file
-    that holds classes, by number or by the card's names. ``crs``: what a vector file is in that
-    does not say it: ``pixels``, ``image`` or a CRS. Of the decoder ``panoptic``, truth is COCO's
+    """Pairs of images and truth. ``image`` and ``truth`` are paths, or patterns where ``*`` stands
+    for the same in both. ``bands``: the image's bands in the network's order, by number from 1 or
+    by name. ``missing``: numbers of the truth that mean unknown. ``attribute``: the attribute of a
+    vector file with classes, by number or by the card's names. ``crs``: for a vector file that does
+    not state it: ``pixels``, ``image`` or a CRS. For the decoder ``panoptic``, the truth is COCO's
     panoptic JSON or the folder of a result, and ``missing`` are classes.
     """
 
     folder: str = ""
-    """Where paths of ``data`` begin; by default, and where it is relative, at the card's folder."""
+    """Base of the paths in ``data``; by default, and if relative, from the card's folder."""
 
     bands: tuple[int | str, ...] | None = None
-    """The bands of images that do not say theirs; None: those of the card's names, else all if as
+    """Bands of images that do not state theirs; None: those with the card's names, else all if as
     many.
     """
 
     held_out: float | tuple[str, ...] = 0.2
-    """Images that are not trained on, by which the best weights are chosen: patterns of file names,
-    or a share of all images, chosen by their names and the seed.
+    """Images to evaluate on, not to train on: patterns of file names, or a fraction of all images,
+    chosen by their names and the seed.
     """
 
     steps: int = 2000
-    """Batches that are learned from."""
+    """Number of batches to train on."""
 
     minutes: float | None = None
-    """When to end at the latest; with this, two runs need not give the same weights."""
+    """Time limit; with it, two runs may give different weights."""
 
     batch: int = 8
     """Crops in a batch."""
@@ -69,31 +69,31 @@ class Train:
     """Rows and columns of a crop, a multiple of the network's stride."""
 
     learning_rate: float = 0.003
-    """At its greatest; it rises over the first steps and falls to nothing over the others."""
+    """The highest learning rate; it rises over the first steps, then falls to 0."""
 
     decay: float = 0.01
-    """How strongly weights are drawn to 0 (AdamW)."""
+    """Weight decay (AdamW)."""
 
     every: int = 200
-    """Steps between evaluations on what is held out."""
+    """Steps between evaluations on held-out images."""
 
     patience: int | None = None
-    """Training ends after so many evaluations that were not better; None: it goes on to the end."""
+    """Training ends after this many evaluations without improvement; None: it runs to the end."""
 
     seed: int = 0
-    """Tells the first weights, the crops and how they are varied."""
+    """Seed of the first weights, the crops and their variations."""
 
     augment: Augment = field(default_factory=Augment)
-    """How crops are varied."""
+    """Variations of crops."""
 
     precision: str = "float32"
-    """``bfloat16`` and ``float16``: what is multiplied, by autocast."""
+    """``float32``; ``bfloat16`` and ``float16`` multiply by autocast."""
 
     device: str = "auto"
     """``auto``, ``cpu``, ``gpu``, ``cuda:0``, ``mps``."""
 
     half: bool = True
-    """Whether the weights are written with 16 bits; the figures are then theirs."""
+    """Whether to write the weights with 16 bits; the measures are then of these."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -131,29 +131,29 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A card and how the network is trained."""
+    """A card and the options of its training."""
 
     card: Card
     train: Train
     folder: Path
-    """Where relative paths begin."""
+    """Base of relative paths."""
 
     @property
     def decoder(self) -> Decoder | ByKey:
-        """What makes labels of the network's channels; JobError where an option of it does not
-        hold.
-        """
+        """The network's decoder; JobError for a wrong option."""
         if self.card.kind == "maskrcnn":
             return ByKey()
         return decoder_of(self.card.decoder)
 
     @property
     def file(self) -> str:
-        """What the bundle is called."""
+        """Name of the bundle."""
         return re.sub(r"[^\w.-]+", "_", self.card.name) + cards.SAFE
 
     def fingerprint(self) -> str:
-        """Changes with whatever changes the weights; not with where the data lie, or the device."""
+        """Changes with everything that changes the weights; not with the location of data or the
+        device.
+        """
         train = {
             key: value
             for key, value in dataclasses.asdict(self.train).items()
@@ -164,8 +164,8 @@ class Recipe:
         ).hexdigest()
 
     def pairs(self) -> list[tuple[Path, Path, Mapping[str, Any]]]:
-        """Images, their truths and the entries that name them; JobError where there are none, or a
-        truth is missing.
+        """Images, their truths and their entries; JobError if there are none, or a truth is
+        missing.
         """
         found = {
             image: (truth, entry)
@@ -182,8 +182,8 @@ class Recipe:
         return paired
 
     def held(self, names: Sequence[str]) -> set[str]:
-        """Which of some file names are held out; JobError where none is left to train on, or a
-        pattern fits none.
+        """The file names that are held out; JobError if none is left to train on, or a pattern
+        matches none.
         """
         if isinstance(self.train.held_out, float):
             number = max(1, round(self.train.held_out * len(names)))
@@ -217,16 +217,20 @@ def from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 
     Parameters
     ----------
-    path
+    path : Path
         The file.
-    changes
-        Values by dotted key, such as ``{"train.steps": 500}``, that take the place of the file's.
+    changes : mapping, optional
+        Values that replace those of the file, by dotted key, such as ``{"train.steps": 500}``.
+
+    Returns
+    -------
+    Recipe
+        The recipe.
 
     Raises
     ------
     JobError
-        If the file is missing, is no YAML, or a key is unknown or does not hold; the message names
-        it.
+        The file is missing or not YAML, or a key is unknown or wrong; the message names it.
     """
     parts = yaml_files.read(path, "the card")
     if not isinstance(parts, dict):
@@ -243,8 +247,21 @@ def from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 
 
 def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
-    """The recipe in a mapping; ``folder`` is where relative paths begin, ``where`` what messages
-    call the mapping.
+    """Build a recipe from a mapping.
+
+    Parameters
+    ----------
+    parts : mapping
+        The card with its section ``train``.
+    folder : Path
+        Base of relative paths.
+    where : str, optional
+        Name of the mapping in messages.
+
+    Returns
+    -------
+    Recipe
+        The recipe.
     """
     fields = [one.name for one in dataclasses.fields(Card)]
     for key in parts:
@@ -295,7 +312,7 @@ def read(parts: Mapping[str, Any], folder: Path, where: str = "card") -> Recipe:
 
 
 def _entries(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
-    """The pairs of a card, each with an image and a truth."""
+    """The entries of a card, each with an image and a truth."""
     entries = [given] if isinstance(given, Mapping) else given
     if not isinstance(entries, list) or not entries:
         raise JobError(f"{where}: {given!r}; allowed: a list of {{image: …, truth: …}}")
@@ -315,9 +332,7 @@ def _entries(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def _matched(folder: Path, entry: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """Images of an entry, each with the path of its truth: what its stars stand for is put in the
-    place of the truth's.
-    """
+    """Images of an entry with their truths, found by inserting the stars' matches in its pattern."""
     pattern, truth = (
         str(Path(folder, Path(entry[key]).expanduser())) for key in ("image", "truth")
     )

@@ -1,5 +1,5 @@
-"""Pairs of images and truth, and crops of them. What is large is read window by window; what is
-small is kept.
+"""Pairs of images and truth, and crops of them. Large images are read by window; small ones are
+kept.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 KEPT = 1 << 26
-"""Values (pixels times bands) of all images together that are kept in memory."""
+"""Values (pixels times bands) of all images that are kept in memory."""
 SEEN = 2048
-"""Rows and columns of the part of an image, its middle, by which the network is judged."""
+"""Rows and columns of the middle part of an image that is evaluated."""
 MARGIN = 48
-"""Pixels around a crop that are read besides, so that distances and flows in objects that it cuts
-are those of whole ones.
+"""Pixels read around a crop, so that distances and flows in objects that it cuts are those of whole
+objects.
 """
 TRIALS = 10
-"""Places that are looked at for one with an object."""
+"""Positions that are tried to find one with an object."""
 WITH = 0.9
-"""The share of crops for which one with an object is looked for."""
+"""The fraction of crops that should contain an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +59,24 @@ class Pair:
     truth: Companion
     card: Card
     missing: tuple[int, ...] = ()
-    """Numbers of the truth where it is not known."""
+    """Numbers of the truth that mean unknown."""
 
     scale: tuple[tuple[float, float], ...] | None = None
-    """By band, the values that become 0 and 1, where the card wants the image's percentiles."""
+    """By band, the values that become 0 and 1, if the card wants the image's percentiles."""
 
     kinds: tuple[int, ...] = ()
-    """By number of an object, from 1, its class; none: all are of class 1."""
+    """The class of each object by number, from 1; empty: class 1."""
 
     part: Box | None = None
-    """What of the image it is, in pixels; None: all."""
+    """The part of the image to use, in pixels; None: all."""
 
     kept: tuple[Floats, Labels, Flags] | None = None
-    """All of it, where it is small."""
+    """The whole pair in memory, if it is small."""
 
     @property
     def coded(self) -> bool:
-        """Whether numbers of the truth are those of things and stuff, as
-        `pipeline.annotations.panoptic` has them.
+        """Whether the truth has segment numbers of things and stuff, as in
+        `pipeline.annotations.panoptic`.
         """
         return isinstance(self.truth, panoptic.Pair | panoptic.Coco)
 
@@ -86,11 +86,10 @@ class Pair:
         return (self.part or self.image.frame).shape
 
     def read(self, box: Box) -> tuple[Floats, Labels, Flags]:
-        """What lies in a box: the bands as the network wants them, the truth, -1 where it is not
-        known, and where the image was measured.
+        """Read a box: bands for the network, the truth (-1 where unknown), and measured pixels.
 
-        Of objects of several classes, a number modulo the number of classes is the class less 1.
-        JobError where the truth has a class that the card has not.
+        With several classes, an object's number modulo the number of classes is its class minus 1.
+        JobError if the truth has a class that the card lacks.
         """
         if self.kept is not None:
             rows, columns = box.slices
@@ -131,7 +130,7 @@ class Pair:
         return self.card.scaled(block, valid, self.scale), labels, valid
 
     def parted(self, share: float) -> tuple[Pair, Pair]:
-        """Two of it: all but a share of its longer side, and the rest."""
+        """Split into two: all but a fraction of the longer side, and the rest."""
         rows, columns = self.shape
         if columns >= rows:
             cut = round((1 - share) * columns)
@@ -146,19 +145,31 @@ class Pair:
         )
 
     def middle(self) -> Box:
-        """The part by which the network is judged."""
+        """The part that is evaluated."""
         start = tuple(max(0, (n - SEEN) // 2) for n in self.shape)
         return Box(start, tuple(min(a + SEEN, n) for a, n in zip(start, self.shape, strict=True)))
 
 
 def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs that are held out.
+    """Open pairs to train on and pairs that are held out.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe.
+
+    Returns
+    -------
+    training : list of Pair
+        Pairs to train on.
+    held : list of Pair
+        Pairs to evaluate on.
 
     Raises
     ------
     JobError
-        There is no truth, it is of another shape, none of it has an object, or a band is missing;
-        the message names the image.
+        A truth is missing, has another shape, or has no object, or a band is missing; the message
+        names the image.
     """
     train: list[Pair] = []
     held: list[Pair] = []
@@ -224,9 +235,7 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
 
 
 def _drawn(card: Card, drawings: Drawings, name: str) -> tuple[Companion, tuple[int, ...]]:
-    """Objects as they were drawn, of boxes the ellipse in each, and, of several classes, that of
-    each.
-    """
+    """Annotated objects, ellipses for boxes; with several classes, the class of each."""
     drawings = drawings if drawings.outlines is not None else drawings.outlined()
     assert drawings.outlines is not None  # noqa: S101
     if len(card.classes) == 1:
@@ -242,7 +251,7 @@ def _drawn(card: Card, drawings: Drawings, name: str) -> tuple[Companion, tuple[
 
 @contextmanager
 def _naming(image: str) -> Iterator[None]:
-    """Errors as JobError, which name the image."""
+    """Convert errors to JobError that names the image."""
     try:
         yield
     except TilewiseError as error:
@@ -250,9 +259,7 @@ def _naming(image: str) -> Iterator[None]:
 
 
 def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] | None:
-    """By band, the image's percentiles that the card wants: the same that a run of the network
-    finds.
-    """
+    """By band, the image's percentiles that the card wants, as in a run of the network."""
     if card.value_scaling["type"] != "percentiles":
         return None
     counted = []
@@ -278,7 +285,7 @@ def _percentiles(source: Source, card: Card) -> tuple[tuple[float, float], ...] 
 
 
 def _values(source: Source, frame: Frame, band: int) -> Any:
-    """The measured values of a band, part after part."""
+    """Yield the measured values of a band, part after part."""
     for box in against_truth.parts_of(frame):
         block = source.read(box)
         values = block[band][where_measured(source, box, block)[band]]
@@ -298,9 +305,27 @@ def crop(
     augment: Augment,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """A crop of one of some pairs, larger ones oftener: (band, row, column) as the network wants
-    it, and (channel, row, column) what it should answer, NaN where that is not known. Of images
-    that are smaller, what lies beyond is not known, and their edge pixels go on.
+    """Take a random crop of one of several pairs, larger pairs more often.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        The pairs.
+    decoder : Decoder or ByKey
+        It makes the targets.
+    size : int
+        Rows and columns of the crop.
+    augment : Augment
+        Variations.
+    rng : numpy.random.Generator
+        The source of randomness.
+
+    Returns
+    -------
+    image : float32 ndarray, (band, row, column)
+        The crop, scaled for the network; edge pixels are repeated beyond a smaller image.
+    targets : float32 ndarray, (channel, row, column)
+        The wanted answer; NaN where unknown, also beyond the image.
     """
     weight = np.sqrt([float(np.prod(pair.shape)) for pair in pairs])
     sought = rng.random() < WITH
@@ -321,7 +346,7 @@ def crop(
     targets = decoder.targets(labels)
     objects = (
         np.zeros_like(labels) if isinstance(decoder, Semantic | Panoptic) else labels
-    )  # classes are no objects to be shaded
+    )  # classes are not objects, and are not shaded
     picture, objects, measured = (
         _cut(layer, place.start, size, "edge") for layer in (image, objects, valid)
     )
@@ -336,7 +361,7 @@ def crop(
 
 
 def _moved(start: tuple[int, ...], box: Box, factor: float) -> tuple[int, int]:
-    """Where a crop begins in what was read for it, after zooming."""
+    """The position of a crop in what was read for it, after zooming."""
     row, column = (round((a - b) * factor) for a, b in zip(start, box.start, strict=True))
     return row, column
 
@@ -344,8 +369,8 @@ def _moved(start: tuple[int, ...], box: Box, factor: float) -> tuple[int, int]:
 def _zoomed(
     image: Floats, labels: Labels, valid: Flags, factor: float
 ) -> tuple[Floats, Labels, Flags]:
-    """Enlarged or shrunk: values between pixels, numbers from the nearest one, by their places,
-    since large ones are no floats.
+    """Zoom: values bilinearly; numbers by the nearest index, because floats cannot represent large
+    numbers.
     """
     from scipy import ndimage
 
@@ -365,7 +390,7 @@ def _zoomed(
 def _cut(
     layer: npt.NDArray[Any], start: tuple[int, int], size: int, beyond: str
 ) -> npt.NDArray[Any]:
-    """Some rows and columns; beyond the layer's edge its pixels go on, or all is 0."""
+    """Some rows and columns; beyond the layer, its edge pixels are repeated, or 0."""
     extent = layer.shape[-2:]
     box = Box(start, (start[0] + size, start[1] + size)) & Box.whole(extent)
     around = [(0, 0)] * (layer.ndim - 2) + [
@@ -377,9 +402,7 @@ def _cut(
 
 
 def batch(pairs: Sequence[Pair], recipe: Recipe, step: int) -> tuple[Floats, Floats]:
-    """The crops of a step, told by the seed and the step's number alone: (crop, band, row, column),
-    and what is wanted of them.
-    """
+    """The crops of a step and their targets, determined by the seed and the step's number."""
     train = recipe.train
     decoder = recipe.decoder
     made = [

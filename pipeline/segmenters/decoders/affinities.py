@@ -1,5 +1,4 @@
-"""What a network's channels mean: from logits and regressions to classes or objects, and back, from
-labels to what to train on.
+"""Decoders: what a network's channels mean, and the reverse for training.
 
 A decoder is a frozen value with options. All of them state
 
@@ -8,22 +7,22 @@ A decoder is a frozen value with options. All of them state
 ``identity``, ``reach``
     as in the contract of segmenters; ``reach`` comes on top of the network's own.
 
-Those whose identity is ``connected`` offer ``classify(channels, valid) -> kinds``; those whose
-identity is ``object`` offer ``foreground(channels, valid) -> bool``, the support, and are called as
-``decoder(channels, valid) -> int32``, the objects in it: 1 to n in raster order of their first
-pixels, every pixel of the support in one. What is drawn in a piece of support depends on the
-channels of its pixels alone, so it is exact under tiling where the piece lies whole in the window.
-Nothing is decided by the area of objects.
+A decoder with the identity ``connected`` offers ``classify(channels, valid) -> kinds``. One with
+the identity ``object`` offers ``foreground(channels, valid) -> bool``, the support, and is called
+as ``decoder(channels, valid) -> int32``: the objects, 1 to n in raster order of their first pixels,
+which cover the support. The objects of a connected piece of support depend only on the channels of
+its pixels, so they are exact under tiling where the piece lies wholly in the window. No decoder
+decides by an object's area.
 
-Channels are floats, (channel, row, column) or (channel, plane, row, column), and ``valid`` are the
+Channels are floats, (channel, row, column) or (channel, plane, row, column); ``valid`` are the
 measured pixels, bool, without the axis of channels. Foreground, boundary, affinities and classes
-are logits, that is before the sigmoid or softmax; the rest are regressions.
+are logits, that is before the sigmoid or softmax; the others are regressions.
 
-``targets(labels) -> float32`` is the inverse: of labels (row, column), integers, 0 for background
-and -1 where the truth is not known, the channels that a network should give, with 1 and 0 in the
-place of logits, and NaN where they are not known. Objects are told apart where they touch; pixels
-of one number that do not touch are taken for objects of their own. What is not known counts as
-outside every object.
+``targets(labels) -> float32`` is the inverse. From labels (row, column), integers with 0 for
+background and -1 where the truth is unknown, it computes the channels that a network should give: 1
+and 0 in place of logits, and NaN where unknown. Objects that touch are kept apart; pixels of one
+number that are not connected count as separate objects. Unknown pixels count as outside every
+object.
 """
 
 from __future__ import annotations
@@ -60,24 +59,25 @@ __all__ = ["Affinities", "Boundary", "Decoder", "Flows", "Panoptic", "Semantic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affinities:
-    """Objects as pixels that belong together one by one: neurites, roots, cells of any form, in two
-    or three dimensions.
+    """Objects of any shape, by affinities between neighbouring pixels.
 
-    The channels are the logit of the foreground and, for each axis, of that a pixel and the next
-    one along it are of one object; an object is what hangs together by such pairs. One wrong pair
-    joins two objects, so it wants a network that is sure of itself.
+    Use it for neurites, roots or cells, in two or three dimensions. The channels are the logit of
+    the foreground and, for each axis, the logit that a pixel and the next one along it belong to
+    one object. An object is a set of pixels connected by such pairs. One wrong pair joins two
+    objects, so the network must be reliable.
 
     References
     ----------
-    S. C. Turaga et al. (2010), "Convolutional networks can learn to generate affinity graphs for
-    image segmentation", Neural Computation 22(2), 511-538.
+    .. [1] S. C. Turaga et al. (2010), "Convolutional networks can learn to generate affinity graphs
+       for image segmentation", Neural Computation 22(2), 511-538.
     """
 
     threshold: float = 0.5
-    """Foreground is where its probability is above this."""
+    """The least probability of foreground, above 0 and below 1."""
 
     joined: float = 0.5
-    """Two pixels of the foreground are of one object where the probability of that is above this.
+    """Two neighbours in the foreground belong to one object if their affinity's probability is
+    above this, above 0 and below 1.
     """
 
     dimensions: int = 2
@@ -94,24 +94,63 @@ class Affinities:
 
     @property
     def channels(self) -> int:
-        """The foreground's and one for each axis."""
+        """One channel for the foreground and one for each axis."""
         return 1 + self.dimensions
 
     def foreground(self, channels: Channels, valid: Flags) -> Flags:
-        """The support, of the shape of ``valid``."""
+        """Compute the support, the pixels of the foreground.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        bool ndarray of the shape of ``valid``
+            True for foreground.
+        """
         return above(
             checked(self, channels, valid, dimensions=self.dimensions)[0], self.threshold, valid
         )
 
     def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
-        """The objects; SegmenterError where there are not as many channels as `channels` says."""
+        """Separate the objects of the foreground.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        int32 ndarray of the shape of ``valid``
+            Objects from 1 in raster order of their first pixels; 0 is background.
+
+        Raises
+        ------
+        SegmenterError
+            The number of channels or dimensions is wrong.
+        """
         return joined_by(self.foreground(channels, valid), channels[1:] > logit(self.joined))
 
     def targets(self, labels: Labels) -> Targets:
-        """(1 + axis, row, column): 1 in objects; and for each axis 1 where the next pixel along it
-        is of the same object.
+        """Compute the channels that a network should give for labels.
 
-        In the last row or column, which has no next one, that is not known.
+        Parameters
+        ----------
+        labels : int ndarray, (row, column)
+            Objects; 0 for background, -1 where the truth is unknown.
+
+        Returns
+        -------
+        float32 ndarray, (1 + axis, row, column)
+            1 in objects; and for each axis 1 where the next pixel along it belongs to the same
+            object. NaN in the last row or column, which has no next one.
         """
         labels = truth(labels, self.dimensions)
         bonds = np.full((labels.ndim, *labels.shape), np.nan)
@@ -133,12 +172,26 @@ DECODERS: dict[str, type[Decoder]] = {
     "affinities": Affinities,
     "panoptic": Panoptic,
 }
-"""By the name that a card gives."""
+"""Decoders by the name that a card gives."""
 
 
 def decoder_of(described: Mapping[str, Any]) -> Decoder:
-    """A decoder from its ``kind``, semantic if none is given, and its options; JobError where one
-    is unknown or does not hold.
+    """Build a decoder from its description in a card or a job.
+
+    Parameters
+    ----------
+    described : mapping
+        The ``kind`` (``semantic`` if missing) and the options.
+
+    Returns
+    -------
+    Decoder
+        The decoder.
+
+    Raises
+    ------
+    JobError
+        A kind or an option is unknown, or a value is not allowed.
     """
     options = dict(described)
     kind = str(options.pop("kind", "semantic"))

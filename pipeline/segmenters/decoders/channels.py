@@ -1,6 +1,4 @@
-"""The channels of a network: checked, compared with probabilities, and made of what is to be
-learned.
-"""
+"""A network's channels: checked, compared with probabilities, and built for training."""
 
 from __future__ import annotations
 
@@ -21,14 +19,14 @@ Targets: TypeAlias = npt.NDArray[np.float32]
 
 
 def with_gaps(labels: Labels, *channels: npt.NDArray[Any]) -> Targets:
-    """The channels, not known where the labels are not."""
+    """Stack channels as float32, with NaN where the labels are unknown (below 0)."""
     return np.where(labels < 0, np.nan, np.stack(channels)).astype(np.float32)
 
 
 def softmax(logits: Channels) -> Iterator[Floats]:
-    """The probability of one channel after the other, which takes less memory than all at once.
+    """Yield the probability of one channel after the other, to save memory.
 
-    Channels are added in their order, so that sums are rounded alike in every window.
+    Channels are added in their order, so that sums round alike in every window.
     """
     top = logits.max(axis=0)
     total = sum(_raised(channel, top) for channel in logits)
@@ -41,20 +39,40 @@ def _raised(channel: Channels, top: Channels) -> Floats:
 
 
 def logit(probability: float) -> float:
-    """The logit above which a sigmoid is above a probability: comparing logits rounds nothing."""
+    """The logit of a probability: comparing logits avoids rounding in a sigmoid."""
     return math.log(probability / (1 - probability))
 
 
 def above(logits: Channels, probability: float, valid: Flags) -> Flags:
-    """Where a logit's probability is above another, and the pixel is valid."""
+    """Where the probability of a logit is above a threshold, and the pixel is valid."""
     return np.asarray((logits > logit(probability)) & valid)
 
 
 def checked(
     decoder: Any, channels: Channels, valid: Flags, dimensions: int | None = None
 ) -> Channels:
-    """The channels; SegmenterError if they are not as many, or not of as many dimensions, as the
-    decoder wants.
+    """Check the number and the shape of channels.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        It says how many channels it wants.
+    channels : float ndarray, (channel, …)
+        The network's answer.
+    valid : bool ndarray of the shape ``channels.shape[1:]``
+        True where a pixel was measured.
+    dimensions : int, optional
+        2 or 3; None: either.
+
+    Returns
+    -------
+    float ndarray
+        The channels as given.
+
+    Raises
+    ------
+    SegmenterError
+        The number of channels or dimensions is wrong.
     """
     name = type(decoder).__name__
     wanted = decoder.channels
@@ -73,7 +91,7 @@ def checked(
 
 
 def truth(labels: Labels, dimensions: int | None = None) -> Labels:
-    """The labels as integers with a sign; JobError if they cannot be."""
+    """The labels as signed integers; JobError if they are not integers of the right dimensions."""
     given = np.asarray(labels)
     if given.dtype.kind not in "biu" or given.ndim not in (
         (2, 3) if dimensions is None else (dimensions,)
@@ -91,12 +109,14 @@ def _axes(dimensions: int | None) -> str:
 
 
 def check_probability(name: str, value: float) -> None:
-    """Refuse an option that is no probability, or one that every pixel is above, or none."""
+    """Raise JobError unless a value is above 0 and below 1."""
     if not 0 < value < 1:
         raise JobError(f"{name}: {value!r}; allowed: a probability above 0 and below 1")
 
 
 def check_whole(name: str, value: int, least: int, allowed: str) -> None:
-    """Refuse an option that is no whole number from ``least``; ``allowed`` says so in words."""
+    """Raise JobError, with ``allowed`` in its text, unless a value is a whole number from
+    ``least``.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise JobError(f"{name}: {value!r}; allowed: {allowed}")

@@ -1,10 +1,9 @@
-"""What a detector's answers become: which of all objects found in patches count, and which pixels
-are theirs.
+"""From a detector's answers to labels: which detections count, and which pixels are theirs.
 
-The patches of a lattice (`pipeline.networks.lattice`) each count only for objects whose centre lies
-in their own cell, so what is found does not depend on the tiles. What is left twice over is settled
-by score, and so are pixels that several objects cover. An object's key is its cell and its rank
-there.
+Patches lie on a lattice (`pipeline.networks.lattice`). Each patch counts only for objects with
+their centre in its own cell, so the detections do not depend on the tiles. Duplicates and pixels
+covered by several objects are decided by score. The key of an object is its cell and its rank in
+the cell.
 """
 
 from __future__ import annotations
@@ -29,54 +28,52 @@ Flags = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.integer[Any]]
 AXIS = 24
 RANK = 14
-"""Bits of a key: for the number of a cell along each axis, and for the rank of an object in its
-cell.
+"""Bits of a key: ``AXIS`` for the number of a cell along each axis, ``RANK`` for the rank of an
+object in its cell.
 """
 SIDES = 4
-"""Pixels of an object touch by a side."""
+"""Connectivity within an object: pixels that share a side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object that was found."""
+    """A detected object."""
 
     key: int
-    """What it is called, from 1, whatever the tiles."""
+    """The object's key, from 1, the same for every tiling."""
 
     kind: int
-    """Its class, from 1."""
+    """The class, from 1."""
 
     score: float
-    """How sure the network is, from 0 to 1."""
+    """The network's confidence, from 0 to 1."""
 
     box: Box
-    """The smallest that holds it, in pixels of the image."""
+    """The bounding box in pixels of the image."""
 
     mask: Flags
-    """Which pixels of the box are its."""
+    """The object's pixels within the box."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByKey:
-    """Hands on the keys and classes of a window, (2, row, column)."""
+    """Decoder that passes on the keys and classes of a window, (2, row, column)."""
 
     identity: ClassVar[Identity] = "keyed"
     reach: ClassVar[int] = 0
 
     def __call__(self, channels: npt.NDArray[np.int64]) -> Keyed:
-        """The key and the class of each pixel."""
+        """Wrap the key and the class of each pixel."""
         return Keyed(channels[0], channels[1])
 
     def targets(self, labels: Labels) -> Floats:
-        """(1, row, column): numbers of objects, as they are; `targets` makes boxes of them once a
-        crop is cut.
-        """
+        """Return the object numbers, (1, row, column); `targets` turns crops of them into boxes."""
         return np.asarray(labels[None], np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What counts of all that a network finds in the patches of a lattice; the options of
+    """Selects the detections that count in the patches of a lattice; its options are those of
     `MaskRCNN`.
     """
 
@@ -93,8 +90,23 @@ class Choice:
         origin: Sequence[int],
         detect: Callable[[Floats], Detections],
     ) -> npt.NDArray[np.int64]:
-        """Keys and classes, (2, row, column), 0 for background, of a window that begins at
-        ``origin``.
+        """Label a window.
+
+        Parameters
+        ----------
+        given : float32 ndarray, (band, row, column)
+            The scaled pixels of the window.
+        valid : bool ndarray, (row, column)
+            True where a pixel was measured.
+        origin : sequence of int
+            The position of the window in the image.
+        detect : callable
+            From a patch to detections.
+
+        Returns
+        -------
+        int64 ndarray, (2, row, column)
+            Keys and classes; 0 for background.
         """
         window = Box(tuple(origin), tuple(o + n for o, n in zip(origin, valid.shape, strict=True)))
         found: list[Found] = []
@@ -105,8 +117,8 @@ class Choice:
         return settled(found, window, self.overlap)
 
     def _owned(self, answer: Detections, valid: Flags, cell: Cell) -> list[Found]:
-        """Of what was found in a patch, what counts: its centre lies in the patch's cell, its score
-        suffices, it is not too long.
+        """The detections of a patch that count: centre in the patch's cell, a sufficient score, not
+        too long.
         """
         found = []
         for score, kind, likely in zip(
@@ -117,26 +129,13 @@ class Choice:
                 rows = np.flatnonzero(mask.any(axis=1))
                 columns = np.flatnonzero(mask.any(axis=0))
                 if len(rows):
-                    inside = (
-                        slice(int(rows[0]), int(rows[-1]) + 1),
-                        slice(int(columns[0]), int(columns[-1]) + 1),
+                    inside = Box(
+                        (int(rows[0]), int(columns[0])),
+                        (int(rows[-1]) + 1, int(columns[-1]) + 1),
                     )
-                    box = Box(
-                        tuple(
-                            o + span.start for o, span in zip(cell.patch.start, inside, strict=True)
-                        ),
-                        tuple(
-                            o + span.stop for o, span in zip(cell.patch.start, inside, strict=True)
-                        ),
-                    )
-                    centre = tuple(
-                        (a + b - 1) // 2 for a, b in zip(box.start, box.stop, strict=True)
-                    )
-                    if (
-                        max(box.shape) <= self.lattice.longest
-                        and Box(centre, tuple(c + 1 for c in centre)) in cell.box
-                    ):
-                        found.append((-score, box, kind, mask[inside]))
+                    box = _moved(inside, cell.patch.start)
+                    if max(box.shape) <= self.lattice.longest and _centre(box) in cell.box:
+                        found.append((-score, box, kind, mask[inside.slices]))
         row, column = cell.place
         first = ((row << AXIS | column) << RANK) + 1
         best = sorted(found, key=lambda one: one[:3])[: self.most]
@@ -146,9 +145,41 @@ class Choice:
         ]
 
 
+def _moved(box: Box, origin: Sequence[int]) -> Box:
+    """A box of a part of an image that begins at ``origin``, in pixels of the image."""
+    return Box(
+        tuple(o + a for o, a in zip(origin, box.start, strict=True)),
+        tuple(o + b for o, b in zip(origin, box.stop, strict=True)),
+    )
+
+
+def _centre(box: Box) -> Box:
+    """The pixel in the middle of a box."""
+    centre = tuple((a + b - 1) // 2 for a, b in zip(box.start, box.stop, strict=True))
+    return Box(centre, tuple(c + 1 for c in centre))
+
+
 def lattice(card: Card, window: int | None = None, margin: int | None = None) -> Lattice:
-    """The lattice of a detector's card: patches of ``window`` pixels (None: the card's), of which
-    ``margin`` lie around each cell (None: a quarter); JobError where these cannot be.
+    """Build the lattice of a detector's card.
+
+    Parameters
+    ----------
+    card : Card
+        The description of the network.
+    window : int, optional
+        Width of a patch in pixels; None: the card's.
+    margin : int, optional
+        Pixels of a patch around its cell; None: a quarter of the window.
+
+    Returns
+    -------
+    Lattice
+        The lattice.
+
+    Raises
+    ------
+    JobError
+        The margin is 0, or the window is not wider than two margins.
     """
     extent = window or card.window
     margin = extent // 4 if margin is None else margin
@@ -161,12 +192,26 @@ def lattice(card: Card, window: int | None = None, margin: int | None = None) ->
 
 
 def settled(found: Sequence[Found], window: Box, overlap: float) -> npt.NDArray[np.int64]:
-    """Which object each pixel of a window is of: keys and classes, (2, row, column), 0 for none.
+    """Decide which object each pixel of a window belongs to.
 
-    An object goes if it overlaps one of a higher score by an intersection over union above
-    ``overlap``. Where those that stay overlap, the pixel is of the one of the higher score. Of what
-    is left of each, the largest piece counts; of equally large ones, the first. Of equal scores,
-    the lower key's is the higher.
+    An object is removed if it overlaps one of a higher score by an intersection over union above
+    ``overlap``. Where remaining objects overlap, the pixel belongs to the one of the higher score.
+    Of each object, the largest connected piece counts (of equal pieces the first). Of equal scores,
+    the lower key ranks higher.
+
+    Parameters
+    ----------
+    found : sequence of Found
+        The detections of all patches that touch the window.
+    window : Box
+        The window.
+    overlap : float
+        The largest intersection over union allowed.
+
+    Returns
+    -------
+    int64 ndarray, (2, row, column)
+        Keys and classes; 0 for background.
     """
     ranked = sorted(found, key=lambda one: (-one.score, one.key))
     stays = _unrivalled(ranked, overlap)
@@ -185,7 +230,11 @@ def settled(found: Sequence[Found], window: Box, overlap: float) -> npt.NDArray[
 
 
 def _unrivalled(ranked: Sequence[Found], overlap: float) -> list[Found]:
-    """Those that none before them overlaps by more than ``overlap``."""
+    """The objects that no better one overlaps by more than ``overlap`` (fast non-maximum
+    suppression).
+
+    The greedy variant has chains of any length, so its result would depend on the tiling.
+    """
     starts = np.array([one.box.start for one in ranked]).reshape(-1, 2)
     stops = np.array([one.box.stop for one in ranked]).reshape(-1, 2)
     stays = []
@@ -199,28 +248,28 @@ def _unrivalled(ranked: Sequence[Found], overlap: float) -> list[Found]:
 
 
 def _iou(a: Found, b: Found) -> float:
-    """The intersection over union of two objects whose boxes overlap."""
+    """Intersection over union of two objects with overlapping boxes."""
     both = a.box & b.box
     shared = int((a.mask[both.within(a.box)] & b.mask[both.within(b.box)]).sum())
     return shared / (int(a.mask.sum()) + int(b.mask.sum()) - shared)
 
 
 def targets(labels: Labels, kinds: Labels | None = None) -> dict[str, npt.NDArray[Any]]:
-    """What torchvision's detectors are trained on, of the labels of one patch.
+    """Build the training targets of torchvision's detectors from the labels of one patch.
 
     Parameters
     ----------
-    labels
-        (row, column): numbers of objects, 0 for background.
-    kinds
-        The class of every pixel; an object's is that of its first pixel. None: all are of class 1.
+    labels : int ndarray, (row, column)
+        Numbers of objects; 0 for background.
+    kinds : int ndarray, (row, column), optional
+        The class of each pixel; an object's is that of its first pixel. None: class 1.
 
     Returns
     -------
     dict
         ``boxes``, float32 (object, 4): first column and row, and those after the last; ``labels``,
-        int64 (object,): classes; ``masks``, uint8 (object, row, column), in the order of the
-        numbers. Where nothing is, each is of length 0.
+        int64 (object,): classes; ``masks``, uint8 (object, row, column). All in the order of the
+        numbers, and empty without objects.
 
     Examples
     --------

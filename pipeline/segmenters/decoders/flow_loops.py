@@ -1,6 +1,4 @@
-"""Pixels that move along a field, heat that spreads in an object, pixels joined one by one: the
-loops behind the decoders of networks.
-"""
+"""Compiled loops behind the decoders: following a flow field, diffusing heat, joining pixels."""
 
 from __future__ import annotations
 
@@ -13,31 +11,31 @@ import numpy.typing as npt
 from pipeline.imageops.components import root_of
 
 FINE = 1024
-"""Steps to a pixel. Places are whole numbers of them: a sum of floats would be rounded in another
-way in another window.
+"""Steps per pixel. Positions are integers in these steps, because sums of floats would round
+differently in another window.
 """
 
 
 def ends(
     flow: npt.NDArray[Any], support: npt.NDArray[np.bool_], steps: int
 ) -> npt.NDArray[np.int64]:
-    """Where pixels come to that follow a flow within their piece of a support.
+    """Follow a flow from every pixel within its piece of support.
 
     Parameters
     ----------
-    flow
-        (2, row, column): how far to go along rows and along columns, in pixels; longer ones count
-        as one pixel, what is not finite as none.
-    support
-        (row, column), bool. A step leads at most to a neighbour, hence never to another piece.
-    steps
-        How many steps to take at most. One that would leave the support is not taken, and is the
-        last.
+    flow : float ndarray, (2, row, column)
+        Displacements along rows and columns, in pixels; longer ones are cut to one pixel, and
+        values that are not finite count as 0.
+    support : bool ndarray, (row, column)
+        The foreground. A step leads at most to a neighbour, so never to another piece.
+    steps : int
+        The largest number of steps. A step that would leave the support is not taken, and ends the
+        path.
 
     Returns
     -------
-    numpy.ndarray
-        (row, column): the flat index of the pixel in which each ends; -1 outside the support.
+    int64 ndarray, (row, column)
+        The flat index of the pixel where each path ends; -1 outside the support.
     """
     known = np.where(support & np.isfinite(flow).all(axis=0), flow, 0).astype(np.float64)
     length = np.maximum(np.sqrt(known[0] ** 2 + known[1] ** 2), 1)
@@ -77,9 +75,7 @@ def _follow(flow, support, steps, end):  # type: ignore[no-untyped-def]  # noqa:
 
 @numba.njit(cache=True, nogil=True)
 def _between(values, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The value at a place between four pixels, which weigh the more the nearer they are; rounded
-    to whole numbers.
-    """
+    """Bilinear interpolation between four pixels, rounded to an integer."""
     rows, columns = values.shape
     top = y // FINE
     left = x // FINE
@@ -95,16 +91,28 @@ def _between(values, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
 
 
 def heat(mask: npt.NDArray[np.bool_], source: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """What heat one pixel of an object spreads in it when all around is cold: (row, column), 0
-    outside.
+    """Diffuse heat from one pixel of an object through it, with cold surroundings.
 
-    A unit is added at the source, then each pixel takes the mean of its 3 x 3 surroundings, twice
-    as often as the object's box has rows and columns, and until all of it is warm.
+    In each iteration one unit is added at the source, then each pixel takes the mean of its 3 x 3
+    neighbourhood. It runs twice as many iterations as the object's box has rows and columns, and
+    until the whole object is warm.
+
+    Parameters
+    ----------
+    mask : bool ndarray, (row, column)
+        The object.
+    source : tuple of int
+        Row and column of the source.
+
+    Returns
+    -------
+    float64 ndarray, (row, column)
+        The heat; 0 outside the object.
 
     References
     ----------
-    C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation", Nature
-    Methods 18, 100-106: Methods, "auxiliary vector flow representation".
+    .. [1] C. Stringer et al. (2021), "Cellpose: a generalist algorithm for cellular segmentation",
+       Nature Methods 18, 100-106: Methods, "auxiliary vector flow representation".
     """
     now = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2))
     inside = np.argwhere(mask) + 1
@@ -133,11 +141,19 @@ def _diffuse(now, inside, row, column, least):  # type: ignore[no-untyped-def]  
 def joined_by(
     support: npt.NDArray[np.bool_], bonds: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int32]:
-    """The sets of pixels of a support that bonds join: 1 to n in raster order of their first
-    pixels, 0 outside.
+    """Label the sets of pixels that bonds connect.
 
-    ``bonds`` are (axis, row, column) or (axis, plane, row, column): whether a pixel and the next
-    one along that axis belong together.
+    Parameters
+    ----------
+    support : bool ndarray, (row, column) or (plane, row, column)
+        The foreground.
+    bonds : bool ndarray, (axis, row, column) or (axis, plane, row, column)
+        Whether a pixel and the next one along that axis belong together.
+
+    Returns
+    -------
+    int32 ndarray of the shape of ``support``
+        Labels from 1 in raster order of their first pixels; 0 outside.
     """
     flat = np.zeros(bonds.shape, bool)
     for axis in range(support.ndim):
@@ -174,7 +190,7 @@ def _join(support, bonds, strides, labels):  # type: ignore[no-untyped-def]  # n
 
 
 def in_raster_order(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
-    """The same labels, numbered 1 to n by their first pixels; none is below 0."""
+    """Renumber labels 1 to n by their first pixels; none is below 0."""
     new = np.zeros(labels.shape, np.int32)
     _renumber(
         np.ascontiguousarray(labels).reshape(-1),

@@ -1,6 +1,4 @@
-"""The decoder to things and stuff from one network: the class of each pixel, and what parts the
-objects of some of the classes.
-"""
+"""The decoder to things and stuff from one network: classes, and objects of some of the classes."""
 
 from __future__ import annotations
 
@@ -26,31 +24,31 @@ PARTINGS: dict[str, type[Parting]] = {"boundary": Boundary, "flows": Flows}
 class Panoptic:
     """Things and stuff: trees over ground and water, nuclei of several kinds over tissue.
 
-    The channels are those of the classes, as the decoder ``semantic`` has them, and then those of
-    the decoder ``instances`` less its foreground, that of ``boundary`` if none is named: the logit
-    of the boundary and the distance. The most probable class of a pixel says whether it is of an
-    object, so nothing can say otherwise: a connected piece of pixels of things, of whichever
-    classes, is parted into objects, and an object is of the class of most of its pixels; of equally
-    many, the lower one.
+    The channels are those of the classes, as for the decoder ``semantic``, followed by those of the
+    decoder ``instances`` without its foreground; for ``boundary``, the default, these are the logit
+    of the boundary and the distance. The most probable class of a pixel decides whether it belongs
+    to an object. A connected piece of pixels of things, of any classes, is divided into objects.
+    The class of an object is that of most of its pixels (of equally many the lower one).
+
+    References
+    ----------
+    .. [1] B. Cheng et al. (2020), "Panoptic-DeepLab: a simple, strong, and fast baseline for
+       bottom-up panoptic segmentation", CVPR, 12475-12485: classes say where objects are, and
+       objects vote.
 
     Examples
     --------
     >>> import numpy as np
     >>> classes = [[[0, 0, 0, 9, 9]], [[9, 9, 1, 0, 0]], [[0, 0, 2, 0, 0]]]
     >>> channels = np.array([*classes, [[-9] * 5], [[0.5, 1, 0.5, 0, 0]]], float)
-    >>> decoder, valid = Panoptic(things=(2, 3), background=None), np.ones((1, 5), bool)
+    >>> valid = np.ones((1, 5), bool)
+    >>> decoder = Panoptic(things=(2, 3), background=None)
     >>> decoder.classify(channels, valid), decoder(channels, valid)
     (array([[2, 2, 3, 1, 1]], dtype=uint8), array([[1, 1, 1, 0, 0]], dtype=int32))
-
-    References
-    ----------
-    B. Cheng et al. (2020), "Panoptic-DeepLab: a simple, strong, and fast baseline for bottom-up
-    panoptic segmentation", CVPR, 12475-12485, for classes that say where objects are, and for the
-    vote.
     """
 
     things: tuple[int, ...]
-    """The classes whose pixels are parted into objects; all others are stuff."""
+    """The classes whose pixels are divided into objects; all others are stuff."""
 
     background: int | None = 0
     """The channel of the background, from 0, which becomes class 0; the others are numbered from 1
@@ -58,8 +56,8 @@ class Panoptic:
     """
 
     instances: Mapping[str, Any] = field(default_factory=lambda: {"kind": "boundary"})
-    """What parts objects: ``boundary`` or ``flows`` as ``kind``, and its options, but
-    ``threshold``: the classes say where objects are.
+    """The decoder that separates objects, ``boundary`` or ``flows`` as ``kind``, and its options
+    except ``threshold``, because the classes say where objects are.
     """
 
     channels: ClassVar[int | None] = None
@@ -83,12 +81,12 @@ class Panoptic:
 
     @property
     def kinds(self) -> Semantic:
-        """What makes classes of the first channels."""
+        """The decoder of the first channels to classes."""
         return Semantic(background=self.background)
 
     @property
     def parting(self) -> Parting:
-        """What parts the pixels of things into objects."""
+        """The decoder that separates objects."""
         options = dict(self.instances)
         kind = str(options.pop("kind", "boundary"))
         if kind not in PARTINGS:
@@ -104,12 +102,28 @@ class Panoptic:
 
     @property
     def more(self) -> int:
-        """How many channels follow those of the classes."""
+        """The number of channels after those of the classes."""
         return int(self.parting.channels or 0) - 1
 
     def classify(self, channels: Channels, valid: Flags) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """The class of each pixel by itself, of the shape of ``valid``; SegmenterError where there
-        are too few channels.
+        """Classify each pixel by itself.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        unsigned ndarray of the shape of ``valid``
+            Classes; 0 is background.
+
+        Raises
+        ------
+        SegmenterError
+            There are too few channels.
         """
         checked(self, channels, valid)
         if len(channels) <= self.more:
@@ -120,20 +134,44 @@ class Panoptic:
         return self.kinds.classify(channels[: len(channels) - self.more], valid)
 
     def foreground(self, channels: Channels, valid: Flags) -> Flags:
-        """The support: pixels of things, of the shape of ``valid``."""
+        """Compute the support, the pixels of things.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        bool ndarray of the shape of ``valid``
+            True for foreground.
+        """
         return np.isin(self.classify(channels, valid), self.things)
 
     def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
-        """The objects of things."""
+        """Separate the objects of things.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        int32 ndarray of the shape of ``valid``
+            Objects from 1 in raster order of their first pixels; 0 is background.
+        """
         sure = np.where(self.foreground(channels, valid), np.inf, -np.inf).astype(channels.dtype)
         return self.parting(
             np.concatenate([sure[None], channels[len(channels) - self.more :]]), valid
         )
 
     def segments(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int64]:
-        """Things and stuff of an image that is seen whole, numbered as `targets` takes them; 0
-        where there is neither.
-        """
+        """Label the things and stuff of a whole image, with numbers as `targets` takes them."""
         objects = self(channels, valid).astype(np.int64)
         kinds = self.classify(channels, valid).astype(np.int64)
         thing = np.isin(kinds, self.things)
@@ -149,11 +187,19 @@ class Panoptic:
         )
 
     def targets(self, labels: Labels) -> Targets:
-        """(1 + channels of ``instances``, row, column): the number of the class's channel that
-        should be greatest, and what parts objects, its foreground too.
+        """Compute the channels that a network should give for labels.
 
-        Labels are `pipeline.image.legend.CLASS` times the class, plus, of things, a number among
-        those of the class.
+        Parameters
+        ----------
+        labels : int ndarray, (row, column)
+            `pipeline.image.legend.CLASS` times the class plus, for things, the number of the object
+            within its class; -1 where the truth is unknown.
+
+        Returns
+        -------
+        float32 ndarray, (1 + channel, row, column)
+            The number of the class's channel, then the channels of ``instances`` with its
+            foreground.
         """
         labels = truth(labels)
         kinds = np.where(labels < 0, -1, labels // CLASS)

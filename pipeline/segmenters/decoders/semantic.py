@@ -1,4 +1,4 @@
-"""The decoder to classes: each pixel by itself."""
+"""The decoder to classes, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ from pipeline.segmenters.decoders.channels import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Semantic:
-    """The class of each pixel, by itself: land cover, tissue, water or not.
+    """The class of each pixel by itself: land cover, tissue types, water.
+
+    References
+    ----------
+    .. [1] J. Long, E. Shelhamer, T. Darrell (2015), "Fully convolutional networks for semantic
+       segmentation", CVPR, 3431-3440.
 
     Examples
     --------
@@ -34,27 +39,23 @@ class Semantic:
     >>> logits = np.array([[[2.0, 0.0, 0.0]], [[1.0, 3.0, 0.0]], [[0.0, 0.0, 5.0]]])
     >>> Semantic().classify(logits, np.ones((1, 3), bool))
     array([[0, 1, 2]], dtype=uint8)
-
-    References
-    ----------
-    J. Long, E. Shelhamer, T. Darrell (2015), "Fully convolutional networks for semantic
-    segmentation", CVPR, 3431-3440.
     """
 
     threshold: float | None = None
-    """Of a network of one channel: a pixel is of class 1 where its probability is above this; None:
-    0.5.
+    """For a network of one channel: a pixel is of class 1 if its probability is above this; above
+    0, below 1. None: 0.5.
     """
 
     thresholds: tuple[float, ...] | None = None
-    """Of several channels, by channel: one is taken only where its probability reaches this, the
-    most probable one of those that do; where none does, it is background. The channel of the
-    background is one of them. None: the most probable channel is taken.
+    """For several channels, one for each, the background's included: the least probability, 0 to 1,
+    at which a channel is eligible. The most probable eligible channel wins; without any, the pixel
+    is background. None: the most probable channel wins.
     """
 
     background: int | None = 0
-    """Of several channels, the one of the background, from 0, which becomes class 0; the others are
-    numbered from 1 in their order. None: each channel is a class. Of one channel it says nothing.
+    """For several channels: the channel of the background, from 0, which becomes class 0; the
+    others are numbered from 1 in their order. None: each channel is a class. Not used for one
+    channel.
     """
 
     channels: ClassVar[int | None] = None
@@ -82,10 +83,25 @@ class Semantic:
         check_whole("background", self.background or 0, 0, "a channel's number, from 0, or none")
 
     def classify(self, channels: Channels, valid: Flags) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """The class of each pixel, of the shape of ``valid``: unsigned, as small as they fit; 0 for
-        background and where a logit is NaN.
+        """Classify each pixel.
 
-        SegmenterError where the channels are not as many as the options say.
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        unsigned ndarray of the shape of ``valid``
+            Classes in the smallest dtype that holds them; 0 for background and where a logit is
+            NaN.
+
+        Raises
+        ------
+        SegmenterError
+            The number of channels does not fit the options.
         """
         logits = checked(self, channels, valid)
         number = len(logits)
@@ -115,16 +131,34 @@ class Semantic:
         return np.where(known, self._kinds(number)[best], 0)
 
     def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
-        """The connected pieces of classes of one block as if it were the whole image: int32, in
-        raster order.
+        """Label the connected pieces of classes of one block as if it were the whole image.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        int32 ndarray of the shape of ``valid``
+            Labels in raster order; 0 is background.
         """
         return label(self, channels, valid)
 
     def targets(self, labels: Labels) -> Targets:
-        """(1, row, column): the number of the channel that should be greatest, or, of one channel,
-        the probability.
+        """Compute the channel that a network should give for classes.
 
-        Labels are classes here.
+        Parameters
+        ----------
+        labels : int ndarray, (row, column)
+            Classes; -1 where the truth is unknown.
+
+        Returns
+        -------
+        float32 ndarray, (1, row, column)
+            The number of the channel that should be greatest; or, for one channel, the probability.
         """
         labels = truth(labels)
         ground = -1 if self.background is None else self.background
@@ -132,7 +166,7 @@ class Semantic:
         return np.where((labels < 0) | (channel < 0), np.nan, channel).astype(np.float32)[None]
 
     def _kinds(self, number: int) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """By channel, its class."""
+        """The class of each channel."""
         kinds = np.arange(1, number + 1)
         if self.background is not None:
             kinds[self.background :] -= 1

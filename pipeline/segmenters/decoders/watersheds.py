@@ -1,5 +1,5 @@
-"""Decoders that part objects which touch along the valleys of a relief: of a distance and a
-boundary, or of where flows end.
+"""Decoders that separate touching objects by a watershed: on a distance and a boundary, or on the
+ends of flows.
 """
 
 from __future__ import annotations
@@ -34,12 +34,19 @@ from pipeline.segmenters.decoders.flow_loops import ends, heat, in_raster_order
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
-    """Objects around the summits of a distance, less where two of them touch: nuclei, cells,
-    grains, buildings, fields.
+    """Objects around the maxima of a distance, lowered where two objects touch.
 
-    The channels are the logits of the foreground and of the boundary, and the distance to the
-    object's edge: 1 in its middle, towards 0 at its rim. The foreground is flooded from the summits
-    of the distance less the boundary.
+    Use it for nuclei, cells, grains, buildings or fields. The channels are the logits of the
+    foreground and of the boundary, and the distance to the object's edge: 1 in its middle, towards
+    0 at its rim. The foreground is flooded from the maxima of the distance minus the boundary's
+    probability.
+
+    References
+    ----------
+    .. [1] H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland
+       segmentation", CVPR, 2487-2496.
+    .. [2] P. Naylor et al. (2019), "Segmentation of nuclei in histopathology images by deep
+       regression of the distance map", IEEE Trans. Medical Imaging 38(2), 448-459.
 
     Examples
     --------
@@ -49,28 +56,22 @@ class Boundary:
     >>> ideal[:2] = 12 * ideal[:2] - 6
     >>> Boundary()(ideal, truth >= 0)
     array([[1, 1, 1, 2, 2, 2, 0]], dtype=int32)
-
-    References
-    ----------
-    H. Chen et al. (2016), "DCAN: deep contour-aware networks for accurate gland segmentation",
-    CVPR, 2487-2496. P. Naylor et al. (2019), "Segmentation of nuclei in histopathology images by
-    deep regression of the distance map", IEEE Trans. Medical Imaging 38(2), 448-459.
     """
 
     threshold: float = 0.5
-    """Foreground is where its probability is above this."""
+    """The least probability of foreground, above 0 and below 1."""
 
     boundary: float = 1.0
-    """How much the boundary's probability counts beside the distance."""
+    """The weight of the boundary's probability against the distance, 0 or more."""
 
     min_distance: int = 2
-    """Summits of one piece of foreground are further apart than this, in pixels; of two that are
-    not, the higher one stays.
+    """Two maxima in one piece of foreground are more than this many pixels apart, 1 or more; of two
+    that are closer, the higher stays.
     """
 
     min_depth: float = 0.3
-    """A summit rises at least this far above the pass to a higher one; the distance within an
-    object goes from 0 to 1.
+    """The least height of a maximum above the pass to a higher one, 0 or more; distances within an
+    object go from 0 to 1.
     """
 
     channels: ClassVar[int | None] = 3
@@ -85,14 +86,45 @@ class Boundary:
         check_whole("min_distance", self.min_distance, 1, "a whole number of pixels, from 1")
 
     def foreground(self, channels: Channels, valid: Flags) -> Flags:
-        """The support, of the shape of ``valid``."""
+        """Compute the support, the pixels of the foreground.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        bool ndarray of the shape of ``valid``
+            True for foreground.
+        """
         return above(checked(self, channels, valid)[0], self.threshold, valid)
 
     def __call__(
         self, channels: Channels, valid: Flags, part: Flags | None = None
     ) -> npt.NDArray[np.int32]:
-        """The objects, where asked for only those of a part of the support; SegmenterError where
-        there are not three channels.
+        """Separate the objects of the foreground.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column) or (channel, plane, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+        part : bool ndarray of the shape of ``valid``, optional
+            The pieces of foreground to label; None: all.
+
+        Returns
+        -------
+        int32 ndarray of the shape of ``valid``
+            Objects from 1 in raster order of their first pixels; 0 is background.
+
+        Raises
+        ------
+        SegmenterError
+            The number of channels or dimensions is wrong.
         """
         from scipy.special import expit
 
@@ -106,11 +138,19 @@ class Boundary:
         )
 
     def targets(self, labels: Labels) -> Targets:
-        """(3, row, column): 1 in objects; 1 at pixels beside another object, by sides or corners;
-        and the distance.
+        """Compute the channels that a network should give for labels.
 
-        The distance is that to the nearest pixel outside the object, divided by the object's
-        greatest: 1 in its middle. What lies beyond the image is not known, and is no edge.
+        Parameters
+        ----------
+        labels : int ndarray, (row, column)
+            Objects; 0 for background, -1 where the truth is unknown.
+
+        Returns
+        -------
+        float32 ndarray, (3, row, column)
+            1 in objects; 1 at pixels beside another object, corners included; and the distance to
+            the nearest pixel outside the object, divided by the object's greatest. The image's
+            border is not an edge.
         """
         from scipy import ndimage
 
@@ -134,34 +174,39 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flows:
-    """Objects as what flows to one middle: cells of any form, in two dimensions.
+    """Objects of any shape, by flows to their middle, in two dimensions.
 
-    The channels are the logit of the foreground and the flow along rows and along columns, of about
-    unit length, which points along the object to its middle. Each pixel of the foreground follows
-    it, within its piece; pixels that end near each other are one object.
+    The channels are the logit of the foreground and the flow along rows and columns, of about unit
+    length, which points along the object to its middle. Each pixel of the foreground follows the
+    flow within its connected piece. Pixels that end near each other are one object.
+
+    Notes
+    -----
+    Unlike the paper, ends are grouped by a watershed on their density, so that every pixel of the
+    foreground gets an object.
 
     References
     ----------
-    C. Stringer, T. Wang, M. Michaelos, M. Pachitariu (2021), "Cellpose: a generalist algorithm for
-    cellular segmentation", Nature Methods 18, 100-106. Here ends are gathered by a watershed on how
-    many there are, so that no pixel of the foreground is left over.
+    .. [1] C. Stringer, T. Wang, M. Michaelos, M. Pachitariu (2021), "Cellpose: a generalist
+       algorithm for cellular segmentation", Nature Methods 18, 100-106.
     """
 
     threshold: float = 0.5
-    """Foreground is where its probability is above this."""
+    """The least probability of foreground, above 0 and below 1."""
 
     steps: int = 200
-    """How often a pixel moves at most, a pixel's length at a time: more than the way from an
-    object's edge to its middle.
+    """The largest number of steps of a pixel's length: more than the path from an object's edge to
+    its middle.
     """
 
     min_distance: int = 3
-    """The middles of two objects of one piece of foreground are further apart than this, in pixels.
+    """The middles of two objects in one piece of foreground are more than this many pixels apart, 1
+    or more.
     """
 
     min_depth: float = 4.0
-    """So many more pixels end around a middle, in 3 x 3 pixels, than on the way to the middle of a
-    greater object; with fewer it is no middle of its own.
+    """By how many more ends in 3 x 3 pixels a middle exceeds the pass to a greater one, 0 or more;
+    with fewer it is not a middle of its own.
     """
 
     channels: ClassVar[int | None] = 3
@@ -176,14 +221,45 @@ class Flows:
             raise JobError(f"min_depth: {self.min_depth!r}; allowed: 0 or more")
 
     def foreground(self, channels: Channels, valid: Flags) -> Flags:
-        """The support, of the shape of ``valid``."""
+        """Compute the support, the pixels of the foreground.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+
+        Returns
+        -------
+        bool ndarray of the shape of ``valid``
+            True for foreground.
+        """
         return above(checked(self, channels, valid, dimensions=2)[0], self.threshold, valid)
 
     def __call__(
         self, channels: Channels, valid: Flags, part: Flags | None = None
     ) -> npt.NDArray[np.int32]:
-        """The objects, of a part of the support if asked for; SegmenterError for other than three
-        channels, or for volumes.
+        """Separate the objects of the foreground.
+
+        Parameters
+        ----------
+        channels : float ndarray, (channel, row, column)
+            The network's answer.
+        valid : bool ndarray of the shape ``channels.shape[1:]``
+            True where a pixel was measured.
+        part : bool ndarray of the shape of ``valid``, optional
+            The pieces of foreground to label; None: all.
+
+        Returns
+        -------
+        int32 ndarray of the shape of ``valid``
+            Objects from 1 in raster order of their first pixels; 0 is background.
+
+        Raises
+        ------
+        SegmenterError
+            The number of channels or dimensions is wrong.
         """
         from scipy import ndimage
 
@@ -198,11 +274,18 @@ class Flows:
         return in_raster_order(np.where(support, basins.reshape(-1)[end], 0))
 
     def targets(self, labels: Labels) -> Targets:
-        """(3, row, column): 1 in objects; and the direction to the middle, of unit length, 0
-        outside objects.
+        """Compute the channels that a network should give for labels.
 
-        Heat spreads in each object from the pixel of it that is nearest to its median place; the
-        flow goes up its slope.
+        Parameters
+        ----------
+        labels : int ndarray, (row, column)
+            Objects; 0 for background, -1 where the truth is unknown.
+
+        Returns
+        -------
+        float32 ndarray, (3, row, column)
+            1 in objects; and the unit vector to the middle, 0 outside objects: the gradient of heat
+            that diffuses from the pixel nearest to the object's median position.
         """
         labels = truth(labels, 2)
         objects = pieces(np.maximum(labels, 0))[0]
@@ -224,8 +307,23 @@ class Flows:
 def _basins(
     height: Floats, support: Flags, depth: float, min_distance: int
 ) -> npt.NDArray[np.int32]:
-    """The support flooded from the summits of a height, which is finite in it: 1 to n in raster
-    order of their first pixels.
+    """Flood the support from the maxima of a height.
+
+    Parameters
+    ----------
+    height : float64 ndarray
+        Heights, finite in the support.
+    support : bool ndarray of the shape of ``height``
+        The foreground.
+    depth : float
+        The least height of a maximum above the pass to a higher one.
+    min_distance : int
+        The least distance of two maxima of one piece, in pixels.
+
+    Returns
+    -------
+    int32 ndarray of the shape of ``height``
+        Labels from 1 in raster order of their first pixels.
     """
     from skimage.segmentation import watershed
 
@@ -242,9 +340,7 @@ def _basins(
 
 
 def _each(objects: npt.NDArray[np.int32]) -> Iterator[tuple[tuple[slice, ...], Flags]]:
-    """The box of each object, with a pixel more around it where the image has one, and the object's
-    pixels in it.
-    """
+    """Yield each object's box, one pixel wider where the image allows, and its mask in the box."""
     from scipy import ndimage
 
     for number, found in enumerate(ndimage.find_objects(objects), 1):
