@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
+from pipeline.image.transform import Transform
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import LETTERS
 from pipeline.sources.cf_packing import Packed, unused
@@ -70,7 +71,7 @@ class Stored:
     units: tuple[str | None, ...] = ()
     """Of each axis, where there is a scale."""
     crs: str | None = None
-    transform: tuple[float, float, float, float, float, float] | None = None
+    transform: Transform | None = None
     policy: str = "nodata"
     """What chunks are that were never written, as far as the array says."""
     remarks: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.image.pixel_area import alike, unclear
+from pipeline.image.transform import pixel_size
 from pipeline.sources.axes import Choice, Layout, native
 from pipeline.sources.cf_packing import Packed
 from pipeline.sources.chunk_cache import Kept
@@ -339,11 +340,8 @@ class ZarrImage:
 def _of_level(stored: Stored, how: Layout) -> Place:
     """Where a level of an OME-Zarr image lies."""
     if stored.transform and how.space == "yx":
-        a, b, _, d, e, _ = stored.transform
         unit = alike(stored.units[-2:], stored.scale[-2:])[0] if stored.scale else "pixel"
-        return Place(
-            stored.transform, stored.crs, (float(np.hypot(b, e)), float(np.hypot(a, d))), unit
-        )
+        return Place(stored.transform, stored.crs, pixel_size(stored.transform), unit)
     kept = [how.axes.index(letter) for letter in how.space]
     units = [stored.units[k] for k in kept]
     unit, size, unlike = alike(units, [stored.scale[k] for k in kept])
