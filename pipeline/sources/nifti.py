@@ -22,6 +22,7 @@ from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import Choice, Layout, native
+from pipeline.sources.declared_sizes import check_fits
 from pipeline.sources.fingerprints import of_file, stamp
 from pipeline.sources.nodata_rules import together
 
@@ -259,13 +260,11 @@ def _unit(header: Any) -> str | None:
 
 def _refuse(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
     """Refuse what a file declares and cannot hold."""
-    size, need = Path(path).stat().st_size, offset + math.prod(shape) * dtype.itemsize
+    size = Path(path).stat().st_size
     most = size * DENSEST if path.lower().endswith(".gz") else size
-    if offset < 0 or need > most:
-        raise SourceError(
-            f"{path} declares {' x '.join(map(str, shape))} voxels of {dtype}, more than a file "
-            f"of {size} bytes can hold"
-        )
+    needed = offset + math.prod(shape) * dtype.itemsize if offset >= 0 else most + 1
+    voxels = " x ".join(map(str, shape))
+    check_fits(f"{path} declares {voxels} voxels of {dtype}", needed, size, most)
 
 
 def _faults() -> tuple[type[Exception], ...]:
