@@ -75,17 +75,8 @@ def in_pixels(places: Coordinates, said: Said, frame: Frame) -> Coordinates:
         return places
     if system != IMAGE:
         places = _reprojected(places, system, said, frame)
-    row, column = to_pixels(frame, *places.T)
+    row, column = frame.pixels_at(*places.T)
     return np.stack([column, row], axis=1)
-
-
-def to_pixels(frame: Frame, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Coordinates, Coordinates]:
-    """Row and column of coordinates in the image's CRS."""
-    a, b, c, d, e, f = frame.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    across = np.asarray(x, np.float64) - c
-    down = np.asarray(y, np.float64) - f
-    scale = a * e - b * d
-    return (a * down - d * across) / scale, (e * across - b * down) / scale
 
 
 def refuse_grid(other: Frame, frame: Frame, what: str) -> None:
@@ -106,7 +97,7 @@ def refuse_grid(other: Frame, frame: Frame, what: str) -> None:
         )
     if other.transform is not None and frame.transform is not None:
         rows, columns = np.array([[0, 0], [0, other.shape[-1]], [other.shape[-2], 0]], np.float64).T
-        found = np.stack(to_pixels(frame, *other.place(rows, columns)))
+        found = np.stack(frame.pixels_at(*other.place(rows, columns)))
         if (off := float(np.abs(found - np.stack([rows, columns])).max())) > FAR:
             raise JobError(
                 f"{what}: its corners lie up to {off:.4g} pixels off the image's, at "
@@ -191,7 +182,7 @@ def _told_by_extent(places: Coordinates, said: Said, frame: Frame) -> str:
     JobError if both do.
     """
     rows, columns = frame.shape[-2:]
-    row, column = to_pixels(frame, *places.T)
+    row, column = frame.pixels_at(*places.T)
     fits = {
         PIXELS: _lies(places[:, 1], places[:, 0], rows, columns),
         IMAGE: _lies(row, column, rows, columns),

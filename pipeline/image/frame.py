@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.image.transform import IDENTITY, Transform, to_coordinates, to_pixels
+
 
 @dataclass(frozen=True, slots=True)
 class Pins:
@@ -44,9 +46,9 @@ class Frame:
     nodata: float | None = None
     """The value that means "not measured", besides NaN and infinity."""
 
-    transform: tuple[float, float, float, float, float, float] | None = None
-    """(a, b, c, d, e, f): x = a·column + b·row + c, y = d·column + e·row + f, at a pixel's upper
-    left corner.
+    transform: Transform | None = None
+    """(a, b, c, d, e, f): x = a·column + b·row + c, y = d·column + e·row + f, at the upper left
+    corner of a pixel; see `pipeline.image.transform`.
     """
 
     crs: str | None = None
@@ -161,9 +163,13 @@ class Frame:
         >>> Frame((4, 4), transform=(2.0, 0.0, 10.0, 0.0, -2.0, 50.0)).place(1, 3)
         (array(16.), array(48.))
         """
-        a, b, c, d, e, f = self.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-        rows, columns = np.asarray(row, np.float64), np.asarray(column, np.float64)
-        return np.asarray(a * columns + b * rows + c), np.asarray(d * columns + e * rows + f)
+        return to_coordinates(self.transform or IDENTITY, row, column)
+
+    def pixels_at(
+        self, x: npt.ArrayLike, y: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The inverse of `place`: rows and columns of coordinates x, y of the CRS."""
+        return to_pixels(self.transform or IDENTITY, x, y)
 
 
 STEP = float(np.finfo(np.float32).eps)

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from pipeline.image.frame import Frame
 from pipeline.image.ground import Ground, ellipsoid, ground_of, is_true
+from pipeline.image.transform import determinant, is_turned, multiplied, of_size, step
 from pipeline.image.units import length
 from pipeline.numerics.elementary import cosine, sine
 
@@ -173,8 +174,7 @@ def plane_extent(frame: Frame) -> float | None:
         return None
     if frame.transform is None:
         return math.prod(frame.pixel_size) * found.factor**frame.ndim
-    a, b, _, d, e, _ = frame.transform
-    return abs(a * e - b * d) * found.factor**2
+    return abs(determinant(frame.transform)) * found.factor**2
 
 
 def plane_column(frame: Frame) -> str | None:
@@ -210,8 +210,9 @@ def pixel_areas(
         return _on_ground(frame, rows, columns, ground)
     if found is None or found.ellipsoid is None or frame.transform is None:
         raise ValueError("all pixels are alike, or nobody says how large they are")
-    a, b, _, d, e, top = (value * found.factor for value in frame.transform)
-    if b == d == 0:
+    radians = multiplied(frame.transform, found.factor)
+    a, _, _, d, e, top = radians
+    if not is_turned(radians):
         # Each edge is computed in the same way for the pixels on either side.
         edges = np.clip(
             top + e * np.arange(rows[0], rows[1] + 1, dtype=np.float64), -math.pi / 2, math.pi / 2
@@ -232,7 +233,7 @@ def pixel_areas(
             top + d * (column + across / 2) + e * (row + down / 2), -math.pi / 2, math.pi / 2
         )
         mean += w * v * _density(latitude, found.ellipsoid)
-    return _limbs(mean * abs(a * e - b * d))
+    return _limbs(mean * abs(determinant(radians)))
 
 
 def _on_ground(
@@ -299,26 +300,21 @@ def step_lengths(
     found = scale(frame)
     if found is None and frame.transform is None:
         return None
-    a, b, _, d, e, f = frame.transform or (
-        frame.pixel_size[1],
-        0.0,
-        0.0,
-        0.0,
-        frame.pixel_size[0],
-        0.0,
-    )
+    transform = frame.transform or of_size(*frame.pixel_size)
     rows, columns, down, across = (
         np.asarray(each, np.float64) for each in (row, column, down, across)
     )
     factor = 1.0 if found is None else found.factor
-    x, y = (a * across + b * down) * factor, (d * across + e * down) * factor
+    x, y = (along * factor for along in step(transform, down, across))
     ground = None if found is None else ground_of(frame)
     if ground is not None:
         e, f, g = ground.of_points(rows + 0.5 + down / 2, columns + 0.5 + across / 2, slice(1, 4)).T
         return np.asarray(np.sqrt(e * x * x + 2 * f * x * y + g * y * y))
     if found is None or found.ellipsoid is None:
         return np.sqrt(x * x + y * y)
-    (major, squared), start = found.ellipsoid, (f + d * (columns + 0.5) + e * (rows + 0.5)) * factor
+    major, squared = found.ellipsoid
+    _, _, _, d, e, f = transform
+    start = (f + d * (columns + 0.5) + e * (rows + 0.5)) * factor
     total = np.zeros(np.broadcast_shapes(x.shape, start.shape))
     for place, weight in _GAUSS:
         latitude = np.clip(start + y * (1 + place) / 2, -math.pi / 2, math.pi / 2)

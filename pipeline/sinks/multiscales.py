@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pipeline.image.frame import Frame
 from pipeline.image.legend import Entry
+from pipeline.image.transform import every_nth
 from pipeline.image.units import length
 from pipeline.storage.ome_image import Space, Version
 
@@ -97,16 +98,10 @@ def spatial(frame: Frame, level: int) -> dict[str, Any]:
     """The georeference of a level, by the Zarr conventions proj and spatial; empty without one."""
     if frame.transform is None:
         return {}
-    a, b, c, d, e, f = frame.transform
     factor = 2**level
-    # The transform is of pixels' corners. A pixel of this level has the centre of the pixel that it
-    # was taken from, so that its corner is (factor - 1) / 2 pixels of the image before that
-    # pixel's.
-    c = c - (a + b) * (factor - 1) / 2
-    f = f - (d + e) * (factor - 1) / 2
     attributes: dict[str, Any] = {
         "spatial:dimensions": ["y", "x"],
-        "spatial:transform": [a * factor, b * factor, c, d * factor, e * factor, f],
+        "spatial:transform": list(every_nth(frame.transform, factor)),
         "spatial:shape": [(n + factor - 1) // factor for n in frame.shape[-2:]],
     }
     if frame.crs is not None:

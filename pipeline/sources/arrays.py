@@ -15,7 +15,7 @@ from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, guessed, layout, native
+from pipeline.sources.axes import Choice, Layout, native
 from pipeline.sources.cf_packing import UNUSED, Packed
 from pipeline.sources.coordinates import PLANE, Place, letters, names_of_bands, placed
 from pipeline.sources.fingerprints import of_bytes
@@ -91,18 +91,12 @@ class ArrayImage:
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         axes = self.axes or (letters(self._dims, self._beside) if self._dims else None)
-        axes = axes or guessed(self._data.shape, "the array", bands=self.bands, planes=self.planes)
+        chosen = Choice.of(self.bands, self.time, self.planes)
+        axes = axes or chosen.guess(self._data.shape, "the array")
         names = (
             names_of_bands(axes, self._dims, self._beside, self.array.attrs) if self._dims else ()
         )
-        return layout(
-            axes,
-            self._data.shape,
-            bands=self.bands,
-            names=names,
-            time=self.time,
-            planes=self.planes,
-        )
+        return chosen.layout(axes, self._data.shape, names)
 
     @functools.cached_property
     def _place(self) -> Place:

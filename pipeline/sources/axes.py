@@ -108,36 +108,82 @@ class Layout:
         """
         return tuple(int(stored[self.axes.index(letter)]) for letter in self.space)
 
+    def facts(self, stored: Sequence[int]) -> dict[str, int | None]:
+        """How many times and planes there are, and which of them is read; None where there is no
+        such axis, or all are read.
+        """
+        length = dict(zip(self.axes, stored, strict=True))
+        chosen = dict(self.fixed)
+        return {
+            "times": length.get("t"),
+            "time": chosen.get("t"),
+            "planes": length.get("z"),
+            "plane": chosen.get("z"),
+        }
 
-def layout(
-    axes: str,
-    shape: Sequence[int],
-    *,
-    bands: Sequence[int | str] | None = None,
-    names: Sequence[str] = (),
-    time: int | None = None,
-    planes: int | str | None = None,
-) -> tuple[Layout, tuple[str, ...]]:
-    """Settle what is read of an array, and what its bands are called; JobError where the options do
-    not fit the axes.
 
-    ``bands`` are numbers from 1, or names; ``planes`` is "all", a plane's index from 0, or None for
-    all where there are several.
-    """
-    if (
-        len(axes) != len(shape)
-        or len(set(axes)) != len(axes)
-        or not {"y", "x"} <= set(axes) <= set("tczyx")
-    ):
-        raise JobError(
-            f"axes: {axes!r} for the shape {tuple(shape)}; allowed: one letter of t, c, z, y, x "
-            f"for each axis, y and x among them"
-        )
-    length = dict(zip(axes, shape, strict=True))
-    fixed: Mapping[str, int] = _time(length, time) | _plane(length, planes)
-    known = named(names, length.get("c", 1))
-    chosen = choose_bands(bands, known)
-    return Layout(axes, chosen, tuple(fixed.items())), tuple(known[k] for k in chosen)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be read along the axes of an array, by the options of its source."""
+
+    bands: Sequence[int | str] | None = None
+    """Numbers from 1, or names; None: all."""
+
+    time: int | None = None
+    """The index along t; None: the only one."""
+
+    planes: int | str | None = None
+    """"all", or the index of one plane; None: all, where there are several."""
+
+    @classmethod
+    def of(
+        cls,
+        bands: Sequence[int | str] | None,
+        time: int | None,
+        planes: int | str | None,
+        *,
+        channels: Sequence[int | str] | None = None,
+    ) -> Choice:
+        """The choice of a source that knows bands by two words; JobError where both are given."""
+        if channels is not None and bands is not None:
+            raise JobError("channels and bands are both given; they are one and the same")
+        return cls(bands if channels is None else channels, time, planes)
+
+    def guess(self, shape: Sequence[int], what: str) -> str:
+        """The axes of an array that does not name them, as `guessed` finds them."""
+        return guessed(shape, what, bands=self.bands, planes=self.planes)
+
+    def layout(
+        self, axes: str, shape: Sequence[int], names: Sequence[str] = ()
+    ) -> tuple[Layout, tuple[str, ...]]:
+        """How to take what was chosen out of an array, and the names of the bands.
+
+        Parameters
+        ----------
+        axes
+            A letter of t, c, z, y, x for each axis of the array.
+        shape
+            The shape of the array.
+        names
+            The names of all its bands, where it has any.
+
+        Raises
+        ------
+        JobError
+            If the axes do not fit the shape, or a choice does not fit an axis.
+        """
+        letters = set(axes)
+        fits = len(axes) == len(shape) and len(letters) == len(axes)
+        if not fits or not {"y", "x"} <= letters <= set("tczyx"):
+            raise JobError(
+                f"axes: {axes!r} for the shape {tuple(shape)}; allowed: one letter of t, c, z, y, "
+                f"x for each axis, y and x among them"
+            )
+        length = dict(zip(axes, shape, strict=True))
+        fixed = _time(length, self.time) | _plane(length, self.planes)
+        known = named(names, length.get("c", 1))
+        chosen = choose_bands(self.bands, known)
+        return Layout(axes, chosen, tuple(fixed.items())), tuple(known[band] for band in chosen)
 
 
 def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
@@ -162,15 +208,6 @@ def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
         taken.add(other)
         found.append(other)
     return tuple(found)
-
-
-def either(
-    channels: Sequence[int | str] | None, bands: Sequence[int | str] | None
-) -> Sequence[int | str] | None:
-    """The bands asked for, by whichever of two words for them; JobError where both are given."""
-    if channels is not None and bands is not None:
-        raise JobError("channels and bands are both given; they are one and the same")
-    return bands if channels is None else channels
 
 
 def choose_bands(bands: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...]:

@@ -1,8 +1,11 @@
-"""How large a picture within a TIFF says it is: asked before it is decoded, for decoders take as
+"""How large a picture within a TIFF says it is: asked before it is decoded, because decoders take as
 much memory as it says.
 
-Looked into are JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC. What is no picture is decoded
-into the room of a tile, and may hold any bytes, also those that a picture begins with.
+Headers of JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC are read. What is no picture is
+decoded into the room of a tile, and may hold any bytes, also those that a picture begins with.
+
+Pillow is no substitute. It takes memory for the canvas of a WebP when it opens one, and it does not
+know JPEG of 12 bits or without loss, which imagecodecs decodes.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError
 from pipeline.image.pixel_area import alike
+from pipeline.image.transform import Transform, from_centre, is_turned, pixel_size, to_coordinates
 from pipeline.sources.axes import LETTERS, UNNAMED
 from pipeline.sources.grid_mappings import (
     EAST,
     NORTH,
     Beside,
     Coordinate,
-    Transform,
     reference,
     unit_of,
 )
@@ -187,21 +187,19 @@ def _sized(
     """
     if transform is None:
         return Place(crs=crs, remarks=remarks)
-    a, b, c, d, e, f = transform
     depth = lines.get("z")
     thickness = depth.step if depth is not None else None
-    size = (
-        *((abs(thickness or 1.0),) if space == "zyx" else ()),
-        float(np.hypot(b, e)),
-        float(np.hypot(a, d)),
-    )
+    planes = (abs(thickness or 1.0),) if space == "zyx" else ()
+    size: tuple[float, ...] = (*planes, *pixel_size(transform))
     if crs is not None:
         return Place(transform, crs, size, unit_of(crs), remarks=remarks)
     known = [units.get(letter) if letter != "z" or thickness else None for letter in space]
     unit, size, unlike = alike(known, size) if any(known) else ("unknown", size, ())
-    if space == "yx" or b or d or min(a, e, thickness or 1.0) < 0:
+    flipped = min(transform[0], transform[4], thickness or 1.0) < 0
+    if space == "yx" or is_turned(transform) or flipped:
         return Place(transform, None, size, unit, unlike, remarks=remarks)
-    start = (depth.first if depth is not None else 0.0, f + e / 2, c + a / 2)
+    x, y = map(float, to_coordinates(transform, 0.5, 0.5))
+    start = (depth.first if depth is not None else 0.0, y, x)
     return Place(None, None, size, unit, unlike, alike(known, start)[1], remarks)
 
 
@@ -248,7 +246,7 @@ def _of_lines(
     y: Line | None, x: Line | None, stated: Transform | None
 ) -> tuple[Transform | None, str]:
     """The transform of a grid whose axes have coordinates; or none, and why."""
-    if stated is not None and (stated[1] or stated[3]):
+    if stated is not None and is_turned(stated):
         return (
             None,
             (
@@ -290,7 +288,7 @@ def _of_lines(
                 f"image has no place"
             ),
         )
-    return (steps[0], 0.0, x.first - steps[0] / 2, 0.0, steps[1], y.first - steps[1] / 2), ""
+    return from_centre(x.first, y.first, (steps[0], 0.0), (0.0, steps[1])), ""
 
 
 def _same(line: Line, start: float, step: float) -> bool:
@@ -330,16 +328,15 @@ def _of_plane(dims: Mapping[str, str], beside: Beside) -> tuple[Transform | None
             None,
             "the coordinates xc and yc are not those of a grid of pixels: the image has no place",
         )
-    (a, b), (d, e) = (_slopes(each) for each in (x, y))
+    columns, rows = zip(*(_slopes(each) for each in (x, y)), strict=True)
+    found = from_centre(float(x[0, 0]), float(y[0, 0]), columns, rows)
     row, column = np.indices(x.shape)
-    size = min(np.hypot(a, d), np.hypot(b, e))
-    off = max(
-        np.abs(x - (x[0, 0] + a * column + b * row)).max(),
-        np.abs(y - (y[0, 0] + d * column + e * row)).max(),
-    )
+    given = to_coordinates(found, row + 0.5, column + 0.5)
+    off = max(float(np.abs(one - other).max()) for one, other in zip((x, y), given, strict=True))
+    size = min(pixel_size(found))
     if not size or not off <= EVEN * size:
         return None, "no transform gives the coordinates xc and yc: the image has no place"
-    return (a, b, float(x[0, 0] - (a + b) / 2), d, e, float(y[0, 0] - (d + e) / 2)), ""
+    return found, ""
 
 
 def _slopes(values: npt.NDArray[np.float64]) -> tuple[float, float]:

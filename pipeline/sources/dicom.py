@@ -16,12 +16,11 @@ from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import choose_bands, native
+from pipeline.sources.declared_sizes import LARGEST_BLOCK
 from pipeline.sources.fingerprints import of_file, stamp
 from pipeline.sources.nodata_rules import COLOURS, by_colour, is_partly_read, together
 from pipeline.sources.overviews import around, coarsest
 
-LARGEST_BLOCK = 1 << 30
-"""Values of one tile, which is decoded whole."""
 SAMPLED = 64
 """Files that a fingerprint looks into."""
 INSTALL = "pip install 'tilewise[dicom]'"

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import JobError, SourceError
 from pipeline.sources import sidecars
+from pipeline.sources.declared_sizes import LEAST_PER_BLOCK, check_bands, check_block, check_fits
 from pipeline.sources.fingerprints import of_file, stamp
 from pipeline.sources.unsupported import told
 from pipeline.sources.vrt import HEAD, MARK, is_vrt, sources_of
@@ -42,11 +43,6 @@ NAMES = {
     "VRT": "VRT",
 }
 """What the drivers read."""
-MOST_BANDS = 4096
-LARGEST_BLOCK = 1 << 30
-"""Bytes of one block (a tile, a strip), which GDAL decodes whole."""
-LEAST_PER_BLOCK = 4
-"""Bytes that each block of a TIFF takes in it, whatever it holds: those of its offset."""
 
 
 def dataset(path: str, level: int = 0, root: str | None = None) -> Any:
@@ -242,30 +238,18 @@ def _refuse(file: Any, path: str, length: int) -> None:
     """Refuse what a file declares and cannot hold, or what would take more memory than a task has,
     before a pixel is read.
     """
+    check_bands(path, file.count)
     size = f"{path} declares {file.width} x {file.height} pixels"
-    if file.count > MOST_BANDS:
-        raise SourceError(f"{path} declares {file.count} bands; allowed: up to {MOST_BANDS}")
-    if file.count == 0:
-        raise SourceError(f"{path} has no bands")
     rows, columns = file.block_shapes[0]
-    together = (
-        file.count if file.interleaving is not None and file.interleaving.name == "pixel" else 1
-    )
-    block = (
-        rows
-        * columns
-        * together
-        * max(np.dtype(name.replace("complex_int16", "int32")).itemsize for name in file.dtypes)
-    )
-    if block > LARGEST_BLOCK:
-        raise SourceError(
-            f"{size} in blocks of {rows} x {columns}, {block / 2**30:.3g} GiB each; allowed: up "
-            f"to {LARGEST_BLOCK >> 30} GiB; "
-            "write it anew with tiles: gdal_translate -co TILED=YES"
-        )
+    by_pixel = file.interleaving is not None and file.interleaving.name == "pixel"
+    together = file.count if by_pixel else 1
+    dtypes = [np.dtype(name.replace("complex_int16", "int32")) for name in file.dtypes]
+    nbytes = rows * columns * together * max(dtype.itemsize for dtype in dtypes)
+    hint = "; write it anew with tiles: gdal_translate -co TILED=YES"
+    check_block(f"{size} in blocks of {rows} x {columns}", nbytes, hint)
     number = -(-file.height // rows) * -(-file.width // columns) * (file.count // together)
-    if file.driver == "GTiff" and number * LEAST_PER_BLOCK > length:
-        raise SourceError(f"{size} in {number} blocks, more than a file of {length} bytes can hold")
+    if file.driver == "GTiff":
+        check_fits(f"{size} in {number} blocks", number * LEAST_PER_BLOCK, length)
 
 
 def _refuse_others(file: Any, path: str, folder: Path) -> None:

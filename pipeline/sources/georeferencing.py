@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.errors import SourceError
 from pipeline.image.frame import Pins
+from pipeline.image.transform import determinant, pixel_size, resized
 from pipeline.sources import sidecars
 
 FIT = 0.5
@@ -51,9 +52,9 @@ def place(path: str, file: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     if transform is None:
         return {}
     crs = crs or _beside(path, file)
-    down, across = file.height / shape[0], file.width / shape[1]
-    a, b, c, d, e, f = tuple(transform)[:6]
-    a, b, d, e = a * across, b * down, d * across, e * down
+    down = file.height / shape[0]
+    across = file.width / shape[1]
+    level = resized(tuple(transform)[:6], down, across)
     unit = (
         "unknown"
         if crs is None
@@ -62,9 +63,9 @@ def place(path: str, file: Any, shape: tuple[int, ...]) -> dict[str, Any]:
         else str(crs.linear_units).lower()
     )
     return {
-        "transform": (a, b, c, d, e, f),
+        "transform": level,
         "crs": crs.to_wkt() if crs else None,
-        "pixel_size": (float(np.hypot(b, e)), float(np.hypot(a, d))),
+        "pixel_size": pixel_size(level),
         "unit": unit,
     }
 
@@ -93,11 +94,9 @@ def _fitted(points: Any, crs: Any) -> tuple[Any, Any]:
     places = np.array([(p.x, p.y) for p in points])
     if len(points) < 3 or np.linalg.matrix_rank(known) < 3:
         return None, None
-    from rasterio.transform import Affine
-
     solved = np.linalg.lstsq(known, places, rcond=None)[0]
-    transform = Affine(*solved[:, 0].tolist(), *solved[:, 1].tolist())
-    if transform.is_degenerate:
+    transform = (*solved[:, 0].tolist(), *solved[:, 1].tolist())
+    if determinant(transform) == 0:
         return None, None
     missed = np.linalg.solve(solved[:2].T, (places - known @ solved).T)
     return (crs, transform) if np.abs(missed).max() <= FIT else (None, None)

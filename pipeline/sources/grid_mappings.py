@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-Transform = tuple[float, float, float, float, float, float]
+from pipeline.image.transform import Transform, from_gdal
+
 EAST, NORTH = ("degrees_east", "degree_east"), ("degrees_north", "degree_north")
 UNITS = {
     "m": "metre",
@@ -163,8 +164,7 @@ def _stated(given: Any) -> Transform | None:
             for part in (given.split() if isinstance(given, str) else itertools.islice(given, 6))
         ]
         if isinstance(given, str):
-            c, a, b, f, d, e = numbers
-            return (a, b, c, d, e, f)
+            return from_gdal(*numbers)
         a, b, c, d, e, f = numbers
     except (TypeError, ValueError):
         return None

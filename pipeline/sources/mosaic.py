@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
+from pipeline.image.transform import IDENTITY, as_matrix, begun_at
 from pipeline.sources.axes import native
 from pipeline.sources.contract import thinned, where_measured
 from pipeline.sources.gdal_facts import gdal_facts
@@ -66,14 +67,11 @@ class Mosaic:
         if not 0 <= self.snap <= 0.5:
             raise JobError(f"snap: {self.snap!r}; allowed: 0 to 0.5 pixels")
         first, extent = self._first, self._extent
-        a, b, c, d, e, f = first.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-        row, column = (
-            self._placed[:, :2].min(axis=0).tolist()
-        )  # of the whole image's corner, as the first file counts
+        corner = self._placed[:, :2].min(axis=0).tolist()  # as the first file counts
         return replace(
             first,
             shape=extent,
-            transform=(a, b, c + a * column + b * row, d, e, f + d * column + e * row),
+            transform=begun_at(first.transform or IDENTITY, *corner),
             masked=True,
             chunks=tuple(min(n, m) for n, m in zip(first.chunks, extent, strict=True)),
         )
@@ -179,7 +177,7 @@ class Mosaic:
         """Where a file lies, as the first one counts; SourceError where it does not go with it."""
         path, frame = self.path[number], self._part(number).frame
         _refuse(self.path[0], self._first, path, frame)
-        grid, own = (np.array(each.transform).reshape(2, 3) for each in (self._first, frame))
+        grid, own = (as_matrix(each.transform or IDENTITY) for each in (self._first, frame))
         column, row = np.linalg.solve(grid[:, :2], own[:, 2] - grid[:, 2])
         turned = np.linalg.solve(grid[:, :2], own[:, :2]) - np.eye(
             2
@@ -265,7 +263,7 @@ def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int6
     ``columns``: the first and the last plus one of each. Nothing is moved unless degrees make a
     circle of whole pixels, and the widest stretch of it without a file would lie inside the image.
     """
-    a, b = (first.transform or (1.0, 0.0))[:2]
+    a, b = (first.transform or IDENTITY)[:2]
     circle = round(360 / abs(a)) if a else 0
     if (
         first.unit != "degree"

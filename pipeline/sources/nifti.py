@@ -21,7 +21,8 @@ from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, layout, native
+from pipeline.sources.axes import Choice, Layout, native
+from pipeline.sources.declared_sizes import check_fits
 from pipeline.sources.fingerprints import of_file, stamp
 from pipeline.sources.nodata_rules import together
 
@@ -124,7 +125,7 @@ class NiftiImage:
     def facts(self) -> dict[str, Any]:
         """What is known of the image besides its frame."""
         opened, (how, _) = self._opened, self._layout
-        stored, fixed = dict(zip(AXES, opened.shape, strict=False)), dict(how.fixed)
+        bands = dict(zip(AXES, opened.shape, strict=False)).get("c", 1)
         unscaled = (opened.slope, opened.intercept) == (1.0, 0.0)
         doubts = []
         if opened.unit is None:
@@ -141,11 +142,8 @@ class NiftiImage:
             "format": opened.format,
             "axes": AXES[: len(opened.shape)],
             "stored": list(opened.shape),
-            "times": stored.get("t"),
-            "time": fixed.get("t"),
-            "planes": stored.get("z"),
-            "plane": fixed.get("z"),
-            "channels": [str(k + 1) for k in range(stored.get("c", 1))],
+            **how.facts(opened.shape),
+            "channels": [str(k + 1) for k in range(bands)],
             "scale": None if unscaled else [opened.slope],
             "offset": None if unscaled else [opened.intercept],
             "sizes": {
@@ -174,9 +172,8 @@ class NiftiImage:
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
         shape = self._opened.shape
-        return layout(
-            AXES[: len(shape)], shape, bands=self.bands, time=self.time, planes=self.planes
-        )
+        chosen = Choice.of(self.bands, self.time, self.planes)
+        return chosen.layout(AXES[: len(shape)], shape)
 
 
 @dataclass(frozen=True)
@@ -263,13 +260,11 @@ def _unit(header: Any) -> str | None:
 
 def _refuse(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
     """Refuse what a file declares and cannot hold."""
-    size, need = Path(path).stat().st_size, offset + math.prod(shape) * dtype.itemsize
+    size = Path(path).stat().st_size
     most = size * DENSEST if path.lower().endswith(".gz") else size
-    if offset < 0 or need > most:
-        raise SourceError(
-            f"{path} declares {' x '.join(map(str, shape))} voxels of {dtype}, more than a file "
-            f"of {size} bytes can hold"
-        )
+    needed = offset + math.prod(shape) * dtype.itemsize if offset >= 0 else most + 1
+    voxels = " x ".join(map(str, shape))
+    check_fits(f"{path} declares {voxels} voxels of {dtype}", needed, size, most)
 
 
 def _faults() -> tuple[type[Exception], ...]:

@@ -1,4 +1,4 @@
-"""Which bands share one fact of where they were measured, and how nodata is looked up then.
+"""What counts as measured, by the options ``nodata_by`` and ``missing_chunks``.
 
 Nodata in one band of a colour is a colour: black has no red. So red, green and blue of one colour
 are missing only where all three have nodata, also where some of the three are not read.
@@ -11,10 +11,29 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, nearest
 
 NODATA_BY = ("band", "pixel")
 COLOURS = ("red", "green", "blue")
+MISSING_CHUNKS = {
+    "nodata": "count as not measured; missing_chunks: fill reads the fill value there",
+    "fill": "hold their fill value",
+    "error": "end a run",
+}
+"""What the option ``missing_chunks`` makes of chunks that were never written."""
+
+
+def check_missing_chunks(given: str | None) -> None:
+    """JobError where the option ``missing_chunks`` of a source is none of `MISSING_CHUNKS`."""
+    if given not in (None, *MISSING_CHUNKS):
+        raise JobError(f"missing_chunks: {given!r}; {nearest(str(given), MISSING_CHUNKS)}")
+
+
+def told_of_missing(lost: int, number: int, policy: str) -> str:
+    """A sentence on chunks that were never written; empty where all were."""
+    if lost <= 0:
+        return ""
+    return f"{lost} of {number} were never written, and {MISSING_CHUNKS[policy]}"
 
 
 def together(nodata_by: str | None, number: int, colour: Sequence[int] = ()) -> tuple[int, ...]:

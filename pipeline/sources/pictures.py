@@ -14,12 +14,10 @@ from pipeline.image.frame import Frame, Pins
 from pipeline.image.grid import Box
 from pipeline.sources.axes import native
 from pipeline.sources.contract import every
+from pipeline.sources.declared_sizes import LARGEST_PICTURE
 from pipeline.sources.fingerprints import stamp
 from pipeline.sources.gdal import dataset
 from pipeline.sources.raster import Raster
-
-LARGEST = 1 << 30
-"""Values (pixels times bands) of a PNG or JPEG, which is decoded whole."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Picture:
         whole.
         """
         file = dataset(self.path)
-        if file.width * file.height * file.count > LARGEST:
+        if file.width * file.height * file.count > LARGEST_PICTURE:
             raise SourceError(
                 f"{self.path} has {file.width} x {file.height} pixels; a PNG or JPEG may have "
                 f"2^30 values; convert it to GeoTIFF"

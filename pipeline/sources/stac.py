@@ -21,6 +21,7 @@ from pipeline.image.frame import Frame, Pins, marked
 from pipeline.image.grid import Box
 from pipeline.sources.axes import choose_bands
 from pipeline.sources.contract import where_measured
+from pipeline.sources.declared_sizes import check_text
 from pipeline.sources.fingerprints import of_file
 from pipeline.sources.linked_files import followed, of_uri
 from pipeline.sources.nodata_rules import together
@@ -240,8 +241,7 @@ class Asset(Raster):
 
 def _item(path: str) -> dict[str, dict[str, Any]]:
     """The assets of an item."""
-    if (size := Path(path).stat().st_size) > LARGEST:
-        raise SourceError(f"{path} has {size} bytes; allowed for a STAC item: {LARGEST}")
+    check_text(path, "a STAC item", LARGEST)
     try:
         item = json.loads(Path(path).read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -20,16 +20,12 @@ import numpy as np
 
 from pipeline.errors import JobError, SourceError, TilewiseError
 from pipeline.sources.bounded_pictures import PLAIN, bounded
+from pipeline.sources.declared_sizes import LEAST_PER_BLOCK, check_bands, check_block, check_fits
 from pipeline.sources.fingerprints import stamp
 from pipeline.sources.ome_xml import settled
 from pipeline.sources.tiff_blocks import Merged, Written, merged, written
 from pipeline.sources.tiff_metadata import Said, said
 
-MOST_BANDS = 4096
-LARGEST_BLOCK = 1 << 30
-"""Bytes of one block (a tile, or a page that is stored in one piece), which is decoded whole."""
-LEAST_PER_BLOCK = 4
-"""Bytes that each block takes in the file, whatever it holds: those of its offset."""
 UNCOMPRESSED = 1
 """TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes
 without a bound.
@@ -251,10 +247,7 @@ def _chosen(given: Sequence[Any], number: int, what: str) -> Any:
 
 def _refuse_page(path: str, page: Any) -> None:
     """Refuse what cannot be decoded here."""
-    if page.samplesperpixel > MOST_BANDS:
-        raise SourceError(
-            f"{path} declares {page.samplesperpixel} bands; allowed: up to {MOST_BANDS}"
-        )
+    check_bands(path, page.samplesperpixel)
     if not decodable(page):
         kind = getattr(page.compression, "name", page.compression)
         raise JobError(
@@ -277,26 +270,16 @@ def _refuse(path: str, array: Any, series: Any) -> None:
     """Refuse what a file declares and cannot hold, or what would take more memory than a task has,
     before a pixel is read.
     """
-    size, block = " x ".join(map(str, array.shape)), math.prod(array.chunks) * array.dtype.itemsize
-    if block > LARGEST_BLOCK:
-        raise SourceError(
-            f"{path} declares {size} pixels in blocks of {block / 2**30:.3g} GiB; allowed: up to "
-            f"{LARGEST_BLOCK >> 30} GiB"
-        )
-    number = math.prod(-(-n // m) for n, m in zip(array.shape, array.chunks, strict=True))
+    size = f"{path} declares {' x '.join(map(str, array.shape))} pixels"
+    blocks = f"{size} in blocks of {' x '.join(map(str, array.chunks))}"
+    check_block(blocks, math.prod(array.chunks) * array.dtype.itemsize)
     stored = Path(path).stat().st_size
-    if series.keyframe.is_tiled and number * LEAST_PER_BLOCK > stored:
-        raise SourceError(
-            f"{path} declares {size} pixels in {number} blocks, more than a file of {stored} "
-            f"bytes can hold"
-        )
-    if (series.dataoffset or 0) > 0 and series.dataoffset + series.nbytes > Path(
-        series.keyframe.parent.filehandle.path
-    ).stat().st_size:
-        raise SourceError(
-            f"{path} declares {size} pixels in one piece, more than a file of {stored} bytes can "
-            f"hold"
-        )
+    if series.keyframe.is_tiled:
+        number = math.prod(-(-n // m) for n, m in zip(array.shape, array.chunks, strict=True))
+        check_fits(f"{size} in {number} blocks", number * LEAST_PER_BLOCK, stored)
+    if (series.dataoffset or 0) > 0:
+        there = Path(series.keyframe.parent.filehandle.path).stat().st_size
+        check_fits(f"{size} in one piece", series.dataoffset + series.nbytes, stored, there)
 
 
 def letters(axes: str) -> str:

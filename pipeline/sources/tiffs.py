@@ -13,19 +13,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, TilewiseError, nearest
+from pipeline.errors import SourceError, TilewiseError
 from pipeline.image.frame import Frame, marked
 from pipeline.image.grid import Box
 from pipeline.image.pixel_area import unclear
 from pipeline.sources import checked_numbers
-from pipeline.sources.axes import Layout, either, layout, named, native
+from pipeline.sources.axes import Choice, Layout, named, native
 from pipeline.sources.contract import everywhere
 from pipeline.sources.fingerprints import of_file
-from pipeline.sources.nodata_rules import by_colour, colour_of, is_partly_read, needed, together
+from pipeline.sources.nodata_rules import (
+    by_colour,
+    check_missing_chunks,
+    colour_of,
+    is_partly_read,
+    needed,
+    together,
+    told_of_missing,
+)
 from pipeline.sources.overviews import around, coarsest
 from pipeline.sources.tiff_pages import FAULTS, About, Opened, describe, opened
 
-POLICIES = ("nodata", "fill", "error")
 FORMATS = {
     "ome": "OME-TIFF",
     "imagej": "ImageJ TIFF",
@@ -84,11 +91,7 @@ class TiffImage:
     """
 
     def __post_init__(self) -> None:
-        if self.missing_chunks not in (None, *POLICIES):
-            raise JobError(
-                f"missing_chunks: {self.missing_chunks!r}; "
-                f"{nearest(str(self.missing_chunks), POLICIES)}"
-            )
+        check_missing_chunks(self.missing_chunks)
 
     @functools.cached_property
     def _about(self) -> About:
@@ -96,17 +99,16 @@ class TiffImage:
 
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
-        wanted, about = either(self.channels, self.bands), self._about
+        about = self._about
+        chosen = Choice.of(self.bands, self.time, self.planes, channels=self.channels)
         axes = self.axes or about.axes
         number = (
             about.shape[axes.index("c")] if "c" in axes and len(axes) == len(about.shape) else 1
         )
-        if wanted is None and number == len(about.samples):
-            wanted = tuple(k + 1 for k in range(number) if about.samples[k] != "alpha") or None
-        names = about.said.channels
-        return layout(
-            axes, about.shape, bands=wanted, names=names, time=self.time, planes=self.planes
-        )
+        if chosen.bands is None and number == len(about.samples):
+            but_alpha = tuple(k + 1 for k in range(number) if about.samples[k] != "alpha")
+            chosen = replace(chosen, bands=but_alpha or None)
+        return chosen.layout(axes, about.shape, about.said.channels)
 
     @functools.cached_property
     def _alpha(self) -> Layout | None:
@@ -263,17 +265,8 @@ class TiffImage:
     def facts(self) -> Mapping[str, Any]:
         """What is known of the image besides its frame."""
         (how, _), about = self._layout, self._about
-        stored, fixed, number = (
-            dict(zip(how.axes, about.shape, strict=True)),
-            dict(how.fixed),
-            len(about.samples),
-        )
-        alpha = [k + 1 for k in range(number) if about.samples[k] == "alpha"] if self._alpha else []
-        lost, many = about.missing
-        told = {
-            "nodata": "count as not measured; missing_chunks: fill reads the fill value there",
-            "error": "end a run",
-        }
+        bands = dict(zip(how.axes, about.shape, strict=True)).get("c", 1)
+        alpha = about.samples.index("alpha") + 1 if self._alpha else None
         space = {letter: unit for letter, (_, unit) in about.said.sizes.items() if letter != "t"}
         doubts = [
             *about.unclear,
@@ -294,23 +287,17 @@ class TiffImage:
             "pages": about.pages,
             "axes": how.axes,
             "stored": list(about.shape),
-            "times": stored.get("t"),
-            "time": fixed.get("t"),
-            "planes": stored.get("z"),
-            "plane": fixed.get("z"),
-            "channels": list(named(about.said.channels, stored.get("c", 1))),
+            **how.facts(about.shape),
+            "channels": list(named(about.said.channels, bands)),
             "colours": list(about.samples),
-            "alpha": alpha[0] if alpha else None,
+            "alpha": alpha,
             "mask": "alpha" if alpha else None,
             "sizes": {
                 letter: f"{size:g} {unit}" for letter, (size, unit) in about.said.sizes.items()
             },
             "compression": about.compression,
             "files": list(about.others),
-            "missing_chunks": f"{lost} of {many} were never written, and "
-            f"{told.get(self._policy, 'hold their fill value')}"
-            if lost
-            else None,
+            "missing_chunks": told_of_missing(*about.missing, self._policy),
             "not_understood": doubts,
         }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from pipeline.errors import SourceError
+from pipeline.sources.declared_sizes import check_text
 from pipeline.sources.linked_files import followed
 
 MARK, HEAD = b"<VRTDataset", 1024
@@ -212,8 +213,7 @@ def _elements(element: ET.Element) -> Iterator[ET.Element]:
 
 
 def _parsed(path: str) -> ET.Element:
-    if (size := Path(path).stat().st_size) > LARGEST:
-        raise SourceError(f"{path} has {size} bytes; allowed for a VRT: {LARGEST}")
+    check_text(path, "a VRT", LARGEST)
     try:
         text = Path(path).read_text("utf-8")
         if "<!DOCTYPE" in text:

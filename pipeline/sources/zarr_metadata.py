@@ -17,19 +17,17 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import JobError, SourceError, TilewiseError, nearest
+from pipeline.image.transform import Transform
 from pipeline.sources import checked_numbers
 from pipeline.sources.axes import LETTERS
 from pipeline.sources.cf_packing import Packed, unused
 from pipeline.sources.coordinates import Place, letters, names_of_bands, placed
+from pipeline.sources.declared_sizes import check_block, check_shard
 from pipeline.sources.grid_mappings import Coordinate
 from pipeline.sources.zarr_groups import beside, dims_of, known, only, parent
 from pipeline.storage.locations import asking, joined, zarr_store
 from pipeline.storage.ome_image import moved
 
-LARGEST_CHUNK = 1 << 30
-"""Bytes of one chunk, which is decoded whole."""
-MOST_IN_SHARD = 1 << 22
-"""Chunks in one shard, whose index is read whole."""
 FAULTS = (
     *(
         OSError,
@@ -70,7 +68,7 @@ class Stored:
     units: tuple[str | None, ...] = ()
     """Of each axis, where there is a scale."""
     crs: str | None = None
-    transform: tuple[float, float, float, float, float, float] | None = None
+    transform: Transform | None = None
     policy: str = "nodata"
     """What chunks are that were never written, as far as the array says."""
     remarks: tuple[str, ...] = ()
@@ -261,16 +259,9 @@ def _refuse(path: str, array: Any) -> None:
             f"{path} has the shape {array.shape} in chunks of {chunk}; allowed: at least one "
             f"pixel along each axis"
         )
-    if (size := math.prod(array.chunks) * array.dtype.itemsize) > LARGEST_CHUNK:
-        raise SourceError(
-            f"{path} is stored in chunks of {chunk}, {size / 2**30:.3g} GiB each; allowed: up to "
-            f"{LARGEST_CHUNK >> 30} GiB; write it anew"
-        )
-    if (number := chunks_in_file(array)) > MOST_IN_SHARD:
-        raise SourceError(
-            f"{path} is stored in shards of {number} chunks; allowed: up to {MOST_IN_SHARD}; "
-            f"write it anew"
-        )
+    nbytes = math.prod(array.chunks) * array.dtype.itemsize
+    check_block(f"{path} is stored in chunks of {chunk}", nbytes, "; write it anew")
+    check_shard(path, chunks_in_file(array))
 
 
 def _place(attributes: Mapping[str, Any]) -> dict[str, Any]:

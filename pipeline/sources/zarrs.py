@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import JobError, SourceError, nearest
+from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Box
 from pipeline.image.pixel_area import alike, unclear
-from pipeline.sources.axes import Layout, either, guessed, layout, native
+from pipeline.image.transform import pixel_size
+from pipeline.sources.axes import Choice, Layout, native
 from pipeline.sources.cf_packing import Packed
 from pipeline.sources.chunk_cache import Kept
 from pipeline.sources.coordinates import Place
 from pipeline.sources.facts import combined
 from pipeline.sources.fingerprints import of_file, stamp
-from pipeline.sources.nodata_rules import together
+from pipeline.sources.nodata_rules import check_missing_chunks, together, told_of_missing
 from pipeline.sources.written_chunks import Presence
 from pipeline.sources.zarr_facts import zarr_facts
 from pipeline.sources.zarr_metadata import FAULTS, Stored, around, describe
 from pipeline.storage.locations import about, asking, joined, listing, remote, there, zarr_store
 from pipeline.storage.ome_image import Home, home
 
-POLICIES = ("nodata", "fill", "error")
 SAMPLED = 64
 """Chunk files that a fingerprint looks into."""
 
@@ -80,11 +80,7 @@ class ZarrImage:
     """
 
     def __post_init__(self) -> None:
-        if self.missing_chunks not in (None, *POLICIES):
-            raise JobError(
-                f"missing_chunks: {self.missing_chunks!r}; "
-                f"{nearest(str(self.missing_chunks), POLICIES)}"
-            )
+        check_missing_chunks(self.missing_chunks)
 
     @property
     def _policy(self) -> str:
@@ -152,11 +148,7 @@ class ZarrImage:
         nobody knows.
         """
         number = math.prod(_opened(self._stored.path)[1].files)
-        told = (
-            f"{self._lost} of {number} were never written, and count as not measured; "
-            f"missing_chunks: fill reads the fill value there"
-        )
-        return told if self._lost > 0 else ""
+        return told_of_missing(self._lost, number, self._policy)
 
     @property
     def _lost_by_band(self) -> dict[str, int]:
@@ -178,19 +170,16 @@ class ZarrImage:
     @functools.cached_property
     def _settled(self) -> tuple[Layout, tuple[str, ...], Place]:
         """What is read, what its bands are called, and where it lies."""
-        wanted, stored = either(self.channels, self.bands), self._stored
+        chosen = Choice.of(self.bands, self.time, self.planes, channels=self.channels)
+        stored = self._stored
         near = around(stored, self.axes) if not stored.image else None
         axes = self.axes or stored.axes or (near.axes if near is not None else None)
-        axes = axes or guessed(stored.shape, stored.path, bands=wanted, planes=self.planes)
+        axes = axes or chosen.guess(stored.shape, stored.path)
         names = near.bands if near is not None else stored.channels
-        how, bands = layout(
-            axes, stored.shape, bands=wanted, names=names, time=self.time, planes=self.planes
-        )
-        return (
-            how,
-            bands,
-            _of_level(stored, how) if near is None else near.place(axes, stored.dims, how.space),
-        )
+        how, bands = chosen.layout(axes, stored.shape, names)
+        if near is None:
+            return how, bands, _of_level(stored, how)
+        return how, bands, near.place(axes, stored.dims, how.space)
 
     @property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
@@ -351,11 +340,8 @@ class ZarrImage:
 def _of_level(stored: Stored, how: Layout) -> Place:
     """Where a level of an OME-Zarr image lies."""
     if stored.transform and how.space == "yx":
-        a, b, _, d, e, _ = stored.transform
         unit = alike(stored.units[-2:], stored.scale[-2:])[0] if stored.scale else "pixel"
-        return Place(
-            stored.transform, stored.crs, (float(np.hypot(b, e)), float(np.hypot(a, d))), unit
-        )
+        return Place(stored.transform, stored.crs, pixel_size(stored.transform), unit)
     kept = [how.axes.index(letter) for letter in how.space]
     units = [stored.units[k] for k in kept]
     unit, size, unlike = alike(units, [stored.scale[k] for k in kept])
