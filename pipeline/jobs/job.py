@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -23,14 +24,16 @@ from pydantic import (
 )
 
 from pipeline.config import yaml_files
-from pipeline.config.messages import PLAIN, explained, refusal
+from pipeline.config.messages import PLAIN, explained
 from pipeline.config.option_errors import elsewhere, kinds_in
 from pipeline.errors import JobError, like, nearest
 from pipeline.image import legend
 from pipeline.jobs import layers, plugins
-from pipeline.jobs.routing import SKIP, Rule, refuse_misfit, refuse_unreached, rule
+from pipeline.jobs.kinds import OfKind, OfSource, in_yaml
+from pipeline.jobs.layers import WrittenLayer
+from pipeline.jobs.plugins import SEGMENTERS, STEPS
+from pipeline.jobs.routing import SKIP, Rule, WrittenRule, refuse_misfit, refuse_unreached
 from pipeline.redaction import redacted, shown
-from pipeline.segmenters import Contract, Segmenter
 from pipeline.storage.locations import lies_in
 
 Pixels = Annotated[int, Field(ge=1, strict=True)]
@@ -142,16 +145,14 @@ class Output(_Part):
         try:
             legend.refuse(given)
         except JobError as error:
-            raise JobError(f"output.{error}") from error
+            raise JobError(str(error).removeprefix("legend")) from error
         return given
 
     @field_validator("results")
     @classmethod
     def _results(cls, given: list[str] | None) -> list[str] | None:
         if given is not None and (not given or len(set(given)) < len(given)):
-            raise JobError(
-                f"output.results: {given!r}; allowed: instance, semantic, panoptic, each once"
-            )
+            raise JobError(f": {given!r}; allowed: instance, semantic, panoptic, each once")
         return given
 
     @field_validator("path", "scratch", mode="before")
@@ -161,27 +162,46 @@ class Output(_Part):
 
 
 class Job(_Part):
-    """What is segmented, how, and where the result goes.
+    """What is segmented, how, and where the result goes."""
 
-    ``source`` is a path, an array, or a mapping: ``kind``, ``path`` and the reader's options.
-    ``steps`` is what is made of the image before segmenting, in order: mappings (``kind`` and
-    options), or any callables from a block to a block. ``segmenters`` maps names to mappings or to
-    any callable. ``route`` may be left out where there is one segmenter. With ``layers`` in its
-    place every segmenter sees every tile, and the first layer that has something at a pixel has it.
-    ``on_bad_tile`` says what becomes of tiles that cannot be read: ``fail``: nothing is published;
-    ``skip``: they are not valid, the rest is published, and the result is not complete. To know
-    them, every tile is read once beforehand.
+    source: Annotated[Any, OfSource()]
+    """A path, an array, or a mapping: ``kind``, ``path`` and the reader's options."""
+
+    tiles: Tiles = Tiles()
+    """How the image is cut."""
+
+    steps: list[Annotated[Any, OfKind(STEPS)]] = []
+    """What is made of the image before segmenting, in order: mappings (``kind`` and options), or
+    any callables from a block to a block.
     """
 
-    source: Any
-    tiles: Tiles = Tiles()
-    steps: list[Any] = []
-    segmenters: dict[str, Any]
-    route: list[Any] = []
-    layers: list[Any] = []
+    segmenters: Annotated[
+        dict[str, Annotated[Any, OfKind(SEGMENTERS)]],
+        Field(json_schema_extra={"minProperties": 1}),
+    ]
+    """By name, mappings (``kind`` and options), or any callable."""
+
+    route: list[WrittenRule] = []
+    """Which segmenter a tile goes to: the first rule that holds. It may be left out where there is
+    one segmenter.
+    """
+
+    layers: list[WrittenLayer] = []
+    """In place of the route: every segmenter sees every tile, and the first layer that has
+    something at a pixel has it.
+    """
+
     stitch: Stitch = Stitch()
+    """How objects are joined where nothing is proved."""
+
     on_bad_tile: Literal["fail", "skip"] = "fail"
+    """What becomes of tiles that cannot be read. ``fail``: nothing is published. ``skip``: they are
+    not valid, the rest is published, and the result is not complete. To know them, every tile is
+    read once beforehand.
+    """
+
     output: Output
+    """Where the result goes, and as what."""
 
     def __init__(self, **parts: Any) -> None:
         try:
@@ -193,62 +213,32 @@ class Job(_Part):
                 "stitch": Stitch,
                 "output": Output,
             }
-            told = partial(elsewhere, used=kinds_in(parts.get("segmenters")))
-            raise JobError(
-                "\n".join(
-                    explained(
-                        error.errors(),
-                        {path: part.model_fields for path, part in keys.items()},
-                        told,
-                    )
-                )
-            ) from None
-
-    @field_validator("source")
-    @classmethod
-    def _source(cls, given: Any) -> Any:
-        if isinstance(given, (bool, int, float, NoneType)) or (
-            isinstance(given, str) and "\0" in given
-        ):
-            raise JobError(
-                refusal("source", given, "a path, or {path: …} with the reader's options")
+            written = parts.get("segmenters")
+            lines = explained(
+                error.errors(),
+                {path: part.model_fields for path, part in keys.items()},
+                partial(elsewhere, used=kinds_in(written)),
+                {"use": [*written, SKIP] if isinstance(written, Mapping) else [SKIP]},
             )
-        if isinstance(given, Mapping) and "path" not in given:
-            close = next(
-                (f"; was it meant by {key!r}?" for key in given if like(key, ["path"])), ""
-            )
-            raise JobError(f"source.path is missing; it names the image{close}")
-        return given
+            raise JobError("\n".join(lines)) from None
 
-    @field_validator("steps")
+    @field_validator("segmenters", mode="before")
     @classmethod
-    def _steps(cls, given: list[Any]) -> list[Any]:
-        return [_step(what, f"steps[{number}]") for number, what in enumerate(given)]
-
-    @field_validator("segmenters")
-    @classmethod
-    def _segmenters(cls, given: dict[str, Any]) -> dict[str, Segmenter]:
+    def _segmenters(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
         if not given:
-            raise JobError(
-                "segmenters: none given; name at least one, such as {land: {kind: threshold}}"
-            )
+            raise JobError(": none given; name at least one, such as {land: {kind: threshold}}")
         if SKIP in given:
-            raise JobError(
-                f"segmenters.{SKIP}: this name means that a tile is left out; choose another"
-            )
+            raise JobError(f".{SKIP}: this name means that a tile is left out; choose another")
         for name, what in given.items():
-            hint = like(
-                name,
-                [other for other in given if other != name],
-                asked="or did you mean the segmenter",
-            )
+            others = [other for other in given if other != name]
+            hint = like(name, others, asked="or did you mean the segmenter")
             if (
                 isinstance(what, Mapping) and "kind" not in what and hint
             ):  # also what `--set` makes of a misspelt name
-                raise JobError(
-                    f"segmenters.{name}.kind is missing; {nearest('', plugins.kinds())}{hint}"
-                )
-        return {name: _segmenter(name, what) for name, what in given.items()}
+                raise JobError(f".{name}.kind is missing; {nearest('', plugins.kinds())}{hint}")
+        return given
 
     @model_validator(mode="after")
     def _routes(self) -> Job:
@@ -274,16 +264,15 @@ class Job(_Part):
                 f"route: missing; with several segmenters ({', '.join(names)}) it says which "
                 f"tile goes where, or layers do"
             )
-        rules = [rule(given, f"route[{number}]", names) for number, given in enumerate(self.route)]
-        refuse_unreached(rules)
-        object.__setattr__(self, "route", rules if rules or self.layers else [Rule(names[0])])
-        stack = [
-            layers.layer(given, f"layers[{number}]", names)
-            for number, given in enumerate(self.layers)
-        ]
-        if stack:
-            layers.refuse(stack, things)
-        object.__setattr__(self, "layers", stack)
+        for number, rule in enumerate(self.route):
+            _refuse_unnamed(f"route[{number}].use", rule.use, [*names, SKIP])
+        for number, layer in enumerate(self.layers):
+            _refuse_unnamed(f"layers[{number}].{layer.role}", layer.use, names)
+        refuse_unreached(self.route)
+        if self.layers:
+            layers.refuse(self.layers, things)
+        elif not self.route:
+            object.__setattr__(self, "route", [Rule(names[0])])
         return self
 
     @model_validator(mode="after")
@@ -306,9 +295,84 @@ class Job(_Part):
 
     def refuse_misfit(self, bands: int) -> None:
         """JobError where a rule or a layer asks for a trait of a band that the image has not."""
-        for key, parts in (("route", self.route), ("layers", self.layers)):
-            for number, part in enumerate(parts):
-                refuse_misfit(part.when, bands, f"{key}[{number}].when")
+        for number, rule in enumerate(self.route):
+            refuse_misfit(rule.when, bands, f"route[{number}].when")
+        for number, layer in enumerate(self.layers):
+            refuse_misfit(layer.when, bands, f"layers[{number}].when")
+
+    @classmethod
+    def from_yaml(
+        cls, written: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
+    ) -> Job:
+        """Read a job file.
+
+        Parameters
+        ----------
+        written
+            The file; or its text, which has more than one line. Paths in it are taken from the
+            folder in which the command runs.
+        changes
+            Values by dotted key, such as ``{"tiles.size": 512}``, that take the place of the
+            file's.
+
+        Raises
+        ------
+        JobError
+            If the file is missing, is no YAML, or describes no job; the message names the key.
+        """
+        if isinstance(written, str) and "\n" in written:
+            what = "the job"
+            parts = yaml_files.parse(written, what)
+        else:
+            what = f"the job file {Path(written)}"
+            parts = yaml_files.read(Path(written), "the job file")
+        if not isinstance(parts, dict):
+            found = PLAIN.get(type(parts), "one value").partition(",")[0]
+            raise JobError(
+                f"{what} holds {found}, not the keys of a job; {nearest('', cls.model_fields)}"
+            )
+        if "train" in parts and "segmenters" not in parts:
+            raise JobError(
+                f"{what} is a card by which a network is trained, by: tilewise train {written}"
+            )
+        yaml_files.change(parts, changes or {})
+        return cls(**{str(key): value for key, value in parts.items()})
+
+    def to_yaml(self) -> str:
+        """The job as the text of a job file, without keys that have their default.
+
+        It is the same job when it is read again: addresses are written with the passwords that
+        were given in them.
+
+        Returns
+        -------
+        str
+            YAML, for `Job.from_yaml`.
+
+        Raises
+        ------
+        JobError
+            If the job holds what YAML cannot: an array, a function.
+
+        Examples
+        --------
+        >>> job = Job(source="a.tif", segmenters={"land": "threshold"}, output={"path": "out"})
+        >>> print(job.to_yaml())
+        source: a.tif
+        segmenters:
+          land: {kind: threshold}
+        route:
+        - {use: land}
+        output: {path: out}
+        <BLANKLINE>
+        >>> Job.from_yaml(job.to_yaml()) == job
+        True
+        """
+        parts = in_yaml(self.model_dump(exclude_defaults=True))
+        text: str = yaml.safe_dump(
+            parts, sort_keys=False, allow_unicode=True, default_flow_style=None
+        )
+        return text
 
     def plain(self) -> dict[str, Any]:
         """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
@@ -345,63 +409,9 @@ def _named(what: Any) -> Any:
     )
 
 
-def from_yaml(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Job:
-    """Read a job file.
-
-    Parameters
-    ----------
-    path
-        The file. Paths in it are taken from the folder in which the command runs.
-    changes
-        Values by dotted key, such as ``{"tiles.size": 512}``, that take the place of the file's.
-
-    Raises
-    ------
-    JobError
-        If the file is missing, is no YAML, or describes no job; the message names the key.
-    """
-    file = Path(path)
-    parts = yaml_files.read(file, "the job file")
-    if not isinstance(parts, dict):
-        what = PLAIN.get(type(parts), "one value").partition(",")[0]
-        raise JobError(
-            f"the job file {file} holds {what}, not the keys of a job; "
-            f"{nearest('', Job.model_fields)}"
-        )
-    if "train" in parts and "segmenters" not in parts:
-        raise JobError(
-            f"the job file {file} is a card by which a network is trained, by: tilewise train "
-            f"{file}"
-        )
-    yaml_files.change(parts, changes or {})
-    return Job(**{str(key): value for key, value in parts.items()})
+def _refuse_unnamed(where: str, name: str, allowed: list[str]) -> None:
+    if name not in allowed:
+        raise JobError(f"{where}: {name!r}; {nearest(name, allowed)}")
 
 
-def _segmenter(name: str, what: Any) -> Any:
-    where = f"segmenters.{name}"
-    if isinstance(what, Mapping):
-        return plugins.build(what, where)
-    if isinstance(what, str):
-        return plugins.build({"kind": what}, where)
-    if not callable(what):
-        raise JobError(
-            f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: threshold}}, "
-            f"or in Python any callable"
-        )
-    Contract.of(what)
-    return what
-
-
-def _step(what: Any, where: str) -> Any:
-    if isinstance(what, (Mapping, str)):
-        return plugins.build(
-            {"kind": what} if isinstance(what, str) else what, where, plugins.STEPS
-        )
-    reach = getattr(what, "reach", None)
-    if not callable(what) or isinstance(reach, bool) or not isinstance(reach, int) or reach < 0:
-        raise JobError(
-            f"{where}: {what!r}; allowed: a kind with its options, such as {{kind: smooth, "
-            f"sigma: 2}}, "
-            "or in Python any callable that states its reach in pixels"
-        )
-    return what
+from_yaml = Job.from_yaml

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pipeline.errors import JobError, nearest
+from pydantic import ConfigDict, SkipValidation, TypeAdapter
+
+from pipeline.config.parts import DESCRIBED, Part
+from pipeline.errors import JobError
 from pipeline.image.legend import MOST
-from pipeline.jobs.routing import Range, Rule, conditions, plain_conditions
-
-KEYS = ("things", "stuff", "classes", "when")
+from pipeline.jobs.routing import Rule, When
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,20 @@ class Layer:
     (5, 0)
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = DESCRIBED
+
     things: str | None = None
     """A segmenter's name: each of its objects is one thing."""
 
     stuff: str | None = None
     """A segmenter's name: all its pixels of one class are one segment, which has no id."""
 
-    classes: int | Mapping[int, int] | None = None
+    classes: SkipValidation[int | Mapping[int, int] | None] = None
     """The class of all of it in the result; or by class of the segmenter's the class in the result,
     where they differ: 0 leaves these pixels to the layers below.
     """
 
-    when: Mapping[str, Range] = field(default_factory=dict)
+    when: When = field(default_factory=dict)
     """The traits of the tiles that the segmenter is asked for, as in a rule of
     `pipeline.jobs.routing`; all tiles where there are none.
     """
@@ -85,35 +88,12 @@ class Layer:
 
     def plain(self) -> dict[str, Any]:
         """As a job says it."""
-        classes = dict(self.classes) if isinstance(self.classes, Mapping) else self.classes
-        known: dict[str, Any] = {
-            self.role: self.use,
-            "classes": classes,
-            "when": plain_conditions(self.when),
-        }
-        return {key: value for key, value in known.items() if value not in (None, {})}
+        plain: dict[str, Any] = TypeAdapter(Layer).dump_python(self, exclude_defaults=True)
+        return plain
 
 
-def layer(given: Any, where: str, names: Sequence[str]) -> Layer:
-    """A layer as a job describes it; JobError names ``where``, the value and what is allowed."""
-    if isinstance(given, Mapping):
-        if unknown := next((key for key in given if key not in KEYS), None):
-            raise JobError(
-                f"{where}.{unknown}: there is no such key; {nearest(str(unknown), KEYS)}"
-            )
-        parts = {**given, "when": conditions(given.get("when"), f"{where}.when")}
-        try:
-            given = Layer(**parts)
-        except JobError as error:
-            raise JobError(f"{where}.{error}") from error
-    if not isinstance(given, Layer):
-        raise JobError(
-            f"{where}: {given!r}; allowed: a layer such as {{things: {names[0]}}} or {{stuff: "
-            f"{names[0]}}}"
-        )
-    if given.use not in names:
-        raise JobError(f"{where}.{given.role}: {given.use!r}; {nearest(given.use, names)}")
-    return given
+WrittenLayer = Annotated[Layer, Part(Layer, "a layer such as {things: NAME} or {stuff: NAME}")]
+"""A layer as a job writes it."""
 
 
 def refuse(

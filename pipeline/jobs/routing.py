@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter
 
+from pipeline.config.parts import DESCRIBED, Part
 from pipeline.errors import JobError, nearest
 from pipeline.image.bands import is_name, numbered_trait
 from pipeline.numerics.elementary import LN2, logarithm
@@ -97,12 +99,23 @@ GIVEN = ("tissue",)
 FORMS = (*TRAITS, *GIVEN, "mean_BAND", "index_BAND_BAND")
 
 
+Number = Annotated[
+    Annotated[int, Strict()] | Annotated[float, Strict()],
+    Field(json_schema_extra=lambda schema: schema.pop("default", None)),  # JSON has no infinity
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """The values of a trait for which a rule holds, both ends included."""
 
-    min: float = -np.inf
-    max: float = np.inf
+    __pydantic_config__: ClassVar[ConfigDict] = DESCRIBED
+
+    min: Number = -np.inf
+    """The least value; without it there is no limit."""
+
+    max: Number = np.inf
+    """The largest value; without it there is no limit."""
 
     def __post_init__(self) -> None:
         if not self.min <= self.max:
@@ -111,14 +124,34 @@ class Range:
             )
 
 
+def _with_traits(schema: dict[str, Any]) -> None:
+    """Name the traits in a JSON schema, so that editors complete them."""
+    span = schema["additionalProperties"]
+    schema["properties"] = dict.fromkeys((*TRAITS, *GIVEN), span)
+    schema["description"] = f"{schema['description']} Traits: {', '.join(FORMS)}."
+
+
+When = Annotated[
+    Mapping[
+        str, Annotated[Range, Part(Range, "{min: number}, {max: number} or both", empty=False)]
+    ],
+    Part(None, "traits with their ranges, such as {valid: {min: 0.5}}"),
+    BeforeValidator(lambda given: {} if given is None else given),
+    Field(json_schema_extra=_with_traits),
+]
+"""Ranges by trait, as a job writes them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Use a segmenter for the tiles whose traits lie in ranges; without ranges, for every tile."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = DESCRIBED
+
     use: str
     """A segmenter's name in the job, or ``skip``."""
 
-    when: Mapping[str, Range] = field(default_factory=dict)
+    when: When = field(default_factory=dict)
     """By trait: valid (share of pixels of which all that a segmenter reads was measured), mean,
     spread (standard deviation), entropy (bits), edges (0 flat, about 1 noise), tissue (share of
     pixels on a slide that are tissue), mean_2 (of the second band), index_4_3 (the mean normalised
@@ -148,34 +181,19 @@ class Rule:
 
     def plain(self) -> dict[str, Any]:
         """As a job says it."""
-        spans = plain_conditions(self.when)
-        return {"use": self.use} | ({"when": spans} if spans else {})
+        plain: dict[str, Any] = TypeAdapter(Rule).dump_python(self, exclude_defaults=True)
+        return plain
 
 
-def rule(given: Any, where: str, names: Sequence[str]) -> Rule:
-    """A rule as a job describes it; JobError names ``where``, the value and what is allowed."""
-    if isinstance(given, str):
-        given = {"use": given}
-    if isinstance(given, Mapping):
-        if unknown := next((key for key in given if key not in ("use", "when")), None):
-            raise JobError(
-                f"{where}.{unknown}: there is no such key; {nearest(unknown, ('use', 'when'))}"
-            )
-        if "use" not in given:
-            raise JobError(f"{where}.use is missing; {nearest('', (*names, SKIP))}")
-        when = conditions(given.get("when"), f"{where}.when")
-        try:
-            given = Rule(given["use"], when)
-        except JobError as error:
-            raise JobError(f"{where}.{error}") from error
-    if not isinstance(given, Rule):
-        raise JobError(
-            f"{where}: {given!r}; allowed: a rule such as {{use: {names[0]}, when: {{valid: "
-            f"{{min: 0.5}}}}}}"
-        )
-    if given.use not in (*names, SKIP):
-        raise JobError(f"{where}.use: {given.use!r}; {nearest(given.use, (*names, SKIP))}")
-    return given
+WrittenRule = Annotated[
+    Rule,
+    Part(Rule, "a rule such as {use: NAME, when: {valid: {min: 0.5}}}, or a segmenter's name"),
+    BeforeValidator(
+        lambda given: {"use": given} if isinstance(given, str) else given,
+        json_schema_input_type=str | Rule,
+    ),
+]
+"""A rule as a job writes it; the bare name of a segmenter stands for a rule without ranges."""
 
 
 def refuse_unreached(rules: Sequence[Rule]) -> None:
@@ -202,42 +220,6 @@ def refuse_misfit(when: Mapping[str, Range], bands: int, where: str) -> None:
                 f"{where}.{name}: the image has {bands} {'band' if bands == 1 else 'bands'}; "
                 f"allowed: 1 to {bands}"
             )
-
-
-def conditions(given: Any, where: str) -> dict[str, Range]:
-    """The ranges of traits as a job describes them; none where it does not."""
-    if given is not None and not isinstance(given, Mapping):
-        raise JobError(
-            f"{where}: {given!r}; allowed: traits with their ranges, such as {{valid: {{min: "
-            f"0.5}}}}"
-        )
-    return {str(name): _range(span, f"{where}.{name}") for name, span in (given or {}).items()}
-
-
-def plain_conditions(when: Mapping[str, Range]) -> dict[str, dict[str, float]]:
-    """Ranges of traits as a job says them."""
-    ends = {name: {"min": span.min, "max": span.max} for name, span in when.items()}
-    return {
-        name: {end: value for end, value in span.items() if abs(value) < np.inf}
-        for name, span in ends.items()
-    }
-
-
-def _range(given: Any, where: str) -> Range:
-    if (
-        not isinstance(given, Mapping)
-        or not given
-        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given.values())
-    ):
-        raise JobError(f"{where}: {given!r}; allowed: {{min: number}}, {{max: number}} or both")
-    if unknown := next((key for key in given if key not in ("min", "max")), None):
-        raise JobError(
-            f"{where}.{unknown}: there is no such key; {nearest(str(unknown), ('min', 'max'))}"
-        )
-    try:
-        return Range(**given)
-    except JobError as error:
-        raise JobError(f"{where}: {error}") from error
 
 
 def _bands(trait: str) -> list[int]:
