@@ -57,7 +57,7 @@ def sights(found, drawn):
     """
     grid, seen = found.run.grid, defaultdict(set)
     tiles = range(len(grid))
-    outer = {tile: grid.window(tile, found.run.depth) for tile in tiles}
+    outer = {tile: found.run.labelled(tile) for tile in tiles}
     labels = {tile: drawn[outer[tile].start] for tile in tiles}
     for owner in tiles:
         core = grid.core(owner)

@@ -1,27 +1,34 @@
-"""The stages of a run on an array in memory, without files of results: what exactness tests compare
-with the untiled answer.
+"""The stages of a run on an array in memory, planned by the product's own planner, without files of
+results. Exactness tests compare what comes out with the untiled answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.image.grid import Grid
-from pipeline.segmenters import Contract, Segmenter
+from pipeline.execution.planning import plan
+from pipeline.jobs.job import Job
+from pipeline.segmenters import Segmenter
 from pipeline.sources import open_source
-from pipeline.stages import FIRST, Method, Run, depth_of, pixels_key, table_key
+from pipeline.stages import FIRST, Run, pixels_key, table_key
 from pipeline.stages.group import group
 from pipeline.stages.link import link
 from pipeline.stages.measure import gather
 from pipeline.stages.segment import segment
 from pipeline.stages.stitching import CERTIFICATES
-from pipeline.storage.records import Scratch
+
+MEMORY = 1 << 40
+"""Bytes that one task may use: enough for any window."""
+SOME = {"valid": {"min": 0}}
+"""A condition that any tile meets. A job must not have a rule that no tile can reach, and one after
+a rule without conditions is such a rule; `tiled` says itself where each tile goes.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,38 +55,33 @@ def tiled(
     iou: float = 0.5,
     steps: Sequence[Any] = (),
 ) -> Tiled:
-    """Segment (row, column), (band, row, column) or (band, plane, row, column) tile by tile, in any
-    order of the tiles.
+    """Segment an image tile by tile, in any order of the tiles, as `pipeline.run` plans it.
+
+    Parameters
+    ----------
+    image
+        (row, column), (band, row, column) or (band, plane, row, column).
+    segmenters
+        One, or several; the first segments all tiles unless ``routes`` says otherwise.
+    tile
+        The extent of a tile along each axis, in pixels.
+    folder
+        Where records go.
+    halo, max_halo
+        As in a job's ``tiles``.
+    order
+        The numbers of the tiles, in the order in which they are segmented; None: ascending.
+    routes
+        By tile, as `Run.routes`.
+    iou
+        As in a job's ``stitch``.
+    steps
+        As in a job.
     """
-    source = open_source(
-        image,
-        axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim],
-        planes="all" if image.ndim == 4 else None,
-    )
-    kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
-    contracts = [Contract.of(kind) for kind in kinds]
-    depth = depth_of(contracts, halo)
-    far = depth + sum(step.reach for step in steps)
-    methods = tuple(
-        Method(str(k), kind, c, c.reach + far)
-        for k, (kind, c) in enumerate(zip(kinds, contracts, strict=True))
-    )
-    grid = Grid(source.frame.shape, tuple(tile))
-    where = (
-        np.array(routes, np.int16) if routes is not None else np.full(len(grid), FIRST, np.int16)
-    )
-    run = Run(
-        source,
-        grid,
-        methods,
-        where,
-        depth,
-        max(max_halo, *(m.halo for m in methods)),
-        1 << 40,
-        Scratch(str(folder)).begin(),
-        iou,
-        tuple(steps),
-    )
+    run = planned(image, segmenters, tile, folder, halo, max_halo, iou, steps)
+    if routes is not None:
+        run = replace(run, routes=np.array(routes, np.int16))
+    grid = run.grid
     chosen = [
         t for t in (order if order is not None else range(len(grid))) if run.routes[t] >= FIRST
     ]
@@ -97,6 +99,35 @@ def tiled(
         about = gather(run, slab)[1]
         status[about["id"] - 1] = about["status"]
     return Tiled(labels, number, [CERTIFICATES[s] for s in status], run)
+
+
+def planned(
+    image: npt.NDArray[np.generic],
+    segmenters: Segmenter | Sequence[Segmenter],
+    tile: Sequence[int],
+    folder: Path,
+    halo: int,
+    max_halo: int,
+    iou: float,
+    steps: Sequence[Any],
+) -> Run:
+    """The run that the product plans for the job that `tiled` describes, with records begun."""
+    kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
+    job = Job(
+        source=open_source(
+            image,
+            axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim],
+            planes="all" if image.ndim == 4 else None,
+        ),
+        tiles={"size": [int(extent) for extent in tile], "halo": halo, "max_halo": max_halo},
+        steps=list(steps),
+        segmenters={str(number): kind for number, kind in enumerate(kinds)},
+        route=[{"use": str(number), "when": SOME} for number in range(len(kinds))],
+        stitch={"iou": iou},
+        output={"path": str(folder), "results": ["instance"]},
+    )
+    run = plan(job, workers=1, memory=MEMORY).run
+    return replace(run, scratch=run.scratch.begin())
 
 
 def in_raster_order(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:

@@ -1,33 +1,33 @@
 """On which device each segmenter runs, settled before anything is done.
 
-A run stays on the devices that it began with: what a network draws on them may differ in the last
-places, and a result of which a part was drawn on either would be what neither draws.
+A run stays on the devices that it began with. A network may draw other labels on a GPU than on a
+CPU, in the last places of its numbers: a result drawn partly on each would be that of neither.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.engine import GPU, Engine
 from pipeline.errors import ClusterError
 from pipeline.segmenters import Contract, Segmenter
+from pipeline.stages import Method
 
 
 def settled(
     segmenters: Mapping[str, Segmenter], engine: Engine | None, begun: Mapping[str, str]
-) -> tuple[dict[str, Segmenter], dict[str, Contract]]:
-    """The segmenters and their contracts, by name, with ``cpu`` or ``gpu`` for ``auto``, as far as
-    that is known.
+) -> tuple[Method, ...]:
+    """The methods of a run, on ``cpu`` or ``gpu`` where they say ``auto``, as far as that is known.
 
     Parameters
     ----------
     segmenters
         By name.
     engine
-        Where they will run; None: nowhere yet, so that nothing is refused, and ``auto`` stays where
-        no run was begun.
+        Where they will run. None: nowhere yet; then nothing is refused, and ``auto`` stays where no
+        run was begun.
     begun
         By name, the devices that were found for ``auto`` when the run began.
 
@@ -36,31 +36,47 @@ def settled(
     ClusterError
         If a segmenter is to run on a GPU and no worker offers one.
     """
-    found: dict[str, Segmenter] = {}
-    contracts: dict[str, Contract] = {}
-    for name, segmenter in segmenters.items():
-        contract = Contract.of(segmenter)
-        device = contract.device
-        if device == "auto":
-            device = begun.get(name) or (
-                device if engine is None else "gpu" if engine.offers(GPU) else "cpu"
-            )
-        if device == "gpu" and engine is not None:
-            _require(name, engine, contract)
-        found[name] = _told(segmenter, device) if contract.device == "auto" else segmenter
-        contracts[name] = dataclasses.replace(contract, device=device)
-    return found, contracts
-
-
-def chosen(
-    segmenters: Mapping[str, Segmenter], contracts: Mapping[str, Contract]
-) -> dict[str, str]:
-    """By name, the device that was found for each segmenter whose own is ``auto``."""
-    return {
-        name: contracts[name].device
+    return tuple(
+        _on_its_device(name, segmenter, engine, begun.get(name))
         for name, segmenter in segmenters.items()
-        if getattr(segmenter, "device", "cpu") == "auto"
+    )
+
+
+def chosen(segmenters: Mapping[str, Segmenter], methods: Sequence[Method]) -> dict[str, str]:
+    """The device that was found for each segmenter that says ``auto``, by name.
+
+    Parameters
+    ----------
+    segmenters
+        By name, as the job gives them.
+    methods
+        The same, as the run uses them.
+    """
+    return {
+        method.name: method.contract.device
+        for method in methods
+        if getattr(segmenters[method.name], "device", "cpu") == "auto"
     }
+
+
+def _on_its_device(
+    name: str, segmenter: Segmenter, engine: Engine | None, begun: str | None
+) -> Method:
+    contract = Contract.of(segmenter)
+    device = contract.device
+    if device == "auto":
+        device = begun or _found(engine)
+        segmenter = _told(segmenter, device)
+    if device == "gpu" and engine is not None:
+        _require(name, engine, contract)
+    return Method(name, segmenter, dataclasses.replace(contract, device=device))
+
+
+def _found(engine: Engine | None) -> str:
+    """What ``auto`` is on the workers of an engine."""
+    if engine is None:
+        return "auto"
+    return "gpu" if engine.offers(GPU) else "cpu"
 
 
 def _require(name: str, engine: Engine, contract: Contract) -> None:
@@ -79,11 +95,9 @@ def _require(name: str, engine: Engine, contract: Contract) -> None:
 
 
 def _told(segmenter: Segmenter, device: str) -> Segmenter:
-    """A dataclass with a field for its device, with what was found there."""
+    """The segmenter with its field ``device`` set, if it is a dataclass that has one."""
     what: Any = segmenter
     fields = dataclasses.fields(what) if dataclasses.is_dataclass(what) else ()
-    return (
-        dataclasses.replace(what, device=device)
-        if any(field.name == "device" and field.init for field in fields)
-        else segmenter
-    )
+    if not any(field.name == "device" and field.init for field in fields):
+        return segmenter
+    return dataclasses.replace(what, device=device)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What segmenters are given besides the image (seeds, markers), opened before a run and told apart
+"""What segmenters are given besides the image (seeds, markers): opened before a run, and told apart
 by checksums.
 """
 
@@ -14,8 +14,21 @@ from pipeline.segmenters import Segmenter
 
 
 def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
-    """The segmenter with what it is given opened, suited to the image; JobError names ``where`` and
-    what does not fit.
+    """The segmenter with its files opened, and suited to the image.
+
+    Parameters
+    ----------
+    segmenter
+        As the job gives it.
+    frame
+        The image as the segmenter sees it, after all steps.
+    where
+        The segmenter's key in the job, for errors.
+
+    Raises
+    ------
+    JobError
+        If a file cannot be read or does not fit the image, or the segmenter does not.
     """
     what: Any = segmenter
     for name in getattr(segmenter, "companions", ()):
@@ -34,10 +47,10 @@ def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
 
 
 def fingerprints(segmenter: Segmenter) -> dict[str, Any]:
-    """By option, what tells apart what the segmenter was given."""
-    held = {name: getattr(segmenter, name) for name in getattr(segmenter, "companions", ())}
+    """What tells each file that a segmenter was given from any other, by the option's name."""
+    given = {name: getattr(segmenter, name) for name in getattr(segmenter, "companions", ())}
     return {
         name: companion.fingerprint()
-        for name, companion in held.items()
+        for name, companion in given.items()
         if isinstance(companion, Companion)
     }

@@ -1,34 +1,45 @@
-"""How large tiles are, what one takes of memory, and what would be too large."""
+"""How large tiles are, how much memory one takes, and what is refused as too large."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 from pipeline.errors import JobError
 from pipeline.image.grid import Grid
-from pipeline.stages import Method, Run, Step
+from pipeline.stages import Method, Run
 
 SIZES = {2: (2048, 1024, 512, 256), 3: (256, 128, 64, 32)}
+"""By the number of dimensions, the extents that `size: auto` tries."""
 LEAST = {2: 1024, 3: 64}
-"""The extent that `size: auto` wants at least, so that fewer pixels are read for the neighbours'
-sake.
+"""The least extent that `size: auto` wants: in smaller tiles, halos are a large part of what is
+read.
 """
-ENOUGH = 4
-"""Tiles per worker that `size: auto` wants at least, so that no worker idles for long at the end.
-"""
-MOST = 20_000_000
-"""Tiles: the process that asks keeps some 60 bytes of each."""
 WORTH = 4
-"""How many times its halo a tile's extent should be, for `size: auto`: with less, most pixels are
-read for the neighbours' sake.
-"""
+"""How many times its halo a tile's extent should be at least, for the same reason."""
+TILES_PER_WORKER = 4
+"""The least number that `size: auto` wants, so that no worker idles for long at the end."""
+MOST = 20_000_000
+"""Tiles of one image: the process that runs a job keeps some 60 bytes of each."""
 
 
-def tile(asked: Any, draft: Run, workers: int) -> tuple[int, ...]:
-    """The extent of a tile along each axis: as asked for, a number or one for each axis, or where
-    that is ``auto``, what fits and pays.
+def tile(asked: int | list[int] | Literal["auto"], draft: Run, workers: int) -> tuple[int, ...]:
+    """The extent of a tile along each axis, in pixels, at most that of the image.
+
+    Parameters
+    ----------
+    asked
+        ``tiles.size`` of the job: a number, one for each axis, or ``auto``.
+    draft
+        The run, with any grid of the image.
+    workers
+        How many tasks run at once.
+
+    Raises
+    ------
+    JobError
+        If the job gives a number for each axis, and the image has more or fewer axes.
     """
     shape = draft.grid.shape
     if isinstance(asked, list):
@@ -39,28 +50,25 @@ def tile(asked: Any, draft: Run, workers: int) -> tuple[int, ...]:
         return tuple(map(min, asked, shape))
     if asked != "auto":
         return tuple(min(asked, n) for n in shape)
-    halo = max(method.halo for method in draft.methods)
-    fitting = [
-        s for s in SIZES[len(shape)] if _most(draft, (s,) * len(shape)) <= draft.memory / 2
-    ] or [SIZES[len(shape)][-1]]
-    worth = [s for s in fitting if s >= max(LEAST[len(shape)], WORTH * halo)] or fitting[:1]
-    busy = [s for s in worth if len(Grid(shape, (s,) * len(shape))) >= ENOUGH * workers]
-    size = max(busy, default=min(worth))
-    return tuple(
-        min(_whole_chunks(size, chunk), n)
-        for n, chunk in zip(shape, draft.source.frame.chunks, strict=True)
-    )
+    size = _suitable(draft, workers)
+    chunks = draft.source.frame.chunks
+    return tuple(min(_whole_chunks(size, chunk), n) for n, chunk in zip(shape, chunks, strict=True))
 
 
-def refuse_too_many(grid: Grid) -> None:
-    """JobError if there are more tiles than one process can keep in mind."""
-    if len(grid) > MOST:
-        size, extent = (" x ".join(map(str, numbers)) for numbers in (grid.tile, grid.shape))
-        raise JobError(
-            f"tiles.size: {size}; an image that declares {extent} pixels has {len(grid):,} such "
-            f"tiles; allowed: up to {MOST:,}, so larger "
-            "tiles, if that is the image's size"
-        )
+def _suitable(draft: Run, workers: int) -> int:
+    """The largest extent that fits into half the memory, is worth its halo and keeps all workers
+    busy; where none does all that, one that does as much as possible, in this order.
+    """
+    shape = draft.grid.shape
+    ndim = len(shape)
+    halo = max(draft.halo_of(method).pixels for method in draft.methods)
+    fitting = [size for size in SIZES[ndim] if _most(draft, (size,) * ndim) <= draft.memory / 2]
+    fitting = fitting or [SIZES[ndim][-1]]
+    worth = [size for size in fitting if size >= max(LEAST[ndim], WORTH * halo)] or fitting[:1]
+    busy = [
+        size for size in worth if len(Grid(shape, (size,) * ndim)) >= TILES_PER_WORKER * workers
+    ]
+    return max(busy, default=min(worth))
 
 
 def _whole_chunks(size: int, chunk: int) -> int:
@@ -71,29 +79,35 @@ def _whole_chunks(size: int, chunk: int) -> int:
 
 
 def takes(run: Run, method: Method, tile: Sequence[int]) -> dict[str, int]:
-    """What a tile of this size takes of memory within the image, in bytes, by what it goes to."""
-    return run.takes(
-        method,
-        math.prod(
-            min(n, size + 2 * method.halo) for n, size in zip(run.grid.shape, tile, strict=True)
-        ),
-    )
+    """The memory that segmenting a tile takes, in bytes, by what it goes to.
+
+    Parameters
+    ----------
+    run
+        The run, with any grid of the image.
+    method
+        What segments the tile.
+    tile
+        The extent of the tile along each axis, in pixels.
+    """
+    beyond = 2 * run.halo_of(method).pixels
+    window = [min(n, size + beyond) for n, size in zip(run.grid.shape, tile, strict=True)]
+    return run.takes(method, math.prod(window))
 
 
 def _most(run: Run, tile: Sequence[int]) -> int:
     return max(sum(takes(run, method, tile).values()) for method in run.methods)
 
 
-def refuse_far_sight(methods: Sequence[Method], steps: Sequence[Step], most: int) -> None:
-    """JobError if a segmenter, after the steps, looks further than a tile may read."""
-    for method in methods:
-        reach = method.contract.reach + sum(step.reach for step in steps)
-        if reach > most:
-            raise JobError(
-                f"segmenters.{method.name}: with the steps before it, it looks {reach} pixels "
-                f"far, and a tile may read {most} beyond its "
-                "core; allowed: smaller windows, sigmas and radii, or a larger tiles.max_halo"
-            )
+def refuse_too_many(grid: Grid) -> None:
+    """JobError if there are more tiles than the process that runs a job can keep track of."""
+    if len(grid) > MOST:
+        size = " x ".join(map(str, grid.tile))
+        extent = " x ".join(map(str, grid.shape))
+        raise JobError(
+            f"tiles.size: {size}; an image that declares {extent} pixels has {len(grid):,} such "
+            f"tiles; allowed: up to {MOST:,}, so larger tiles, if that is the image's size"
+        )
 
 
 def refuse_too_large(run: Run) -> None:
@@ -106,8 +120,8 @@ def refuse_too_large(run: Run) -> None:
             )
             raise JobError(
                 f"tiles.size: for {method.name}, a tile of {' x '.join(map(str, run.grid.tile))} "
-                f"and a halo of {method.halo} pixels take "
-                f"about {sum(terms.values()) / 1e6:.0f} MB ({told}), and a task may use "
-                f"{run.memory / 1e6:.0f}; "
-                "allowed: smaller tiles, a smaller halo, or workers with more memory"
+                f"and a halo of {run.halo_of(method).pixels} pixels take about "
+                f"{sum(terms.values()) / 1e6:.0f} MB ({told}), and a task may use "
+                f"{run.memory / 1e6:.0f}; allowed: smaller tiles, a smaller halo, or workers with "
+                f"more memory"
             )

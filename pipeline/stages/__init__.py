@@ -9,7 +9,6 @@ names the stages, and this package gives each a room of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from pipeline.numerics.exact_sums import Exact
 from pipeline.segmenters import Contract, Segmenter, call, measured_after, stepped, valid_for
 from pipeline.sources import Source, where_measured
 from pipeline.sources.without_boxes import Incomplete
+from pipeline.stages.halo import Halo
 from pipeline.stages.processors import differ, notes
 from pipeline.stages.stitching import AGREED
 from pipeline.storage.records import Arrays, Scratch
@@ -66,11 +66,6 @@ class Method:
 
     segmenter: Segmenter
     contract: Contract
-
-    halo: int
-    """Pixels read beyond a core: the depth to which neighbours are compared, and on top the reach
-    of the segmenter and of the steps.
-    """
 
     @property
     def drawer(self) -> Segmenter:
@@ -149,21 +144,42 @@ class Run:
         return sum(self.takes(method, window.size).values()) <= self.memory
 
     def method(self, tile: int) -> Method:
-        """The method that segments a tile, which is neither empty nor skipped; with a larger halo
-        where its windows were doubled.
+        """The method that segments a tile, which is neither empty nor skipped."""
+        return self.methods[int(self.routes[tile]) - FIRST]
+
+    def halo_of(self, method: Method) -> Halo:
+        """How far beyond its core a tile of a method is read, where nothing was doubled."""
+        return Halo(method.contract.reach, self.reach_of_steps(), self.depth)
+
+    def halo(self, tile: int) -> Halo:
+        """How far beyond its core a tile is read, which is neither empty nor skipped: doubled as
+        often as its windows were, as far as they fit into memory.
         """
-        found, times = self.methods[int(self.routes[tile]) - FIRST], self.widened(tile)
-        while times and not self.fits(found, self.grid.window(tile, found.halo << times)):
-            times -= 1
-        return replace(found, halo=found.halo << times) if times else found
+        method = self.method(tile)
+        halo = self.halo_of(method)
+        for doublings in range(self.widened(tile), 0, -1):
+            wider = replace(halo, doublings=doublings)
+            if self.fits(method, self.grid.window(tile, wider.pixels)):
+                return wider
+        return halo
+
+    def window(self, tile: int) -> Box:
+        """What is read to segment a tile."""
+        return self.grid.window(tile, self.halo(tile).pixels)
+
+    def labelled(self, tile: int) -> Box:
+        """The part of a tile's window in which labels are drawn: its core, and beyond that as deep
+        as neighbours are compared.
+        """
+        return self.grid.window(tile, self.depth)
+
+    def limit(self, tile: int) -> Box:
+        """The largest window that may be read for a tile, to hold an object whole."""
+        return self.grid.window(tile, self.max_halo << self.widened(tile))
 
     def widened(self, tile: int) -> int:
         """How often a tile's windows were doubled."""
         return 0 if self.widenings is None else int(self.widenings[tile])
-
-    def max_halo_of(self, tile: int) -> int:
-        """How far beyond its core a tile may read."""
-        return self.max_halo << self.widened(tile)
 
     def mixed(self) -> dict[int, tuple[str, ...]]:
         """The routes that processors drew which may differ in what they draw, and their notes; see
@@ -210,7 +226,7 @@ class Run:
 
     def overlap(self, tile: int, other: int) -> Box:
         """Where two neighbouring tiles both keep their labels."""
-        return self.grid.window(tile, self.depth) & self.grid.window(other, self.depth)
+        return self.labelled(tile) & self.labelled(other)
 
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Pixels, and which of them were measured; both (band, row, column). What cannot be read is
@@ -277,18 +293,6 @@ class Run:
                 replace(m, segmenter=segmenters.get(m.name, m.segmenter)) for m in self.methods
             ),
         )
-
-
-def depth_of(contracts: Sequence[Contract], asked: int) -> int:
-    """How deep tiles overlap: one shared pixel proves all that there is to prove of connected
-    pixels and of classes; evidence wants as many as are asked for, and so does a segmenter on
-    probation.
-    """
-    identities = {contract.identity for contract in contracts}
-    shallow = identities == {"class"} or (
-        len(contracts) == 1 and identities <= {"connected", "keyed"}
-    )
-    return 1 if shallow and not any(contract.probation for contract in contracts) else max(1, asked)
 
 
 def record_key(tile: int) -> str:

@@ -24,7 +24,8 @@ from pipeline.stages.tile_labels import Drawn, Flags, Labels
 def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """The connected pieces of the classes of pixels, holes filled where that is asked for."""
     method = run.method(tile)
-    window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
+    window = run.window(tile)
+    outer = run.labelled(tile)
     seen = outer.within(window)
     found = classes(method.drawer, block, valid, window.start)
     kinds, seeds = found.kinds[seen], None if found.seeds is None else found.seeds[seen]

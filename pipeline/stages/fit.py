@@ -26,6 +26,7 @@ from pipeline.imageops.histograms import Bins
 from pipeline.imageops.sampling import Sample, pick, picked
 from pipeline.segmenters import call, float_bins, reads, sample_size, valid_for
 from pipeline.stages import Run
+from pipeline.stages.halo import Halo
 
 MOST_ROUNDS = 100
 """Something that asks for more is never done."""
@@ -290,5 +291,6 @@ def _around(
     """A box and all that what is made of it depends on, after some steps; where its bands were
     measured; and where the box lies in it.
     """
-    window = box.grow(int(getattr(what, "reach", 0)) + run.reach_of_steps(steps)) & run.grid.whole
+    around = Halo(int(getattr(what, "reach", 0)), run.reach_of_steps(steps))
+    window = box.grow(around.sight) & run.grid.whole
     return *run.prepared(*run.read(window), steps), box.within(window)

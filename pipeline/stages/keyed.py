@@ -22,7 +22,7 @@ SMALL = 2
 
 def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """All pixels of a class are one label."""
-    window = run.grid.window(tile, run.method(tile).halo)
+    window = run.window(tile)
     kinds = classes(run.method(tile).drawer, block, valid, window.start).kinds
     drawn = _compact(run, tile, kinds)
     return Drawn(**drawn, kind=drawn["key"], nodes=np.ones(len(drawn["whole"]), bool))
@@ -30,7 +30,8 @@ def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Draw
 
 def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """All pixels of a key are one label, of the class that the segmenter gives them."""
-    window, outer = run.grid.window(tile, run.method(tile).halo), run.grid.window(tile, run.depth)
+    window = run.window(tile)
+    outer = run.labelled(tile)
     found = keyed(run.method(tile).drawer, block, valid, window.start)
     drawn = _compact(run, tile, found.keys)
     if found.kinds is None:
@@ -42,7 +43,8 @@ def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
 
 def _compact(run: Run, tile: int, drawn: npt.NDArray[Any]) -> dict[str, Any]:
     """Number the keys that the core and its rim show, 1 to n, by ascending key."""
-    window, outer = run.grid.window(tile, run.method(tile).halo), run.grid.window(tile, run.depth)
+    window = run.window(tile)
+    outer = run.labelled(tile)
     names, labels = _numbered(drawn[outer.within(window)])
     background = bool(names.size and names[0] == 0)
     nothing = np.zeros(len(names) + (not background), bool)

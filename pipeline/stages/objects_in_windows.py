@@ -36,7 +36,8 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
     drawn = _things(run, tile, block, valid)
     if method.contract.things is None:
         return drawn
-    window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
+    window = run.window(tile)
+    outer = run.labelled(tile)
     kinds = classes(method.drawer, block, valid, window.start).kinds[outer.within(window)]
     return _with_stuff(drawn, kinds, method.contract.things)
 
@@ -67,8 +68,10 @@ def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) ->
 
 def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """The objects."""
-    method, core = run.method(tile), run.grid.core(tile)
-    window, outer = run.grid.window(tile, method.halo), run.grid.window(tile, run.depth)
+    method = run.method(tile)
+    core = run.grid.core(tile)
+    window = run.window(tile)
+    outer = run.labelled(tile)
     if method.contract.windowed:
         seen = draw(method.drawer, block, valid, window.start)[outer.within(window)]
         return _compact(
@@ -129,7 +132,7 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
             found is None and not run.method(tile).contract.probation
         ):  # a window that cut it may have cut what hangs together with it
             left[np.isin(sketch.piece, np.unique(sketch.piece[here][mine]))] = 0
-        beside = run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps())
+        beside = run.unknown(box, run.halo(tile).sight)
         doubted = any(whole[part].any() for part in beside)
         yield Enlarged(here, mine, None if found is None else found[shared.within(box)], doubted)
 
@@ -214,7 +217,7 @@ def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
             cut[piece[side.face]] = True
     cut[0] = False
     doubt = np.zeros(number + 1, bool)
-    for part in run.unknown(box, run.method(tile).contract.reach + run.reach_of_steps()):
+    for part in run.unknown(box, run.halo(tile).sight):
         doubt[piece[part]] = True
     doubt[0] = False
     return Sketch(box, piece, cut, doubt)
@@ -230,9 +233,11 @@ def _hold(
     ``max_halo`` of the core and within the memory allowed holds it. A piece that goes on where no
     window may is given up at once, with all that hangs together with it.
     """
-    method, image = run.method(tile), run.grid.whole
-    reach = method.contract.reach + run.reach_of_steps()
-    limit = run.grid.window(tile, run.max_halo_of(tile))
+    method = run.method(tile)
+    image = run.grid.whole
+    halo = run.halo(tile)
+    reach = halo.sight
+    limit = run.limit(tile)
     first = np.unravel_index(int(mine.argmax()), mine.shape)
     place = Box(
         *zip(
@@ -241,7 +246,10 @@ def _hold(
         )
     )
     extent = _extent(mine, around)
-    window, step, seen, vanished = extent.grow(reach + 1), max(1, method.halo), None, False
+    window = extent.grow(reach + 1)
+    step = max(1, halo.pixels)
+    seen = None
+    vanished = False
     while goes_on := [
         side for side in sides(box, image) if side.open and _end(extent, side) == _end(box, side)
     ]:

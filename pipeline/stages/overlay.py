@@ -28,11 +28,11 @@ from pipeline.stages import (
     SKIPPED,
     Method,
     Run,
-    depth_of,
     pixels_key,
     record_key,
     table_key,
 )
+from pipeline.stages.halo import depth_of
 from pipeline.stages.stitching import DISPUTED, PROVED, Integers
 from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
@@ -99,7 +99,7 @@ def laid_over(run: Run, drawn: Sequence[Sheet]) -> Run:
         FIRST,
         np.where((routes == EMPTY).all(axis=0), EMPTY, SKIPPED),
     ).astype(np.int16)
-    method = Method("layers", Overlay(tuple(drawn)), Contract(identity="layered", portable=True), 0)
+    method = Method("layers", Overlay(tuple(drawn)), Contract(identity="layered", portable=True))
     return replace(
         run,
         methods=(method,),
@@ -152,12 +152,10 @@ def layered(run: Run, tile: int, _block: npt.NDArray[Any], _valid: Flags) -> Dra
 
 
 def _alone(run: Run, method: Method) -> Run:
-    depth = depth_of([method.contract], run.depth)
-    halo = method.contract.reach + depth + run.reach_of_steps()
     return replace(
         run,
-        methods=(replace(method, halo=halo),),
-        depth=depth,
+        methods=(method,),
+        depth=depth_of([method.contract], run.depth),
         scratch=run.scratch.within(f"layers/{method.name}"),
     )
 

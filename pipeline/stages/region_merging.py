@@ -27,10 +27,10 @@ def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Fl
     segmenter: Any = run.method(tile).segmenter
     if not hasattr(segmenter, "merge"):
         return {}
-    core, outer = run.grid.core(tile), run.grid.window(tile, run.depth)
-    features = call(segmenter.nodes, block, valid)[
-        (slice(None), *outer.within(run.grid.window(tile, run.method(tile).halo)))
-    ]
+    core = run.grid.core(tile)
+    outer = run.labelled(tile)
+    inside = outer.within(run.window(tile))
+    features = call(segmenter.nodes, block, valid)[(slice(None), *inside)]
     names = np.concatenate(
         [np.zeros(1, np.int64), np.zeros(0, np.int64) if drawn.key is None else drawn.key]
     )

@@ -66,4 +66,4 @@ def _may_help(run: Run, tile: int, disputed: set[int]) -> bool:
         for other in run.grid.neighbours(tile)
         if other in disputed
     )
-    return alike and run.grid.window(tile, run.max_halo_of(tile)) != run.grid.whole
+    return alike and run.limit(tile) != run.grid.whole

@@ -72,10 +72,11 @@ def segment(run: Run, tile: int) -> Segmented:
     """
     began = time.perf_counter()
     method, core, frame = run.method(tile), run.grid.core(tile), run.source.frame
-    window = run.grid.window(tile, method.halo)
+    window = run.window(tile)
     seen = run.seen(tile, window)
     drawn = DRAW[method.contract.identity](run, tile, seen.shown, seen.valid)
-    mine, inside = core.within(run.grid.window(tile, run.depth)), core.within(window)
+    mine = core.within(run.labelled(tile))
+    inside = core.within(window)
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds, votes = (None if each is None else each[mine] for each in (drawn.seeds, drawn.votes))
     pixels, number = seen.block[(slice(None), *inside)], len(drawn.whole) - 1
@@ -120,12 +121,9 @@ def segment(run: Run, tile: int) -> Segmented:
 
 def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
     """The labels beside what cannot be read: who knows how they go on there."""
-    outer, reach = (
-        run.grid.window(tile, run.depth),
-        run.method(tile).contract.reach + run.reach_of_steps(),
-    )
+    outer = run.labelled(tile)
     beside = np.zeros(len(drawn.whole), bool) if drawn.doubted is None else drawn.doubted.copy()
-    for part in run.unknown(outer, reach):
+    for part in run.unknown(outer, run.halo(tile).sight):
         beside[drawn.labels[part]] = True
     return (np.flatnonzero(beside[1:]) + 1).tolist()
 
@@ -135,10 +133,10 @@ def _provable(run: Run, tile: int) -> bool:
     saw the whole image; of a network that moved to another device, nothing.
     """
     method = run.method(tile)
-    contract, window = method.contract, run.grid.window(tile, method.halo)
+    contract = method.contract
     if getattr(method.segmenter, "moved", False):
         return False
-    return contract.proved and (not contract.probation or window == run.grid.whole)
+    return contract.proved and (not contract.probation or run.window(tile) == run.grid.whole)
 
 
 def _save(
@@ -151,7 +149,7 @@ def _save(
     graph: Arrays,
     lost: Counts,
 ) -> None:
-    outer = run.grid.window(tile, run.depth)
+    outer = run.labelled(tile)
     strips = {
         other: drawn.labels[run.overlap(tile, other).within(outer)]
         for other in run.grid.neighbours(tile)
