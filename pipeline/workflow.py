@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pipeline import engine as engines
@@ -70,16 +71,20 @@ def run(
         return Result(str(there.folder))
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
-        draft = plan(
+        planned = partial(
+            plan,
             job,
             workers=engine.workers,
             memory=engine.memory,
-            begun=there.settled(job),
             engine=engine,
             source=source,
         )
-        found = stack.enter_context(resume.held(draft, there, fresh=fresh))
-        if found.state is State.FINISHED:  # by another process, since the output was looked at
+        draft = planned(begun=there.settled(job))
+        there_now = stack.enter_context(resume.held(draft, there, fresh=fresh))
+        if there_now != there:  # another process has written there before the output was held
+            draft = planned(begun=there_now.settled(job))
+        found = there_now.compared(draft).accepted()
+        if found.state is State.FINISHED:
             return Result(str(draft.folder))
         draft = stack.enter_context(prepare.reachable(draft, engine))
         crew = Crew(engine, watch)

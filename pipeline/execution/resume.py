@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import OutputError, ResumeError
-from pipeline.execution.existing_output import Begun, Existing, Found, State, look
+from pipeline.execution.existing_output import Begun, Existing, State, look
 from pipeline.execution.planning import STAGING, Plan, plan, scratch
 from pipeline.jobs.job import Job
 from pipeline.sources import Source
@@ -63,11 +63,9 @@ def finished(job: Job, there: Existing, source: Source | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def held(draft: Plan, there: Existing, *, fresh: bool) -> Iterator[Found]:
-    """Hold the output while a run writes there. Yields what the output holds now that no other run
-    can change it; another run may have ended there since `there` was read.
-
-    What is hidden in the output is removed when the run ends well.
+def held(draft: Plan, there: Existing, *, fresh: bool) -> Iterator[Existing]:
+    """Hold the output while a run writes there. What is hidden in it is removed when the run ends
+    well.
 
     Parameters
     ----------
@@ -78,12 +76,16 @@ def held(draft: Plan, there: Existing, *, fresh: bool) -> Iterator[Found]:
     fresh
         Whether to remove what was begun there, and to replace the result.
 
+    Yields
+    ------
+    Existing
+        What lies in the output now that no other run can change it. Another one may have written
+        there since ``there`` was read.
+
     Raises
     ------
     OutputError
         If another run holds the output, or it cannot be written.
-    ResumeError
-        If the output holds another job's run or result.
     JobError
         If another run's labels lie in the image, where those of this run are to go.
     """
@@ -97,12 +99,7 @@ def held(draft: Plan, there: Existing, *, fresh: bool) -> Iterator[Found]:
     with _locked(draft):
         if fresh:
             _clear(draft)
-            found = Found(State.EMPTY)
-        else:
-            found = look(draft.job).compared(draft).accepted()
-        if found.state is State.FINISHED:
-            products.settled(draft.folder)
-        yield found
+        yield Existing.nothing(draft.job) if fresh else look(draft.job)
         _tidy_up(draft)
 
 
@@ -173,8 +170,9 @@ def _locked(draft: Plan) -> contextlib.AbstractContextManager[None]:
 
 
 def _tidy_up(draft: Plan) -> None:
-    """Leave nothing but the result, unless the user wants to keep the scratch store."""
+    """Leave nothing but the complete result, unless the user wants to keep the scratch store."""
     with writing(draft.folder):
+        products.settled(draft.folder)
         if not draft.job.output.keep_scratch:
             _remove(Path(scratch(draft.job).root))
             _remove(draft.hidden)
@@ -186,7 +184,6 @@ def _tidy_up_after_another(draft: Plan, there: Existing) -> None:
     """
     with contextlib.suppress(OutputError, ResumeError), _locked(draft):
         if look(draft.job) == there:  # no other run was begun since
-            products.settled(draft.folder)
             _tidy_up(draft)
 
 
