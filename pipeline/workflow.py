@@ -16,7 +16,7 @@ from pipeline.engine import Engine
 from pipeline.execution import draw, prepare, record, resume, staging, upload
 from pipeline.execution.dispatch import Crew
 from pipeline.execution.existing_output import Existing, State, look
-from pipeline.execution.planning import Plan, opened, plan
+from pipeline.execution.planning import Plan, opened
 from pipeline.execution.result import Result, Watch, silent
 from pipeline.jobs import layers
 from pipeline.jobs.job import Job
@@ -66,20 +66,14 @@ def run(
         return _run_to_address(job, engine, fresh=fresh, watch=watch)
     there = Existing.nothing(job) if fresh else look(job)
     source = opened(job)
-    if not fresh and resume.finished(job, there, source):
+    if resume.finished(job, there, source):
         return Result(str(there.folder))
     with contextlib.ExitStack() as stack:
         engine = engine or stack.enter_context(engines.cluster())
-        draft = plan(
-            job,
-            workers=engine.workers,
-            memory=engine.memory,
-            begun=there.settled(job),
-            engine=engine,
-            source=source,
+        draft, found = stack.enter_context(
+            resume.plan_and_hold(job, engine, there, source, fresh=fresh)
         )
-        found = stack.enter_context(resume.held(draft, there, fresh=fresh))
-        if found.state is State.FINISHED:  # by another process, since the output was looked at
+        if found.state is State.FINISHED:  # by another process, since the look at the output
             return Result(str(draft.folder))
         draft = stack.enter_context(prepare.reachable(draft, engine))
         crew = Crew(engine, watch)
@@ -92,7 +86,7 @@ def run(
         else:
             routed = prepare.route(fitted, draft.job.route, crew)
             drawn, objects = _draw(routed, draft, crew)
-        measured = staging.stage(drawn, draft, objects, crew)
+        measured = staging.write_products(drawn, draft, objects, crew)
         told = record.of_result(drawn, draft, crew, objects, lost, measured)
         commit.publish_all(draft.folder, draft.staging, told, draft.nest)
         return Result(str(draft.folder))

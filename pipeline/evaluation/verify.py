@@ -181,11 +181,42 @@ def _drawn_again(
 
 
 def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
-    """The run's job with what was fitted, in tiles of another size."""
-    told, fitted = record["job"], record["fitted"]
+    """The run's job with what was fitted, planned in tiles of another size.
+
+    Parameters
+    ----------
+    record
+        The run's record.
+    folder
+        For the records of what is segmented again.
+    job
+        What was run, where the record does not hold it.
+
+    Raises
+    ------
+    OutputError
+        If the image, the job or what its segmenters were given is another than in the run.
+    """
+    source = None
     if job is not None:
-        job = bound(job, opened(job).frame).job  # as it was run: with bands by number
-        _refuse_another(told, job.plain())
+        source = opened(job)
+        job = bound(job, source.frame).job  # as it was run: with bands by number
+        _refuse_another(record["job"], job.plain())
+    memory = record["identity"]["tiles"]["memory"]
+    try:
+        again = _job_again(record, folder, job)
+        draft = plan(again, workers=1, memory=memory, source=source)
+    except JobError as error:
+        raise OutputError(f"the run's job cannot be had again: {error}") from error
+    _refuse_unfit(draft)
+    _refuse_changed(draft, record["identity"])
+    return draft
+
+
+def _job_again(record: Mapping[str, Any], folder: Path, job: Job | None) -> Job:
+    """The run's job with what was fitted, in tiles of `SHARE` of their size."""
+    told = record["job"]
+    fitted = record["fitted"]
     segmenters = {
         name: _known(what, fitted.get(name, {}), job and job.segmenters[name], plugins.SEGMENTERS)
         for name, what in told["segmenters"].items()
@@ -194,40 +225,43 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
         _known(what, fitted.get(f"step {k + 1}", {}), job and job.steps[k], plugins.STEPS)
         for k, what in enumerate(told["steps"])
     ]
-    size = [
-        max(1, min(n, int(SHARE * t)))
-        for n, t in zip(
-            record["plan"]["frame"]["shape"], record["plan"]["tiles"]["size"], strict=True
-        )
-    ]
-    try:
-        again = Job(
-            source=told["source"] if job is None else job.source,
-            steps=steps,
-            segmenters=segmenters,
-            route=told["route"],
-            layers=told["layers"],
-            tiles={**told["tiles"], "size": size},
-            stitch=told["stitch"],
-            output={"path": str(folder / "out"), "results": record["results"]},
-        )
-        draft = plan(again, workers=1, memory=record["identity"]["tiles"]["memory"])
-    except JobError as error:
-        raise OutputError(f"the run's job cannot be had again: {error}") from error
+    shape = record["plan"]["frame"]["shape"]
+    extents = zip(shape, record["plan"]["tiles"]["size"], strict=True)
+    size = [max(1, min(extent, int(SHARE * tile))) for extent, tile in extents]
+    return Job(
+        source=told["source"] if job is None else job.source,
+        steps=steps,
+        segmenters=segmenters,
+        route=told["route"],
+        layers=told["layers"],
+        tiles={**told["tiles"], "size": size},
+        stitch=told["stitch"],
+        output={"path": str(folder / "out"), "results": record["results"]},
+    )
+
+
+def _refuse_unfit(draft: Plan) -> None:
+    """OutputError if parts of the image do not tell what the whole run draws."""
     if unfit := [
         layer.use
-        for layer in again.layers
-        if layer.when or hasattr(again.segmenters[layer.use], "merge")
+        for layer in draft.job.layers
+        if layer.when or hasattr(draft.job.segmenters[layer.use], "merge")
     ]:
         raise OutputError(
             f"{', '.join(unfit)}: layers of some tiles only, and those merged on the graph of "
             f"the whole image, cannot be verified in "
             "parts; run the job in other tiles, and compare"
         )
-    now, then = json.loads(json.dumps(draft.identity())), record["identity"]
-    if now["source"]["fingerprint"] != then["source"]["fingerprint"]:
+
+
+def _refuse_changed(draft: Plan, before: Mapping[str, Any]) -> None:
+    """OutputError if the image or what segmenters were given has changed since the run, by its
+    identity, or if the record does not hold what was fitted.
+    """
+    now = json.loads(json.dumps(draft.identity()))
+    if now["source"]["fingerprint"] != before["source"]["fingerprint"]:
         raise OutputError("the image has changed since the run")
-    if changed := differences(then["companions"], now["companions"]):
+    if changed := differences(before["companions"], now["companions"]):
         raise OutputError(
             f"what the segmenters were given besides the image has changed since the run: "
             f"{'; '.join(changed)}"
@@ -237,7 +271,6 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
             f"{', '.join(unfitted)}: the record does not hold what was found in the image; "
             f"allowed: segmenters that are fitted"
         )
-    return draft
 
 
 def _refuse_another(told: Mapping[str, Any], given: Mapping[str, Any]) -> None:

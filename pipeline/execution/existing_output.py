@@ -113,11 +113,13 @@ class Existing:
     begun: Begun | None = None
     was_begun: bool = False
     """Whether a run was begun there; its record may be damaged if a complete result lies there."""
+    disregarded: bool = False
+    """Whether a run starts anew, whatever lies there."""
 
     @classmethod
     def nothing(cls, job: Job) -> Existing:
-        """What a run that starts anew makes of any output."""
-        return cls(Path(job.output.path).absolute())
+        """What a run that starts anew finds in any output."""
+        return cls(Path(job.output.path).absolute(), disregarded=True)
 
     @property
     def complete(self) -> bool:
@@ -169,7 +171,7 @@ class Existing:
 
     def stranger(self) -> OutputError | None:
         """The error that names a file in the way that no run has written; None if there is none."""
-        if self.record is None and self.was_begun:
+        if self.disregarded or (self.record is None and self.was_begun):
             return None
         strangers = products.strangers(self.folder)
         if not strangers:

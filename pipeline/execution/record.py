@@ -69,7 +69,7 @@ def of_result(
     lost
         By tile why it could not be read; with any, the result is not complete.
     measured
-        The objects' certificates, and what was not measured, from `staging.stage`.
+        The objects' certificates, and what was not measured, from `staging.write_products`.
     """
     output = draft.job.output
     named = legend(objects.classes, output.legend) if "semantic" in draft.results else {}

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from pipeline.engine import Engine
 from pipeline.errors import OutputError, ResumeError
 from pipeline.execution.existing_output import Begun, Existing, Found, State, look
 from pipeline.execution.planning import STAGING, Plan, plan, scratch
@@ -63,20 +65,33 @@ def finished(job: Job, there: Existing, source: Source | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def held(draft: Plan, there: Existing, *, fresh: bool) -> Iterator[Found]:
-    """Hold the output while a run writes there. Yields what the output holds now that no other run
-    can change it; another run may have ended there since `there` was read.
+def plan_and_hold(
+    job: Job, engine: Engine, there: Existing, source: Source, *, fresh: bool
+) -> Iterator[tuple[Plan, Found]]:
+    """Plan a run, and hold its output while it writes there. What is hidden in the output is
+    removed when the run ends well.
 
-    What is hidden in the output is removed when the run ends well.
+    The records there are read again when the output is held: another process may have written
+    there since, and the run is then planned by what it left.
 
     Parameters
     ----------
-    draft
-        The run's plan.
+    job
+        What to do.
+    engine
+        Where it will run.
     there
-        What `look` found before.
+        What `look` has found in the output, or `Existing.nothing`.
+    source
+        The job's image.
     fresh
-        Whether to remove what was begun there, and to replace the result.
+        Whether to remove what was begun there, and to replace a result.
+
+    Yields
+    ------
+    tuple
+        The plan, and what the output holds for it: nothing, a run that goes on, or a result that
+        another process has finished.
 
     Raises
     ------
@@ -84,26 +99,36 @@ def held(draft: Plan, there: Existing, *, fresh: bool) -> Iterator[Found]:
         If another run holds the output, or it cannot be written.
     ResumeError
         If the output holds another job's run or result.
-    JobError
-        If another run's labels lie in the image, where those of this run are to go.
+    TilewiseError
+        What `plan` refuses, and labels of another run in the image where those of this one are to
+        go.
+    """
+    planned = partial(
+        plan, job, workers=engine.workers, memory=engine.memory, engine=engine, source=source
+    )
+    draft = planned(begun=there.settled(job))
+    _refuse_places(draft, there)
+    with _locked(draft):
+        if fresh:
+            _clear(draft)
+        else:
+            now = look(job)
+            draft = draft if now == there else planned(begun=now.settled(job))
+            there = now
+        yield draft, there.compared(draft).accepted()
+        _tidy_up(draft)
+
+
+def _refuse_places(draft: Plan, there: Existing) -> None:
+    """Refuse, before anything is written, a scratch store that cannot be made, and labels of
+    another run in the image. That the output is another job's is said first.
     """
     if draft.job.output.scratch is not None:
         _refuse_unwritable(Path(scratch(draft.job).root))
     nest = draft.nest
     if nest is not None:
-        if not fresh:
-            there.compared(draft).accepted()
+        there.compared(draft).accepted()
         nest.refuse()
-    with _locked(draft):
-        if fresh:
-            _clear(draft)
-            found = Found(State.EMPTY)
-        else:
-            found = look(draft.job).compared(draft).accepted()
-        if found.state is State.FINISHED:
-            products.settled(draft.folder)
-        yield found
-        _tidy_up(draft)
 
 
 def begin(draft: Plan, before: Begun | None, lost: Sequence[int] = ()) -> Plan:
@@ -173,8 +198,9 @@ def _locked(draft: Plan) -> contextlib.AbstractContextManager[None]:
 
 
 def _tidy_up(draft: Plan) -> None:
-    """Leave nothing but the result, unless the user wants to keep the scratch store."""
+    """Leave nothing but the complete result, unless the user wants to keep the scratch store."""
     with writing(draft.folder):
+        products.settled(draft.folder)
         if not draft.job.output.keep_scratch:
             _remove(Path(scratch(draft.job).root))
             _remove(draft.hidden)
@@ -186,7 +212,6 @@ def _tidy_up_after_another(draft: Plan, there: Existing) -> None:
     """
     with contextlib.suppress(OutputError, ResumeError), _locked(draft):
         if look(draft.job) == there:  # no other run was begun since
-            products.settled(draft.folder)
             _tidy_up(draft)
 
 

@@ -15,7 +15,7 @@ from pipeline.stages.group import Grouping
 from pipeline.stages.stitching import CERTIFICATES
 
 
-def stage(run: Run, draft: Plan, objects: Grouping, crew: Crew) -> dict[str, Any]:
+def write_products(run: Run, draft: Plan, objects: Grouping, crew: Crew) -> dict[str, Any]:
     """Write labels, classes, their pyramids, the table and whatever else the job asks for.
 
     Parameters
