@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.jobs import plugins
-from pipeline.jobs.schema import described, schema
+from pipeline.jobs.plugins import described
+from pipeline.jobs.schema import schema
 
 JOBS = sorted(
     path

@@ -1,6 +1,4 @@
-"""What a key may be, in words for people who write YAML by hand. (DESIGN names no such room: jobs
-and plug-ins share it.)
-"""
+"""What a key may be, in words for people who write YAML by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pipeline.errors import like, nearest
 
@@ -22,6 +20,14 @@ PLAIN: dict[Any, str] = {
     list: "a list, such as [a, b]",
     dict: "keys with values, such as {a: b}",
 }
+PYTHON: dict[Any, str] = {NoneType: "None", Any: "any value"}
+"""Types as Python spells them."""
+BOUNDS = {
+    "ge": "{ge:g} or more",
+    "gt": "more than {gt:g}",
+    "le": "{le:g} or less",
+    "lt": "less than {lt:g}",
+}
 FOUND = {
     "int_type": PLAIN[int],
     "int_parsing": PLAIN[int],
@@ -31,9 +37,10 @@ FOUND = {
     "bool_type": PLAIN[bool],
     "list_type": PLAIN[list],
     "dict_type": PLAIN[dict],
-    "greater_than_equal": "{ge:g} or more",
-    "greater_than": "more than {gt:g}",
-    "less_than_equal": "{le:g} or less",
+    "greater_than_equal": BOUNDS["ge"],
+    "greater_than": BOUNDS["gt"],
+    "less_than_equal": BOUNDS["le"],
+    "less_than": BOUNDS["lt"],
     "string_too_short": "text that is not empty",
     "literal_error": "{expected}",
 }
@@ -45,22 +52,62 @@ LARGEST = 2**53
 """Up to here every whole number is a float too."""
 
 
-def meaning(wanted: Any) -> str:
-    """What a type stands for in YAML.
+def meaning(wanted: Any, words: Mapping[Any, str] = PLAIN) -> str:
+    """What a type stands for, in words for YAML or others.
 
     >>> meaning(float | None), meaning(tuple[int, int]), meaning(Mapping[str, float])
     ('a number or nothing', '[a whole number, a whole number]', '{text: a number}')
+    >>> meaning(tuple[float, ...] | None, PYTHON)
+    '[float, …] or None'
     """
     kind, parts = get_origin(wanted), get_args(wanted)
-    if kind in (Union, UnionType):
-        return " or ".join(map(meaning, parts))
-    if kind is Literal:
-        return " or ".join(map(repr, parts))
+    told = [_part(part, words) for part in parts]
+    if kind is Annotated:
+        return told[0]
+    if kind in (Union, UnionType, Literal):
+        return " or ".join(told)
     if kind is Mapping:
-        return f"{{{': '.join(map(meaning, parts))}}}"
+        return f"{{{': '.join(told)}}}"
     if kind in (tuple, list):
-        return f"[{', '.join('…' if part is Ellipsis else meaning(part) for part in parts)}]"
-    return PLAIN.get(wanted) or getattr(wanted, "__name__", None) or str(wanted)
+        return f"[{', '.join(told)}]"
+    return words.get(wanted) or getattr(wanted, "__name__", None) or str(wanted)
+
+
+def _part(part: Any, words: Mapping[Any, str]) -> str:
+    """A parameter of a generic type: an ellipsis, a literal, or a type."""
+    if part is Ellipsis:
+        return "…"
+    return repr(part) if isinstance(part, str | int) else meaning(part, words)
+
+
+def choices(wanted: Any) -> tuple[str, ...]:
+    """The values that an option may have, where its type lists all of them.
+
+    >>> choices(Literal["distance", "intensity"] | None), choices(int | Literal["auto"])
+    (("'distance'", "'intensity'", 'None'), ())
+    """
+    parts = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+    if not all(part is NoneType or get_origin(part) is Literal for part in parts):
+        return ()
+    values = [value for part in parts for value in (get_args(part) or (None,))]
+    return tuple(map(repr, values))
+
+
+def bounds(wanted: Any) -> list[str]:
+    """What is said of a number's range beside its type.
+
+    >>> from pydantic import Field
+    >>> bounds(Annotated[float, Field(ge=0, lt=1)])
+    ['0 or more', 'less than 1']
+    """
+    noted = getattr(wanted, "__metadata__", ())
+    marks = [mark for note in noted for mark in (getattr(note, "metadata", None) or [note])]
+    return [
+        words.format_map({end: getattr(mark, end)})
+        for mark in marks
+        for end, words in BOUNDS.items()
+        if getattr(mark, end, None) is not None
+    ]
 
 
 def refusal(where: str, value: Any, allowed: str) -> str:

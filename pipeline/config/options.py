@@ -69,7 +69,7 @@ def taken(
         Names the option, its value and what is allowed, and of an unknown one what else has an
         option of that name.
     """
-    allowed, types, found = names(kind), _types(kind), {}
+    allowed, types, found = names(kind), annotated(kind), {}
     for key, value in given.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in allowed:
@@ -165,7 +165,8 @@ def refuse_misplaced(given: Iterable[str], used: Iterable[str]) -> None:
             raise JobError(f"{key}: no source has such an option{told}")
 
 
-def _types(kind: type[Any]) -> dict[str, Any]:
+def annotated(kind: type[Any]) -> dict[str, Any]:
+    """The types that a class's annotations give its options; none where they cannot be resolved."""
     with suppress(NameError):  # of a plug-in whose annotations are there for type checkers only
         return typing.get_type_hints(kind, include_extras=True)
     return {}

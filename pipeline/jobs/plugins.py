@@ -4,22 +4,60 @@ entry-point groups ``pipeline.segmenters`` and ``pipeline.steps``.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import inspect
+import itertools
 import os
+import textwrap
 import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.config.options import SEGMENTERS, STEPS, kinds, placed, taken
+from pipeline.config.messages import PYTHON, bounds, choices, meaning
+from pipeline.config.options import SEGMENTERS, STEPS, annotated, kinds, placed, taken
 from pipeline.errors import JobError, like, nearest
 from pipeline.jobs import code_checksums
 from pipeline.redaction import shown
 from pipeline.segmenters import Contract, Segmenter
 
-__all__ = ["SEGMENTERS", "STEPS", "build", "describe", "kind_of", "kinds", "load", "options"]
+__all__ = [
+    "SEGMENTERS",
+    "STEPS",
+    "Option",
+    "build",
+    "describe",
+    "described",
+    "described_options",
+    "kind_of",
+    "kinds",
+    "load",
+    "options",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is said of one option, to people: in ``help``, in the schema, in the documents."""
+
+    name: str
+    """As it is written in a job."""
+
+    type: str
+    """The types of its values, with their bounds: ``[float, …] or None``, ``float, 0 or more``."""
+
+    default: str
+    """As Python writes it, or ``required``."""
+
+    allowed: tuple[str, ...]
+    """The values that it may have, where these are listed."""
+
+    meaning: str
+    """Its description, with units."""
 
 
 def load(kind: str, where: str = "kind", group: str = SEGMENTERS) -> type[Any]:
@@ -38,6 +76,71 @@ def load(kind: str, where: str = "kind", group: str = SEGMENTERS) -> type[Any]:
 def options(kind: type[Any]) -> dict[str, inspect.Parameter]:
     """The options of a kind: its constructor's parameters."""
     return dict(inspect.signature(kind).parameters)
+
+
+def described_options(kind: str, group: str = SEGMENTERS) -> list[Option]:
+    """The options of a kind, in the order of its constructor.
+
+    Parameters
+    ----------
+    kind
+        The name of a kind that is installed, such as ``watershed``.
+    group
+        The entry points that it is one of: ``SEGMENTERS`` or ``STEPS``.
+
+    Raises
+    ------
+    JobError
+        If there is no such kind, or it cannot be imported.
+
+    Examples
+    --------
+    >>> print(described_options("threshold")[0].name)
+    band
+    """
+    loaded = load(kind, group=group)
+    types = annotated(loaded)
+    meanings = described(loaded)
+    return [
+        _option(parameter, types.get(name, Any), meanings.get(name, ""))
+        for name, parameter in options(loaded).items()
+    ]
+
+
+def _option(parameter: inspect.Parameter, wanted: Any, text: str) -> Option:
+    required = parameter.default is inspect.Parameter.empty
+    return Option(
+        name=parameter.name,
+        type=", ".join([meaning(wanted, PYTHON), *bounds(wanted)]),
+        default="required" if required else repr(parameter.default),
+        allowed=choices(wanted),
+        meaning=text,
+    )
+
+
+def described(kind: type[Any]) -> Mapping[str, str]:
+    """What the options of a kind mean: by name, the string below it in the class, or in a class
+    that it inherits from.
+    """
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__[:-1]):
+        with contextlib.suppress(OSError):  # a class written at a prompt has no source
+            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
+            for definition in tree.body:
+                if isinstance(definition, ast.ClassDef):
+                    found |= _strings_below(definition)
+    return found
+
+
+def _strings_below(definition: ast.ClassDef) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in itertools.pairwise(definition.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                value=ast.Constant(value=str(text))
+            ):
+                found[name] = " ".join(text.split())
+    return found
 
 
 def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -> Any:

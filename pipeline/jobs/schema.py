@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import inspect
-import itertools
-import textwrap
 from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
@@ -48,29 +44,6 @@ def schema() -> dict[str, Any]:
     return {"$schema": DIALECT, **whole}
 
 
-def described(kind: type[Any]) -> dict[str, str]:
-    """What the options of a kind mean: by name, the string beneath it in the class or in one that
-    it is made from.
-    """
-    found: dict[str, str] = {}
-    for each in reversed(kind.__mro__[:-1]):
-        with contextlib.suppress(
-            OSError
-        ):  # of a class that was written at a prompt there is no text
-            (body,) = (
-                node.body
-                for node in ast.parse(textwrap.dedent(inspect.getsource(each))).body
-                if isinstance(node, ast.ClassDef)
-            )
-            for pair in itertools.pairwise(body):
-                match pair:
-                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                        value=ast.Constant(value=str(text))
-                    ):
-                        found[name] = " ".join(text.split())
-    return found
-
-
 def _of_kind(what: str) -> dict[str, Any]:
     """Either the bare name of a kind, or a mapping with its options."""
     return {
@@ -86,7 +59,7 @@ def _kinds(what: str, group: str) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name in plugins.kinds(group):
         kind = plugins.load(name, group=group)
-        options, meaning = _options(kind), described(kind)
+        options, meaning = _options(kind), plugins.described(kind)
         for key, option in options["properties"].items():
             options["properties"][key] = (
                 {"description": meaning[key], **option} if key in meaning else option
