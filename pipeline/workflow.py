@@ -5,9 +5,8 @@ and is skipped where that lies there.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from pipeline.execution.result import Event, Result, Watch, silent
 from pipeline.image.legend import MOST, legend
 from pipeline.jobs import layers
 from pipeline.jobs.job import Job
-from pipeline.segmenters import name_of
 from pipeline.sources import unmeasured
 from pipeline.sources.spooled import stowed
 from pipeline.stages import (
@@ -55,8 +53,6 @@ from pipeline.storage.run_record import RECORD
 
 UNKNOWN = 1 << 62
 """Bytes of memory of workers that are not there yet."""
-READER = ("axes", "planes", "time", "bands", "nodata")
-"""Options of readers that `segment` takes."""
 PATIENCE = 8
 """When this many tiles that could be read have failed and none has succeeded, the segmenter is at
 fault and not the tiles.
@@ -166,64 +162,6 @@ def finished(job: Job) -> Result | None:
     before = resume.begun(job)
     draft = plan(job, workers=1, memory=before.get("memory", UNKNOWN), begun=before)
     return Result(str(draft.folder)) if resume.finished(draft) else None
-
-
-def segment(
-    image: Any,
-    segmenter: Any,
-    out: str | os.PathLike[str],
-    *,
-    engine: Engine | None = None,
-    **parts: Any,
-) -> Result:
-    """Segment an image with one segmenter: `run` for a job that needs no file.
-
-    Parameters
-    ----------
-    image
-        A path, a NumPy or Dask array, an xarray DataArray, or a mapping with the reader's options.
-        An array has the axes (row, column), or (band, row, column) with up to four bands; of any
-        other ``axes`` says what they are.
-    segmenter
-        Any callable from a block (band, row, column) to labels (row, column); or a kind's name, or
-        a mapping with its options.
-    out
-        The folder for the result.
-    engine
-        Where it is computed; a local cluster of processes if not given.
-    **parts
-        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``axes``, ``planes``,
-        ``time``, ``bands`` and ``nodata`` of the reader; ``fresh`` and ``watch`` as for `run`; and
-        the keys of a job's ``output``.
-
-    Returns
-    -------
-    Result
-        The labels, the table of objects and the record.
-    """
-    how = {key: parts.pop(key) for key in ("fresh", "watch") if key in parts}
-    tiles = {
-        key: parts.pop(name)
-        for name, key in (("tile", "size"), ("halo", "halo"), ("max_halo", "max_halo"))
-        if name in parts
-    }
-    named = segmenter.get("kind", "segmenter") if isinstance(segmenter, Mapping) else segmenter
-    name = named if isinstance(named, str) else name_of(named).lower()
-    steps = parts.pop("steps", [])
-    reader = {key: parts.pop(key) for key in READER if key in parts}
-    source = (
-        {**(image if isinstance(image, Mapping) else {"path": image}), **reader}
-        if reader
-        else image
-    )
-    job = Job(
-        source=source,
-        tiles=tiles,
-        steps=steps,
-        segmenters={name: segmenter},
-        output={"path": os.fspath(out), **parts},
-    )
-    return run(job, engine, **how)
 
 
 def _lay(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
