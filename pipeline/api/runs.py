@@ -136,7 +136,7 @@ def hinted(function: Callable[P, R]) -> Callable[P, R]:
         for key in options:
             if key not in allowed:
                 segmenter = options.get("segmenter", given[1] if len(given) > 1 else None)
-                hint = like(key, allowed) or elsewhere(key, "", kinds_in({"": segmenter}))
+                hint = elsewhere(key, "", kinds_in({"": segmenter})) or like(key, allowed)
                 raise TypeError(f"{function.__name__}() has no argument {key!r}{hint}")
         return function(*given, **options)
 

@@ -1,14 +1,13 @@
 """Where work runs: ``function(context, item)`` for many items, here or on any Dask cluster. The
-only package that knows ``distributed``.
+only package that imports ``distributed``.
 
 :func:`local` runs one item after the other in this process and is the specification; :func:`on` and
-:func:`cluster` yield the same outcomes in another order. Where DESIGN has one module there are
-rooms, each short enough to be read at once: `contract` (what an engine is), `inprocess`, `batches`
-(which items go next), `errands` (what travels to workers), `distribution` (the way of a batch) and
-`processes` (workers of our own).
+:func:`cluster` yield the same outcomes in another order. `contract` says what an engine is;
+`in_process` is `local`, `dask_engine` the others; `batches` says which items go next,
+`worker_plugin` what travels to workers, `own_cluster` starts workers of our own, `given` says what
+``engine=`` may be.
 
-The function and its context travel to each worker once; a task carries nothing but the errand's
-name and the items' numbers.
+The function and its context travel to each worker once; a task carries the items' numbers.
 """
 
 from __future__ import annotations
@@ -40,13 +39,30 @@ __all__ = ["GPU", "Engine", "Needs", "Outcome", "cluster", "local", "on"]
 
 
 def local(resources: Needs | None = None) -> Engine:
-    """The engine that runs in this process, one item after the other, in the order given: what the
-    others are held against.
+    """Make the engine that runs in this process, one item after the other, in the order given.
+
+    It starts nothing, and is the specification of the other engines.
 
     Parameters
     ----------
     resources
-        What this process offers: ``{"GPU": 1}``; nothing if not given.
+        What this process offers: ``{"GPU": 1}``; None: nothing.
+
+    Returns
+    -------
+    Engine
+        A context manager.
+
+    Raises
+    ------
+    ClusterError
+        Raised later, by a run that needs a resource that is not offered.
+
+    Examples
+    --------
+    >>> with local() as engine:
+    ...     [outcome.value for outcome in engine.run(divmod, 17, [5, 4])]
+    [(3, 2), (4, 1)]
     """
     return Local(resources or {})
 
@@ -54,7 +70,7 @@ def local(resources: Needs | None = None) -> Engine:
 def on(
     client: Client | str, *, security: Any = None, deadline: float | None = None, wait: float = 30.0
 ) -> Engine:
-    """The engine that runs on a Dask cluster.
+    """Make the engine that runs on a Dask cluster that is running.
 
     Parameters
     ----------
@@ -64,15 +80,26 @@ def on(
         A ``distributed.Security`` for an address ``"tls://…"``.
     deadline
         Seconds that an item may take. One that takes longer ends its worker process, and counts as
-        having killed it. Workers without a nanny do not come back.
+        having killed it. Workers without a nanny do not come back. None: any time.
     wait
         Seconds to wait for a worker that has what an item needs: the first one, or another when all
         have gone.
+
+    Returns
+    -------
+    Engine
+        A context manager. It closes the client that it made for an address, and leaves the cluster
+        running.
 
     Raises
     ------
     ClusterError
         No scheduler answers at the address, or the client is asynchronous.
+
+    Examples
+    --------
+    >>> with on("tcp://host:8786") as engine:  # doctest: +SKIP
+    ...     pipeline.run("job.yaml", engine)
     """
     with contextlib.ExitStack() as stack:
         if isinstance(client, str):
@@ -93,24 +120,30 @@ def cluster(
     gpus: int = 0,
     deadline: float | None = None,
 ) -> Engine:
-    """The engine that starts its own worker processes on this machine, each with one thread and its
-    share of the memory.
+    """Make the engine that starts its own worker processes on this machine.
 
-    They listen on the loopback only, where they talk to nobody but this process (by TLS, with a
-    certificate that is made now and lies in no file), serve no dashboard, and end with the engine.
+    Each has one thread and its share of the memory. They listen on the loopback only, talk to this
+    process only (by TLS, with a certificate that is made now and lies in no file), serve no
+    dashboard, and end with the engine.
 
     Parameters
     ----------
     workers
-        How many; one for each processor if not given.
+        How many, 1 or more; None: one for each processor.
     resources
         What each worker offers, one mapping per worker: ``[{"GPU": 1}, {}]``.
     gpus
-        How many of the workers offer a GPU, in place of ``resources``; each of these sees another
-        GPU of this machine, and no more (``CUDA_VISIBLE_DEVICES``). Where their number is not
+        How many of the workers offer a GPU, in place of ``resources``; each of these sees one GPU
+        of this machine, another for each (``CUDA_VISIBLE_DEVICES``). Where ``workers`` is not
         given, there is at least one worker besides.
     deadline
         Seconds that an item may take; one that takes longer ends its worker, which is restarted.
+        None: any time.
+
+    Returns
+    -------
+    Engine
+        A context manager; the processes end with it.
 
     Raises
     ------
