@@ -6,10 +6,7 @@ Each step leaves its result in the scratch store, and is skipped where that lies
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from pipeline import engine as engines
 from pipeline.engine import Engine
@@ -20,13 +17,9 @@ from pipeline.execution.planning import Plan, opened
 from pipeline.execution.result import Result, Watch, silent
 from pipeline.jobs import layers
 from pipeline.jobs.job import Job
-from pipeline.segmenters import name_of
 from pipeline.stages import Run, commit, overlay, repair, unreadable_tiles
 from pipeline.stages.group import Grouping
 from pipeline.storage.locations import remote
-
-READER = ("axes", "planes", "time", "bands", "nodata")
-"""Options of readers that `segment` takes."""
 
 
 def run(
@@ -145,61 +138,3 @@ def finished(job: Job) -> Result | None:
         return upload.delivered(job)
     there = look(job)
     return Result(str(there.folder)) if resume.finished(job, there) else None
-
-
-def segment(
-    image: Any,
-    segmenter: Any,
-    out: str | os.PathLike[str],
-    *,
-    engine: Engine | None = None,
-    **parts: Any,
-) -> Result:
-    """Segment an image with one segmenter: `run` for a job that needs no file.
-
-    Parameters
-    ----------
-    image
-        A path, a NumPy or Dask array, an xarray DataArray, or a mapping with the reader's options.
-        An array has the axes (row, column), or (band, row, column) with up to four bands; of any
-        other ``axes`` says what they are.
-    segmenter
-        Any callable from a block (band, row, column) to labels (row, column); or a kind's name, or
-        a mapping with its options.
-    out
-        The folder for the result.
-    engine
-        Where it is computed; a local cluster of processes if not given.
-    **parts
-        ``tile``, ``halo`` and ``max_halo`` in pixels; ``steps`` as in a job; ``axes``, ``planes``,
-        ``time``, ``bands`` and ``nodata`` of the reader; ``fresh`` and ``watch`` as for `run`; and
-        the keys of a job's ``output``.
-
-    Returns
-    -------
-    Result
-        The labels, the table of objects and the record.
-    """
-    how = {key: parts.pop(key) for key in ("fresh", "watch") if key in parts}
-    tiles = {
-        key: parts.pop(name)
-        for name, key in (("tile", "size"), ("halo", "halo"), ("max_halo", "max_halo"))
-        if name in parts
-    }
-    named = segmenter.get("kind", "segmenter") if isinstance(segmenter, Mapping) else segmenter
-    name = named if isinstance(named, str) else name_of(named).lower()
-    steps = parts.pop("steps", [])
-    reader = {key: parts.pop(key) for key in READER if key in parts}
-    source = (
-        {**(image if isinstance(image, Mapping) else {"path": image}), **reader}
-        if reader
-        else image
-    )
-    job = Job(
-        source=source,
-        tiles=tiles,
-        steps=steps,
-        segmenters={name: segmenter},
-        output={"path": os.fspath(out), **parts},
-    )
-    return run(job, engine, **how)

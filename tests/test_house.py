@@ -44,7 +44,7 @@ HOMES = {
     "typer": "__main__ cli",
     "wsidicom": "sources.dicom",
     "xarray": "execution.result",
-    "yaml": "cli.console config.yaml_files training.recipe",
+    "yaml": "config.yaml_files training.recipe",
     "zarr": "sinks sources storage.locations",
 }
 """The modules and packages that may import a heavy library."""

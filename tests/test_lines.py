@@ -206,7 +206,7 @@ def test_figures(tmp_path, name, tile):
         "single pixels": 0,
     }
     assert number == expected.get(name, number)
-    assert "lines.gpkg" in result.files()
+    assert "lines.gpkg" in result.files
 
 
 @pytest.mark.parametrize("method", ["canny", "sobel"])

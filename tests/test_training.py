@@ -125,6 +125,22 @@ def test_same_seed_same_weights(folder, tmp_path):
     )
 
 
+def test_python_and_the_command_train_alike(folder, tmp_path):
+    """`pipeline.train` and the command leave equal weights and logs of equal steps."""
+    card = folder / "alike.yaml"
+    card.write_text(yaml.safe_dump(parts()))
+    changed = {"train.steps": 2, "train.seed": 5}
+    said = []
+    ours = pipeline.train(card, tmp_path / "python", changes=changed, say=said.append)
+    options = [word for key, value in changed.items() for word in ("--set", f"{key}={value}")]
+    done = CliRunner().invoke(app, ["train", str(card), str(tmp_path / "command"), *options])
+    assert done.exit_code == 0, done.output
+    theirs = tmp_path / "command" / ours.name
+    for name, tensor in weights(ours).items():
+        torch.testing.assert_close(weights(theirs)[name], tensor, rtol=0, atol=0)
+    assert said[0].partition(";")[0] == done.stdout.partition(";")[0]
+
+
 def test_going_on_is_the_same(folder, tmp_path):
     """A training that is interrupted after its first evaluation goes on to the weights of one that
     was not.

@@ -10,13 +10,15 @@ import typer
 
 from pipeline.cli.console import (
     AsJson,
+    Changes,
     Debug,
+    FactsAsJson,
     Fresh,
     Quiet,
     Reader,
     assignments,
+    echo_facts,
     errors,
-    whole,
     writable,
 )
 
@@ -24,58 +26,52 @@ from pipeline.cli.console import (
 def info(
     image: Annotated[str, typer.Argument(help="The image.", show_default=False)],
     source: Reader = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: FactsAsJson = False,
     debug: Debug = False,
 ) -> None:
     """Say what an image is, as it is read with these options: its shape, bands, type, place,
     levels, what was not measured, and more.
     """
-    from pipeline.sources import open_source
-    from pipeline.sources.inspection import inspected, shown
+    from pipeline.api import images
 
     with errors(debug=debug):
-        found = inspected(image, open_source(image, **assignments(source, "--source")))
-        typer.echo(whole(found if as_json else shown(found), as_json=as_json))
+        facts = images.info({"path": image, **assignments(source, "--source")})
+        echo_facts(facts, as_json=as_json)
 
 
 def schema() -> None:
     """Print the JSON schema of job files, by which editors complete and check them."""
+    import json
+
     from pipeline.jobs.schema import schema as known
 
-    typer.echo(whole(known(), as_json=True))
+    typer.echo(json.dumps(known(), indent=1))
 
 
 def methods(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KIND]",
+            help="A kind of segmenter, or of step: what it is for, and what its options mean.",
+            show_default=False,
+        ),
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Without options, as a table for documents.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
     """List the kinds of segmenters: what they find, how far they are exact, and their options with
-    defaults.
+    defaults. With a KIND, describe that one.
     """
-    from pipeline.jobs import plugins
-    from pipeline.segmenters import exactness
+    from pipeline.cli import methods as texts
 
-    if markdown:
-        typer.echo("| kind | what it finds | identity | exact under tiling |\n|---|---|---|---|")
-    for name in plugins.kinds():
-        kind = plugins.load(name)
-        what, identity = (
-            (kind.__doc__ or "").strip().splitlines()[0],
-            getattr(kind, "identity", "object"),
-        )
-        identity = "its decoder's" if isinstance(identity, property) else identity
-        if markdown:
-            typer.echo(f"| `{name}` | {what} | {identity} | {exactness(kind)} |")
-            continue
-        where = (
-            "on any processor"
-            if getattr(kind, "portable", False)
-            else "on processors that are alike"
-        )
-        typer.echo(f"{name}: {what}\n  identity {identity}, exact {exactness(kind)}, {where}")
-        for option, parameter in plugins.options(kind).items():
-            typer.echo(f"  {option} = {parameter.default!r}")
+    with errors(debug=debug):
+        if kind is not None:
+            typer.echo(texts.described(kind))
+        else:
+            typer.echo(texts.table() if markdown else texts.listed())
 
 
 def evaluate(
@@ -122,7 +118,9 @@ def evaluate(
     ] = None,
     tolerance: Annotated[
         int,
-        typer.Option("--tolerance", min=0, help="Pixels between borders that are still the same."),
+        typer.Option(
+            "--tolerance", min=0, help="Pixels between borders that still count as the same."
+        ),
     ] = 2,
     ignore: Annotated[
         list[int] | None,
@@ -134,7 +132,9 @@ def evaluate(
     to_picture: Annotated[
         Path | None,
         typer.Option(
-            "--picture", metavar="FILE", help="Write a PNG of what was missed, invented, …"
+            "--picture",
+            metavar="FILE",
+            help="Write a PNG of what was missed, invented, split and merged.",
         ),
     ] = None,
     debug: Debug = False,
@@ -142,50 +142,51 @@ def evaluate(
     """Compare a result with truth."""
     import json
 
-    from pipeline.evaluation import against_truth, error_map
+    from pipeline.api import results
     from pipeline.storage.atomic_files import commit
 
     with errors(debug=debug):
         writable(to_json, to_picture)
-        said = {
-            key: value
-            for key, value in (("attribute", attribute), ("crs", crs), ("classes", classes))
-            if value
-        }
-        known: Any = {"path": truth, **said} if said else truth
-        found = against_truth.evaluate(
+        found = results.evaluate(
             labels,
-            known,
+            truth,
             kind=kind,  # type: ignore[arg-type]
-            tolerance=tolerance,
+            attribute=attribute,
+            crs=crs,
+            classes=classes,
             image=image,
+            tolerance=tolerance,
             ignore=ignore or (),
+            picture=to_picture,
         )
         if to_json:
             commit(to_json, f"{json.dumps(found.measures, indent=2)}\n".encode())
-        if to_picture:
-            error_map.picture(labels, known, found, to_picture, image=image)
-        typer.echo("\n".join(against_truth.lines(found)))
+        typer.echo(str(found))
 
 
 def verify(
     result: Annotated[
         str, typer.Argument(help="The folder of a result, or its address.", show_default=False)
     ],
-    tiles: Annotated[
+    parts: Annotated[
         int,
-        typer.Option("--tiles", min=1, help="How many parts, each of four tiles of another size."),
+        typer.Option(
+            "--tiles",
+            "--parts",
+            min=1,
+            help="How many parts, each of four tiles of another size.",
+        ),
     ] = 8,
     debug: Debug = False,
 ) -> None:
     """Segment parts of a result again in other tiles, and compare; exit code 1 where something
     differs that is called proved.
     """
-    from pipeline.evaluation.verify import verify as compare
+    from pipeline.api import results
 
     with errors(debug=debug):
-        found = compare(result, tiles)
-        typer.echo("\n".join(found.lines()))
+        found = results.verify(result, parts=parts)
+        typer.echo(str(found))
         if found.wrong:
             sys.exit(1)
 
@@ -204,12 +205,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key of the card: train.steps=500."
-        ),
-    ] = None,
+    changes: Changes = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -218,11 +214,11 @@ def train(
     """Train a network on images and truth, and leave a bundle. The same command again goes on where
     it was.
     """
+    from pipeline.api import networks
     from pipeline.cli.progress import watching
-    from pipeline.training import loop, recipe
 
     with errors(debug=debug):
-        what = recipe.from_yaml(card, assignments(changes, "--set"))
-        say: Any = (lambda _line: None) if quiet or as_json else typer.echo
+        changed = assignments(changes, "--set")
+        say: Any = None if quiet or as_json else typer.echo
         with watching(quiet=quiet, as_json=as_json) as watch:
-            loop.train(what, out or Path(what.card.name), fresh=fresh, watch=watch, say=say)
+            networks.train(card, out, changes=changed, fresh=fresh, watch=watch, say=say)

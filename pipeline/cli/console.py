@@ -10,12 +10,15 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from pipeline.errors import Interrupted, JobError, OutputError, TilewiseError
 from pipeline.redaction import redacted
+
+if TYPE_CHECKING:
+    from pipeline.api.facts import Facts
 
 app = typer.Typer(
     help="Segment images too large to hold: the same labels, however the image is tiled.",
@@ -58,6 +61,11 @@ Reader = Annotated[
     typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2]."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file: tiles.size=512."),
+]
+FactsAsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -65,6 +73,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 def assignments(given: Sequence[str] | None, option: str) -> dict[str, Any]:
     """What ``key=value`` says, by key, however often an option is given."""
     return dict(_assignment(text, option) for text in given or ())
+
+
+def nested(given: Sequence[str] | None, option: str) -> dict[str, Any]:
+    """What ``key=value`` says, where a dot in a key stands for a mapping: ``weights.nir=0.5``."""
+    from pipeline.config.yaml_files import change
+
+    found: dict[str, Any] = {}
+    change(found, assignments(given, option))
+    return found
 
 
 def _assignment(text: str, option: str) -> tuple[str, Any]:
@@ -92,6 +109,11 @@ def errors(*, debug: bool) -> Iterator[None]:
         _end("interrupted; the same command goes on from what is recorded", Interrupted.exit_code)
 
 
+def echo_facts(facts: Facts, *, as_json: bool) -> None:
+    """Print facts as YAML, for people, or as JSON."""
+    typer.echo(facts.json() if as_json else f"{facts}\n")
+
+
 def writable(*files: Path | None) -> None:
     """OutputError, before any work, where a file that is to be written at its end cannot be."""
     for file in files:
@@ -104,22 +126,6 @@ def writable(*files: Path | None) -> None:
                 f"{file} cannot be written: {error.strerror}; choose another file"
             ) from error
         file.unlink()
-
-
-def whole(facts: Any, *, as_json: bool) -> str:
-    """Facts as a text for people, which is YAML, or for programs."""
-    import json
-
-    import yaml
-
-    plain = json.dumps(facts, indent=1)
-    return (
-        plain
-        if as_json
-        else yaml.safe_dump(
-            json.loads(plain), sort_keys=False, default_flow_style=None, allow_unicode=True
-        )
-    )
 
 
 def _end(message: str, code: int) -> NoReturn:

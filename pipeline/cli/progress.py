@@ -45,6 +45,19 @@ def watching(*, quiet: bool, as_json: bool) -> Iterator[Watch]:
         yield _Bars(bars)
 
 
+class Heard:
+    """Passes events on, and counts them: a run that was complete before tells of none."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.events = 0
+
+    def __call__(self, event: Event) -> None:
+        """Count an event, and pass it on."""
+        self.events += 1
+        self._watch(event)
+
+
 class _Bars:
     def __init__(self, bars: Any) -> None:
         self._bars = bars

@@ -203,3 +203,13 @@ def _told(error: yaml.MarkedYAMLError) -> str:
         else ""
     )
     return f"{told}{where}" + ("; indent with spaces" if "\\t" in str(error.problem) else "")
+
+
+def written(facts: Mapping[str, Any]) -> str:
+    r"""Facts as YAML, in their order: what JSON can hold, tuples as lists.
+
+    >>> written({"shape": (2, 3), "crs": None})
+    'shape: [2, 3]\ncrs: null\n'
+    """
+    plain = json.loads(json.dumps(facts))
+    return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True)

@@ -1,13 +1,13 @@
-"""Run ``function(context, item)`` for many items, in this process or on any Dask cluster.
+"""Where work runs: ``function(context, item)`` for many items, here or on any Dask cluster. The
+only package that imports ``distributed``.
 
-This is the only package that imports ``distributed``. :func:`local` runs one item after the other
-in this process and is the specification; :func:`on` and :func:`cluster` yield the same outcomes in
-another order. The modules: `contract` (what an engine is), `in_process`, `batches` (which items go
-next), `worker_plugin` (what travels to workers), `dask_engine` (sending and receiving batches) and
-`own_cluster` (workers of our own).
+:func:`local` runs one item after the other in this process and is the specification; :func:`on` and
+:func:`cluster` yield the same outcomes in another order. `contract` says what an engine is;
+`in_process` is `local`, `dask_engine` the others; `batches` says which items go next,
+`worker_plugin` what travels to workers, `own_cluster` starts workers of our own, `given` says what
+``engine=`` may be.
 
-The function and its context travel to each worker once; a task carries only their name and the
-items' numbers.
+The function and its context travel to each worker once; a task carries the items' numbers.
 """
 
 from __future__ import annotations
@@ -39,23 +39,30 @@ __all__ = ["GPU", "Engine", "Needs", "Outcome", "cluster", "local", "on"]
 
 
 def local(resources: Needs | None = None) -> Engine:
-    """Create an engine that runs in this process, one item after the other, in the given order.
+    """Make the engine that runs in this process, one item after the other, in the order given.
+
+    It starts nothing, and is the specification of the other engines.
 
     Parameters
     ----------
-    resources : mapping of str to float, optional
-        The resources that this process offers, such as ``{"GPU": 1}``; None: none.
+    resources
+        What this process offers: ``{"GPU": 1}``; None: nothing.
 
     Returns
     -------
     Engine
-        The engine.
+        A context manager.
+
+    Raises
+    ------
+    ClusterError
+        Raised later, by a run that needs a resource that is not offered.
 
     Examples
     --------
     >>> with local() as engine:
-    ...     [outcome.value for outcome in engine.run(divmod, 17, [5, 3])]
-    [(3, 2), (5, 2)]
+    ...     [outcome.value for outcome in engine.run(divmod, 17, [5, 4])]
+    [(3, 2), (4, 1)]
     """
     return Local(resources or {})
 
@@ -63,25 +70,26 @@ def local(resources: Needs | None = None) -> Engine:
 def on(
     client: Client | str, *, security: Any = None, deadline: float | None = None, wait: float = 30.0
 ) -> Engine:
-    """Create an engine that runs on a Dask cluster.
+    """Make the engine that runs on a Dask cluster that is running.
 
     Parameters
     ----------
-    client : distributed.Client or str
-        A client, which stays open, or a scheduler's address, such as ``"tcp://host:8786"``.
-    security : distributed.Security, optional
-        Certificates for an address ``"tls://…"``.
-    deadline : float, optional
-        Seconds that an item may take; None: no limit. An item that takes longer ends its worker
-        process, and counts as having killed it. Workers without a nanny do not come back.
-    wait : float, optional
+    client
+        A ``distributed.Client``, which stays open, or a scheduler's address: ``"tcp://host:8786"``.
+    security
+        A ``distributed.Security`` for an address ``"tls://…"``.
+    deadline
+        Seconds that an item may take. One that takes longer ends its worker process, and counts as
+        having killed it. Workers without a nanny do not come back. None: any time.
+    wait
         Seconds to wait for a worker that has what an item needs: the first one, or another when all
         have gone.
 
     Returns
     -------
     Engine
-        The engine.
+        A context manager. It closes the client that it made for an address, and leaves the cluster
+        running.
 
     Raises
     ------
@@ -90,8 +98,8 @@ def on(
 
     Examples
     --------
-    >>> with on("tcp://scheduler:8786") as engine:  # doctest: +SKIP
-    ...     pipeline.run(job, engine)
+    >>> with on("tcp://host:8786") as engine:  # doctest: +SKIP
+    ...     pipeline.run("job.yaml", engine)
     """
     with contextlib.ExitStack() as stack:
         if isinstance(client, str):
@@ -112,29 +120,30 @@ def cluster(
     gpus: int = 0,
     deadline: float | None = None,
 ) -> Engine:
-    """Create an engine with worker processes of its own on this machine.
+    """Make the engine that starts its own worker processes on this machine.
 
-    Each worker has one thread and its share of the memory. Workers and scheduler listen on the
-    loopback interface only and accept this process alone (by TLS, with a certificate that is
-    created now and never written to a file). They serve no dashboard, and end with the engine.
+    Each has one thread and its share of the memory. They listen on the loopback only, talk to this
+    process only (by TLS, with a certificate that is made now and lies in no file), serve no
+    dashboard, and end with the engine.
 
     Parameters
     ----------
-    workers : int, optional
-        How many workers; None: one for each processor.
-    resources : sequence of mapping, optional
-        The resources of each worker, such as ``[{"GPU": 1}, {}]``; None: none.
-    gpus : int, optional
-        How many of the workers offer a GPU, in place of ``resources``; each of these sees a GPU of
-        its own (``CUDA_VISIBLE_DEVICES``). Without ``workers``, there is at least one worker
-        besides.
-    deadline : float, optional
-        Seconds that an item may take; None: no limit. A worker that takes longer is restarted.
+    workers
+        How many, 1 or more; None: one for each processor.
+    resources
+        What each worker offers, one mapping per worker: ``[{"GPU": 1}, {}]``.
+    gpus
+        How many of the workers offer a GPU, in place of ``resources``; each of these sees one GPU
+        of this machine, another for each (``CUDA_VISIBLE_DEVICES``). Where ``workers`` is not
+        given, there is at least one worker besides.
+    deadline
+        Seconds that an item may take; one that takes longer ends its worker, which is restarted.
+        None: any time.
 
     Returns
     -------
     Engine
-        The engine.
+        A context manager; the processes end with it.
 
     Raises
     ------

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,14 +48,18 @@ class Evaluation:
     measures: dict[str, Any]
     """See `pipeline.evaluation.metrics`."""
 
-    counts: Contingency | None
-    """None where truth is boxes."""
+    counts: Contingency | None = field(repr=False)
+    """The pixels that numbers share; None where truth is boxes."""
 
-    overlap: Overlap
+    overlap: Overlap = field(repr=False)
+    """The objects that overlap, and how far."""
+
+    def __str__(self) -> str:
+        return "\n".join(lines(self))
 
 
 def evaluate(
-    labels: str | os.PathLike[str],
+    labels: Any,
     truth: Any,
     *,
     kind: Kind = "instance",
@@ -68,8 +72,8 @@ def evaluate(
     Parameters
     ----------
     labels
-        The folder of a result, a raster or a Zarr array of labels or classes; an address of one,
-        too.
+        The folder of a result, a raster or a Zarr array of labels or classes, the address of one,
+        or an array of integers.
     truth
         A raster or Zarr of the same grid, or its address; a vector file in the same CRS (each shape
         an object), COCO JSON (polygons, run-length masks or boxes; of crowds nothing is asked:
@@ -154,13 +158,16 @@ def _of_one_class(overlap: Overlap) -> Overlap:
 
 
 def opened(
-    labels: str | os.PathLike[str],
+    labels: Any,
     truth: Any,
     kind: Kind,
     image: str | None,
     ignore: Sequence[int] = (),
 ) -> tuple[Raster | Pair, Companion | Drawings]:
     """What is compared, and with what."""
+    if not isinstance(labels, (str, os.PathLike)):
+        ours = _of_array(labels, kind)
+        return ours, known_truth(truth, ours.source.frame, image)
     path = os.fspath(labels)
     _refuse_damaged(path)
     if kind == "panoptic":
@@ -176,6 +183,13 @@ def _refuse_damaged(path: str) -> None:
         read_at(path)
     else:
         read_record(Path(path))
+
+
+def _of_array(labels: Any, kind: Kind) -> Raster:
+    """Labels, or classes, that are an array in memory."""
+    if kind == "panoptic":
+        raise JobError("labels: an array, with kind 'panoptic'; allowed: the folder of a result")
+    return Raster(open_source(labels), "the array")
 
 
 def _ours(path: str, kind: Kind) -> Raster:

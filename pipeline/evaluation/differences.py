@@ -83,6 +83,9 @@ class Verification:
         """
         return self.edges / self.beside if self.beside else 1.0
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def lines(self) -> list[str]:
         """In words."""
         near = sum(one["at_seam"] for one in self.differ)

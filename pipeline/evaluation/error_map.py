@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ SHADES = (
 
 
 def picture(
-    labels: str | os.PathLike[str],
+    labels: Any,
     truth: Any,
     found: Evaluation,
     path: Path,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from html import escape
 from io import BytesIO
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -63,45 +64,150 @@ def silent(_event: Event) -> None:
     """Say nothing."""
 
 
-@dataclass(frozen=True)
+OPENED_BY = {
+    "labels.zarr": "OME-Zarr with pyramid: napari, xarray, zarr",
+    "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
+    "labels.ome.tif": "tiled OME-TIFF with pyramid: QuPath, Fiji, napari, tifffile",
+    "classes.zarr": "the class of every pixel, OME-Zarr with pyramid: napari, xarray, zarr",
+    "classes.tif": "the same as a cloud-optimised GeoTIFF with colours and names: QGIS, GDAL, "
+    "rasterio",
+    "classes.ome.tif": "the same as a tiled OME-TIFF with colours and pyramid: QuPath, Fiji, "
+    "napari, tifffile",
+    "panoptic.png": "COCO's panoptic PNG: the colour of a pixel is the number of its segment",
+    "panoptic.json": "and its JSON: the class, area and box of every segment, which are things or "
+    "stuff",
+    "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
+    "lines.gpkg": "lines along curves: QGIS, GDAL, geopandas",
+    "overview.png": "a picture: each object, or class, has its own colour",
+    RECORD: "the record of the run: job, certificates, fingerprint",
+}
+"""What each product is, and which programs open it."""
+NESTED = "the same in the image itself: napari, ome-zarr-py"
+THUMBNAIL = 512
+"""Rows and columns of the picture in a notebook, at most."""
+
+
+@dataclass(frozen=True, repr=False)
 class Result:
-    """What lies in the output folder of a complete run."""
+    """The output folder of a run: labels, classes, table of objects and record, read when asked.
+
+    `run` and `segment` return it, and `open_result` opens one that was made before.
+
+    Parameters
+    ----------
+    path
+        The folder, or its address (``s3://…``).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import pipeline
+    >>> image = np.array([[9, 9, 0, 9], [9, 0, 0, 9]], np.uint8)
+    >>> bright = pipeline.Threshold(value=5)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     result = pipeline.segment(image, bright, out, engine=pipeline.local())
+    ...     result.labels.values
+    ...     result.complete, result.certificates
+    array([[1, 1, 0, 2],
+           [1, 0, 0, 2]], dtype=uint32)
+    (True, {'proved': 2, 'agreed': 0, 'disputed': 0})
+    """
 
     path: str
-    """The folder."""
+    """The folder, or its address."""
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says: the job, the plan, the number of objects, their certificates, the
         fingerprint of the image.
+
+        Raises
+        ------
+        OutputError
+            The folder holds no record, or a damaged one.
         """
         found = read_at(self.path) if remote(self.path) else read_record(Path(self.path))
         if found is None:
-            before = "" if remote(self.path) else products.kept(Path(self.path))
-            raise OutputError(f"{self.path} holds no complete result: there is no {RECORD}{before}")
+            raise OutputError(
+                f"{self.path} holds no complete result: there is no {RECORD}{self._instead()}"
+            )
         return found
 
-    def _read(self, name: str) -> bytes | None:
-        """A file of the folder; None where there is none."""
-        if remote(self.path):
-            return read(self.path, name)
-        return Path(self.path, name).read_bytes() if Path(self.path, name).exists() else None
+    @property
+    def complete(self) -> bool:
+        """Whether every tile has its labels. False: some tiles failed or could not be read; see
+        `missing`.
+
+        Raises
+        ------
+        OutputError
+            The folder holds no record, or a damaged one.
+        """
+        return bool(self.record["complete"])
+
+    @property
+    def certificates(self) -> dict[str, int]:
+        """The number of objects by certificate: ``proved``, ``agreed`` and ``disputed``.
+
+        Raises
+        ------
+        OutputError
+            Nothing was published, since the run is not complete.
+        """
+        counts = self.record.get("certificates")
+        if counts is None:
+            raise OutputError(f"{self.path} holds no certificates: {self._unfinished()}")
+        return dict(counts)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The paths, or addresses, of the products that the record lists and that are there, by
+        their names: ``labels.zarr``, ``objects.parquet``, ``run.json``, ….
+
+        Labels in the image itself (``into_source``) have their path as name.
+
+        Raises
+        ------
+        OutputError
+            The folder holds no record, or a damaged one.
+        """
+        known = dict(OPENED_BY)
+        nested = self.record.get("nested")
+        if nested:
+            known[nested] = NESTED
+        listed = self.record.get("products", known)
+        return {
+            name: name if name == nested else joined(self.path, name)
+            for name in known
+            if (name in listed or name in (RECORD, nested)) and there(self.path, name)
+        }
 
     @cached_property
     def labels(self) -> xr.DataArray:
-        """The labels, lazily: dims (y, x) or (z, y, x), coordinates of pixel centres, and
+        """The object of every pixel, 0 for background: a lazy array of uint32 or uint64.
+
+        The dims are (y, x) or (z, y, x), the coordinates those of pixel centres, with
         ``spatial_ref`` where the image has a CRS.
 
-        OutputError where objects were not wanted.
+        Raises
+        ------
+        OutputError
+            Objects were not asked for, or nothing was published since the run is not complete.
         """
         return self._raster("labels", "object id, 0 = background")
 
     @cached_property
     def classes(self) -> xr.DataArray:
-        """The class of every pixel, likewise; the attributes have ``_FillValue``, the value of what
-        was not measured, and the legend.
+        """The class of every pixel, 0 for background: a lazy array with the dims of `labels`.
 
-        OutputError where classes were not wanted.
+        The attributes hold ``_FillValue``, the value of pixels that were not measured, and the
+        ``legend``.
+
+        Raises
+        ------
+        OutputError
+            Classes were not asked for, or nothing was published since the run is not complete.
         """
         import numpy as np
 
@@ -114,7 +220,13 @@ class Result:
 
     @cached_property
     def objects(self) -> pd.DataFrame:
-        """The table of objects, one row each, by ascending id."""
+        """The table of objects, one row each, by ascending id.
+
+        Raises
+        ------
+        OutputError
+            The folder holds no table.
+        """
         import pyarrow.parquet as pq
 
         found = self._read("objects.parquet")
@@ -125,6 +237,93 @@ class Result:
         table: pd.DataFrame = pq.read_table(BytesIO(found)).to_pandas()
         return table
 
+    def missing(self) -> str:
+        """Say which tiles could not be read and are not valid in the result.
+
+        Returns
+        -------
+        str
+            One sentence; empty where the result is complete.
+        """
+        lost = self.record["missing"]
+        if not lost:
+            return ""
+        named = "; ".join(f"tile {tuple(one['tile'])}: {one['error']}" for one in lost[:3])
+        more = f"; and {len(lost) - 3} more, all in run.json" if len(lost) > 3 else ""
+        what = (
+            "1 tile could not be read and is"
+            if len(lost) == 1
+            else f"{len(lost)} tiles could not be read and are"
+        )
+        return (
+            f"{what} not valid in the result: {named.removesuffix('.')}{more}. The same "
+            f"command tries again."
+        )
+
+    def lines(self) -> list[str]:
+        """Describe the result in a few lines of text, as the command line prints them.
+
+        Returns
+        -------
+        list of str
+            Objects by certificate, what was not measured, seconds, and files.
+        """
+        return [
+            self._counted(),
+            *unmeasured.lines(self.record.get("unmeasured", {})),
+            *timings.lines(self.record),
+            *(f"  {name:16} {OPENED_BY.get(name, NESTED)}" for name in self.files),
+        ]
+
+    def _counted(self) -> str:
+        """Objects by certificate, in one line."""
+        share = ", ".join(f"{number:,} {name}" for name, number in self.certificates.items())
+        what = "objects" if "instance" in self.record["results"] else "classes"
+        shape = " x ".join(map(str, self._frame().shape))
+        return f"{self.record['objects']:,} {what} in {shape} pixels: {share}"
+
+    def _state(self) -> str:
+        """Whether there is a result and what it holds, in one line. It does not raise."""
+        try:
+            if not self._published:
+                return self._unfinished()
+            return self._counted() if self.complete else f"NOT complete; {self._counted()}"
+        except OutputError as error:
+            return f"no result: {error}"
+
+    @property
+    def _published(self) -> bool:
+        return "certificates" in self.record
+
+    def _unfinished(self) -> str:
+        """Why nothing is published."""
+        number = len(self.record["missing"])
+        tiles = "1 tile is" if number == 1 else f"{number} tiles are"
+        return f"its run is not complete: {tiles} missing, see {RECORD}"
+
+    def _instead(self) -> str:
+        """What lies there where there is no record, and what to do."""
+        if remote(self.path):
+            return ""
+        folder = Path(self.path)
+        if not folder.exists():
+            return "; there is no such folder"
+        if not folder.is_dir():
+            return "; it is a file, and a result is a folder"
+        begun = (
+            "; a run was begun there: the same command, or the same call, goes on"
+            if Path(folder, products.HIDDEN).exists()
+            else ""
+        )
+        return products.kept(folder) or begun
+
+    def _read(self, name: str) -> bytes | None:
+        """A file of the folder; None where there is no such file."""
+        if remote(self.path):
+            return read(self.path, name)
+        file = Path(self.path, name)
+        return file.read_bytes() if file.exists() else None
+
     def _raster(self, name: str, meaning: str) -> xr.DataArray:
         import dask.array as da
         import xarray as xr
@@ -132,7 +331,7 @@ class Result:
         frame = self._frame()
         if not there(self.path, f"{name}.zarr"):
             wanted = self.record.get("results")
-            why = f"output.results was {', '.join(wanted)}" if wanted else "its run is not complete"
+            why = f"output.results was {', '.join(wanted)}" if wanted else self._unfinished()
             raise OutputError(f"{self.path} holds no {name}: {why}")
         lazy = da.from_zarr(zarr_store(joined(self.path, f"{name}.zarr/0")))  # type: ignore[no-untyped-call]
         dims = ("z", "y", "x")[-frame.ndim :]
@@ -160,74 +359,32 @@ class Result:
         }
         return Frame(**known)
 
-    def lines(self) -> list[str]:
-        """The result in a few lines of text."""
-        counts = self.record["certificates"]
-        share = ", ".join(f"{number:,} {name}" for name, number in counts.items())
-        what = "objects" if "instance" in self.record["results"] else "classes"
-        return [
-            (
-                f"{self.record['objects']:,} {what} in {' x '.join(map(str, self._frame().shape))} "
-                f"pixels: {share}"
-            ),
-            *unmeasured.lines(self.record.get("unmeasured", {})),
-            *timings.lines(self.record),
-            *(f"  {name:16} {what}" for name, what in self.files().items()),
-        ]
-
-    def missing(self) -> str:
-        """The tiles that could not be read, and are not valid in the result; empty where it is
-        complete.
-        """
-        lost = self.record["missing"]
-        if not lost:
-            return ""
-        named = "; ".join(f"tile {tuple(one['tile'])}: {one['error']}" for one in lost[:3])
-        more = f"; and {len(lost) - 3} more, all in run.json" if len(lost) > 3 else ""
-        what = (
-            "1 tile could not be read and is"
-            if len(lost) == 1
-            else f"{len(lost)} tiles could not be read and are"
-        )
-        return (
-            f"{what} not valid in the result: {named.removesuffix('.')}{more}. The same "
-            f"command tries again."
-        )
-
-    def files(self) -> dict[str, str]:
-        """What was made, and what opens it: of what lies there, that which the record lists."""
-        known = {
-            "labels.zarr": "OME-Zarr with pyramid: napari, xarray, zarr",
-            "labels.tif": "cloud-optimised GeoTIFF: QGIS, GDAL, rasterio",
-            "labels.ome.tif": "tiled OME-TIFF with pyramid: QuPath, Fiji, napari, tifffile",
-            "classes.zarr": "the class of every pixel, OME-Zarr with pyramid: napari, xarray, zarr",
-            "classes.tif": "the same as a cloud-optimised GeoTIFF with colours and names: QGIS, "
-            "GDAL, rasterio",
-            "classes.ome.tif": "the same as a tiled OME-TIFF with colours and pyramid: QuPath, "
-            "Fiji, napari, tifffile",
-            "panoptic.png": "COCO's panoptic PNG: the colour of a pixel is the number of its "
-            "segment",
-            "panoptic.json": "and its JSON: the class, area and box of every segment, which are "
-            "things or stuff",
-            "objects.parquet": "one row per object: pandas, geopandas, DuckDB",
-            "lines.gpkg": "lines along curves: QGIS, GDAL, geopandas",
-            "overview.png": "a picture: each object, or class, has its own colour",
-            "run.json": "the record of the run: job, certificates, fingerprint",
-        }
-        known |= (
-            {nested: "the same in the image itself: napari, ome-zarr-py"}
-            if (nested := self.record.get("nested"))
-            else {}
-        )
-        listed = self.record.get("products", known)
-        return {
-            name: what
-            for name, what in known.items()
-            if (name in listed or name in (RECORD, nested)) and there(self.path, name)
-        }
+    def __repr__(self) -> str:
+        return f"<Result {self.path}: {self._state()}>"
 
     def _repr_html_(self) -> str:
-        """The result as Jupyter shows it: counts, files, a picture."""
+        """The result as Jupyter shows it: counts, folder, a picture."""
+        try:
+            shown = self._published
+        except OutputError:
+            shown = False
+        if not shown:
+            return f"<p>{escape(repr(self))}</p>"
+        rows = {
+            "objects": f"{self.record['objects']:,}",
+            **{name: f"{number:,}" for name, number in self.certificates.items()},
+            "complete": "yes" if self.complete else f"NO: {self.missing()}",
+            "image": f"{' × '.join(map(str, self._frame().shape))}, {self._frame().dtype}",
+            "folder": self.path,
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+            for name, value in rows.items()
+        )
+        return f"<div style='display:flex;gap:1em'>{self._picture()}<table>{cells}</table></div>"
+
+    def _picture(self) -> str:
+        """A small picture of the labels, or of the classes, as an HTML image."""
         import base64
 
         from pipeline.image.legend import entry
@@ -235,38 +392,53 @@ class Result:
         from pipeline.sinks.pyramid import Pyramid
         from pipeline.stages.commit import thumbnail
 
-        frame, record = self._frame(), self.record
+        record = self.record
         shown = self.labels if "instance" in record["results"] else self.classes
         pyramid = Pyramid(
             joined(self.path, f"{shown.name}.zarr"),
-            frame,
+            self._frame(),
             tuple(record["plan"]["tiles"]["chunk"]),
             str(shown.dtype),
             version=record["output"]["ome_zarr"],
         )
-        small = thumbnail(pyramid, 512)[0]
+        small = thumbnail(pyramid, THUMBNAIL)[0]
         known = {
             int(number): entry(int(number), what).colour
             for number, what in record["legend"].items()
         }
         drawn = colours(small) if "instance" in record["results"] else painted(small, known)
         picture = base64.b64encode(to_png(drawn)).decode()
-        rows = {
-            "objects": f"{record['objects']:,}",
-            **{name: f"{n:,}" for name, n in record["certificates"].items()},
-        }
-        rows |= {
-            "image": f"{' × '.join(map(str, frame.shape))}, {frame.dtype}",
-            "folder": self.path,
-        }
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-            for name, value in rows.items()
-        )
-        return (
-            f"<div style='display:flex;gap:1em'><img alt='{shown.name}' "
-            f"src='data:image/png;base64,{picture}'/><table>{cells}</table></div>"
-        )
+        return f"<img alt='{shown.name}' src='data:image/png;base64,{picture}'/>"
+
+
+def open_result(path: str | PathLike[str]) -> Result:
+    """Open the result that a run left in a folder.
+
+    Parameters
+    ----------
+    path
+        The folder, or its address (``s3://…``).
+
+    Returns
+    -------
+    Result
+        Also where the run is not complete: then `Result.complete` is False, and arrays that were
+        not published raise an OutputError that says so.
+
+    Raises
+    ------
+    OutputError
+        The folder holds no result, or its record is damaged.
+
+    Examples
+    --------
+    >>> open_result("nowhere")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pipeline.errors.OutputError: nowhere holds no complete result: ...; there is no such folder
+    """
+    found = Result(fspath(path))
+    _ = found.record
+    return found
 
 
 def _coordinates(frame: Frame, dims: tuple[str, ...]) -> dict[str, Any]:

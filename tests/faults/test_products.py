@@ -100,7 +100,7 @@ def test_nothing_stays_of_the_run_before(first, second, tmp_path):
         result = pipeline.run(job(out, second), pipeline.local(), fresh=True)
         (out / "notes.txt").write_text("mine")
         assert names(out) == KINDS[second][1] | {"run.json", "notes.txt"}
-        assert set(result.files()) == (KINDS[second][1] | {"run.json"}) - {"classes.tif.aux.xml"}
+        assert set(result.files) == (KINDS[second][1] | {"run.json"}) - {"classes.tif.aux.xml"}
         assert set(result.record["products"]) == KINDS[second][1]
     ours, clean = (
         pipeline.Result(str(tmp_path / name)).record["products"] for name in ("out", "clean")
@@ -125,8 +125,8 @@ def test_a_re_join_leaves_its_own_products_only(tmp_path):
         }
         return pipeline.run(Job(source={"path": blobs()}, **given, output=output), pipeline.local())
 
-    assert "labels.tif" in again(0.5, ["zarr", "cog"]).files()
-    assert "labels.tif" not in again(0.9, ["zarr"]).files()
+    assert "labels.tif" in again(0.5, ["zarr", "cog"]).files
+    assert "labels.tif" not in again(0.9, ["zarr"]).files
     assert names(tmp_path / "out") == {"labels.zarr", "objects.parquet", "run.json", ".tilewise"}
     assert len(list((tmp_path / "out/.tilewise/runs").glob("*/joined/*"))) == 1
     assert again(0.5, ["zarr"]).record["stitch"]["iou"] == 0.5
@@ -231,7 +231,7 @@ def test_what_is_the_users_is_not_removed(name, tmp_path, caplog):
     out = tmp_path / "out"
     pipeline.run(job(out, "plain"), pipeline.local())
     (out / name).write_bytes(OWN[name])
-    assert name not in pipeline.Result(str(out)).files()
+    assert name not in pipeline.Result(str(out)).files
     assert pipeline.run(job(out, "plain"), pipeline.local()).record["complete"]
     (out / "run.json").unlink()
     with pytest.raises(
@@ -362,10 +362,10 @@ def test_labels_in_the_image_are_the_images(tmp_path):
         )
 
     first = nested("cells", 100)
-    assert str(image / "labels/cells") in first.files()
+    assert str(image / "labels/cells") in first.files
     second = nested("nuclei", 120)
-    assert str(image / "labels/cells") not in second.files()
-    assert str(image / "labels/nuclei") in second.files()
+    assert str(image / "labels/cells") not in second.files
+    assert str(image / "labels/nuclei") in second.files
     assert np.array_equal(
         zarr.open_array(image / "labels/nuclei/0", mode="r")[:], second.labels.values
     )

@@ -296,7 +296,7 @@ def test_from_slide_to_slide(tmp_path):
     assert np.array_equal(levels(tmp_path / "out" / "labels.ome.tif")[1][0], result.labels.values)
     assert np.array_equal(levels(tmp_path / "out" / "classes.ome.tif")[1][0], image)
     assert result.objects["area_um2"].tolist() == (result.objects["area"] * 0.25).tolist()
-    assert {"labels.ome.tif", "classes.ome.tif"} <= result.files().keys()
+    assert {"labels.ome.tif", "classes.ome.tif"} <= result.files.keys()
     from pipeline.sources import open_source
 
     assert open_source(tmp_path / "out" / "labels.ome.tif").frame.pixel_size == (0.5, 0.5)
