@@ -41,7 +41,7 @@ format: .venv/ready
 
 docs: .venv/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo 'The documentation is in site/index.html.'
+	@echo 'The documentation is in site/index.html; with its search: $(BIN)/python -m http.server --directory site'
 
 test-heavy: .venv/docs-ready  # one of them builds the documentation
 

@@ -19,14 +19,12 @@ import typer
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from typer.testing import CliRunner
 
 import pipeline
 from pipeline.__main__ import app
 from pipeline.jobs import layers, plugins
 from pipeline.jobs.job import Job
 from pipeline.jobs.routing import Rule
-from pipeline.jobs.schema import described
 from pipeline.segmenters import Contract, exactness
 from pipeline.sources import KINDS, unsupported
 
@@ -114,15 +112,13 @@ def segmenters() -> str:
     ]
     for name in plugins.kinds():
         kind = plugins.load(name)
-        identity = getattr(kind, "identity", "object")
-        identity = "that of its decoder" if isinstance(identity, property) else identity
         where = "any processor" if getattr(kind, "portable", False) else "processors that are alike"
         parts += [
             f"## {name}\n",
             f"`pipeline.{kind.__name__}`\n" if kind.__name__ in pipeline.__all__ else "",
             prose(kind),
-            f"Identity: {identity}. Exact {exactness(kind)}. The same result on {where}.\n",
-            table(options(name, plugins.SEGMENTERS)),
+            f"Identity: {identity(kind)}. Exact {exactness(kind)}. The same result on {where}.\n",
+            options(name, plugins.SEGMENTERS),
         ]
     return "\n".join(parts)
 
@@ -134,7 +130,7 @@ def steps() -> str:
     ]
     for name in plugins.kinds(plugins.STEPS):
         kind = plugins.load(name, group=plugins.STEPS)
-        parts += [f"## {name}\n", prose(kind), table(options(name, plugins.STEPS))]
+        parts += [f"## {name}\n", prose(kind), options(name, plugins.STEPS)]
     return "\n".join(parts)
 
 
@@ -219,8 +215,19 @@ def document(page: str, source: str) -> str:
 
 
 def methods_table() -> str:
-    """The table of kinds, as the command prints it."""
-    return CliRunner().invoke(app, ["methods", "--markdown"]).output
+    """The table of kinds of segmenters."""
+    lines = ["| kind | what it finds | identity | exact under tiling |", "|---|---|---|---|"]
+    for name in plugins.kinds():
+        kind = plugins.load(name)
+        what = _cell(prose(kind).partition("\n\n")[0])
+        lines.append(f"| `{name}` | {what} | {identity(kind)} | {exactness(kind)} |")
+    return "\n".join([*lines, ""])
+
+
+def identity(kind: type[Any]) -> str:
+    """What makes pixels one object, in a word or two."""
+    found = getattr(kind, "identity", "object")
+    return "its decoder's" if isinstance(found, property) else str(found)
 
 
 def case(name: str) -> str:
@@ -239,17 +246,20 @@ def unread_table() -> str:
     return "\n".join(["| file | what to do |", "|---|---|", *rows, ""])
 
 
-def options(name: str, group: str) -> Iterator[tuple[str, str, str]]:
-    """The options of a kind: name, default, meaning."""
-    kind = plugins.load(name, group=group)
-    meaning = described(kind)
-    for option, parameter in plugins.options(kind).items():
-        yield option, _default(parameter.default), meaning.get(option, "")
+def options(name: str, group: str) -> str:
+    """The table of a kind's options."""
+    lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
+    for option in plugins.described_options(name, group):
+        default = "required" if option.default == "required" else f"`{option.default}`"
+        listed = f" Allowed: {', '.join(option.allowed)}." if option.allowed else ""
+        known = f"| `{option.name}` | {_cell(option.type)} | {default} |"
+        lines.append(f"{known} {_cell(option.meaning + listed)} |")
+    return "\n".join([*lines, ""]) if len(lines) > 2 else "It has no options.\n"
 
 
 def fields(kind: type[Any]) -> Iterator[tuple[str, str, str]]:
     """The fields of a dataclass: name, default, meaning."""
-    meaning = described(kind)
+    meaning = plugins.described(kind)
     for field in dataclasses.fields(kind):
         if field.init:
             absent = field.default is dataclasses.MISSING
