@@ -164,6 +164,26 @@ def test_every_kind_is_named():
     assert {kind for kind in plugins.kinds(plugins.STEPS) if f"`{kind}`" not in steps} == set()
 
 
+def test_tables_of_methods_name_kinds():
+    """In the tables of which method for what, each method is a kind, and the README counts them."""
+    for page in (DOCS / "choose.md", ROOT / "README.md"):
+        rows = re.findall(r"^\| [^|]+ \| [^|]+ \| ([^|]+) \|$", page.read_text(), re.MULTILINE)
+        first = [found[1] for row in rows if (found := re.match(r"`(\w+)`", row))]
+        assert set(first) <= set(plugins.kinds())
+        assert len(first) > 9
+    assert f"all {len(plugins.kinds())} kinds" in (ROOT / "README.md").read_text()
+
+
+def test_figures_are_those_of_the_benchmarks():
+    """Each figure in the comparison's tables is one that the page on the benchmarks measured."""
+    measured = (ROOT / "tests" / "benchmarks" / "README.md").read_text()
+    known = set(re.findall(r"\d[\d.]*\d|\d", measured))
+    rows = re.findall(r"^\|(?: [^|]*\|)+$", (DOCS / "comparison.md").read_text(), re.MULTILINE)
+    shown = {figure for row in rows for figure in re.findall(r"(?<=\| )[\d.]+(?= \|)", row)}
+    assert len(shown) > 20
+    assert shown <= known
+
+
 def test_pictures_are_small_and_used():
     """Each picture has at most 200 kB, is shown, and each that is shown is there."""
     there = {path.name: path for path in (DOCS / "pictures").iterdir()}
