@@ -10,7 +10,7 @@ PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 EXPLORE ?= 3
 SEED := $(or $(SEED),$(shell date +%s))
 
-.PHONY: demo test test-heavy check format clean
+.PHONY: demo test test-heavy check format docs clean
 
 demo: .venv/light demo/earth.tif
 	$(BIN)/tilewise run workflows/world_land.yaml
@@ -38,6 +38,16 @@ check: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: .venv/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo 'The documentation is in site/index.html; with its search: $(BIN)/python -m http.server --directory site'
+
+test-heavy: .venv/docs-ready  # one of them builds the documentation
+
+.venv/docs-ready: pyproject.toml | .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf demo

@@ -1,6 +1,6 @@
-"""Draw what every kind of segmenter makes of one image, in tiles: the picture in the README.
+"""Draw what every kind of segmenter makes of one image, in tiles: the picture in the documentation.
 
-usage: python workflows/methods.py .github/methods.png
+usage: python workflows/methods.py docs/pictures/methods.webp
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def write(out: Path) -> None:
     sheet = Image.new("RGB", (COLUMNS * (SIDE + 4), rows * (SIDE + CAPTION + 4)), "white")
     for number, one in enumerate(panels):
         sheet.paste(one, (number % COLUMNS * (SIDE + 4), number // COLUMNS * (SIDE + CAPTION + 4)))
-    sheet.quantize(128).save(out, optimize=True)
+    sheet.save(out, quality=42, method=6)
 
 
 if __name__ == "__main__":
