@@ -45,6 +45,12 @@ def read(path: Path, what: str) -> Any:
     return parse(text, f"{what} {path}")
 
 
+def written(parts: Any) -> str:
+    """The YAML of mappings, lists, texts and numbers; innermost ones each on one line."""
+    text: str = yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return text
+
+
 def parse(text: str, what: str) -> Any:
     """What YAML holds; JobError, which calls it ``what``, if it is none, gives a key twice, or
     becomes far longer by its anchors.

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -368,11 +367,7 @@ class Job(_Part):
         >>> Job.from_yaml(job.to_yaml()) == job
         True
         """
-        parts = in_yaml(self.model_dump(exclude_defaults=True))
-        text: str = yaml.safe_dump(
-            parts, sort_keys=False, allow_unicode=True, default_flow_style=None
-        )
-        return text
+        return yaml_files.written(in_yaml(self.model_dump(exclude_defaults=True)))
 
     def plain(self) -> dict[str, Any]:
         """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
