@@ -45,12 +45,6 @@ def read(path: Path, what: str) -> Any:
     return parse(text, f"{what} {path}")
 
 
-def written(parts: Any) -> str:
-    """The YAML of mappings, lists, texts and numbers; innermost ones each on one line."""
-    text: str = yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    return text
-
-
 def parse(text: str, what: str) -> Any:
     """What YAML holds; JobError, which calls it ``what``, if it is none, gives a key twice, or
     becomes far longer by its anchors.
@@ -212,10 +206,19 @@ def _told(error: yaml.MarkedYAMLError) -> str:
 
 
 def written(facts: Mapping[str, Any]) -> str:
-    r"""Facts as YAML, in their order: what JSON can hold, tuples as lists.
+    r"""Facts as YAML, in their order; innermost lists and mappings each on one line.
 
     >>> written({"shape": (2, 3), "crs": None})
     'shape: [2, 3]\ncrs: null\n'
     """
-    plain = json.loads(json.dumps(facts))
-    return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    text: str = yaml.dump(
+        facts, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True
+    )
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes tuples as lists."""
+
+
+_Dumper.add_representer(tuple, yaml.SafeDumper.represent_list)
