@@ -1,6 +1,4 @@
-"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys.
-(DESIGN names no such room: jobs and cards share it.)
-"""
+"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys."""
 
 from __future__ import annotations
 
@@ -72,6 +70,14 @@ def parse(text: str, what: str) -> Any:
         raise JobError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
+
+
+def written(parts: Mapping[str, Any]) -> str:
+    """YAML that `parse` reads again, keys in their order, with what holds no mapping in one line."""
+    text: str = yaml.safe_dump(
+        dict(parts), sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+    return text
 
 
 def read_json(path: Path, what: str) -> Any:
