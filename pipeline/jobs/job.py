@@ -358,7 +358,7 @@ class Job(_Part):
         >>> print(job.to_yaml())
         source: a.tif
         segmenters:
-          land: {kind: threshold}
+          land: {kind: threshold, method: otsu}
         route:
         - {use: land}
         output: {path: out}
