@@ -332,9 +332,7 @@ def _entries(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def _matched(folder: Path, entry: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """Images of an entry with their truths, found by inserting the stars' matches in its
-    pattern.
-    """
+    """Images of an entry with their truths, found by putting the stars' matches in its pattern."""
     pattern, truth = (
         str(Path(folder, Path(entry[key]).expanduser())) for key in ("image", "truth")
     )
