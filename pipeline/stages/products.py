@@ -119,7 +119,7 @@ def kept(folder: Path) -> str:
 
 
 def _keep_record(folder: Path, kept: Path) -> None:
-    """Put the record of a result away first, so that nothing looks complete without its products."""
+    """Put the record of a result away first: nothing looks complete without its products."""
     path = folder / RECORD
     try:
         record = read_record(folder)
