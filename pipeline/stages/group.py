@@ -116,9 +116,8 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
         if not run.scratch.has(link.link_key(tile)):
             continue
         facts, found = run.scratch.load(link.link_key(tile), whole=True)
-        if not any(
-            map(len, found.values())
-        ):  # kept, the empty arrays of a sparse image's seams would take more room than its tiles
+        # kept, the empty arrays of a sparse image's seams would take more room than its tiles
+        if not any(map(len, found.values())):
             continue
         for other in facts["others"]:
             for kind, known in pairs.items():

@@ -34,7 +34,7 @@ class Members:
     sums: Sums
 
     def find(self, tile: int, labels: npt.NDArray[np.integer]) -> Integers:
-        """The nodes of some labels of a tile, all of which are nodes."""
+        """The nodes of some labels of a tile; all of these labels are nodes."""
         return np.searchsorted(self.keys, numbered(tile, labels))
 
     def of(self, tile: int) -> slice:

@@ -126,9 +126,8 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
         shared = box & sketch.box
         here, mine = shared.within(sketch.box), whole[shared.within(box)]
         left[here][mine] = 0
-        if (
-            found is None and not run.method(tile).contract.probation
-        ):  # a window that cut it may have cut connected parts
+        # a window that cut it may have cut connected parts
+        if found is None and not run.method(tile).contract.probation:
             left[np.isin(sketch.piece, np.unique(sketch.piece[here][mine]))] = 0
         beside = run.unknown(box, run.halo(tile).sight)
         doubted = any(whole[part].any() for part in beside)
@@ -263,11 +262,10 @@ def _hold(
             raise _other_ground(method, box)
         around, mine, vanished = box, found, vanished or gone
         extent = _extent(mine, box)
-    if seen is None:  # another piece took a part of this one away, and what is left goes on nowhere
+    if seen is None:  # another piece took a part of this one, and the rest does not continue
         raise _other_ground(method, box)
-    tight = (
-        extent.grow(reach + 1) & window
-    )  # as small as may be: what else the window holds need not be drawn
+    # as small as possible, to draw nothing else of the window
+    tight = extent.grow(reach + 1) & window
     cut, around = tight.within(window), trusted(tight, image, reach)
     mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
     part[around.within(tight)] = mine

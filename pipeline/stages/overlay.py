@@ -164,9 +164,8 @@ def _part(sheet: Sheet, number: int, tile: int) -> _Part:
     table = run.joined.load(table_key(tile), "ids", "status", "kind")[1]
     on_seams = run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]
     mine = table["ids"] > 0
-    if (
-        run.method(tile).contract.things is not None
-    ):  # it draws both, and here only one of them is asked for
+    # it draws things and stuff, and only one of them is wanted here
+    if run.method(tile).contract.things is not None:
         mine &= (table["ids"] >= STUFF) == (layer.role == "stuff")
     own, where = np.unique(np.where(mine, table["kind"], 0), return_inverse=True)
     kind = np.array([layer.final(int(k)) for k in own], np.int64)[where]

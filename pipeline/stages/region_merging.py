@@ -35,10 +35,11 @@ def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Fl
         [np.zeros(1, np.int64), np.zeros(0, np.int64) if drawn.key is None else drawn.key]
     )
     mine, flat = core.within(outer), drawn.labels[core.within(outer)].ravel()
+    # exact below 2^53
     sums = [
         np.bincount(flat, feature[mine].ravel(), len(names)).astype(np.int64)
         for feature in features
-    ]  # exact below 2^53
+    ]
     found = [np.zeros((0, 2), np.int64)]
     for axis in range(len(outer.shape)):
         here, there = _beside(core.within(outer), axis, outer.shape[axis])
@@ -73,9 +74,8 @@ def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integ
     np.add.at(sums, where, every["node_sums"][owned])
     segmenter: Any = run.methods[number].segmenter
     borders = np.unique(every["borders"], axis=0)
-    borders = borders[
-        np.isin(borders, keys).all(axis=1)
-    ]  # a tile also sees superpixels that lie whole in tiles of another route
+    # a tile also sees superpixels that lie whole in tiles of another route
+    borders = borders[np.isin(borders, keys).all(axis=1)]
     graph = Graph(area, sums, np.searchsorted(keys, borders))
     return keys, np.asarray(segmenter.merge(graph), np.int64) + 1
 

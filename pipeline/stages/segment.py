@@ -165,14 +165,13 @@ def _save(
     if drawn.nodes is not None:
         on_seams |= drawn.nodes
     on_seams[0] = False
-    # what has a key is not compared: a pixel that floats turn to another class would join it to an
-    # object
+    # labels with keys are not compared: a pixel that rounding turns to another class would join
+    # them to an object
     if drawn.nodes is not None and run.method(tile).contract.things is not None:
         strips = {other: np.where(drawn.nodes[strip], 0, strip) for other, strip in strips.items()}
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
-    small = (
-        np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32
-    )  # half as much to pack and to unpack
+    # half as much to compress and to decompress
+    small = np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32
     pixels: dict[str, npt.NDArray[Any]] = {"labels": labels.astype(small), **seams}
     if not valid.all():
         pixels["valid"] = np.packbits(valid)

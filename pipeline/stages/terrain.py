@@ -31,6 +31,6 @@ def ground(run: Run) -> Ground | None:
 
 @functools.lru_cache(maxsize=4)
 def _kept(scratch: Scratch, frame: Frame) -> Ground | None:
-    if not scratch.has(KEY):  # of a tile that is tried before any run
+    if not scratch.has(KEY):  # as for a tile that is tried before any run
         return ground_of(frame)
     return Ground((frame.shape[0], frame.shape[1]), scratch.load(KEY, "values")[1]["values"])

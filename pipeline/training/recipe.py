@@ -173,9 +173,10 @@ class Recipe:
             for image, truth in _matched(self.folder, entry)
         }
         truths = {truth for truth, _ in found.values()}
+        # a truth may match as well
         paired = [
             (image, truth, entry) for image, (truth, entry) in found.items() if image not in truths
-        ]  # a truth may match as well
+        ]
         for image, truth, _ in paired:
             if not truth.exists():
                 raise JobError(f"train.data: {image.name} has no truth: there is no {truth}")
