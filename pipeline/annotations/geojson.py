@@ -62,9 +62,8 @@ def copied(path: str, columns: Sequence[str]) -> bytes:
         {**one, "properties": {name: one["properties"].get(name) for name in columns}}
         for one in features
     ]
-    return (
-        json.dumps({**whole, "features": kept}).replace("<", "\\u003c").encode()
-    )  # nothing in it looks like another of GDAL's forms
+    # escaped, so that nothing in it looks like another format to GDAL
+    return json.dumps({**whole, "features": kept}).replace("<", "\\u003c").encode()
 
 
 def names_crs(copy: bytes) -> bool:

@@ -1,11 +1,10 @@
-"""Where work runs: ``function(context, item)`` for many items, here or on any Dask cluster. The
-only package that imports ``distributed``.
+"""Run ``function(context, item)`` for many items, in this process or on any Dask cluster.
 
-:func:`local` runs one item after the other in this process and is the specification; :func:`on` and
-:func:`cluster` yield the same outcomes in another order. `contract` says what an engine is;
-`in_process` is `local`, `dask_engine` the others; `batches` says which items go next,
-`worker_plugin` what travels to workers, `own_cluster` starts workers of our own, `given` says what
-``engine=`` may be.
+This is the only package that imports ``distributed``. :func:`local` runs one item after the other
+in this process and is the specification; :func:`on` and :func:`cluster` yield the same outcomes in
+another order. `contract` says what an engine is; `in_process` is `local`, `dask_engine` the others;
+`batches` says which items go next, `worker_plugin` what travels to workers, `own_cluster` starts
+workers of our own, `given` says what ``engine=`` may be.
 
 The function and its context travel to each worker once; a task carries the items' numbers.
 """

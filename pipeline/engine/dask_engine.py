@@ -138,9 +138,8 @@ class Flights:
 
     def __exit__(self, *_: object) -> None:
         if self.aloft:
-            with contextlib.suppress(
-                ClusterError
-            ):  # a scheduler that is gone has nothing to cancel
+            # a scheduler that is gone has nothing to cancel
+            with contextlib.suppress(ClusterError):
                 ask(self._client, lambda: self._client.cancel(list(self.aloft)))
 
     def send(self, batch: Batch, places: Collection[str]) -> None:

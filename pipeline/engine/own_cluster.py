@@ -42,11 +42,12 @@ ALLOCATION = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 
+# the loggers to which Dask gives a level
 CHATTY = (
     "distributed",
     "distributed.client",
     "distributed.gc",
-)  # the loggers to which Dask gives a level
+)
 
 
 def offered(workers: int | None, resources: Sequence[Needs] | None, gpus: int) -> list[Needs]:

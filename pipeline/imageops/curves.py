@@ -192,9 +192,8 @@ def _trace(arms, labels, top, left, width):  # type: ignore[no-untyped-def]  # n
     ends = np.full((total + 1, 2), -1, np.int64)
     left_over = arms.copy()
     number = at = 0
-    for turn in range(
-        3
-    ):  # from ends and junctions; then from where a chain enters; then round those that are left
+    # from ends and junctions; then from where a chain enters; then around the remaining rings
+    for turn in range(3):
         for r in range(rows):
             for c in range(columns):
                 for k in range(8):

@@ -82,9 +82,8 @@ def join_by_evidence(
     alike = evidence.alike
     strong = evidence.iou >= least
     number = int(group.max(initial=-1)) + 1
-    chain = join(
-        number, group[alike[strong]]
-    )  # by group: as it would be if nobody had seen anything apart
+    # by group: as it would be if no window had seen two labels
+    chain = join(number, group[alike[strong]])
     sights = _sights(group, chain, evidence, least)
     torn = np.isin(chain, _torn(chain[group[sights[:, 0]]], tile[sights[:, 1]], sights[:, 1]))
     first = np.full(number, number)
@@ -114,7 +113,7 @@ def _sights(group: Integers, chain: Integers, evidence: Evidence, least: float) 
 
 
 def _torn(chain: Integers, window: Integers, label: Integers) -> Integers:
-    """The chains of which a window saw more than one label."""
+    """The chains that a window saw as more than one label."""
     different = np.unique(np.stack([chain, window, label], axis=1), axis=0)
     twice = (np.diff(different[:, :2], axis=0) == 0).all(axis=1)
     return np.unique(different[:-1][twice, 0])

@@ -340,9 +340,8 @@ def local_entropy(
     for k in range(len(limits) + 1):
         total += bits[_box_sum((good & (level == k)).astype(np.float64), width).astype(np.intp)]
     with np.errstate(invalid="ignore"):
-        return np.asarray(
-            (bits[number.astype(np.intp)] - total) / number
-        )  # NaN where there is no pixel
+        # NaN where there is no pixel
+        return np.asarray((bits[number.astype(np.intp)] - total) / number)
 
 
 @lru_cache(maxsize=4)

@@ -216,9 +216,8 @@ def without_ties(
         len(order)
     )
     bits = value[order].view(np.int64)
-    steps = np.where(
-        bits < 0, bits + after, bits - after
-    )  # away from, or towards, zero: the integers order floats by magnitude
+    # away from, or towards, zero: the integers order floats by magnitude
+    steps = np.where(bits < 0, bits + after, bits - after)
     flat[markers[order]] = np.where(
         value[order] == 0, -np.finfo(np.float64).tiny * after, steps.view(np.float64)
     )

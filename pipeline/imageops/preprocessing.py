@@ -240,7 +240,7 @@ class Stretch:
         return self.limits is None
 
     def feature(self, block: Pixels) -> Pixels:
-        """Return all bands, of which histograms are made.
+        """Return all bands, for histograms.
 
         Parameters
         ----------

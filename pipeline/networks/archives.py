@@ -336,10 +336,11 @@ def _is_plain(text: str, key: str) -> bool:
         return _is_structure(json.loads(text))
     if key in NAMES:
         return text == "" or text.isidentifier()
+    # PyTorch writes these quoted: modes of padding, messages
     if key in (
         "as_string",
         "as_strings",
-    ):  # they are quoted where they are written: modes of padding, messages
+    ):
         return True
     return PLAIN.fullmatch(text) is not None
 

@@ -239,10 +239,11 @@ def available(device: str) -> str:
         if torch.backends.mps.is_available()
         else None
     )
+    # a worker that offers the resource GPU claims to have one; in tests it has none
     if device in (
         "auto",
         "gpu",
-    ):  # a worker that offers the resource GPU has said that it has one; in tests it has not
+    ):
         return gpu or "cpu"
     if (device.startswith("cuda") and not torch.cuda.is_available()) or (
         device == "mps" and gpu != "mps"
@@ -261,9 +262,8 @@ def _load(bundle: Bundle, way: Way) -> Resident:
 
     torch.set_num_threads(threads())
     network = architectures.load(bundle, unsafe=way.unsafe)
-    if (
-        bundle.card.kind == "maskrcnn"
-    ):  # it drops values that are not finite, and would detect nothing
+    # it drops values that are not finite, and would detect nothing
+    if bundle.card.kind == "maskrcnn":
         for weights in network.parameters():
             architectures.refuse_nothing(weights.detach().numpy())
     forward = _torch(network, way)

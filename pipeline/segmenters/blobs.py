@@ -269,9 +269,8 @@ class Blobs(Feature):
         from skimage.morphology import max_tree
 
         steps = np.floor(logarithm(np.where(support, above, base) / base) * STEPS)
-        level = np.pad(
-            np.where(support, 1 + steps, 0).astype(np.uint16), 1
-        )  # scikit-image fails on images one pixel wide
+        # scikit-image fails on images one pixel wide
+        level = np.pad(np.where(support, 1 + steps, 0).astype(np.uint16), 1)
         parent, order = max_tree(level, connectivity=1)
         found = _chosen(
             parent.ravel(),

@@ -42,8 +42,8 @@ class MaskRCNN(Network):
 
     Notes
     -----
-    Between patches, of two objects whose masks overlap by more than ``overlap`` the one with the
-    lower score is removed, even if the other is removed too (Fast NMS [2]_). The usual greedy
+    If the masks of two objects of different patches overlap by more than ``overlap``, the one with
+    the lower score is removed, even if the other is removed too (Fast NMS [2]_). The usual greedy
     suppression depends on chains of any length, and so on the tiling. An object that is partly
     covered by others keeps its largest piece. The network is torchvision's. Every tiling gives the
     same labels; their certificate is at best ``agreed``.

@@ -155,9 +155,8 @@ class RegionGrowing(Feature):
         float64 ndarray, (2, row, column) or (2, plane, row, column)
             Class and value at seeds; NaN elsewhere.
         """
-        if self.seeds is None or not any_given_in(
-            self.seeds, valid.shape, origin
-        ):  # as in most windows
+        # most windows have no seed
+        if self.seeds is None or not any_given_in(self.seeds, valid.shape, origin):
             return np.full((2, *valid.shape), np.nan)
         kinds = given_in(self.seeds, valid.shape, origin)
         value = self.feature(block, valid).astype(np.float64)
@@ -216,7 +215,7 @@ class RegionGrowing(Feature):
             return Classes(
                 kinds, (kinds > 0) & _even(value.astype(np.float64), valid, self.tolerance)
             )
-        if not any_given_in(self.seeds, valid.shape, origin):  # as in most windows
+        if not any_given_in(self.seeds, valid.shape, origin):  # most windows have no seed
             return Classes(kinds, np.zeros(valid.shape, bool))
         seeds = given_in(self.seeds, valid.shape, origin)
         asked = [k for k, _ in self.values]
@@ -447,9 +446,8 @@ def _grown(
     ndarray of the shape of ``value``
         Class numbers; 0 where no seed value is within the tolerance.
     """
-    if (
-        value.dtype.kind in "bu" and value.dtype.itemsize <= SMALL
-    ):  # what is found for each value holds for each pixel of it
+    # few values: compute once per value, then look up
+    if value.dtype.kind in "bu" and value.dtype.itemsize <= SMALL:
         every = np.arange(1 << 8 * value.dtype.itemsize, dtype=np.float64)
         kinds = _grown(every, np.ones(len(every), bool), kind, level, tolerance)
         small = kinds.astype(np.min_scalar_type(int(kinds.max())))
@@ -457,9 +455,8 @@ def _grown(
         return found if valid.all() else np.where(valid, found, small.dtype.type(0))
     real = value.astype(np.float64)
     nearest = np.searchsorted((level[:-1] + level[1:]) / 2, real)
-    return np.where(
-        valid & (np.abs(real - level[nearest]) <= tolerance), kind[nearest], 0
-    )  # 0 for NaN
+    # comparisons with NaN are false, so it becomes 0
+    return np.where(valid & (np.abs(real - level[nearest]) <= tolerance), kind[nearest], 0)
 
 
 def _even(value: npt.NDArray[np.float64], valid: Flags, tolerance: float) -> Flags:

@@ -106,11 +106,10 @@ class Felzenszwalb(Contrast):
         from skimage.segmentation import felzenszwalb
 
         values, known = _values(self, block, valid)
-        apart = np.where(known, values / CONTRAST, -2.0)  # what is not known is far from everything
+        apart = np.where(known, values / CONTRAST, -2.0)  # unknown pixels differ from all others
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Got image with third dimension"
-            )  # any number of bands will do
+            # any number of bands is allowed
+            warnings.filterwarnings("ignore", "Got image with third dimension")
             found = felzenszwalb(
                 np.moveaxis(apart, 0, -1),
                 scale=self.scale,

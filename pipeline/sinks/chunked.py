@@ -151,9 +151,8 @@ class Array:
                 f"{self.path}: {values.dtype} of shape {values.shape} cannot fill {box}; "
                 f"allowed: {self.dtype} of {box.shape}"
             )
-        for file in self._shards(
-            box
-        ):  # Zarr would read the old chunks, to keep their pixels outside the box: there are none
+        # Zarr would read the old chunks, to keep their pixels outside the box: there are none
+        for file in self._shards(box):
             file.unlink(missing_ok=True)
         _open(self, checked=self._has_empty_chunk(values))[box.slices] = values
 
@@ -170,9 +169,10 @@ class Array:
         strides = step or (1,) * len(self.shape)
         places = zip(box.within(Box.whole(self.shape)), strides, strict=True)
         array = _open(self, checked=True)
+        # Zarr would take an empty file for a missing chunk
         if empty := next(
             (file for file in self._shards(box) if file.exists() and not file.stat().st_size), None
-        ):  # Zarr takes it for none
+        ):
             raise ScratchError(
                 f"{self.path}: {empty} in {box} is damaged (it is empty); write it again"
             )
@@ -231,9 +231,8 @@ def _folder_store() -> type[LocalStore]:
                 raise OutputError(
                     f"{self.root} is not there: its run has ended, or was started anew"
                 )
-            await super(
-                LocalStore, self
-            )._open()  # without LocalStore's own, which makes the folder
+            # skips LocalStore's own, which creates the folder
+            await super(LocalStore, self)._open()
 
         async def set(self, key: str, value: Any) -> None:
             await asyncio.to_thread(self.set_sync, key, value)

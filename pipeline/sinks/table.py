@@ -32,18 +32,17 @@ _STATISTICS = {
 
 
 def schema(frame: Frame) -> pa.Schema:
-    """The columns of the table of an image's objects, with the reference system and a note on every
-    column in the metadata.
+    """The columns of the table of objects, with the CRS and a note on every column in the metadata.
 
-    In this order: ``id``; ``area`` in pixels; where the image says how large they are, ``area_m2``,
-    ``area_um2`` or ``area_mm2``, of a volume ``volume_um3`` and so on; where areas in the plane of
-    the CRS are not true, so that ``area_m2`` is on the ground, ``area_plane_m2``; for each axis
-    (plane,) row, column, the box as ``row_min`` … and then ``row_max`` …, one past the last pixel;
-    the centroid ``row``, ``column`` in pixels, where whole numbers are pixels' centres; where the
-    image is georeferenced, the centroid ``x``, ``y`` and the box ``x_min``, ``y_min``, ``x_max``,
-    ``y_max`` by pixels' outer edges, in the CRS; for each band ``mean_``, ``min_``, ``max_``,
-    ``std_`` and its name, over the object's pixels of which the band was measured, null where there
-    are none; ``class``, ``route``, ``certificate``, ``tiles``.
+    In this order: ``id``; ``area`` in pixels; if the pixel size is known, ``area_m2``, ``area_um2``
+    or ``area_mm2``, for a volume ``volume_um3`` and so on; if areas in the plane of the CRS are not
+    true, so that ``area_m2`` is on the ground, ``area_plane_m2``; for each axis (plane,) row,
+    column, the box as ``row_min`` … and then ``row_max`` …, one past the last pixel; the centroid
+    ``row``, ``column`` in pixels, where whole numbers are pixels' centres; with a georeference, the
+    centroid ``x``, ``y`` and the box ``x_min``, ``y_min``, ``x_max``, ``y_max`` by pixels' outer
+    edges, in the CRS; for each band ``mean_``, ``min_``, ``max_``, ``std_`` and its name, over the
+    object's measured pixels of the band, null without any; ``class``, ``route``, ``certificate``,
+    ``tiles``.
     """
     import pyarrow as pa
 
@@ -151,8 +150,8 @@ def rows(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def names(bands: Iterable[str]) -> list[str]:
-    """What the bands are called in column names: ASCII letters, digits and underscores, no two
-    alike even where case is ignored.
+    """Names of the bands in column names: ASCII letters, digits and underscores, unique without
+    case.
 
     >>> names(["NIR (832 nm)", "red", "Red", "%"])
     ['NIR_832_nm', 'red', 'Red_3', '4']
@@ -208,9 +207,8 @@ def _numbers(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
 
     own = pa.from_numpy_dtype(values.dtype)
     known = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(0, bool)
-    bits = (
-        None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
-    )  # a bit for each value: null where it is not set
+    # a bit for each value: null where it is not set
+    bits = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
     array = pa.Array.from_buffers(
         own, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))]
     )

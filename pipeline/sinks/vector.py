@@ -40,32 +40,30 @@ class Lines:
 
 
 def write_lines(path: str, frame: Frame, parts: Iterable[Lines]) -> int:
-    """Write lines through pixels' centres, in the order given. The file appears when it is
-    complete.
+    """Write lines through pixels' centres, in the given order, atomically.
 
     Parameters
     ----------
-    path
-        The file to be written, a GeoPackage with one layer, ``lines``: ``id``, ``pixels`` (the
-        length in pixels; a step across a corner is the root of two), and ``length_m``,
-        ``length_mm`` or ``length_um`` where the image says how large pixels are, in a geographic
-        CRS on its ellipsoid; or ``length`` in the unit of a transform of which nobody says what it
-        is.
-    frame
-        The image, 2-D. Where it lies nowhere, x is the column and y the row, from the upper left
+    path : Path
+        The file, a GeoPackage with one layer, ``lines``: ``id``, ``pixels`` (the length in pixels;
+        a diagonal step is the root of two), and ``length_m``, ``length_mm`` or ``length_um`` if the
+        pixel size is known, in a geographic CRS on its ellipsoid; or ``length`` in the unknown unit
+        of a transform.
+    frame : Frame
+        The image, 2-D. Without a georeference, x is the column and y the row, from the upper left
         corner of the first pixel.
-    parts
+    parts : iterable of Lines
         The lines.
 
     Returns
     -------
     int
-        How many lines there are.
+        The number of lines.
 
     Raises
     ------
     OutputError
-        Where the file cannot be written.
+        The file cannot be written.
     """
     partial = Path(path).with_suffix(".partial.gpkg")
     number = 0
@@ -115,9 +113,8 @@ def _append(
     path.unlink(missing_ok=True) if not more else None
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "'crs' was not provided"
-            )  # an image may well have none
+            # an image may have no CRS
+            warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.raw.write(
                 path,
                 shapes,
@@ -183,9 +180,8 @@ def _rows(frame: Frame, lines: Lines) -> tuple[npt.NDArray[Any], dict[str, npt.N
             how, row[:-1][inside], column[:-1][inside], down[inside], across[inside]
         )
         if steps is not None:
-            columns[name] = np.bincount(
-                owner, steps, minlength=len(lines.label)
-            )  # in the line's own order, however it was put together
+            # sum in the line's own order, however it was joined
+            columns[name] = np.bincount(owner, steps, minlength=len(lines.label))
     return np.asarray(shapely.to_wkb(shapes), object), columns
 
 

@@ -1,10 +1,8 @@
-"""The stages of a run. Each is a function of a `Run` and the number of a piece of work; it reads
-what earlier stages left, and writes what later ones need. Each can be run again at any time and
-writes the same bytes.
+"""The stages of a run: functions of a `Run` and the number of a piece of work.
 
-The modules, in order: fit, route, segment, link, group, publish, measure, finish. They lie between
-`workflow`, which tells the story, and the floors below, which know nothing of tiles' files; DESIGN
-names the stages, and this package gives each a room of its own.
+A stage reads what earlier stages left, and writes what later ones need. Each can be repeated at any
+time and writes the same bytes. The modules, in order: fit, route, segment, link, group, publish,
+measure, commit.
 """
 
 from __future__ import annotations
@@ -35,31 +33,31 @@ method; the next method is 3.
 
 
 class Step(Protocol):
-    """Something that makes another image from the image; see `pipeline.imageops.preprocessing`."""
+    """A step that turns the image into another one; see `pipeline.imageops.preprocessing`."""
 
     reach: int
 
     def __call__(self, block: npt.NDArray[Any], /) -> npt.NDArray[Any]:
-        """A block of the same extent; it may take ``valid``."""
+        """Return a block of the same extent; it may take ``valid``."""
 
 
 STEPS = 8
-"""Bytes that steps take for each pixel and band."""
+"""Bytes that steps take per pixel and band."""
 
 ALGORITHMS = 7
-"""Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under
-another number is not resumed.
+"""Increased whenever a change alters any label, id, certificate, sum or record; runs begun under
+another number are not resumed.
 """
 
 KEYED = {"keyed", "class"}
-"""Identities by which keys say what is one object, whatever seams show."""
+"""Identities where keys say what is one object, whatever seams show."""
 
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A segmenter as one run uses it."""
+    """A segmenter as used by one run."""
 
     name: str
     """Its name in the job."""
@@ -69,30 +67,30 @@ class Method:
 
     @property
     def drawer(self) -> Segmenter:
-        """What draws labels: the segmenter, or of a network that predicts, its decoder."""
+        """What draws labels: the segmenter, or the decoder of a network."""
         return getattr(self.segmenter, "decoder", self.segmenter)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window as it is read, and what is made of it before labels are drawn; each (band, row,
-    column) but ``valid``, (row, column).
+    """The pixels of a window, before and after preparation, each (band, row, column); ``valid`` is
+    (row, column).
     """
 
     block: npt.NDArray[Any]
     measured: npt.NDArray[np.bool_]
     """Where each band was measured."""
     valid: npt.NDArray[np.bool_]
-    """Where all that the segmenter reads was measured."""
+    """Where everything that the segmenter reads was measured."""
     prepared: npt.NDArray[Any]
-    """After all steps."""
+    """The pixels after all steps."""
     shown: npt.NDArray[Any]
-    """What labels are drawn from."""
+    """The pixels or channels that labels are drawn from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that a task needs besides the number of its tile. Sent once to each worker."""
+    """Everything that a task needs besides the number of its tile; sent once to each worker."""
 
     source: Source
     grid: Grid
@@ -104,7 +102,7 @@ class Run:
     """Pixels on either side of a seam that both of its tiles label."""
 
     max_halo: int
-    """How far beyond its core a tile may read to hold an object whole."""
+    """Pixels beyond its core that a tile may read to hold an object whole."""
 
     memory: int
     """Bytes that one task may use."""
@@ -113,20 +111,18 @@ class Run:
     least_iou: float = 0.5
 
     steps: tuple[Step, ...] = ()
-    """What is made of the image before it is segmented, in this order."""
+    """Steps applied to the image before segmenting, in this order."""
 
     widenings: npt.NDArray[np.int8] | None = None
     """By tile: how often its windows were doubled to settle a dispute; None: never."""
 
     unsure: frozenset[int] = frozenset()
-    """Routes that processors drew which may differ in what they draw: nothing of these is proved.
-    Known when all tiles are drawn.
+    """Routes drawn by processors that may give different results: nothing of these is proved. Known
+    when all tiles are drawn.
     """
 
     def takes(self, method: Method, pixels: int) -> dict[str, int]:
-        """What segmenting a window of so many pixels takes of memory at its height, in bytes, by
-        what it goes to.
-        """
+        """Peak memory of segmenting a window of so many pixels, in bytes, by purpose."""
         frame, bands = self.source.frame, len(self.source.frame.bands)
         return {
             "window": pixels * bands * np.dtype(frame.dtype).itemsize,
@@ -136,15 +132,18 @@ class Run:
 
     @property
     def joined(self) -> Scratch:
-        """Where what depends on how the labels of tiles are joined lies."""
+        """The store of records that depend on how the labels of tiles are joined."""
         return self.scratch.joined
 
     def fits(self, method: Method, window: Box) -> bool:
-        """Whether a task may segment a window, as far as memory goes."""
+        """Whether a task has the memory to segment a window."""
         return sum(self.takes(method, window.size).values()) <= self.memory
 
     def method(self, tile: int) -> Method:
-        """The method that segments a tile, which is neither empty nor skipped."""
+        """The method of a tile, which is neither empty nor skipped.
+
+        Its halo is larger if the tile's windows were doubled.
+        """
         return self.methods[int(self.routes[tile]) - FIRST]
 
     def halo_of(self, method: Method) -> Halo:
@@ -182,8 +181,9 @@ class Run:
         return 0 if self.widenings is None else int(self.widenings[tile])
 
     def mixed(self) -> dict[int, tuple[str, ...]]:
-        """The routes that processors drew which may differ in what they draw, and their notes; see
-        `pipeline.stages.processors`.
+        """Routes drawn by processors that may give different results, and their notes.
+
+        See `pipeline.stages.processors`.
         """
         drawn = {
             route: (notes(self.scratch, route), self.steady(method))
@@ -196,7 +196,7 @@ class Run:
         }
 
     def steady(self, method: Method) -> bool:
-        """Whether a method draws the same on every processor of a family, after all steps."""
+        """Whether a method, after all steps, is the same on every processor of a family."""
         return method.contract.portable and all(
             getattr(step, "portable", False) for step in self.steps
         )
@@ -210,12 +210,13 @@ class Run:
         return GPU if self.methods[int(self.routes[tile]) - FIRST].contract.device == "gpu" else {}
 
     def segmented(self, tile: int) -> bool:
-        """Whether a tile has labels: it is neither empty nor skipped, and its record is there."""
+        """Whether a tile has labels: it is neither empty nor skipped, and its record exists."""
         return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
 
     def compares(self, tile: int, other: int) -> bool:
-        """Whether the labels of two neighbouring tiles are compared: not where their keys say what
-        is one object, and are to be trusted.
+        """Whether the labels of two neighbouring tiles are compared.
+
+        Not if keys say what is one object, and can be trusted.
         """
         routes = {int(self.routes[tile]), int(self.routes[other])}
         contracts = [self.methods[route - FIRST].contract for route in routes if route >= FIRST]
@@ -225,12 +226,13 @@ class Run:
         return not kinds & {"class", "layered"}
 
     def overlap(self, tile: int, other: int) -> Box:
-        """Where two neighbouring tiles both keep their labels."""
+        """The box where two neighbouring tiles both keep their labels."""
         return self.labelled(tile) & self.labelled(other)
 
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Pixels, and which of them were measured; both (band, row, column). What cannot be read is
-        tried once more.
+        """Read pixels and their validity, both (band, row, column).
+
+        Failed reads are repeated once.
         """
         try:
             block = self.source.read(box)
@@ -239,30 +241,29 @@ class Run:
         return block, where_measured(self.source, box, block)
 
     def unknown(self, box: Box, reach: int) -> list[tuple[slice, ...]]:
-        """Where in a box pixels are so near to what cannot be read that they might be drawn
-        otherwise.
-        """
+        """Pixels of a box so near to unreadable ones that their labels might differ."""
         gaps = self.source.gaps if isinstance(self.source, Incomplete) else ()
         near = (gap.grow(reach + 1) & box for gap in gaps)
         return [part.within(box) for part in near if part.size]
 
     def reach_of_steps(self, number: int | None = None) -> int:
-        """How many pixels away the first ``number`` steps, or all of them, look."""
+        """The reach in pixels of the first ``number`` steps, or of all."""
         return sum(step.reach for step in self.steps[:number])
 
     def prepared(
         self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_], number: int | None = None
     ) -> tuple[Any, Any]:
-        """The block after the first ``number`` steps, or all of them, and which of its pixels are
-        measured; both (band, row, column).
+        """The block after the first ``number`` steps, or all, and its validity, (band, row,
+        column).
         """
         for step in self.steps[:number]:
             block, measured = stepped(step, block, measured)
         return block, measured
 
     def valid(self, measured: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Where a block is valid for any of the methods, (row, column): all that this one reads was
-        measured, (band, row, column).
+        """Where a block is valid for any of the methods, (row, column).
+
+        A pixel is valid for a method if all bands that it reads were measured there.
         """
         for step in self.steps:
             measured = measured_after(step, measured)
@@ -270,9 +271,7 @@ class Run:
         return found[0] if len(found) == 1 else np.any(found, axis=0)
 
     def seen(self, tile: int, window: Box) -> Window:
-        """What a tile's segmenter draws from in a window: the pixels after all steps, or what its
-        network makes of them.
-        """
+        """The input of a tile's segmenter: pixels after all steps, or its network's answer."""
         block, measured = self.read(window)
         shown, known = self.prepared(block, measured)
         segmenter = self.method(tile).segmenter
@@ -286,7 +285,7 @@ class Run:
         )
 
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
-        """The same run with fitted segmenters in place of those of the same name."""
+        """A copy with fitted segmenters in place of those of the same name."""
         return replace(
             self,
             methods=tuple(
@@ -296,22 +295,22 @@ class Run:
 
 
 def record_key(tile: int) -> str:
-    """Where a tile's sums, flags and facts lie. Written last: what has it is done."""
+    """Key of a tile's sums, flags and facts, written last: a tile with this record is done."""
     return f"tiles/{tile // 1000}/{tile}"
 
 
 def pixels_key(tile: int) -> str:
-    """Where a tile's labels lie."""
+    """Key of a tile's labels."""
     return f"pixels/{tile // 1000}/{tile}"
 
 
 def table_key(tile: int) -> str:
-    """Where the final ids of a tile's labels lie."""
+    """Key of the final ids of a tile's labels."""
     return f"ids/{tile // 1000}/{tile}"
 
 
 def load_sums(store: Scratch, key: str) -> Sums:
-    """The sums in a record."""
+    """Load the sums in a record."""
     facts, found = store.load(key, *_PLAIN, "values", "squares")
     value, square = (
         Exact(found.pop("values"), facts["value"]),
@@ -331,7 +330,7 @@ def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
 
 
 def sound(run: Run, tile: int) -> bool:
-    """Whether what a tile left is there and undamaged, and was drawn in windows as they are now."""
+    """Whether a tile's records are undamaged, and drawn in windows as they are now."""
     if not (run.scratch.sound(record_key(tile)) and run.scratch.sound(pixels_key(tile))):
         return False
     return bool(run.scratch.load(record_key(tile))[0]["widened"] == run.widened(tile))

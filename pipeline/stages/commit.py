@@ -1,7 +1,6 @@
-"""The end of a run: what was staged becomes the result, in one move each, and the run's record is
-written last.
+"""The end of a run: staged files are moved to the result, and the run's record is written last.
 
-A result without its record is not complete. Every step can be done again: what has been moved is no
+A result without its record is incomplete. Every step can be repeated: what has been moved is no
 longer staged.
 """
 
@@ -63,7 +62,7 @@ def write_curves(run: Run, staging: Path) -> None:
 
 
 def write_tiffs(work: Publication, wanted: Sequence[str], staging: Path) -> None:
-    """Write what is staged as those TIFFs that are wanted: cog, ome-tiff."""
+    """Write the staged labels as the requested TIFFs: cog, ome-tiff."""
     if "cog" in wanted:
         _write_geotiffs(work, staging)
     if "ome-tiff" in wanted:
@@ -71,7 +70,7 @@ def write_tiffs(work: Publication, wanted: Sequence[str], staging: Path) -> None
 
 
 def _write_geotiffs(work: Publication, staging: Path) -> None:
-    """Write what is staged as cloud-optimised GeoTIFFs too."""
+    """Write the staged labels as cloud-optimised GeoTIFFs."""
     frame, pins = work.run.source.frame, getattr(work.run.source, "pins", None)
     if work.labels:
         read_valid = work.mask.read if work.mask else None
@@ -91,7 +90,7 @@ def _write_geotiffs(work: Publication, staging: Path) -> None:
 
 
 def _write_ome_tiffs(work: Publication, staging: Path) -> None:
-    """Write what is staged as OME-TIFFs too."""
+    """Write the staged labels as OME-TIFFs."""
     if work.labels:
         write_ome_tiff(str(staging / OME_TIFF), work.labels)
     if work.classes and work.classes.legend:
@@ -103,8 +102,9 @@ def _write_ome_tiffs(work: Publication, staging: Path) -> None:
 
 
 def write_picture(work: Publication, staging: Path) -> None:
-    """Draw the objects over the faded image, or where there are none the classes; of things over
-    stuff, the things' outlines over the classes. Of a volume, its middle plane.
+    """Draw the objects over the faded image, or the classes without objects.
+
+    For things and stuff, the things' outlines over the classes; for a volume, its middle plane.
     """
     pyramid = work.labels or work.classes
     assert pyramid is not None  # noqa: S101  something is published
@@ -120,8 +120,9 @@ def write_picture(work: Publication, staging: Path) -> None:
 
 
 def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
-    """The largest level of the pyramid that is no longer than ``most``, (row, column), and its
-    step; of a volume, the middle plane.
+    """The largest level of the pyramid no longer than ``most``, (row, column), and its step.
+
+    For a volume, the middle plane.
     """
     level = next(
         (k for k in range(pyramid.levels) if max(pyramid.shape(k)[-2:]) <= most), pyramid.levels - 1
@@ -136,13 +137,12 @@ def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
 def publish_all(
     folder: Path, staging: Path, record: Mapping[str, Any], nest: Nest | None = None
 ) -> None:
-    """Move everything staged into the result's folder, what is for the image itself there, and the
-    run's record last.
+    """Move everything staged into the result's folder or into the image, and the run's record last.
 
-    All of it is on the disk before the record is, which says so.
+    Everything is synced to the disk before the record, which says so.
     """
     with writing(folder):
-        for part in staging.rglob(f"*{PARTIAL}"):  # what writers leave when they are killed
+        for part in staging.rglob(f"*{PARTIAL}"):  # remains of killed writers
             part.unlink()
         coming = inventory(staging)
         keep(staging)
@@ -157,8 +157,9 @@ def publish_all(
 
 
 def leave_incomplete(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a run that has no result. Of an earlier run's nothing stays beside it;
-    where that is kept, `kept` says.
+    """Write the record of a run without a result.
+
+    Nothing of an earlier run stays beside it; where its result is kept, `kept` says.
     """
     with writing(folder):
         clear(folder, {})
@@ -166,9 +167,7 @@ def leave_incomplete(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write run.json, by way of the hidden folder, where nothing is left for long. It is on the
-    disk when this returns.
-    """
+    """Write run.json via the hidden folder, and sync it to the disk."""
     keep_names(folder)
     commit(folder / HIDDEN / RECORD, (json.dumps(record, indent=2) + "\n").encode(), lasting=True)
     os.replace(folder / HIDDEN / RECORD, folder / RECORD)  # noqa: PTH105
@@ -192,7 +191,7 @@ def _plain(box: Box) -> list[Sequence[int]]:
 
 
 def backdrop(run: Run, shape: tuple[int, ...], step: int) -> npt.NDArray[np.uint8] | None:
-    """The image in grey at the picture's scale; None where it cannot be had at just that."""
+    """The image in grey at the picture's scale; None if it cannot be read at that scale."""
     whole = run.grid.whole
     if len(whole.shape) == 3:
         middle = whole.shape[0] // 2

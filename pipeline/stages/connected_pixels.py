@@ -1,7 +1,6 @@
-"""Connected pixels: those of the core and of a rim around it are classed, and their connected
-pieces are the labels.
+"""Connected pixels: classify the core and a rim around it, and label the connected pieces.
 
-Each piece is right as far as it goes; that it may go on is the business of links.
+Each piece is right as far as it is visible; links between tiles join pieces that continue.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
 
 def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
-    """The connected pieces of the classes of pixels, holes filled where that is asked for."""
+    """Label the connected pieces of classes, with holes filled if requested."""
     method = run.method(tile)
     window = run.window(tile)
     outer = run.labelled(tile)
@@ -52,8 +51,8 @@ def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dra
 
 
 def _with_holes(mask: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid) -> Drawn:
-    """Fill the holes that end inside, and label the background that does not: it may be part of a
-    hole, or of the outside.
+    """Fill holes that end inside, and label other background, which may be part of a hole or
+    outside.
     """
     ground, many = pieces(~mask, 2 * mask.ndim)
     leaves, outside = _ends(ground, many, outer, grid)
@@ -64,13 +63,15 @@ def _with_holes(mask: Flags, valid: Flags, neighbours: int, outer: Box, grid: Gr
 def _between(
     lines: Flags, strong: Flags, valid: Flags, neighbours: int, outer: Box, grid: Grid
 ) -> Drawn:
-    """What lies between lines. A line that ends inside and has no strong pixel is none, and the
-    ground on either side is one; of a line that goes on that is not known yet: it is a hole, which
-    is none if it has a strong pixel anywhere.
+    """Label the regions between edges.
 
-    This is right although lines go on across corners and their ground does not: a pixel beside a
-    corner of a line is part of that line or of the ground, since beside pixels that are not valid
-    every line is strong.
+    A weak edge component wholly inside this window, with no strong pixel, is dropped, so that the
+    regions beside it merge. For an edge that continues beyond the window, that is not known yet: it
+    is labelled as a hole, and is kept as an edge if it has a strong pixel anywhere.
+
+    This is right although edges continue across corners and regions do not: a pixel beside a corner
+    of an edge belongs to that edge or to a region, because next to unmeasured pixels every edge is
+    strong.
     """
     ground, many = pieces(lines)
     leaves, outside = _ends(ground, many, outer, grid)[0], np.zeros(many + 1, bool)
@@ -80,8 +81,8 @@ def _between(
 
 
 def _ends(ground: Labels, many: int, outer: Box, grid: Grid) -> tuple[Flags, Flags]:
-    """By piece of ground: whether it meets a side on which the image goes on, and whether it meets
-    the image's edge.
+    """By piece of background: whether it meets a side where the image goes on, and the image's
+    edge.
     """
     leaves, edge = np.zeros(many + 1, bool), np.zeros(many + 1, bool)
     for side in sides(outer, grid.whole):
@@ -90,9 +91,7 @@ def _ends(ground: Labels, many: int, outer: Box, grid: Grid) -> tuple[Flags, Fla
 
 
 def _filled(mask: Flags, ground: Labels, leaves: Flags, outside: Flags, neighbours: int) -> Drawn:
-    """The mask with the pieces of ground that are holes for sure, and labels for those that may be
-    or are none.
-    """
+    """The mask with certain holes filled, and labels for background that may be a hole."""
     inner = ~leaves & ~outside
     labels, number = pieces(mask | (inner[ground] & ~mask), neighbours)
     kept = np.flatnonzero(~inner[1:]) + 1
@@ -112,9 +111,7 @@ def _filled(mask: Flags, ground: Labels, leaves: Flags, outside: Flags, neighbou
 
 
 def _beside(labels: Labels, asked: Flags, hole: Flags, neighbours: int) -> npt.NDArray[np.int64]:
-    """Each pair of a hole that is asked for and an object that touch, by the connectivity of
-    objects.
-    """
+    """Pairs of a hole and an object that touch, by the connectivity of objects."""
     found = [np.zeros((0, 2), np.int64)]
     for here, there in _steps(labels.ndim, full=neighbours > 2 * labels.ndim):
         a, b = labels[here], labels[there]
@@ -127,9 +124,7 @@ def _beside(labels: Labels, asked: Flags, hole: Flags, neighbours: int) -> npt.N
 
 
 def _steps(ndim: int, *, full: bool) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Slices that lay an array over itself, moved by one pixel in each direction (one of each
-    opposite two).
-    """
+    """Slices that shift an array by one pixel in each direction (one of each opposite two)."""
     cut = {
         -1: (slice(1, None), slice(None, -1)),
         0: (slice(None), slice(None)),

@@ -1,11 +1,11 @@
-"""Statistics of the image, once for the whole of it: what steps and segmenters are fitted to.
+"""Statistics of the whole image, to which steps and segmenters are fitted.
 
-Counts of tiles add up to those of the image, so the tiling changes nothing. For a histogram a first
-pass finds the range of each feature, and a second counts in bins that are fixed by it. A sample of
-pixels is taken from squares of the image that have nothing to do with tiles.
+Counts of tiles add up to those of the image, so the tiling changes nothing. For a histogram, a
+first pass finds the range of each feature, and a second counts in bins fixed by the range. A sample
+of pixels is taken from squares that do not depend on the tiles.
 
-Fitting goes in rounds: a step is fitted to what the steps before it make, and segmenters to what
-all of them make.
+Fitting goes in rounds: a step is fitted to the result of the steps before it, and segmenters to
+that of all steps.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from pipeline.stages import Run
 from pipeline.stages.halo import Halo
 
 MOST_ROUNDS = 100
-"""Something that asks for more is never done."""
+"""A step or segmenter that asks for more rounds would never end."""
 PER_ITEM = 16
-"""Squares of which one task takes a sample."""
+"""Squares per task of sampling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something that is to be fitted."""
+    """A step or a segmenter to fit."""
 
     name: str
     what: Any
-    """A step or a segmenter."""
+    """The step or the segmenter."""
     steps: int
-    """How many steps come before it."""
+    """The number of steps before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,22 @@ class Survey:
     run: Run
     subjects: tuple[Subject, ...]
     batches: tuple[range, ...] = ()
-    """The tiles of each piece of work: many tiles' counts are added up where they are made."""
+    """The tiles of each piece of work: counts of many tiles are added up where they are made."""
 
     bins: Mapping[str, Bins] | None = None
-    """Once they are known."""
+    """The bins, once they are known."""
 
     boxes: tuple[Box, ...] = ()
-    """The squares of which a sample is taken."""
+    """The squares to sample."""
 
 
 def key(number: int) -> str:
-    """Where the statistics of a round lie."""
+    """Key of the statistics of a round."""
     return f"fitted/{number}"
 
 
 def subjects(run: Run) -> tuple[Subject, ...]:
-    """What is to be fitted next: one step, or all segmenters; nothing where all is done."""
+    """What to fit next: one step, or all segmenters; empty if everything is fitted."""
     for number, step in enumerate(run.steps):
         if getattr(step, "unfitted", False):
             return (Subject(f"step {number + 1}", step, number),)
@@ -86,8 +86,9 @@ def batches(run: Run, workers: int) -> tuple[range, ...]:
 
 
 def ranges(survey: Survey, batch: int) -> dict[str, tuple[float, float, str, int]]:
-    """The least and largest value of each feature in a batch of tiles, its type, and the bins for
-    floats; nothing where none is valid.
+    """Minimum, maximum, dtype and bins for floats of each feature in a batch of tiles.
+
+    Empty if no pixel is valid.
     """
     found: dict[str, tuple[float, float, str, int]] = {}
     for tile in survey.batches[batch]:
@@ -100,7 +101,7 @@ def ranges(survey: Survey, batch: int) -> dict[str, tuple[float, float, str, int
 
 
 def counts(survey: Survey, batch: int) -> dict[str, tuple[Any, Any]]:
-    """The bins that are not empty in a batch of tiles, and their counts, for each feature."""
+    """The indices of bins that are not empty in a batch of tiles, and their counts, by feature."""
     bins = survey.bins or {}
     total = {name: np.zeros(span.number, np.int64) for name, span in bins.items()}
     for tile in survey.batches[batch]:
@@ -111,7 +112,7 @@ def counts(survey: Survey, batch: int) -> dict[str, tuple[Any, Any]]:
 
 
 def sample(survey: Survey, item: int) -> Sample:
-    """The sample that the first subject wants of some squares."""
+    """The first subject's sample of some squares."""
     boxes, what = survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM], survey.subjects[0].what
     if hasattr(what, "absent"):  # most squares hold no seed, and need not be read
         boxes = tuple(box for box in boxes if not what.absent(box))
@@ -140,7 +141,7 @@ def common_bins(found: Iterable[Mapping[str, tuple[float, float, str, int]]]) ->
 def added(
     bins: Mapping[str, Bins], counted: Iterable[Mapping[str, tuple[Any, Any]]]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """The counts of all batches, added up."""
+    """The sum of the counts of all batches."""
     total = {name: np.zeros(span.number, np.int64) for name, span in bins.items()}
     for batch in counted:
         for name, (where, count) in batch.items():
@@ -155,7 +156,7 @@ def save(
     counted: Mapping[str, Any],
     samples: Mapping[str, Sample],
 ) -> None:
-    """Keep the statistics of a round."""
+    """Save the statistics of a round."""
     facts = {name: asdict(span) for name, span in bins.items()}
     run.scratch.save(
         key(number), facts, {**counted, **{name: found.rows for name, found in samples.items()}}
@@ -163,16 +164,15 @@ def save(
 
 
 def settled_key(number: int) -> str:
-    """Where what a round found lies: a run that goes on elsewhere takes that, since processors may
-    fit otherwise.
+    """Key of a round's findings.
+
+    A run that continues elsewhere takes them, because processors may fit differently.
     """
     return f"settled/{number}"
 
 
 def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
-    """The run with the subjects of a round fitted; SegmenterError where the image has nothing to
-    fit to.
-    """
+    """The run with a round's subjects fitted; SegmenterError if the image has no valid pixel."""
     bins, found = run.scratch.load(key(number), whole=True)
     before = (
         run.scratch.load(settled_key(number))[0] if run.scratch.sound(settled_key(number)) else {}
@@ -215,9 +215,7 @@ def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
 
 
 def found(before: Run, after: Run) -> dict[str, dict[str, Any]]:
-    """What fitting settled: by step and by segmenter, its options that were open before, and their
-    values.
-    """
+    """The options found by fitting, by step and by segmenter."""
     pairs: list[tuple[str, Any, Any]] = [
         (f"step {k + 1}", *pair)
         for k, pair in enumerate(zip(before.steps, after.steps, strict=True))
@@ -232,7 +230,7 @@ def found(before: Run, after: Run) -> dict[str, dict[str, Any]]:
 
 
 def _kept(old: Any, new: Any) -> dict[str, Any]:
-    """What fitting settled, where JSON can hold it and it makes the same again; else nothing."""
+    """The options found by fitting, if JSON represents them exactly; otherwise empty."""
     options = _changed(old, new)
     try:
         again = replace(old, **_tuples(json.loads(json.dumps(options)))) if options else None
@@ -242,7 +240,7 @@ def _kept(old: Any, new: Any) -> dict[str, Any]:
 
 
 def _tuples(what: Any) -> Any:
-    """JSON's lists as tuples, and what is in mappings."""
+    """Convert JSON's lists to tuples, also within mappings."""
     if isinstance(what, Mapping):
         return {key: _tuples(value) for key, value in what.items()}
     return tuple(map(_tuples, what)) if isinstance(what, list) else what
@@ -263,9 +261,7 @@ def _changed(old: Any, new: Any) -> dict[str, Any]:
 
 
 def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
-    """The values of each feature at the valid pixels of a core, and how many bins it wants for
-    floats.
-    """
+    """The values of each feature at the valid pixels of a core, and the bins for floats."""
     for subject in survey.subjects:
         block, known, inside = _around(survey.run, core, subject.steps, subject.what)
         valid, bins = valid_for(subject.what, known), float_bins(subject.what)
@@ -288,8 +284,8 @@ def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
 def _around(
     run: Run, box: Box, steps: int, what: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], tuple[slice, ...]]:
-    """A box and all that what is made of it depends on, after some steps; where its bands were
-    measured; and where the box lies in it.
+    """A box after some steps, with its surroundings; where its bands were measured; the box's place
+    in it.
     """
     around = Halo(int(getattr(what, "reach", 0)), run.reach_of_steps(steps))
     window = box.grow(around.sight) & run.grid.whole

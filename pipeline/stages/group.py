@@ -1,7 +1,7 @@
-"""Once for the image: which labels are one object, what it is called, and what is known of it.
+"""Group the labels of all tiles into objects, once for the image.
 
-Holds the labels that meet seams; nothing is dense over all ids. What objects are called, `naming`
-says, slab by slab.
+Only labels that meet seams are held; no array is dense over all ids. `object_ids` numbers objects,
+slab by slab.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _KEY = "grouped"
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """What the labels of all tiles make."""
+    """The result of grouping."""
 
     objects: int
-    """How many objects there are."""
+    """Number of objects."""
 
     classes: int
-    """The highest class of one."""
+    """The highest class."""
 
     disputes: int
-    """How many of the objects that meet a seam are disputed."""
+    """Number of disputed objects that meet a seam."""
 
     disputed: Integers
-    """The tiles in which labels are disputed at a seam, ascending."""
+    """Tiles with labels disputed at a seam, ascending."""
 
 
 def group(run: Run) -> Grouping:
@@ -56,7 +56,7 @@ def group(run: Run) -> Grouping:
 
 
 def known(run: Run) -> Grouping | None:
-    """What `group` found of the labels as they are now, if that is recorded."""
+    """The recorded grouping of the labels as they are now; None without one."""
     if not run.joined.sound(_KEY):
         return None
     facts, arrays = run.joined.load(_KEY, "disputed")
@@ -69,15 +69,13 @@ def known(run: Run) -> Grouping | None:
 
 
 def save(run: Run, found: Grouping) -> None:
-    """Record what `group` found, when its tables are written."""
+    """Record the grouping, after its tables are written."""
     facts = {name: getattr(found, name) for name in ("objects", "classes", "disputes")}
     run.joined.save(_KEY, {**facts, "of": _of(run)}, {"disputed": found.disputed})
 
 
 def _of(run: Run) -> dict[str, Any]:
-    """What tells the labels as they are now from others: how many windows were doubled, and who
-    drew them.
-    """
+    """Identifies the present labels: how many windows were doubled, and who drew them."""
     widened = 0 if run.widenings is None else int(run.widenings.sum())
     return {
         "widened": widened,
@@ -95,9 +93,7 @@ class _Seams:
 
 
 def _doubt_all_of_each(nodes: Nodes, joined: Integers) -> None:
-    """Let a part that is hidden count too: what hides it may be in doubt, and it has no pixel of
-    its own.
-    """
+    """Let a hidden part count too: what hides it may be in doubt, though the part has no pixels."""
     status = np.zeros(int(joined.max(initial=-1)) + 1, np.int64)
     np.maximum.at(status, joined, nodes.status)
     nodes.status[:] = status[joined]
@@ -120,9 +116,8 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
         if not run.scratch.has(link.link_key(tile)):
             continue
         facts, found = run.scratch.load(link.link_key(tile), whole=True)
-        if not any(
-            map(len, found.values())
-        ):  # kept, the empty arrays of a sparse image's seams would take more room than its tiles
+        # kept, the empty arrays of a sparse image's seams would take more room than its tiles
+        if not any(map(len, found.values())):
             continue
         for other in facts["others"]:
             for kind, known in pairs.items():
@@ -144,9 +139,7 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
 
 
 def _merged(run: Run, members: Members, tiles: npt.NDArray[np.intp]) -> Integers:
-    """The keys of nodes; those of a segmenter that merges them are the numbers of what they are
-    merged into.
-    """
+    """The keys of nodes; for a segmenter that merges them, the numbers of their regions."""
     keys = members.nodes.key.copy()
     for number, method in enumerate(run.methods):
         if hasattr(method.segmenter, "merge") and (run.routes == FIRST + number).any():
@@ -157,9 +150,7 @@ def _merged(run: Run, members: Members, tiles: npt.NDArray[np.intp]) -> Integers
 
 
 def _of_one_key(run: Run, members: Members, keys: Integers) -> Integers:
-    """(n, 2) nodes that follow each other among those of one key: of one method, or of
-    one class.
-    """
+    """(n, 2) consecutive nodes of one key: of one method, or of one class."""
     nodes = members.nodes
     methods = run.routes[nodes.tile].astype(np.int64)
     owner = np.where(np.isin(methods, _of_classes(run)), -1, methods)
@@ -170,7 +161,7 @@ def _of_one_key(run: Run, members: Members, keys: Integers) -> Integers:
 
 
 def _of_classes(run: Run) -> list[int]:
-    """The routes whose keys are classes."""
+    """The routes with classes as keys."""
     return [
         FIRST + k
         for k, m in enumerate(run.methods)
@@ -211,9 +202,7 @@ def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Mem
 def _joined(
     run: Run, tiles: npt.NDArray[np.intp], seams: _Seams
 ) -> tuple[Members, Integers, npt.NDArray[np.bool_]]:
-    """The nodes with those that open holes add, the group of each, and which of them are holes to
-    be filled.
-    """
+    """All nodes with those beside open holes, the group of each, and which are holes to fill."""
     members = seams.members
     group, refused = join_by_evidence(
         join(len(members.nodes), seams.same), members.nodes.tile, seams.evidence, run.least_iou
@@ -250,7 +239,7 @@ def _beside(run: Run, tiles: npt.NDArray[np.intp]) -> Iterator[tuple[int, Intege
 
 
 def _with_neighbours(run: Run, members: Members, beside: list[tuple[int, Integers]]) -> Members:
-    """The nodes and, besides them, the labels that touch a hole and meet no seam."""
+    """The nodes, and labels that touch a hole and meet no seam."""
     new = [
         (tile, labels[~np.isin(numbered(tile, labels), members.keys)])
         for tile, labels in ((t, np.unique(p[:, 1])) for t, p in beside)

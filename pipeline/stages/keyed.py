@@ -1,8 +1,8 @@
-"""Labels with keys that do not depend on the tiling: pixels of one key are one object, and nothing
-needs to be compared.
+"""Labels with keys that do not depend on the tiling: pixels of one key are one object.
 
-A key is what the segmenter gives (a superpixel's place in a lattice over the image), or a pixel's
-class where classes are the result. Pixels of one class may lie anywhere.
+Nothing needs to be compared at seams. A key is given by the segmenter (a superpixel's cell in a
+lattice over the image), or is a pixel's class where classes are the result; pixels of one class
+need not be connected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.stages import Run
 from pipeline.stages.tile_labels import Drawn, Flags
 
 SMALL = 2
-"""Bytes of keys that are looked up in a table."""
+"""Bytes of keys up to which a lookup table is used."""
 
 
 def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
@@ -29,7 +29,7 @@ def by_class(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Draw
 
 
 def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
-    """All pixels of a key are one label, of the class that the segmenter gives them."""
+    """All pixels of a key are one label, with the class that the segmenter gives."""
     window = run.window(tile)
     outer = run.labelled(tile)
     found = keyed(run.method(tile).drawer, block, valid, window.start)
@@ -42,7 +42,7 @@ def by_key(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
 
 
 def _compact(run: Run, tile: int, drawn: npt.NDArray[Any]) -> dict[str, Any]:
-    """Number the keys that the core and its rim show, 1 to n, by ascending key."""
+    """Number the keys of the core and its rim, 1 to n, ascending."""
     window = run.window(tile)
     outer = run.labelled(tile)
     names, labels = _numbered(drawn[outer.within(window)])
@@ -59,10 +59,10 @@ def _compact(run: Run, tile: int, drawn: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _numbered(keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """The different keys in ascending order, and the place of each pixel's among them.
+    """The distinct keys, ascending, and each pixel's index among them.
 
-    Small integers are looked up; of others, one of each run of equal ones is sorted, since sorting
-    all pixels takes longer than all else.
+    Small integers are looked up. Otherwise one key per run of equal ones is sorted, because sorting
+    all pixels takes longer than everything else.
     """
     if keys.dtype.kind in "bu" and keys.dtype.itemsize <= SMALL:
         there = np.zeros(1 << 8 * keys.dtype.itemsize, bool)

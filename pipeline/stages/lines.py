@@ -1,8 +1,8 @@
-"""Lines along curves, traced after the labels are published.
+"""Lines along curves, after publishing.
 
-Each tile traces its own pixels. Chains of pixels that cross tiles are held in memory and joined
-once; the others are written a row of tiles at a time. So the file holds the lines of the whole
-image, in the order of their first pixels, however the image is tiled.
+Each tile traces its own pixels; chains that cross tiles are joined once. These are held wholly, the
+others one row of tiles at a time. So the file has the lines of the whole image, ordered by their
+first pixels, for every tiling.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ _FIELDS = tuple(Chains.__dataclass_fields__)
 
 
 def lines_key(tile: int) -> str:
-    """Where the chains of a tile lie."""
+    """Key of the chains of a tile."""
     return f"lines/{tile // 1000}/{tile}"
 
 
 def tiles(run: Run) -> list[int]:
-    """The tiles whose objects are curves."""
+    """The tiles with curves as objects."""
     curves = [FIRST + number for number, method in enumerate(run.methods) if method.contract.lines]
     return np.flatnonzero(np.isin(run.routes, curves)).tolist()
 
 
 def trace_tile(work: Publication, tile: int) -> int:
-    """Trace the curves of a tile, and write its chains, those that go on elsewhere apart; how many
-    there are.
-    """
+    """Trace the curves of a tile, and write its chains, open ones apart; returns their number."""
     assert work.labels is not None  # noqa: S101  the plan refuses curves without objects
     run, core = work.run, work.run.grid.core(tile)
     around = core.grow(1)
@@ -57,8 +55,8 @@ def trace_tile(work: Publication, tile: int) -> int:
 
 
 def lines(run: Run) -> Iterator[Lines]:
-    """The lines of the image by their first pixels and, of one first pixel, by their second; a row
-    of tiles at a time.
+    """Yield the lines of the image by their first pixels, then second pixels, a row of tiles at a
+    time.
     """
     every = tiles(run)
     crossing = _joined(concatenate([_load(run, tile, "open ") for tile in every]))
@@ -74,7 +72,7 @@ def lines(run: Run) -> Iterator[Lines]:
 
 
 def _padded(labels: npt.NDArray[np.integer], window: Box, around: Box) -> npt.NDArray[np.int64]:
-    """0 beyond the image."""
+    """Labels padded with 0 beyond the image."""
     full = np.zeros(around.shape, np.int64)
     full[window.within(around)] = labels
     return full

@@ -1,8 +1,7 @@
-"""One tile's seams with the neighbours that come after it: which labels are one object, or may be.
+"""Compare a tile with the neighbours after it: which labels are, or may be, one object.
 
-Two tiles that were segmented by one method prove what they can; a neighbour of another route, or
-one without labels, is compared by its pixels (none, where it has no labels): an object that goes on
-into it is in doubt.
+Two tiles segmented by one method prove what they can. A neighbour of another route is compared by
+its pixels (none, if it has no labels): an object that continues into it is in doubt.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from pipeline.storage.records import Arrays
 
 
 def link_key(tile: int) -> str:
-    """Where what is known of a tile's seams lies."""
+    """Key of the comparisons of a tile's seams."""
     return f"links/{tile // 1000}/{tile}"
 
 
 def tiles(run: Run) -> list[int]:
-    """The tiles that have labels, or are next to one that has: those whose seams say something."""
+    """Tiles with labels, or beside a tile with labels."""
     near = np.pad((run.routes >= FIRST).reshape(run.grid.counts), 1)
     for axis in range(near.ndim):
         near = near | np.roll(near, 1, axis) | np.roll(near, -1, axis)
@@ -32,9 +31,7 @@ def tiles(run: Run) -> list[int]:
 
 
 def linked(run: Run, tile: int) -> bool:
-    """Whether what is known of a tile's seams is there and undamaged, and of labels as they are
-    now.
-    """
+    """Whether the comparisons of a tile's seams are undamaged, and of the present labels."""
     if not run.scratch.sound(link_key(tile)):
         return False
     facts = run.scratch.load(link_key(tile))[0]
@@ -42,7 +39,7 @@ def linked(run: Run, tile: int) -> bool:
 
 
 def _of(run: Run, tiles: Sequence[int]) -> dict[str, Any]:
-    """What tells the labels of some tiles as they are now from those that they had or may have."""
+    """Identifies the present labels of some tiles."""
     return {
         "widened": [run.widened(tile) for tile in tiles],
         "mixed": sorted(name for names in run.mixed().values() for name in names),
@@ -50,8 +47,8 @@ def _of(run: Run, tiles: Sequence[int]) -> dict[str, Any]:
 
 
 def link(run: Run, tile: int) -> int:
-    """Compare a tile with each neighbour that comes after it, and write what came out; the number
-    of seams.
+    """Compare a tile with each neighbour after it, and write the result; returns the number of
+    seams.
     """
     mine = _Flags.of(run, tile)
     found: Arrays = {}
@@ -88,7 +85,7 @@ def _view(run: Run, tile: int, other: int, flags: _Flags) -> View:
 
 
 class _Flags:
-    """What a tile's record says of its labels; nothing where it has none."""
+    """The flags of a tile's labels in its record; empty without one."""
 
     def __init__(self, *, segmented: bool, arrays: Arrays, doubted: Sequence[int] = ()) -> None:
         self.segmented = segmented

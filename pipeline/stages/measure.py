@@ -1,6 +1,4 @@
-"""The object table, slab by slab: the sums of each object that begins in a slab, its route and its
-certificate.
-"""
+"""The object table, slab by slab: sums, route and certificate of objects that begin in a slab."""
 
 from __future__ import annotations
 
@@ -29,25 +27,25 @@ from pipeline.stages.stitching import CERTIFICATES, Integers
 
 
 def part_path(run: Run, slab: int) -> Path:
-    """Where a slab's part of the table lies until all parts are joined."""
+    """Path of a slab's part of the table, until all parts are joined."""
     return run.joined.file(f"objects/{slab}.parquet")
 
 
 class _LookedAt(TypedDict):
     pixels: int
-    """Of tiles that were looked at."""
+    """Pixels of the tiles that were read."""
     unmeasured: Counts
 
 
 class Measured(_LookedAt):
-    """What is told of a slab."""
+    """Summary of a slab."""
 
     certificates: list[int]
-    """The number of objects with each."""
+    """The number of objects with each certificate."""
 
 
 def measure(run: Run, slab: int) -> Measured:
-    """Write a slab's part of the object table; what is told of it."""
+    """Write a slab's part of the object table, and return its summary."""
     sums, about = gather(run, slab)
     order = np.argsort(about["id"])
     sums, about = sums.take(order), {name: column[order] for name, column in about.items()}
@@ -64,7 +62,7 @@ def measure(run: Run, slab: int) -> Measured:
 
 
 def _looked_at(run: Run, tiles: Sequence[int]) -> _LookedAt:
-    """How many pixels of some tiles were looked at, and what of them was not measured."""
+    """How many pixels of some tiles were read, and how many were not measured."""
     seen = [tile for tile in tiles if run.routes[tile] >= FIRST]
     empty = [tile for tile in tiles if run.routes[tile] == EMPTY]
     pixels = sum(run.grid.core(tile).size for tile in (*seen, *empty))
@@ -76,9 +74,7 @@ def _looked_at(run: Run, tiles: Sequence[int]) -> _LookedAt:
 
 
 def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
-    """The objects that begin in a slab: those that meet a seam, then those of each tile that do
-    not.
-    """
+    """The objects that begin in a slab: those that meet a seam, then the others of each tile."""
     met = run.joined.load(slab_key(slab), "ids", "status", "tiles", "home", "key")[1]
     sums = [load_sums(run.joined, slab_key(slab))]
     about = [
@@ -103,7 +99,7 @@ def gather(run: Run, slab: int) -> tuple[Sums, dict[str, Integers]]:
 
 
 def _routes(run: Run, about: dict[str, Integers]) -> npt.NDArray[np.str_]:
-    """What drew each object: its layer, or what the tile that it begins in was routed to."""
+    """What drew each object: its layer, or the route of the tile where it begins."""
     if layers := sheets_of(run):
         return np.array([sheet.layer.use for sheet in layers])[about["key"] // LAYER - 1]
     return np.array(["empty", "skip", *(method.name for method in run.methods)])[

@@ -1,8 +1,7 @@
-"""What objects are called: ids in raster order, slab by slab, and for each tile the table that says
-which of its labels is which.
+"""Ids of objects in raster order, slab by slab, and each tile's table from labels to ids.
 
-A slab is a row of tiles, or in 3-D a plane of them; the sums of the objects that begin in it and
-meet a seam are left with it.
+A slab is a row of tiles, or in 3-D a plane of them. The sums of objects that begin in a slab and
+meet a seam are stored with it.
 """
 
 from __future__ import annotations
@@ -18,33 +17,33 @@ from pipeline.stages.overlay import LAYER, STUFF
 from pipeline.stages.stitching import Groups, Integers, Nodes, number_anchors
 
 STUFF_KEY = "slabs/stuff"
-"""Where the sums of the stuff lie, one row for each class of it."""
+"""Key of the sums of stuff, one row per class."""
 
 
 def slab_key(slab: int) -> str:
-    """Where the sums of the objects that begin in a slab and meet a seam lie."""
+    """Key of the sums of the objects that begin in a slab and meet a seam."""
     return f"slabs/{slab}"
 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Nodes, with their keys (sorted) and sums."""
+    """Nodes with their sorted keys and sums."""
 
     nodes: Nodes
     keys: Integers
     sums: Sums
 
     def find(self, tile: int, labels: npt.NDArray[np.integer]) -> Integers:
-        """The nodes of some labels of a tile, all of which are nodes."""
+        """The nodes of some labels of a tile; all of these labels are nodes."""
         return np.searchsorted(self.keys, numbered(tile, labels))
 
     def of(self, tile: int) -> slice:
-        """Where a tile's nodes stand."""
+        """The range of a tile's nodes."""
         return slice(*np.searchsorted(self.keys, [tile << 32, (tile + 1) << 32]).tolist())
 
 
 def numbered(tile: int, labels: npt.NDArray[np.integer]) -> Integers:
-    """Numbers by which the labels of all tiles are in order."""
+    """Numbers that order the labels of all tiles."""
     return (np.int64(tile) << 32) | labels.astype(np.int64)
 
 
@@ -54,19 +53,17 @@ class _Own:
 
     tile: int
     anchors: Integers
-    """Of labels that meet no seam; -1 for the others, for those that are too small, and for those
-    without a seed.
-    """
+    """Anchors of labels that meet no seam; -1 for those that do, are too small, or lack a seed."""
     highest: int
     """The highest class of these."""
     kind: Integers
-    """The class of each label, 0 for background; so ``status``, the certificate."""
+    """The class of each label, 0 for background; ``status`` is its certificate."""
     status: npt.NDArray[np.int8]
 
 
 def name(run: Run, members: Members, groups: Groups) -> tuple[int, int]:
-    """Number the objects in raster order of their anchors, slab by slab; how many there are, and
-    their highest class.
+    """Number the objects in raster order of their anchors, slab by slab; returns their number and
+    highest class.
     """
     least = np.array([0] * FIRST + [method.contract.min_area for method in run.methods])
     sums = members.sums.merge(groups.of, len(groups.area))
@@ -96,7 +93,7 @@ def name(run: Run, members: Members, groups: Groups) -> tuple[int, int]:
 
 
 def _stuff(run: Run, members: Members, groups: Groups) -> npt.NDArray[np.bool_]:
-    """Which groups are not things, hence have no number."""
+    """Which groups are stuff, without a number."""
     drawn = [
         FIRST + k
         for k, m in enumerate(run.methods)
@@ -137,8 +134,8 @@ def _write_table(
     own: _Own,
     named: tuple[Integers, Integers, Integers],
 ) -> None:
-    """Write a tile's table: its labels' ids, certificates and classes, which of those of other
-    tiles too only the groups know.
+    """Write a tile's table: ids, certificates and classes of its labels, from the groups where they
+    cross tiles.
     """
     table, ids, kinds = named
     mine = members.of(own.tile)

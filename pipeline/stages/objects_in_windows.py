@@ -1,14 +1,13 @@
-"""Objects within pieces of support: a label is right when the piece in which it was drawn lies
-whole inside the window, with the segmenter's reach to spare.
+"""Objects within connected pieces of foreground (support).
 
-For each piece that meets the core and does not, a window of its own is sought, around that piece
-and larger only on the sides where it goes on, up to ``max_halo`` beyond the core; the piece alone
-is drawn again there. What is found so is put in the place of what the first window showed. A piece
-that no allowed window holds keeps what the first window showed, and is not called whole.
+A label is right if its piece lies wholly in the window, with the segmenter's reach to spare. For
+each piece that meets the core and is cut, a window of its own is searched: around the piece, larger
+only on sides where it continues, up to ``max_halo`` beyond the core. Only that piece is drawn again
+there, and replaces the first result. A piece that no allowed window holds keeps its first result,
+and is not marked as whole.
 
-Where the segmenter knows the classes of pixels, the objects are things, and what is of other
-classes is stuff: no window decides what class an object is of, its pixels do when they are
-together.
+If the segmenter knows the classes of pixels, objects are things, and other classes are stuff. No
+window decides an object's class: its pixels vote when they are together.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
 
 def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
-    """What the segmenter draws, each piece of support in a window that holds it where there is one;
-    with stuff, where it knows of any.
-    """
+    """Draw labels, each piece of support in a window that holds it, if there is one; and stuff."""
     method = run.method(tile)
     drawn = _things(run, tile, block, valid)
     if method.contract.things is None:
@@ -43,8 +40,9 @@ def objects(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
 
 
 def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) -> Drawn:
-    """Besides the objects, whose pixels vote on their classes, a label for each class of stuff,
-    which is its key.
+    """Add stuff to the objects: a label for each class, keyed by the class.
+
+    The pixels of objects vote on their classes.
     """
     thing, number = np.isin(kinds, things), len(drawn.whole)
     free = (drawn.labels == 0) & (kinds > 0) & ~thing
@@ -106,7 +104,7 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
 
 
 def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarged]:
-    """The pieces that meet the core and go on beyond the sketch, each in a window of its own."""
+    """The pieces that meet the core and continue beyond the sketch, each in a window of its own."""
     from scipy import ndimage
 
     left, unfinished = sketch.piece.copy(), sketch.unfinished(core)
@@ -122,15 +120,14 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
             )
         )
         mine, inside = left[around.within(sketch.box)] == p, around & core
-        if not mine[inside.within(around)].any():  # it was part of a piece found before
+        if not mine[inside.within(around)].any():  # part of a piece that was found before
             continue
         box, whole, found = _hold(run, tile, mine, around, sketch.box)
         shared = box & sketch.box
         here, mine = shared.within(sketch.box), whole[shared.within(box)]
         left[here][mine] = 0
-        if (
-            found is None and not run.method(tile).contract.probation
-        ):  # a window that cut it may have cut what hangs together with it
+        # a window that cut it may have cut connected parts
+        if found is None and not run.method(tile).contract.probation:
             left[np.isin(sketch.piece, np.unique(sketch.piece[here][mine]))] = 0
         beside = run.unknown(box, run.halo(tile).sight)
         doubted = any(whole[part].any() for part in beside)
@@ -138,7 +135,7 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
 
 
 def _compact(labels: Labels, whole: Flags, enlarged: int, doubted: Flags | None = None) -> Drawn:
-    """Renumber the labels that are left, 1 to n."""
+    """Renumber the remaining labels, 1 to n."""
     present = _met(labels, len(whole))
     present[0] = True
     rename = (np.cumsum(present) - 1).astype(np.int32)
@@ -157,53 +154,49 @@ def _compact(labels: Labels, whole: Flags, enlarged: int, doubted: Flags | None 
 
 
 def _met(labels: Labels, number: int) -> Flags:
-    """Which of the labels 0 to ``number`` - 1 an array holds; whether 0 is said not to matter."""
+    """Bool array of length ``number``, True for each label that occurs; entry 0 is always False."""
     return np.append(False, kinds_of(labels, number - 1, labels) > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Enlarged:
-    """A piece of support for which a window of its own was sought."""
+    """A piece of support, and its own window."""
 
     here: tuple[slice, ...]
-    """Where in the sketch its window lies, as far as it does."""
+    """The window's place in the sketch, as far as they overlap."""
     mine: Flags
     """The piece there."""
     labels: Labels | None
-    """What was drawn there; None where no window holds the piece."""
+    """The labels drawn there; None if no window holds the piece."""
     doubted: bool
-    """It lies beside what cannot be read."""
+    """Whether it lies beside unreadable pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """What a window shows: labels, and the pieces of support that they were drawn in, where the
-    window's edge cannot alter them.
-    """
+    """First labels and pieces of support, where the window's edge cannot change them."""
 
     box: Box
-    """The core and the rim around it that neighbours also label: the window less the segmenter's
-    reach.
-    """
+    """The core and the rim that neighbours also label: the window less the segmenter's reach."""
     piece: Labels
     cut: Flags
-    """By piece: it goes on beyond the box."""
+    """By piece: whether it continues beyond the box."""
     doubt: Flags
-    """By piece: it lies beside what cannot be read."""
+    """By piece: whether it lies beside unreadable pixels."""
 
     def of(self, labels: Labels) -> npt.NDArray[np.int64]:
-        """By label: a piece that it was drawn in."""
+        """By label: a piece in which it was drawn."""
         return np.append(np.int64(0), kinds_of(labels, int(labels.max(initial=0)), self.piece))
 
     def whole(self, labels: Labels, of: npt.NDArray[np.int64]) -> Flags:
-        """By label: it was drawn in one piece, which ends inside."""
+        """By label: whether it was drawn in one piece that ends inside."""
         whole = ~self.cut[of]
         if self.cut.any():  # otherwise the window is the whole image, or nothing goes on
             whole[labels[looked_up(of, labels) != self.piece]] = False
         return np.asarray(whole)
 
     def unfinished(self, core: Box) -> list[int]:
-        """The pieces that meet the core and go on beyond the box."""
+        """The pieces that meet the core and continue beyond the box."""
         return np.flatnonzero(
             _met(np.ascontiguousarray(self.piece[core.within(self.box)]), len(self.cut)) & self.cut
         ).tolist()
@@ -226,12 +219,12 @@ def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
 def _hold(
     run: Run, tile: int, mine: Flags, around: Box, box: Box
 ) -> tuple[Box, Flags, Labels | None]:
-    """Find a window that holds a piece of support whole, and draw that piece there.
+    """Search a window that holds a piece of support wholly, and draw the piece there.
 
-    ``mine`` is the piece in ``around``, where it was seen first, in ``box``. Returns a box, the
-    piece in it, and its labels, 0 elsewhere; None for the labels where no window within
-    ``max_halo`` of the core and within the memory allowed holds it. A piece that goes on where no
-    window may is given up at once, with all that hangs together with it.
+    ``mine`` is the piece in ``around``, where it was first seen, in ``box``. Returns a box, the
+    piece in it, and its labels, 0 elsewhere; None in place of labels if no window within
+    ``max_halo`` of the core and within memory holds it. A piece that continues where no window may
+    go is given up at once, with everything connected to it.
     """
     method = run.method(tile)
     image = run.grid.whole
@@ -269,11 +262,10 @@ def _hold(
             raise _other_ground(method, box)
         around, mine, vanished = box, found, vanished or gone
         extent = _extent(mine, box)
-    if seen is None:  # another piece took a part of this one away, and what is left goes on nowhere
+    if seen is None:  # another piece took a part of this one, and the rest does not continue
         raise _other_ground(method, box)
-    tight = (
-        extent.grow(reach + 1) & window
-    )  # as small as may be: what else the window holds need not be drawn
+    # as small as possible, to draw nothing else of the window
+    tight = extent.grow(reach + 1) & window
     cut, around = tight.within(window), trusted(tight, image, reach)
     mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
     part[around.within(tight)] = mine
@@ -292,8 +284,9 @@ def _hold(
 
 
 def _other_ground(method: Method, box: Box) -> SegmenterError:
-    """What is said where a larger window shows another piece of support than a smaller one did; of
-    a segmenter on probation, where that leaves a piece which cannot be followed.
+    """The error if a larger window shows another piece of support than a smaller one.
+
+    For a segmenter on probation, only if the piece can then not be followed.
     """
     name, reach = name_of(method.segmenter), method.contract.reach
     stated = (
@@ -311,8 +304,8 @@ def _other_ground(method: Method, box: Box) -> SegmenterError:
 
 
 def trusted(window: Box, image: Box, reach: int) -> Box:
-    """The part of a window that pixels beyond it cannot alter: less by ``reach`` on the sides where
-    the image goes on.
+    """The part of a window that pixels beyond it cannot change: less by ``reach`` where the image
+    continues.
     """
     start, stop = list(window.start), list(window.stop)
     for side in sides(window, image):
@@ -324,7 +317,7 @@ def trusted(window: Box, image: Box, reach: int) -> Box:
 
 
 def _extent(mask: Flags, box: Box) -> Box:
-    """The least box around the pixels of a mask, in the image."""
+    """The bounding box of a mask, in the image."""
     spans = [
         np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
         for axis in range(mask.ndim)

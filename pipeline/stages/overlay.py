@@ -1,14 +1,14 @@
-"""Layers laid over each other, tile by tile: at each pixel the first layer that has something there
-has it.
+"""Layers on top of each other, tile by tile: each pixel shows the first layer that has something
+there.
 
-Each layer is a run of its own that has been grouped, with its records in a store of its own; so
-what it draws is what it would draw alone. What shows of all layers is drawn as labels with keys: a
-thing's key is its layer and its id there, a stuff's its class. So things are numbered, measured and
-published as objects always are.
+Each layer is a run of its own that has been grouped, with its records in a store of its own, so it
+draws what it would draw alone. The visible parts of all layers are drawn as labels with keys: a
+thing's key is its layer and its id there, stuff's key is its class. So things are numbered,
+measured and published like all objects.
 
-A segment is proved if it is in its own layer, and nothing that may hide a part of it is in doubt:
-neither an object above it, nor one that was removed there, nor a piece of foreground of which no
-window showed whether an object lies in it.
+A segment is proved if it is proved in its own layer, and nothing that may hide a part of it is in
+doubt: no object above it, none that was removed there, and no piece of foreground that no window
+could draw.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from pipeline.stages.stitching import DISPUTED, PROVED, Integers
 from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
 LAYER = 1 << 48
-"""A thing's key is this times the number of its layer, from 1, plus its id there; keys below are
+"""A thing's key is its layer's number, from 1, times this, plus its id there; lower keys are
 classes of stuff.
 """
 STUFF = 1 << 48
-"""In tables of ids: this plus a class stands for the stuff of that class, which has no id. There
-are fewer things.
+"""In tables of ids: this plus a class means the stuff of that class, which has no id. There are
+fewer things.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A layer, and the run that draws it."""
+    """A layer and its run."""
 
     layer: Layer
     run: Run
@@ -56,43 +56,41 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What the run that lays sheets over each other has in the place of a segmenter."""
+    """The segmenter of a run that combines layers."""
 
     sheets: tuple[Sheet, ...]
-    """The first has a pixel before the others."""
+    """The layers, the topmost first."""
 
     def valid_in(self, measured: Flags) -> Flags:
-        """Where the image is valid for any of the sheets' segmenters, (row, column), from (band,
-        row, column).
-        """
+        """Where the image is valid for any layer, (row, column), from (band, row, column)."""
         return np.asarray(np.any([sheet.run.valid(measured) for sheet in self.sheets], axis=0))
 
     def __call__(self, _block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Nothing is drawn from pixels here."""
+        """Not used: nothing is drawn from pixels here."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What a sheet shows in a tile. Arrays are by label, 0 included."""
+    """The visible part of a layer in a tile. Arrays are by label, 0 included."""
 
     labels: Labels
     key: Integers
     kind: Integers
-    """The class in the result; 0: it shows nothing."""
+    """The class in the result; 0: not visible."""
     status: npt.NDArray[np.int8]
     goes_on: Flags
-    """It may lie in other tiles too."""
+    """Whether it may lie in other tiles too."""
 
 
 def sheets(run: Run, layers: Sequence[Layer]) -> tuple[Sheet, ...]:
-    """The layers, with the run of each: that of one method, with a store of its own."""
+    """The layers, each with its run of one method and a store of its own."""
     methods = {method.name: method for method in run.methods}
     return tuple(Sheet(layer, _alone(run, methods[layer.use])) for layer in layers)
 
 
 def laid_over(run: Run, drawn: Sequence[Sheet]) -> Run:
-    """The run that lays sheets, all of which are drawn and grouped, over each other."""
+    """The run that combines layers, after all are drawn and grouped."""
     routes = np.stack([sheet.run.routes for sheet in drawn])
     where = np.where(
         (routes >= FIRST).any(axis=0),
@@ -111,13 +109,13 @@ def laid_over(run: Run, drawn: Sequence[Sheet]) -> Run:
 
 
 def sheets_of(run: Run) -> tuple[Sheet, ...]:
-    """What a run lays over each other; nothing where it is none of that kind."""
+    """The layers that a run combines; empty for other runs."""
     first: Any = run.methods[0].segmenter
     return first.sheets if isinstance(first, Overlay) else ()
 
 
 def with_stuff(run: Run) -> bool:
-    """Whether what a run draws may be things and stuff."""
+    """Whether a run may draw things and stuff."""
     return any(
         method.contract.identity == "layered" or method.contract.things is not None
         for method in run.methods
@@ -125,12 +123,12 @@ def with_stuff(run: Run) -> bool:
 
 
 def drawers(run: Run) -> tuple[Run, ...]:
-    """The runs that draw from pixels: those of the sheets, or the run itself."""
+    """The runs that draw from pixels: those of the layers, or the run itself."""
     return tuple({sheet.layer.use: sheet.run for sheet in sheets_of(run)}.values()) or (run,)
 
 
 def layered(run: Run, tile: int, _block: npt.NDArray[Any], _valid: Flags) -> Drawn:
-    """What shows of the layers in a tile."""
+    """The visible parts of the layers in a tile."""
     core = run.grid.core(tile)
     shown, doubt = np.zeros(core.shape, np.int32), np.zeros(core.shape, np.int8)
     seen: list[_Part] = []
@@ -166,9 +164,8 @@ def _part(sheet: Sheet, number: int, tile: int) -> _Part:
     table = run.joined.load(table_key(tile), "ids", "status", "kind")[1]
     on_seams = run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]
     mine = table["ids"] > 0
-    if (
-        run.method(tile).contract.things is not None
-    ):  # it draws both, and here only one of them is asked for
+    # it draws things and stuff, and only one of them is wanted here
+    if run.method(tile).contract.things is not None:
         mine &= (table["ids"] >= STUFF) == (layer.role == "stuff")
     own, where = np.unique(np.where(mine, table["kind"], 0), return_inverse=True)
     kind = np.array([layer.final(int(k)) for k in own], np.int64)[where]
@@ -179,7 +176,7 @@ def _part(sheet: Sheet, number: int, tile: int) -> _Part:
 
 
 def _compact(shown: Labels, seen: Sequence[_Part]) -> Drawn:
-    """Number what shows, and what is hidden here and may show elsewhere, from 1."""
+    """Number what is visible, and what is hidden here but may be visible elsewhere, from 1."""
     key, kind, status, goes_on = (
         np.concatenate(
             [np.zeros(1, np.int64), *(getattr(part, name)[1:].astype(np.int64) for part in seen)]

@@ -1,6 +1,4 @@
-"""What shows of layers as COCO has it: things under their ids, and after them a number for each
-class of stuff.
-"""
+"""COCO's panoptic format of layers: things under their ids, then a number per class of stuff."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ _COLUMNS = ("id", "class", "area", "column_min", "row_min", "column_max", "row_m
 
 
 def refuse(found: Grouping) -> None:
-    """OutputError where there are more segments than COCO's PNG can number."""
+    """Raise OutputError if there are more segments than COCO's PNG can number."""
     if found.objects + found.classes > MOST:
         raise OutputError(
             f"output.results: {found.objects:,} objects are too many for a panoptic PNG, which "
@@ -39,9 +37,7 @@ def refuse(found: Grouping) -> None:
 def write_panoptic(
     work: Publication, found: Grouping, table: Path, image: str, staging: Path
 ) -> None:
-    """Write COCO's PNG and JSON from the labels, the classes and the table of objects that are
-    staged.
-    """
+    """Write COCO's PNG and JSON from the staged labels, classes and table."""
     labels, classes, frame, stuff = (
         work.labels,
         work.classes,
@@ -71,7 +67,7 @@ def write_panoptic(
 
 
 def _stuff(run: Run, objects: int) -> Iterator[dict[str, Any]]:
-    """A row for each class of stuff, as the table has one for each thing."""
+    """A row for each class of stuff, like the table's row for each thing."""
     sums, status = (
         load_sums(run.joined, STUFF_KEY),
         run.joined.load(STUFF_KEY, "status")[1]["status"],
@@ -89,7 +85,7 @@ def _stuff(run: Run, objects: int) -> Iterator[dict[str, Any]]:
 
 
 def _info(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the table as COCO's ``segments_info`` has it; the certificate is ours."""
+    """A row of the table as an entry of COCO's ``segments_info``, with our certificate."""
     x, y, right, bottom = (int(row[name]) for name in _COLUMNS[3:7])
     box = {"area": int(row["area"]), "bbox": [x, y, right - x, bottom - y], "iscrowd": 0}
     return {

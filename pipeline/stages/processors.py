@@ -1,15 +1,15 @@
-"""On what processors, and with what libraries, a result was drawn: what is drawn otherwise on
-another is proved on none.
+"""Processors and libraries that drew a result: results that depend on them are not proved if they
+differ.
 
-Most of what ships gives the same to the last bit on every processor (`numerics.elementary` says
-how), and says so: ``portable``. What multiplies matrices, solves equations or asks a network does
-not, since libraries choose by the processor how they add. So each process that draws a method's
-labels leaves a note in the scratch store: what of its processor and its libraries floats may depend
-on. Where the notes of a method are not alike, in this run or in one that it goes on with, what may
-differ is at most `agreed`. With other versions of the libraries, or on processors of another
-family, that is everything.
+Most methods give the same result to the last bit on every processor (see
+`pipeline.numerics.elementary`), and state it: ``portable``. Methods that multiply matrices, solve
+equations or run a network do not, because libraries choose the order of additions by the processor.
+So each process that draws a method's labels leaves a note in the scratch store with everything
+about its processor and libraries that floats may depend on. If the notes of a method differ, in
+this run or in one that it continues, affected objects are at most `agreed`. With other versions of
+the libraries, or on processors of another family, that is every object.
 
-What was fitted to the image was fitted once, and travels with the run; so it does not count here.
+Fitted values travel with the run, so fitting does not count here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 from pipeline.storage.records import Scratch
 
 FOLDER = "processors"
-"""Where the notes lie, by the number of what was drawn."""
+"""Folder of the notes, by the number of what was drawn."""
 FOR_ALL = ("tilewise", "numpy", "scipy", "scikit-image", "scikit-learn", "numba")
-"""Packages of which another version may give anything else."""
+"""Packages that may change any result with another version."""
 FOR_NETWORKS = ("torch", "torchvision", "onnxruntime")
 SETTINGS = (
     *(
@@ -48,15 +48,11 @@ SETTINGS = (
         "OPENBLAS_NUM_THREADS",
     ),
 )
-"""Variables of the environment by which libraries are told to compute in another way, or in another
-order.
-"""
+"""Environment variables that make libraries compute differently."""
 
 
 def own() -> dict[str, Any]:
-    """What floats may depend on in this process: plain facts, the same ones for the same
-    surroundings.
-    """
+    """The facts about this process that floats may depend on; equal for equal surroundings."""
     cards = sys.modules.get("torch")
     on_card = cards is not None and cards.cuda.is_initialized()
     return {**_own(), **({"gpu": cards.cuda.get_device_name()} if cards and on_card else {})}
@@ -91,12 +87,12 @@ def _own() -> dict[str, Any]:
 
 
 def name_of(facts: Mapping[str, Any]) -> str:
-    """What a note of such facts is called: the names count, not what is in the notes."""
+    """A note's name, derived from its facts: names are compared, not contents."""
     return f"{_short([facts['machine'], facts['libraries']])}-{_short(facts)}"
 
 
 def note(store: Scratch, number: int) -> None:
-    """Leave a note that this process draws what has this number, where there is none like it."""
+    """Leave a note that this process draws what has this number, unless there is one."""
     facts = own()
     key = f"{FOLDER}/{number}/{name_of(facts)}"
     if not store.sound(key):
@@ -109,15 +105,16 @@ def notes(store: Scratch, number: int) -> tuple[str, ...]:
 
 
 def differ(names: Sequence[str], *, portable: bool) -> bool:
-    """Whether what notes of these names stand for may have drawn otherwise."""
+    """Whether processes with notes of these names may have drawn differently."""
     return len(set(names)) > 1 and not (
         portable and len({name.split("/")[-1].split("-")[0] for name in names}) == 1
     )
 
 
 def strangers(record: Mapping[str, Any], portable: Mapping[str, bool]) -> frozenset[str]:
-    """The routes of a run, by its record, that this process may draw otherwise, of those of which
-    is known whether they are portable.
+    """Routes of a run, by its record, that this process may draw differently.
+
+    Only routes that the record knows as portable or not.
     """
     known = [
         ({key: what for key, what in one.items() if key != "routes"}, one["routes"])
@@ -134,8 +131,8 @@ def strangers(record: Mapping[str, Any], portable: Mapping[str, bool]) -> frozen
 
 
 def told(drawn: Iterable[tuple[str, Scratch, int]]) -> list[dict[str, Any]]:
-    """The notes of what is called so, in a store, under a number; each once, with the names as its
-    ``routes``. Damaged ones are not.
+    """The notes under a number in a store, each once, with the names as ``routes``; damaged ones
+    are skipped.
     """
     found: dict[str, dict[str, Any]] = {}
     for route, store, number in drawn:

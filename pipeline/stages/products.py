@@ -1,9 +1,9 @@
-"""What a result is made of, by name, and whose each file of these names is: after any run its
-folder holds the products of that run, and nothing that looks like them.
+"""The products of a result by name, and their owners.
 
-The record lists the products with their sizes and checksums. So what an earlier run left is known
-from what somebody put there, or changed, which is never removed. While products are replaced, the
-complete result that lay there before is kept, hidden, until the new one is.
+After any run, its folder holds the products of that run, and no other file with such a name. The
+record lists the products with sizes and checksums, so products of an earlier run can be told from
+files that somebody added or changed, which are never removed. While products are replaced, the
+earlier complete result is kept, hidden, until the new one is complete.
 """
 
 from __future__ import annotations
@@ -30,47 +30,45 @@ PUBLISHED = (
     *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
 )
 BESIDE = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
-"""How files end that other programs lay beside a product when they look at it: of another product
-under its name they are wrong.
+"""Suffixes of files that other programs add beside a product; beside another product of that name
+they are wrong.
 """
 NAMES = (
     *PUBLISHED,
     *(f"{name}{end}" for name in PUBLISHED for end in BESIDE if f"{name}{end}" not in PUBLISHED),
 )
-"""All that looks like a product."""
+"""Names of products."""
 HIDDEN = ".tilewise"
-"""The folder in a result's for what is no product."""
+"""The folder in a result's for other files."""
 BEFORE, JOURNAL = "before", "published.json"
 """In it: the result that a run replaces, and the list of the products that it puts there."""
 
 Inventory = dict[str, dict[str, Any]]
-"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr, whose chunks have
-checksums of their own.
+"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr, with checksums in
+its chunks.
 """
 
 logger = logging.getLogger("pipeline")
 
 
 def inventory(folder: Path) -> Inventory:
-    """What lies in a folder under the names of products."""
+    """List the files of a folder with names of products."""
     return {name: _described(folder / name) for name in PUBLISHED if (folder / name).exists()}
 
 
 def listed(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The products that a record tells of; of one that has no such list, all that may be there, by
-    their names only.
-    """
+    """The products in a record; without a list, all possible names."""
     every = dict.fromkeys(PUBLISHED) if "results" in record else {}
     return dict(record.get("products", every))
 
 
 def gone(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """The products that a record lists and that are not there any more."""
+    """The products in a record that no longer exist."""
     return [name for name in record.get("products", ()) if not (folder / name).exists()]
 
 
 def strangers(folder: Path) -> list[str]:
-    """What lies there under the name of a product, and no run has left so."""
+    """Files with names of products that no run has made."""
     known = _known(folder)
     return [
         name
@@ -80,11 +78,10 @@ def strangers(folder: Path) -> list[str]:
 
 
 def clear(folder: Path, coming: Inventory) -> None:
-    """Make room for products: the result of an earlier run goes to where it is kept, what is
-    nobody's gets another name.
+    """Make room for products: put an earlier result away, and rename files of others.
 
-    Can be done again wherever it ended: what the old record lists and is not kept yet is the old
-    result's, what the journal lists is of this run.
+    Can be repeated after any interruption: files in the old record that are not put away yet belong
+    to the old result, files in the journal to this run.
     """
     hidden = folder / HIDDEN
     kept, known = hidden / BEFORE, _known(folder)
@@ -102,13 +99,13 @@ def clear(folder: Path, coming: Inventory) -> None:
 
 
 def settled(folder: Path) -> None:
-    """Forget the result that was replaced: the new one is complete, or there is none."""
+    """Forget the replaced result: the new one is complete, or there is none."""
     for name in (BEFORE, JOURNAL):
         discard(folder / HIDDEN / name)
 
 
 def kept(folder: Path) -> str:
-    """What is said of the complete result that a run has put away; empty where there is none."""
+    """The record of the complete result that a run has put away; empty without one."""
     before = folder / HIDDEN / BEFORE
     try:
         record = read_record(before)
@@ -122,9 +119,7 @@ def kept(folder: Path) -> str:
 
 
 def _keep_record(folder: Path, kept: Path) -> None:
-    """Put the record of a result away first, so that nothing looks complete while its
-    products go.
-    """
+    """Put the record of a result away first: nothing looks complete without its products."""
     path = folder / RECORD
     try:
         record = read_record(folder)
@@ -140,12 +135,12 @@ def _keep_record(folder: Path, kept: Path) -> None:
 
 
 def _found(folder: Path) -> Iterator[Path]:
-    """What lies there under the names of products, or beside them as other programs name it."""
+    """Files with names of products, and files of other programs beside them."""
     yield from (folder / name for name in NAMES if os.path.lexists(folder / name))
 
 
 def _known(folder: Path) -> list[Mapping[str, Any]]:
-    """All lists of what runs have put there."""
+    """All lists of products that runs have made."""
     hidden = folder / HIDDEN
     try:
         journal = json.loads((hidden / JOURNAL).read_bytes())
@@ -155,7 +150,7 @@ def _known(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def _of(path: Path) -> Mapping[str, Any]:
-    """The products that a record tells of; none where it is not there, or damaged."""
+    """The products in a record; empty if it is missing or damaged."""
     try:
         return listed(parsed(path.read_bytes(), str(path)))
     except OSError:
@@ -163,7 +158,7 @@ def _of(path: Path) -> Mapping[str, Any]:
 
 
 def _is(path: Path, known: list[Mapping[str, Any]]) -> bool:
-    """Whether a file or folder is as one of some lists has it."""
+    """Whether a file or folder matches an entry of one of some lists."""
     told = [each[path.name] for each in known if path.name in each]
     return None in told or (bool(told) and path.exists() and _described(path) in told)
 
@@ -180,7 +175,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _set_aside(path: Path) -> None:
-    """Give a file that no run has made another name."""
+    """Rename a file that no run has made."""
     number, new = 1, path.with_name(f"{path.name}.before")
     while os.path.lexists(new):
         number += 1

@@ -1,4 +1,4 @@
-"""Final labels and classes, one tile at a time, into arrays that nobody sees until all is there."""
+"""Write final labels and classes, tile by tile, into staged arrays that are not visible yet."""
 
 from __future__ import annotations
 
@@ -22,27 +22,26 @@ from pipeline.stages.overlay import STUFF
 from pipeline.stages.route import needed
 
 Layout = tuple[tuple[int, ...], tuple[int, ...] | None]
-"""The extent of a chunk, and of a shard if there are any."""
+"""The shape of a chunk, and of a shard if there are any."""
 LABELS, CLASSES, NESTED = "labels.zarr", "classes.zarr", "nested.zarr"
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Where what a run made goes."""
+    """The staged results."""
 
     run: Run
     labels: Pyramid | None
     classes: Pyramid | None
     mask: Mask | None
-    """Which pixels are valid; None where all are, or nobody asks."""
+    """Valid pixels; None if all are, or the mask is not used."""
 
     nested: Pyramid | None = None
-    """What goes into the image itself: the labels once more, or where there are none the classes.
-    """
+    """Labels for the image itself, or classes without labels."""
 
     @property
     def tiles(self) -> list[int]:
-        """The tiles that have something to write: labels, or valid pixels."""
+        """The tiles with something to write: labels, or valid pixels."""
         every = self.mask is not None or self.classes is not None
         return np.flatnonzero(
             self.run.routes > EMPTY if every else self.run.routes >= FIRST
@@ -59,9 +58,7 @@ def places(
     *,
     nest: Nest | None = None,
 ) -> Publication:
-    """Where the results are staged, and of what type they are, from the highest id and the highest
-    class.
-    """
+    """The staged results and their dtypes, from the highest id and the highest class."""
     frame, (chunk, shard), (objects, classes) = run.source.frame, layout, highest
     how: dict[str, Any] = {"tile": run.grid.tile, "shard": shard, "version": output.ome_zarr}
     labels = kinds = mask = None
@@ -89,7 +86,7 @@ def places(
 
 
 def _nested(like: Pyramid, nest: Nest, staging: Path) -> Pyramid:
-    """The same for the image itself, in the version of OME-Zarr that this has."""
+    """Likewise for the image itself, in its version of OME-Zarr."""
     home = nest.home
     shard = like.shard if home.version == "0.5" else None
     about: dict[str, Any] = {
@@ -104,8 +101,8 @@ def _nested(like: Pyramid, nest: Nest, staging: Path) -> Pyramid:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of a pyramid, to be made from the level below it; and where it is one piece of
-    work, all levels above it too.
+    """A level of a pyramid, to compute from the level below; the last such level also computes
+    those above.
     """
 
     pyramid: Pyramid
@@ -115,14 +112,12 @@ class Level:
 
     @property
     def last(self) -> bool:
-        """Whether it makes all levels above it too."""
+        """Whether it computes all levels above it too."""
         return len(self.blocks) == 1
 
 
 def publish(work: Publication, tile: int) -> None:
-    """Write a tile's labels under their final ids, the classes of its pixels, and which of them are
-    valid.
-    """
+    """Write a tile's final ids, its pixels' classes, and its valid pixels."""
     run, core = work.run, work.run.grid.core(tile)
     segmented = run.routes[tile] >= FIRST
     ids, labels = (
@@ -162,7 +157,7 @@ def _write(work: Publication, pyramid: Pyramid, core: Box, values: npt.NDArray[A
 
 
 def levels(pyramid: Pyramid | None) -> Iterator[Level]:
-    """The levels that are to be made when all tiles are written."""
+    """The levels to compute when all tiles are written."""
     if pyramid is None:
         return
     for level in range(pyramid.direct, pyramid.levels):
@@ -187,7 +182,7 @@ def _final(run: Run, tile: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 
 
 def _kinds(run: Run, tile: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The class of each of a tile's labels; 0 for those that are no object."""
+    """The class of each of a tile's labels; 0 for labels that are not objects."""
     kind: npt.NDArray[np.int64] = run.joined.load(table_key(tile), "kind")[1]["kind"]
     return np.where(ids > 0, kind, 0)
 

@@ -1,7 +1,7 @@
-"""The graph of the labels of a segmenter that merges them: what a tile knows of it, and the whole.
+"""The region adjacency graph of a segmenter that merges labels: a tile's part, and the whole.
 
-Each pair of pixels that touch is seen by the tile that owns the first of the two, so what tiles
-know adds up to the graph of the image.
+Each pair of touching pixels is counted by the tile that owns the first, so the parts of tiles add
+up to the graph of the image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMES = ("key", "area", "node_sums", "borders")
 
 
 def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Flags) -> Arrays:
-    """What a tile knows of the graph: the sums of its labels' features, and which keys touch."""
+    """A tile's part of the graph: sums of its labels' features, and which keys touch."""
     segmenter: Any = run.method(tile).segmenter
     if not hasattr(segmenter, "merge"):
         return {}
@@ -35,10 +35,11 @@ def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Fl
         [np.zeros(1, np.int64), np.zeros(0, np.int64) if drawn.key is None else drawn.key]
     )
     mine, flat = core.within(outer), drawn.labels[core.within(outer)].ravel()
+    # exact below 2^53
     sums = [
         np.bincount(flat, feature[mine].ravel(), len(names)).astype(np.int64)
         for feature in features
-    ]  # exact below 2^53
+    ]
     found = [np.zeros((0, 2), np.int64)]
     for axis in range(len(outer.shape)):
         here, there = _beside(core.within(outer), axis, outer.shape[axis])
@@ -52,8 +53,8 @@ def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Fl
 
 
 def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integers]:
-    """The keys of all labels of a method's tiles, sorted, and the number of the region, from 1,
-    that each is merged into.
+    """The sorted keys of all labels of a method's tiles, and the number, from 1, of each one's
+    region.
     """
     parts = [
         run.scratch.load(record_key(tile), *_NAMES)[1]
@@ -73,9 +74,8 @@ def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integ
     np.add.at(sums, where, every["node_sums"][owned])
     segmenter: Any = run.methods[number].segmenter
     borders = np.unique(every["borders"], axis=0)
-    borders = borders[
-        np.isin(borders, keys).all(axis=1)
-    ]  # a tile also sees superpixels that lie whole in tiles of another route
+    # a tile also sees superpixels that lie whole in tiles of another route
+    borders = borders[np.isin(borders, keys).all(axis=1)]
     graph = Graph(area, sums, np.searchsorted(keys, borders))
     return keys, np.asarray(segmenter.merge(graph), np.int64) + 1
 
@@ -83,7 +83,7 @@ def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integ
 def _beside(
     core: tuple[slice, ...], axis: int, extent: int
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of the pixels of a core that have a next one along an axis, and of those next ones."""
+    """Slices of a core's pixels that have a next pixel along an axis, and of these next pixels."""
     last = min(core[axis].stop, extent - 1)
     here, there = list(core), list(core)
     here[axis], there[axis] = slice(core[axis].start, last), slice(core[axis].start + 1, last + 1)

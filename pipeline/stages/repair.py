@@ -1,9 +1,9 @@
-"""Disputed seams, once more: the tiles on either side read windows twice as large, and what they
-draw there is compared and joined anew.
+"""Repair of disputed seams: the tiles on either side are drawn and joined again with doubled
+windows.
 
-A dispute goes where the larger windows hold what the smaller ones cut, or draw the same pixels.
-Which tiles read how much is recorded before any of them is drawn again, so that a run that dies
-goes on with the same windows. (A room that DESIGN does not name.)
+A dispute is settled if the larger windows hold what the smaller ones cut, or draw the same pixels.
+The windows of each tile are recorded before any tile is drawn again, so an interrupted run
+continues with the same windows.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pipeline.stages.group import Grouping
 
 
 def repair_key(number: int) -> str:
-    """Where the tiles of a round of repairs lie."""
+    """Key of the tiles of a round of repairs."""
     return f"repairs/{number}"
 
 
 def rounds(run: Run) -> int:
-    """How many rounds were begun."""
+    """The number of rounds begun."""
     return next(number for number in itertools.count() if not run.scratch.has(repair_key(number)))
 
 
 def widened(run: Run) -> Run:
-    """The run with the windows of all rounds that were begun."""
+    """The run with the windows of all rounds begun."""
     times = np.zeros(len(run.grid), np.int8)
     for number in range(rounds(run)):
         times[run.scratch.load(repair_key(number), "tiles")[1]["tiles"]] += 1
@@ -36,8 +36,8 @@ def widened(run: Run) -> Run:
 
 
 def begin(run: Run, grouping: Grouping, most: int) -> bool:
-    """Record the next round, if there is a dispute that larger windows may settle and fewer than
-    ``most`` rounds have been.
+    """Record the next round, if larger windows may settle a dispute, and there were fewer than
+    ``most`` rounds.
     """
     number, disputed = rounds(run), set(grouping.disputed.tolist())
     tiles = sorted(tile for tile in disputed if _may_help(run, tile, disputed))
@@ -50,7 +50,7 @@ def begin(run: Run, grouping: Grouping, most: int) -> bool:
 
 
 def tally(run: Run) -> list[dict[str, int]]:
-    """By round: the objects that were disputed before it, and the tiles that were drawn again."""
+    """By round: the disputed objects before it, and the tiles drawn again."""
     found = (run.scratch.load(repair_key(number), "tiles") for number in range(rounds(run)))
     return [
         {"disputed": facts["disputed"], "tiles": len(arrays["tiles"])} for facts, arrays in found
@@ -58,8 +58,9 @@ def tally(run: Run) -> list[dict[str, int]]:
 
 
 def _may_help(run: Run, tile: int, disputed: set[int]) -> bool:
-    """Whether a tile sees less than the image, and disputes with one of the same method: another
-    method draws otherwise in any window.
+    """Whether a tile sees less than the image, and disputes with one of the same method.
+
+    Another method draws differently in any window.
     """
     alike = any(
         run.routes[other] == run.routes[tile]

@@ -1,7 +1,6 @@
-"""Where each tile goes: to a segmenter, nowhere because it has no valid pixel, or nowhere because a
-rule says so.
+"""Routes of tiles: to a segmenter, empty without valid pixels, or skipped by a rule.
 
-Decided before anything is submitted, since a task's resources must be known by then.
+Routes are decided before segmenting, because a task's resources must be known when it is submitted.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ class Plan:
     rules: tuple[Rule, ...]
     batches: tuple[range, ...]
     tissue: Tissue | None = None
-    """Where it is, if a rule asks for that."""
+    """The tissue mask, if a rule asks for it."""
 
     def number(self, use: str) -> int:
-        """A route's number in `Run.routes`, from the name that a rule gives."""
+        """A route's number in `Run.routes`, from the name in a rule."""
         names = [method.name for method in self.run.methods]
         return SKIPPED if use == SKIP else FIRST + names.index(use)
 
 
 def needed(run: Run, rules: Sequence[Rule]) -> bool:
-    """Whether tiles must be looked at: some may be empty, or a rule asks for a trait."""
+    """Whether tiles must be read: some may be empty, or a rule asks for a trait."""
     frame = run.source.frame
     return (
         frame.masked
@@ -50,20 +49,21 @@ def needed(run: Run, rules: Sequence[Rule]) -> bool:
 
 
 def routing(run: Run, rules: Sequence[Rule], batches: tuple[range, ...]) -> Plan:
-    """The work of routing, with what is looked up once for the whole image."""
+    """The work of routing, with what is computed once for the image."""
     return Plan(run, tuple(rules), batches, tissue(run) if wanted(rules) else None)
 
 
 def routes(plan: Plan, batch: int) -> list[tuple[int, Counts]]:
-    """By tile of a batch its route, as in `Run.routes`; and what was not measured of an empty one,
-    at which nobody looks again.
+    """The route of each tile of a batch, and what was not measured of empty tiles, which are not
+    read again.
     """
     return [_route(plan, tile) for tile in plan.batches[batch]]
 
 
 def save(run: Run, routed: Sequence[tuple[int, Counts]]) -> None:
-    """Keep the routes of all tiles; what was not measured of empty ones is much the same in all of
-    them, and kept once for all alike.
+    """Save the routes of all tiles.
+
+    What was not measured of empty tiles is stored once for equal ones.
     """
     told = [json.dumps(lost, sort_keys=True) for _, lost in routed]
     kinds = sorted(set(told))
@@ -87,7 +87,7 @@ def lost(run: Run, tiles: Sequence[int]) -> Counts:
 
 
 def all_alike(plan: Plan) -> list[tuple[int, Counts]]:
-    """The same where no tile needs to be looked at."""
+    """The routes if no tile needs to be read."""
     return [(plan.number(plan.rules[0].use if plan.rules else SKIP), {})] * len(plan.run.grid)
 
 

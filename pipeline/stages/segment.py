@@ -1,5 +1,7 @@
-"""One tile: read its window, draw its labels, and write what later stages need. How labels are
-drawn depends on what makes pixels one object: see `connected`, `supports`, `keyed` and `overlay`.
+"""Segment one tile: read its window, draw its labels, and write what later stages need.
+
+How labels are drawn depends on what makes pixels one object: see `connected_pixels`,
+`objects_in_windows`, `keyed` and `overlay`.
 """
 
 from __future__ import annotations
@@ -38,14 +40,15 @@ DRAW: dict[str, Callable[[Run, int, npt.NDArray[Any], Flags], Drawn]] = {
 
 
 STRIP = 4
-"""Tiles across which a worker goes before it goes on below: it still holds the chunks of the source
-that both rows of tiles read.
+"""Tiles that a worker takes in a row before the row below, while it still holds the chunks that
+both rows read.
 """
 
 
 class Segmented(TypedDict):
-    """What is told of a tile that has been segmented. The seconds are in no record, which is the
-    same bytes at every run.
+    """Summary of a segmented tile.
+
+    Seconds are in no record, because a record has the same bytes at every run.
     """
 
     labels: int
@@ -53,13 +56,11 @@ class Segmented(TypedDict):
     enlarged: int
     seconds: float
     told: list[str]
-    """What the segmenter did otherwise than asked."""
+    """Deviations of the segmenter from what was requested."""
 
 
 def order(run: Run) -> list[int]:
-    """The tiles that are to be segmented, in the order in which the fewest chunks of the source are
-    decoded more than once.
-    """
+    """The tiles to segment, in an order that decodes few chunks of the source more than once."""
     tiles, frame = np.flatnonzero(run.routes >= FIRST), run.source.frame
     if frame.chunks[-1] < frame.shape[-1]:
         tiles = tiles[np.argsort(tiles % run.grid.counts[-1] // STRIP, kind="stable")]
@@ -67,8 +68,8 @@ def order(run: Run) -> list[int]:
 
 
 def segment(run: Run, tile: int) -> Segmented:
-    """Segment a tile and write what later stages need; the number of its labels and pixels, and the
-    seconds that it took.
+    """Segment a tile and write what later stages need; returns numbers of labels and pixels, and
+    seconds.
     """
     began = time.perf_counter()
     method, core, frame = run.method(tile), run.grid.core(tile), run.source.frame
@@ -120,7 +121,7 @@ def segment(run: Run, tile: int) -> Segmented:
 
 
 def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
-    """The labels beside what cannot be read: who knows how they go on there."""
+    """The labels beside unreadable pixels, where they might continue."""
     outer = run.labelled(tile)
     beside = np.zeros(len(drawn.whole), bool) if drawn.doubted is None else drawn.doubted.copy()
     for part in run.unknown(outer, run.halo(tile).sight):
@@ -129,8 +130,10 @@ def _doubted(run: Run, tile: int, drawn: Drawn) -> list[int]:
 
 
 def _provable(run: Run, tile: int) -> bool:
-    """Whether what was drawn in a tile can be proved: of a segmenter on probation, only where it
-    saw the whole image; of a network that moved to another device, nothing.
+    """Whether a tile's labels can be proved.
+
+    For a segmenter on probation, only if it saw the whole image; for a network that moved to
+    another device, never.
     """
     method = run.method(tile)
     contract = method.contract
@@ -162,14 +165,13 @@ def _save(
     if drawn.nodes is not None:
         on_seams |= drawn.nodes
     on_seams[0] = False
-    # what has a key is not compared: a pixel that floats turn to another class would join it to an
-    # object
+    # labels with keys are not compared: a pixel that rounding turns to another class would join
+    # them to an object
     if drawn.nodes is not None and run.method(tile).contract.things is not None:
         strips = {other: np.where(drawn.nodes[strip], 0, strip) for other, strip in strips.items()}
     seams = {f"seam {other}": strip for other, strip in strips.items() if run.compares(tile, other)}
-    small = (
-        np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32
-    )  # half as much to pack and to unpack
+    # half as much to compress and to decompress
+    small = np.uint16 if len(drawn.whole) - 1 <= np.iinfo(np.uint16).max else np.int32
     pixels: dict[str, npt.NDArray[Any]] = {"labels": labels.astype(small), **seams}
     if not valid.all():
         pixels["valid"] = np.packbits(valid)

@@ -1,15 +1,14 @@
-"""From the labels of tiles to objects: links, groups, certificates, ids. Pure functions over
-arrays; no files, no Dask.
+"""From the labels of tiles to objects: links, groups, certificates, ids.
 
 *Nodes* are the labels that meet a seam (and those beside an open hole). Two nodes become one object
 
-* where both tiles saw the whole of what a pixel's label depends on, and share a pixel: that is
-  proof (``same``);
-* where connected pixels are objects, and share a pixel that both tiles drew alike: that is what the
-  word means, proved or not;
-* elsewhere by evidence: they are each other's best partner where the windows overlap, and their
-  intersection over union there is high enough. Evidence is taken from the strongest to the weakest,
-  and never joins what one window saw apart: see `evidence`.
+* where both tiles saw everything that a pixel's label depends on, and share a pixel: that is proof
+  (``same``);
+* where objects are connected pixels, and the tiles share a pixel that both drew alike: by
+  definition, proved or not;
+* elsewhere by evidence: they are each other's best match where the windows overlap, with a
+  sufficient intersection over union. Evidence is taken from the strongest to the weakest, and never
+  joins what one window saw as two labels: see `pipeline.imageops.evidence`.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ class View:
     """The part of the overlap that the neighbour owns."""
 
     whole: Booleans
-    """By label, 0 included: everything that the label depends on lay inside the window."""
+    """By label, 0 included: everything that it depends on lay inside the window."""
 
     owned: Booleans
     """By label: it has pixels in this tile's own core."""
 
     hole: Booleans
-    """By label: it is not an object but background that may turn out to be enclosed by one."""
+    """By label: background that may be enclosed by an object."""
 
     name: Integers | None = None
-    """By label, 0 included: its class, or its key. None: all are of one class."""
+    """By label, 0 included: its class, or its key. None: all have one class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +57,30 @@ class Seam:
     """(n, 2) labels of a and b that are one object: proved, or of connected pixels."""
 
     alike: Integers
-    """(n, 2) labels that may be one object: each other's best partner."""
+    """(n, 2) labels that may be one object: each other's best match."""
 
     iou: npt.NDArray[np.float64]
-    """(n,) the intersection over union of each of those, in the overlap."""
+    """(n,) the intersection over union of each pair in the overlap."""
 
     seen: Integers
-    """(n, 2) labels of a and b that are each other's best partner, whoever owns them: as what each
+    """(n, 2) labels of a and b that are each other's best match, regardless of owners: as what each
     window saw the other's.
     """
 
     seen_iou: npt.NDArray[np.float64]
-    """(n,) the intersection over union of each of those, in the overlap."""
+    """(n,) the intersection over union of each of these pairs in the overlap."""
 
     doubt_a: Integers
-    """(n, 2) labels of a whose result is not proved here, with AGREED or DISPUTED."""
+    """(n, 2) labels of a that are not proved here, with AGREED or DISPUTED."""
 
     doubt_b: Integers
-    """The same for b."""
+    """Likewise for b."""
 
     open_a: Integers
-    """Holes of a that go on into pixels of b where b knows nothing of holes."""
+    """Holes of a that continue into pixels of b where b knows nothing of holes."""
 
     open_b: Integers
-    """The same for b."""
+    """Likewise for b."""
 
 
 def compare(
@@ -91,16 +90,21 @@ def compare(
 
     Parameters
     ----------
-    a, b
-        The overlap, as each of the two drew it; of one shape.
-    one_method
-        Both were drawn by the same segmenter. Otherwise nothing is proved across this seam.
-    connected
-        That segmenter's objects are connected pixels of one class: they are joined where they share
-        a pixel that both drew alike, even if that is not proved.
-    named
-        And of one name: not where a segmenter may have numbered its objects, which are then joined,
-        and disputed if named differently.
+    a, b : View
+        The overlap, as drawn by each of the two; of one shape.
+    one_method : bool
+        Whether one segmenter drew both; otherwise nothing is proved across this seam.
+    connected : bool
+        Whether the segmenter's objects are connected pixels of one class: they are joined where
+        they share a pixel that both drew alike, even if that is not proved.
+    named : bool
+        Whether labels are joined only if their names are equal. False if a segmenter may have
+        numbered its objects, which are then joined, and disputed if their names differ.
+
+    Returns
+    -------
+    Seam
+        The result.
     """
     pairs, count = _pairs(a.labels, b.labels)
     both = (pairs > 0).all(axis=1) & one_method
@@ -140,8 +144,9 @@ def compare(
 
 
 def compare_keys(a: View, b: View) -> Seam:
-    """Compare the keys of two neighbouring tiles where their windows overlap: nothing is joined,
-    and what differs is disputed.
+    """Compare the keys of two neighbouring tiles where their windows overlap.
+
+    Nothing is joined, and differences are disputed.
     """
     pairs, _ = _pairs(a.labels, b.labels)
     differ = pairs[~_drawn_alike(a, b, pairs) & ~(a.whole[pairs[:, 0]] & b.whole[pairs[:, 1]])]
@@ -152,7 +157,7 @@ def compare_keys(a: View, b: View) -> Seam:
 
 
 def _drawn_alike(a: View, b: View, pairs: Integers) -> Booleans:
-    """Which pairs of labels are of one name, and both holes or both none."""
+    """Which pairs of labels have one name, and are both holes or both not."""
     alike = _both_holes_or_none(a, b, pairs)
     return (
         alike
@@ -166,7 +171,7 @@ def _both_holes_or_none(a: View, b: View, pairs: Integers) -> Booleans:
 
 
 def _pairs(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> tuple[Integers, Integers]:
-    """The different pairs of labels at one pixel, and how often each occurs."""
+    """The distinct pairs of labels at one pixel, and their numbers of pixels."""
     keys, count = np.unique((a.ravel().astype(np.int64) << 32) | b.ravel(), return_counts=True)
     return np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1), count.astype(np.int64)
 
@@ -186,7 +191,7 @@ def _contains(pairs: Integers, asked: Integers) -> Booleans:
 def _best(
     pairs: Integers, iou: npt.NDArray[np.float64]
 ) -> tuple[Integers, npt.NDArray[np.float64]]:
-    """The pairs that are the best of both their labels; of equal ones, the lower partner."""
+    """The pairs that are the best of both their labels; of equal ones, the lower label."""
     chosen = np.ones(len(pairs), bool)
     for mine, other in ((0, 1), (1, 0)):
         order = np.lexsort((pairs[:, other], -iou, pairs[:, mine]))
@@ -196,10 +201,10 @@ def _best(
 
 
 def _doubts(mine: View, other: View, agreed: Booleans, *, one_method: bool) -> Integers:
-    """The labels of one tile whose pixels the other may have drawn differently.
+    """The labels of one tile with pixels that the other may have drawn differently.
 
-    A label that was seen whole is in doubt only where it goes on into pixels that the other tile
-    owns and did not prove; one that was not, wherever the two windows overlap.
+    A label that was seen whole is in doubt only where it continues into pixels that the other tile
+    owns and did not prove; others, wherever the two windows overlap.
     """
     proof = one_method & mine.whole[mine.labels] & other.whole[other.labels] & (other.labels > 0)
     unsure = np.zeros(mine.labels.shape, bool)
@@ -211,9 +216,7 @@ def _doubts(mine: View, other: View, agreed: Booleans, *, one_method: bool) -> I
 
 
 def _open(mine: View, *, one_method: bool) -> Integers:
-    """Holes that reach into pixels of a tile which was drawn in another way, hence says nothing of
-    them.
-    """
+    """Holes that reach into a tile drawn by another method, which knows nothing of holes."""
     if one_method:
         return np.zeros(0, np.int64)
     beyond = np.unique(mine.labels[mine.theirs]).astype(np.int64)
@@ -222,12 +225,12 @@ def _open(mine: View, *, one_method: bool) -> Integers:
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The labels that meet seams, of all tiles; one row each."""
+    """The labels that meet seams, of all tiles, one row each."""
 
     tile: Integers
     label: Integers
     key: Integers
-    """What the label is called in every tile; 0 where it has no such name."""
+    """The label's key, equal in every tile; 0 without one."""
     area: Integers
     """Pixels in the tile's core; 0 for a label that lies only beyond it."""
     anchor: Integers
@@ -235,9 +238,9 @@ class Nodes:
     """PROVED, AGREED or DISPUTED, by what the tile and its seams know."""
     hole: Booleans
     outside: Booleans
-    """A hole that reaches the image's edge or pixels that are not valid, so it is none."""
+    """Background that reaches the image's edge or unmeasured pixels, so it is not a hole."""
     open: Booleans
-    """A hole of which nobody knows where it ends."""
+    """A hole with an unknown end."""
 
     def __len__(self) -> int:
         return len(self.tile)
@@ -245,10 +248,10 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Objects that meet seams: which nodes make one, and what is known of it."""
+    """Objects that meet seams: their nodes, and facts about them."""
 
     of: Integers
-    """By node: its group, or -1 for a hole that is none."""
+    """By node: its group, or -1 for background that is not a hole."""
     area: Integers
     anchor: Integers
     status: Integers
@@ -259,9 +262,7 @@ class Groups:
 
 
 def holes(nodes: Nodes, group: Integers) -> tuple[Booleans, Booleans]:
-    """Which nodes are holes that an object encloses, and which are holes of which that is not
-    known.
-    """
+    """Which nodes are holes enclosed by an object, and for which holes that is unknown."""
     number = int(group.max(initial=-1)) + 1
     out, unknown = (
         np.bincount(group[flag], minlength=number) > 0 for flag in (nodes.outside, nodes.open)
@@ -270,8 +271,9 @@ def holes(nodes: Nodes, group: Integers) -> tuple[Booleans, Booleans]:
 
 
 def settle(nodes: Nodes, group: Integers, filled: Booleans) -> Groups:
-    """Add up what is known of each group; holes that are not filled, and labels beyond every core,
-    belong to none.
+    """Combine what is known of each group.
+
+    Holes that are not filled, and labels beyond every core, belong to none.
     """
     counts = (~nodes.hole | filled) & (nodes.area > 0)
     names, of = np.unique(group[counts], return_inverse=True)
@@ -297,8 +299,8 @@ def settle(nodes: Nodes, group: Integers, filled: Booleans) -> Groups:
 
 
 def number_anchors(anchors: Sequence[Integers], after: int) -> list[Integers]:
-    """Ids in raster order of the anchors, from ``after`` + 1, for several lists of them at once;
-    negative anchors get 0.
+    """Number anchors in raster order from ``after`` + 1, for several lists at once; negative
+    anchors get 0.
 
     >>> number_anchors([np.array([7, -1]), np.array([3, 9])], after=10)
     [array([12,  0]), array([11, 13])]

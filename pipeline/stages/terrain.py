@@ -1,5 +1,5 @@
-"""What is on the ground of an image's plane, found once for a run: what workers of other processors
-found might end in other digits.
+"""Ground areas of an image's plane, computed once for a run, because processors may round
+differently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KEY = "ground"
 
 
 def find(run: Run) -> None:
-    """Keep what is on the ground in the scratch store, where areas in the plane are not true."""
+    """Save the ground areas in the scratch store, if areas in the plane are not true."""
     if run.scratch.sound(KEY):
         return
     found = ground_of(run.source.frame)
@@ -24,13 +24,13 @@ def find(run: Run) -> None:
 
 
 def ground(run: Run) -> Ground | None:
-    """What is on the ground, as it was found for the run; None where the plane's areas are true."""
+    """The saved ground areas; None if the plane's areas are true."""
     frame = run.source.frame
     return None if is_true(frame) else _kept(run.scratch, frame)
 
 
 @functools.lru_cache(maxsize=4)
 def _kept(scratch: Scratch, frame: Frame) -> Ground | None:
-    if not scratch.has(KEY):  # of a tile that is tried before any run
+    if not scratch.has(KEY):  # as for a tile that is tried before any run
         return ground_of(frame)
     return Ground((frame.shape[0], frame.shape[1]), scratch.load(KEY, "values")[1]["values"])

@@ -1,14 +1,13 @@
-"""Where there is tissue on a slide, found once on a small picture of the whole: colour is what
-tells it from glass, which is white or grey.
+"""Tissue on a slide, found once on a small picture of the whole by colour; glass is white or grey.
 
-The threshold is Otsu's, of the saturation of all pixels of that picture, so that a tile full of
-tissue and one of bare glass are judged alike, however the image is tiled.
+The threshold is Otsu's on the saturation of all pixels of that picture, so tiles full of tissue and
+tiles of bare glass are judged alike, for every tiling.
 
 References
 ----------
-Saturation as in HSV, and Otsu's threshold of it, are how M. Lu et al. (2021), "Data-efficient and
-weakly supervised computational pathology on whole-slide images", Nature Biomedical Engineering 5,
-555-570, find tissue.
+.. [1] M. Lu et al. (2021), "Data-efficient and weakly supervised computational pathology on
+   whole-slide images", Nature Biomedical Engineering 5, 555-570: saturation as in HSV, and Otsu's
+   threshold.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from pipeline.stages import Run
 LOW = 2048
 """Pixels along the longer side of the picture, at most."""
 SIGMA = 2.0
-"""The standard deviation of its smoothing, in its pixels."""
+"""Standard deviation of its smoothing, in its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tissue:
-    """A mask of the whole image at a low level."""
+    """A tissue mask of the whole image at low resolution."""
 
     mask: npt.NDArray[np.bool_]
     step: int
-    """Pixels of the image for each of the mask's."""
+    """Pixels of the image per pixel of the mask."""
 
     def share(self, box: Box) -> float:
-        """The share of a box that is tissue."""
+        """The fraction of a box that is tissue."""
         spans = (
             slice(a // self.step, -(-b // self.step))
             for a, b in zip(box.start, box.stop, strict=True)
@@ -55,7 +54,7 @@ def wanted(rules: Iterable[Rule]) -> bool:
 
 
 def tissue(run: Run) -> Tissue:
-    """The mask of an image whose first three bands are red, green and blue."""
+    """The mask of an image with red, green and blue as its first bands."""
     whole = run.grid.whole
     step = max(1, -(-max(whole.shape) // LOW))
     seen = run.source.glance(whole, step)

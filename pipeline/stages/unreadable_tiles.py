@@ -1,6 +1,7 @@
-"""Which tiles can be read, where those that cannot are to be left out: asked once and first, so
-that whatever is made of the image afterwards, statistics, routes and labels, is made of the same
-image, however it is tiled.
+"""Tiles that cannot be read, where these are to be left out.
+
+They are found first, so that statistics, routes and labels all use the same image, for every
+tiling.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pipeline.stages import Run
 
 
 def unreadable(run: Run, tile: int) -> str:
-    """Why a tile's pixels cannot be read; empty where they can."""
+    """Why a tile's pixels cannot be read; empty if they can."""
     try:
         run.read(run.grid.core(tile))
     except SourceError as error:
@@ -23,7 +24,7 @@ def unreadable(run: Run, tile: int) -> str:
 
 
 def without(run: Run, lost: Mapping[int, str]) -> Run:
-    """The same run on the image without some tiles."""
+    """The run on the image without some tiles."""
     return (
         replace(run, source=Incomplete(run.source, tuple(map(run.grid.core, sorted(lost)))))
         if lost

@@ -46,9 +46,8 @@ def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Ite
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock: filelock.BaseFileLock = filelock.FileLock(
-            path, timeout=wait, on_acquired=_sign
-        )  # which takes no mark in a lock's place
+        # filelock does not fall back to a mark file
+        lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=wait, on_acquired=_sign)
         try:
             lock.acquire()
         except OSError as error:
@@ -66,9 +65,8 @@ def locked(path: Path, what: str, *, wait: float = 0, stays: bool = True) -> Ite
         yield
     finally:
         if not stays:
-            path.unlink(
-                missing_ok=True
-            )  # who holds a file that has no name any more knows so, and makes another
+            # a holder notices that its file has lost its name, and creates another
+            path.unlink(missing_ok=True)
         lock.release()
 
 

@@ -173,9 +173,10 @@ class Recipe:
             for image, truth in _matched(self.folder, entry)
         }
         truths = {truth for truth, _ in found.values()}
+        # a truth may match as well
         paired = [
             (image, truth, entry) for image, (truth, entry) in found.items() if image not in truths
-        ]  # a truth may match as well
+        ]
         for image, truth, _ in paired:
             if not truth.exists():
                 raise JobError(f"train.data: {image.name} has no truth: there is no {truth}")
@@ -332,9 +333,7 @@ def _entries(given: Any, where: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def _matched(folder: Path, entry: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """Images of an entry with their truths, found by inserting the stars' matches in its
-    pattern.
-    """
+    """Images of an entry with their truths, found by putting the stars' matches in its pattern."""
     pattern, truth = (
         str(Path(folder, Path(entry[key]).expanduser())) for key in ("image", "truth")
     )

@@ -344,9 +344,8 @@ def crop(
     )
     image, labels, valid = place.layers  # type: ignore[assignment]
     targets = decoder.targets(labels)
-    objects = (
-        np.zeros_like(labels) if isinstance(decoder, Semantic | Panoptic) else labels
-    )  # classes are not objects, and are not shaded
+    # classes are not objects, and are not shaded
+    objects = np.zeros_like(labels) if isinstance(decoder, Semantic | Panoptic) else labels
     picture, objects, measured = (
         _cut(layer, place.start, size, "edge") for layer in (image, objects, valid)
     )

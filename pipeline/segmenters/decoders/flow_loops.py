@@ -62,9 +62,8 @@ def _follow(flow, support, steps, end):  # type: ignore[no-untyped-def]  # noqa:
                 column = (x + right + FINE // 2) // FINE
                 if not (0 <= row < rows and 0 <= column < columns and support[row, column]):
                     break
-                if (down == 0 and right == 0) or (
-                    y + down == before_y and x + right == before_x
-                ):  # it stands, or goes to and fro
+                # the pixel stands still, or oscillates
+                if (down == 0 and right == 0) or (y + down == before_y and x + right == before_x):
                     break
                 before_y = y
                 before_x = x
