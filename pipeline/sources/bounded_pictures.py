@@ -1,5 +1,5 @@
-"""How large a picture within a TIFF says it is: asked before it is decoded, because decoders take as
-much memory as it says.
+"""How large a picture within a TIFF says it is: asked before it is decoded, because decoders take
+as much memory as it says.
 
 Headers of JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC are read. What is no picture is
 decoded into the room of a tile, and may hold any bytes, also those that a picture begins with.
