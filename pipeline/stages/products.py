@@ -1,9 +1,10 @@
-"""What a result is made of, by name, and whose each file of these names is: after any run its
-folder holds the products of that run, and nothing that looks like them.
+"""The products of a run, by name, and who made each file of these names. After a run its folder
+holds the products of that run and nothing else under their names.
 
-The record lists the products with their sizes and checksums. So what an earlier run left is known
-from what somebody put there, or changed, which is never removed. While products are replaced, the
-complete result that lay there before is kept, hidden, until the new one is.
+The record lists the products with their sizes and checksums. So a product that an earlier run left
+is told from a file that somebody put there or changed, and such a file is never removed. While
+products are replaced, the complete result that lay there before is kept in the hidden folder until
+the new one is complete.
 """
 
 from __future__ import annotations
@@ -30,47 +31,45 @@ PUBLISHED = (
     *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
 )
 BESIDE = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
-"""How files end that other programs lay beside a product when they look at it: of another product
-under its name they are wrong.
+"""Endings of the files that other programs write beside a product when they read it. They are wrong
+for another product under the same name.
 """
 NAMES = (
     *PUBLISHED,
     *(f"{name}{end}" for name in PUBLISHED for end in BESIDE if f"{name}{end}" not in PUBLISHED),
 )
-"""All that looks like a product."""
+"""All names of products, and of files that other programs write beside them."""
 HIDDEN = ".tilewise"
-"""The folder in a result's for what is no product."""
+"""The folder in a result's folder for everything but products."""
 BEFORE, JOURNAL = "before", "published.json"
-"""In it: the result that a run replaces, and the list of the products that it puts there."""
+"""In it: the result that a run replaces, and the list of the products that the run moves there."""
 
 Inventory = dict[str, dict[str, Any]]
-"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr, whose chunks have
-checksums of their own.
+"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr store, in which
+each chunk has a checksum.
 """
 
 logger = logging.getLogger("pipeline")
 
 
 def inventory(folder: Path) -> Inventory:
-    """What lies in a folder under the names of products."""
+    """The products in a folder."""
     return {name: _described(folder / name) for name in PUBLISHED if (folder / name).exists()}
 
 
 def listed(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The products that a record tells of; of one that has no such list, all that may be there, by
-    their names only.
-    """
+    """The products that a record lists. If it has no list: all that may be there, each as None."""
     every = dict.fromkeys(PUBLISHED) if "results" in record else {}
     return dict(record.get("products", every))
 
 
 def gone(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """The products that a record lists and that are not there any more."""
+    """The products that a record lists and that are no longer there."""
     return [name for name in record.get("products", ()) if not (folder / name).exists()]
 
 
 def strangers(folder: Path) -> list[str]:
-    """What lies there under the name of a product, and no run has left so."""
+    """The files under names of products that are not as a run has left them."""
     known = _known(folder)
     return [
         name
@@ -80,14 +79,22 @@ def strangers(folder: Path) -> list[str]:
 
 
 def clear(folder: Path, coming: Inventory) -> None:
-    """Make room for products: the result of an earlier run goes to where it is kept, what is
-    nobody's gets another name.
+    """Make room for products: the result of an earlier run is moved to where it is kept, and files
+    that no run has written get another name.
 
-    Can be done again wherever it ended: what the old record lists and is not kept yet is the old
-    result's, what the journal lists is of this run.
+    It can be called again wherever it ended: a product that the old record lists and that is not
+    kept yet is the old result's, and one that the journal lists is this run's.
+
+    Parameters
+    ----------
+    folder
+        The result's folder.
+    coming
+        The products that will be moved there, for the journal.
     """
     hidden = folder / HIDDEN
-    kept, known = hidden / BEFORE, _known(folder)
+    kept = hidden / BEFORE
+    known = _known(folder)
     _keep_record(folder, kept)
     old = _of(kept / RECORD)
     for path in _found(folder):
@@ -102,13 +109,15 @@ def clear(folder: Path, coming: Inventory) -> None:
 
 
 def settled(folder: Path) -> None:
-    """Forget the result that was replaced: the new one is complete, or there is none."""
+    """Remove the result that was replaced, and the journal: the new result is complete."""
     for name in (BEFORE, JOURNAL):
         discard(folder / HIDDEN / name)
 
 
 def kept(folder: Path) -> str:
-    """What is said of the complete result that a run has put away; empty where there is none."""
+    """The end of a message: where the complete result is kept that a run replaces; empty if there
+    is none.
+    """
     before = folder / HIDDEN / BEFORE
     try:
         record = read_record(before)
@@ -122,8 +131,8 @@ def kept(folder: Path) -> str:
 
 
 def _keep_record(folder: Path, kept: Path) -> None:
-    """Put the record of a result away first, so that nothing looks complete while its
-    products go.
+    """Move the record of a result away first, so that nothing looks complete while its products
+    are moved.
     """
     path = folder / RECORD
     try:
@@ -140,12 +149,12 @@ def _keep_record(folder: Path, kept: Path) -> None:
 
 
 def _found(folder: Path) -> Iterator[Path]:
-    """What lies there under the names of products, or beside them as other programs name it."""
+    """The files and folders under `NAMES`."""
     yield from (folder / name for name in NAMES if os.path.lexists(folder / name))
 
 
 def _known(folder: Path) -> list[Mapping[str, Any]]:
-    """All lists of what runs have put there."""
+    """The lists of products that runs have moved there."""
     hidden = folder / HIDDEN
     try:
         journal = json.loads((hidden / JOURNAL).read_bytes())
@@ -155,7 +164,7 @@ def _known(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def _of(path: Path) -> Mapping[str, Any]:
-    """The products that a record tells of; none where it is not there, or damaged."""
+    """The products that a record lists; none if it is not there, or is damaged."""
     try:
         return listed(parsed(path.read_bytes(), str(path)))
     except OSError:
@@ -163,7 +172,7 @@ def _of(path: Path) -> Mapping[str, Any]:
 
 
 def _is(path: Path, known: list[Mapping[str, Any]]) -> bool:
-    """Whether a file or folder is as one of some lists has it."""
+    """Whether a file or folder is as one of the lists says."""
     told = [each[path.name] for each in known if path.name in each]
     return None in told or (bool(told) and path.exists() and _described(path) in told)
 
@@ -181,7 +190,8 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _set_aside(path: Path) -> None:
     """Give a file that no run has made another name."""
-    number, new = 1, path.with_name(f"{path.name}.before")
+    number = 1
+    new = path.with_name(f"{path.name}.before")
     while os.path.lexists(new):
         number += 1
         new = path.with_name(f"{path.name}.before-{number}")
