@@ -1,10 +1,11 @@
-"""The stages of a run. Each is a function of a `Run` and the number of a piece of work; it reads
-what earlier stages left, and writes what later ones need. Each can be run again at any time and
-writes the same bytes.
+"""The stages of a run, and the `Run` that each of them works on.
 
-The modules, in order: fit, route, segment, link, group, publish, measure, finish. They lie between
-`workflow`, which tells the story, and the floors below, which know nothing of tiles' files; DESIGN
-names the stages, and this package gives each a room of its own.
+A stage is a function of a `Run` and the number of a piece of work, most often a tile. It reads the
+records that earlier stages left and writes those that later ones need. It can be repeated at any
+time and writes the same bytes.
+
+The modules, in the order in which `pipeline.workflow` calls them: fit, route, segment, link, group,
+publish, measure, commit. With layers, overlay lays the results of several runs over each other.
 """
 
 from __future__ import annotations
@@ -28,31 +29,38 @@ from pipeline.stages.processors import differ, notes
 from pipeline.stages.stitching import AGREED
 from pipeline.storage.records import Arrays, Scratch
 
-EMPTY, SKIPPED, FIRST = 0, 1, 2
-"""In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first
-method; the next method is 3.
-"""
+EMPTY = 0
+"""In `Run.routes`: a tile without a valid pixel."""
+SKIPPED = 1
+"""In `Run.routes`: a tile that a rule leaves out."""
+FIRST = 2
+"""In `Run.routes`: a tile for the first method; FIRST + 1 is one for the second, and so on."""
 
 
 class Step(Protocol):
-    """Something that makes another image from the image; see `pipeline.imageops.preprocessing`."""
+    """What makes another image of the image; see `pipeline.imageops.preprocessing`."""
 
     reach: int
+    """How many pixels away a pixel can be and still change a pixel of what is made."""
 
     def __call__(self, block: npt.NDArray[Any], /) -> npt.NDArray[Any]:
-        """A block of the same extent; it may take ``valid``."""
+        """Another block of the same extent, (band, row, column) or (band, plane, row, column). A
+        parameter ``valid`` receives where the block was measured.
+        """
 
 
 STEPS = 8
-"""Bytes that steps take for each pixel and band."""
+"""Bytes of memory that steps take for each pixel and band."""
 
 ALGORITHMS = 7
-"""Raised whenever a change alters any label, id, certificate or sum, or a record; a run begun under
-another number is not resumed.
+"""Raised whenever a change alters any label, id, certificate, sum or record: a run that was begun
+under another number is not resumed.
 """
 
 KEYED = {"keyed", "class"}
-"""Identities by which keys say what is one object, whatever seams show."""
+"""Identities of segmenters that give each object a key: equal keys are one object, and seams need
+not be compared.
+"""
 
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))
 
@@ -65,29 +73,39 @@ class Method:
     """Its name in the job."""
 
     segmenter: Segmenter
+    """On the device on which it runs, with its files opened."""
+
     contract: Contract
+    """What the segmenter states, but with the device on which it runs, and with the identity
+    ``class`` where only classes are wanted.
+    """
 
     @property
     def drawer(self) -> Segmenter:
-        """What draws labels: the segmenter, or of a network that predicts, its decoder."""
+        """What draws labels: the decoder of a network, or the segmenter itself."""
         return getattr(self.segmenter, "decoder", self.segmenter)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window as it is read, and what is made of it before labels are drawn; each (band, row,
-    column) but ``valid``, (row, column).
+    """The pixels of a window as they are read, and what is made of them before labels are drawn.
+    Axes are (band, row, column) or (band, plane, row, column).
     """
 
     block: npt.NDArray[Any]
+    """As read."""
+
     measured: npt.NDArray[np.bool_]
     """Where each band was measured."""
+
     valid: npt.NDArray[np.bool_]
-    """Where all that the segmenter reads was measured."""
+    """Where all bands that the segmenter reads were measured; without the first axis."""
+
     prepared: npt.NDArray[Any]
     """After all steps."""
+
     shown: npt.NDArray[Any]
-    """What labels are drawn from."""
+    """What labels are drawn from: what a network predicts, or the pixels after all steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +113,31 @@ class Run:
     """Everything that a task needs besides the number of its tile. Sent once to each worker."""
 
     source: Source
+    """The image."""
+
     grid: Grid
+    """How it is cut into tiles."""
+
     methods: tuple[Method, ...]
+    """The segmenters, in the order in which the job names them."""
+
     routes: npt.NDArray[np.int16]
     """By tile: EMPTY, SKIPPED, or FIRST + the number of its method."""
 
     depth: int
-    """Pixels on either side of a seam that both of its tiles label."""
+    """Pixels on either side of a seam that both of its tiles label, to be compared."""
 
     max_halo: int
-    """How far beyond its core a tile may read to hold an object whole."""
+    """How far beyond its core a tile may read to hold an object whole, in pixels."""
 
     memory: int
     """Bytes that one task may use."""
 
     scratch: Scratch
+    """The store of the run's records."""
+
     least_iou: float = 0.5
+    """The least intersection over union, from 0 to 1, that is evidence of one object."""
 
     steps: tuple[Step, ...] = ()
     """What is made of the image before it is segmented, in this order."""
@@ -119,15 +146,16 @@ class Run:
     """By tile: how often its windows were doubled to settle a dispute; None: never."""
 
     unsure: frozenset[int] = frozenset()
-    """Routes that processors drew which may differ in what they draw: nothing of these is proved.
-    Known when all tiles are drawn.
+    """The routes that were segmented on processors that may have drawn different labels: nothing of
+    these is proved. Known when all tiles are segmented.
     """
 
     def takes(self, method: Method, pixels: int) -> dict[str, int]:
-        """What segmenting a window of so many pixels takes of memory at its height, in bytes, by
-        what it goes to.
+        """The memory that segmenting a window of so many pixels takes at most, in bytes, by what it
+        goes to.
         """
-        frame, bands = self.source.frame, len(self.source.frame.bands)
+        frame = self.source.frame
+        bands = len(frame.bands)
         return {
             "window": pixels * bands * np.dtype(frame.dtype).itemsize,
             "steps": pixels * bands * STEPS if self.steps else 0,
@@ -136,11 +164,11 @@ class Run:
 
     @property
     def joined(self) -> Scratch:
-        """Where what depends on how the labels of tiles are joined lies."""
+        """The store of the records that depend on how the labels of tiles are joined."""
         return self.scratch.joined
 
     def fits(self, method: Method, window: Box) -> bool:
-        """Whether a task may segment a window, as far as memory goes."""
+        """Whether a task has the memory to segment a window."""
         return sum(self.takes(method, window.size).values()) <= self.memory
 
     def method(self, tile: int) -> Method:
@@ -148,12 +176,12 @@ class Run:
         return self.methods[int(self.routes[tile]) - FIRST]
 
     def halo_of(self, method: Method) -> Halo:
-        """How far beyond its core a tile of a method is read, where nothing was doubled."""
+        """How far beyond its core a tile of a method is read, as long as nothing was doubled."""
         return Halo(method.contract.reach, self.reach_of_steps(), self.depth)
 
     def halo(self, tile: int) -> Halo:
-        """How far beyond its core a tile is read, which is neither empty nor skipped: doubled as
-        often as its windows were, as far as they fit into memory.
+        """How far beyond its core a tile is read, which is neither empty nor skipped: its method's
+        halo, doubled as often as the tile's windows were, if the window then fits into memory.
         """
         method = self.method(tile)
         halo = self.halo_of(method)
@@ -164,12 +192,12 @@ class Run:
         return halo
 
     def window(self, tile: int) -> Box:
-        """What is read to segment a tile."""
+        """The window that is read to segment a tile: its core and halo, clipped to the image."""
         return self.grid.window(tile, self.halo(tile).pixels)
 
     def labelled(self, tile: int) -> Box:
-        """The part of a tile's window in which labels are drawn: its core, and beyond that as deep
-        as neighbours are compared.
+        """The part of a tile's window whose labels are kept: its core, and beyond it the depth to
+        which neighbours are compared.
         """
         return self.grid.window(tile, self.depth)
 
@@ -182,8 +210,8 @@ class Run:
         return 0 if self.widenings is None else int(self.widenings[tile])
 
     def mixed(self) -> dict[int, tuple[str, ...]]:
-        """The routes that processors drew which may differ in what they draw, and their notes; see
-        `pipeline.stages.processors`.
+        """The routes that were segmented on processors which may draw different labels, and the
+        names of these processors; see `pipeline.stages.processors`.
         """
         drawn = {
             route: (notes(self.scratch, route), self.steady(method))
@@ -196,13 +224,13 @@ class Run:
         }
 
     def steady(self, method: Method) -> bool:
-        """Whether a method draws the same on every processor of a family, after all steps."""
+        """Whether a method, after all steps, draws the same on all processors of a family."""
         return method.contract.portable and all(
             getattr(step, "portable", False) for step in self.steps
         )
 
     def certain(self, tile: int, status: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The certificates of a tile's labels, as far as its processor allows."""
+        """The certificates of a tile's labels: at best AGREED where processors may differ."""
         return np.maximum(status, AGREED) if int(self.routes[tile]) in self.unsure else status
 
     def needs(self, tile: int) -> Needs:
@@ -214,8 +242,8 @@ class Run:
         return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
 
     def compares(self, tile: int, other: int) -> bool:
-        """Whether the labels of two neighbouring tiles are compared: not where their keys say what
-        is one object, and are to be trusted.
+        """Whether the labels of two neighbouring tiles are compared. They are not where equal keys
+        are one object, unless the segmenter is on probation.
         """
         routes = {int(self.routes[tile]), int(self.routes[other])}
         contracts = [self.methods[route - FIRST].contract for route in routes if route >= FIRST]
@@ -225,12 +253,12 @@ class Run:
         return not kinds & {"class", "layered"}
 
     def overlap(self, tile: int, other: int) -> Box:
-        """Where two neighbouring tiles both keep their labels."""
+        """The part of the image in which two neighbouring tiles both keep their labels."""
         return self.labelled(tile) & self.labelled(other)
 
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Pixels, and which of them were measured; both (band, row, column). What cannot be read is
-        tried once more.
+        """The pixels of a box, and which of them were measured; both (band, row, column). After an
+        error it is read once more.
         """
         try:
             block = self.source.read(box)
@@ -239,8 +267,8 @@ class Run:
         return block, where_measured(self.source, box, block)
 
     def unknown(self, box: Box, reach: int) -> list[tuple[slice, ...]]:
-        """Where in a box pixels are so near to what cannot be read that they might be drawn
-        otherwise.
+        """The parts of a box whose labels may depend on pixels that cannot be read: these, and what
+        lies within ``reach`` + 1 pixels of them.
         """
         gaps = self.source.gaps if isinstance(self.source, Incomplete) else ()
         near = (gap.grow(reach + 1) & box for gap in gaps)
@@ -296,32 +324,30 @@ class Run:
 
 
 def record_key(tile: int) -> str:
-    """Where a tile's sums, flags and facts lie. Written last: what has it is done."""
+    """The key of a tile's sums, flags and facts. It is written last: a tile that has it is done."""
     return f"tiles/{tile // 1000}/{tile}"
 
 
 def pixels_key(tile: int) -> str:
-    """Where a tile's labels lie."""
+    """The key of a tile's labels."""
     return f"pixels/{tile // 1000}/{tile}"
 
 
 def table_key(tile: int) -> str:
-    """Where the final ids of a tile's labels lie."""
+    """The key of the table of final ids of a tile's labels."""
     return f"ids/{tile // 1000}/{tile}"
 
 
 def load_sums(store: Scratch, key: str) -> Sums:
-    """The sums in a record."""
+    """The sums that a record holds."""
     facts, found = store.load(key, *_PLAIN, "values", "squares")
-    value, square = (
-        Exact(found.pop("values"), facts["value"]),
-        Exact(found.pop("squares"), facts["square"]),
-    )
+    value = Exact(found.pop("values"), facts["value"])
+    square = Exact(found.pop("squares"), facts["square"])
     return Sums(**found, value=value, square=square)
 
 
 def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
-    """Sums as a record's facts and arrays."""
+    """Sums as the facts and arrays of a record."""
     exponents = {"value": sums.value.exponent, "square": sums.square.exponent}
     return exponents, {
         **{name: getattr(sums, name) for name in _PLAIN},
@@ -331,7 +357,7 @@ def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
 
 
 def sound(run: Run, tile: int) -> bool:
-    """Whether what a tile left is there and undamaged, and was drawn in windows as they are now."""
+    """Whether the records of a tile are there and undamaged, and of windows as large as now."""
     if not (run.scratch.sound(record_key(tile)) and run.scratch.sound(pixels_key(tile))):
         return False
     return bool(run.scratch.load(record_key(tile))[0]["widened"] == run.widened(tile))
