@@ -73,7 +73,7 @@ def parse(text: str, what: str) -> Any:
 
 
 def written(parts: Mapping[str, Any]) -> str:
-    """YAML that `parse` reads again, keys in their order, with what holds no mapping in one line."""
+    """YAML that `parse` reads again, with keys in their order."""
     text: str = yaml.safe_dump(
         dict(parts), sort_keys=False, allow_unicode=True, default_flow_style=None
     )
