@@ -72,14 +72,6 @@ def parse(text: str, what: str) -> Any:
         loader.dispose()
 
 
-def written(parts: Mapping[str, Any]) -> str:
-    """YAML that `parse` reads again, with keys in their order."""
-    text: str = yaml.safe_dump(
-        dict(parts), sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
-    return text
-
-
 def read_json(path: Path, what: str) -> Any:
     """What a JSON file of somebody else's holds; SourceError, which calls it ``what``, if it cannot
     be read.
