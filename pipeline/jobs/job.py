@@ -354,11 +354,11 @@ class Job(_Part):
 
         Examples
         --------
-        >>> job = Job(source="a.tif", segmenters={"land": "threshold"}, output={"path": "out"})
+        >>> job = Job(source="a.tif", segmenters={"land": "quasi_flat"}, output={"path": "out"})
         >>> print(job.to_yaml())
         source: a.tif
         segmenters:
-          land: {kind: threshold, method: otsu}
+          land: {kind: quasi_flat}
         route:
         - {use: land}
         output: {path: out}
