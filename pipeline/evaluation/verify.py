@@ -44,6 +44,7 @@ from pipeline.image.grid import Box, Grid, sides
 from pipeline.jobs import plugins
 from pipeline.jobs.binding import bound
 from pipeline.jobs.job import Job
+from pipeline.segmenters.protocols import Merges, Unfitted
 from pipeline.segmenters.superpixel import Superpixels
 from pipeline.stages import (
     EMPTY,
@@ -165,7 +166,7 @@ def _drawn_again(
     owner = _owner(draft, seams, box)
     for way in np.unique(owner[owner >= FIRST]).tolist():
         run = _only(draft.run, way, Scratch(str(folder / str(way))).begin(), tiles)
-        merged = hasattr(draft.run.methods[way - FIRST].segmenter, "merge")
+        merged = isinstance(draft.run.methods[way - FIRST].segmenter, Merges)
         yield _again(
             run,
             tiles,
@@ -245,7 +246,7 @@ def _refuse_unfit(draft: Plan) -> None:
     if unfit := [
         layer.use
         for layer in draft.job.layers
-        if layer.when or hasattr(draft.job.segmenters[layer.use], "merge")
+        if layer.when or isinstance(draft.job.segmenters[layer.use], Merges)
     ]:
         raise OutputError(
             f"{', '.join(unfit)}: layers of some tiles only, and those merged on the graph of "
@@ -266,7 +267,7 @@ def _refuse_changed(draft: Plan, before: Mapping[str, Any]) -> None:
             f"what the segmenters were given besides the image has changed since the run: "
             f"{'; '.join(changed)}"
         )
-    if unfitted := [m.name for m in draft.run.methods if getattr(m.segmenter, "unfitted", False)]:
+    if unfitted := [m.name for m in draft.run.methods if isinstance(m.segmenter, Unfitted)]:
         raise OutputError(
             f"{', '.join(unfitted)}: the record does not hold what was found in the image; "
             f"allowed: segmenters that are fitted"
@@ -354,7 +355,7 @@ def _only(run: Run, number: int, scratch: Scratch, tiles: list[int]) -> Run:
 
 def _unmerged(method: Method) -> Method:
     segmenter: Any = method.segmenter
-    if not hasattr(segmenter, "merge"):
+    if not isinstance(segmenter, Merges):
         return method
     nodes = Superpixels(**{f.name: getattr(segmenter, f.name) for f in fields(Superpixels)})
     return replace(method, segmenter=nodes, contract=replace(method.contract, min_area=0))

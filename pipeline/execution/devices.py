@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.engine import GPU, Engine
 from pipeline.errors import ClusterError
 from pipeline.segmenters import Contract, Segmenter
+from pipeline.segmenters.protocols import HasDevice
 from pipeline.stages import Method
 
 
@@ -55,8 +56,13 @@ def chosen(segmenters: Mapping[str, Segmenter], methods: Sequence[Method]) -> di
     return {
         method.name: method.contract.device
         for method in methods
-        if getattr(segmenters[method.name], "device", "cpu") == "auto"
+        if _on_any_device(segmenters[method.name])
     }
+
+
+def _on_any_device(segmenter: Segmenter) -> bool:
+    """Whether a segmenter leaves its device to the run."""
+    return isinstance(segmenter, HasDevice) and segmenter.device == "auto"
 
 
 def _on_its_device(

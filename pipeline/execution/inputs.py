@@ -11,6 +11,7 @@ from pipeline.annotations.rasters_and_shapes import Companion, open_companion
 from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
 from pipeline.segmenters import Segmenter
+from pipeline.segmenters.protocols import BringsFiles, SuitedToFrame
 
 
 def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
@@ -31,14 +32,14 @@ def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
         If a file cannot be read or does not fit the image, or the segmenter does not.
     """
     what: Any = segmenter
-    for name in getattr(segmenter, "companions", ()):
+    for name in segmenter.companions if isinstance(segmenter, BringsFiles) else ():
         given = getattr(what, name)
         if given is not None and not isinstance(given, Companion):
             try:
                 what = replace(what, **{name: open_companion(given, frame)})
             except (JobError, SourceError) as error:
                 raise JobError(f"{where}.{name}: {error}") from error
-    if hasattr(what, "suited"):
+    if isinstance(what, SuitedToFrame):
         try:
             what = what.suited(frame)
         except JobError as error:
@@ -48,7 +49,8 @@ def accompanied(segmenter: Segmenter, frame: Frame, where: str) -> Segmenter:
 
 def fingerprints(segmenter: Segmenter) -> dict[str, Any]:
     """What tells each file that a segmenter was given from any other, by the option's name."""
-    given = {name: getattr(segmenter, name) for name in getattr(segmenter, "companions", ())}
+    names = segmenter.companions if isinstance(segmenter, BringsFiles) else ()
+    given = {name: getattr(segmenter, name) for name in names}
     return {
         name: companion.fingerprint()
         for name, companion in given.items()

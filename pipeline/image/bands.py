@@ -24,11 +24,27 @@ SHOWN = 24
 
 
 def numbered(what: T, names: Sequence[str]) -> T:
-    """The same with its bands by number, for an image whose bands have these names; JobError names
-    the option and what is allowed.
+    """Replace names of bands by numbers in the options of a segmenter or a step.
+
+    Parameters
+    ----------
+    what
+        A dataclass. Its attribute ``of_bands`` lists the options that name bands.
+    names
+        What the image's bands are called, in their order.
+
+    Returns
+    -------
+    dataclass
+        The same with each band's number, from 1.
+
+    Raises
+    ------
+    JobError
+        If the image has no such band; it names the option and what is allowed.
     """
     held: Any = what
-    for option in getattr(what, "of_bands", ()):
+    for option in held.of_bands:
         given = getattr(held, option)
         found = (
             _weights(given, names, option)

@@ -16,6 +16,7 @@ from pipeline.image.frame import Frame
 from pipeline.jobs import routing
 from pipeline.jobs.job import Job
 from pipeline.segmenters import stepped
+from pipeline.segmenters.protocols import NamesBands, RenamesBands, Unfitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +61,16 @@ def _stepped(job: Job, frame: Frame) -> Bound:
     bands.
     """
     pixel: Any = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
-    steps, names = [], frame.bands
+    steps: list[Any] = []
+    names = frame.bands
     for number, given in enumerate(job.steps):
         step = _numbered(given, names, f"steps[{number}]")
         try:
-            unfitted = getattr(step, "unfitted", False)
-            made = (
-                pixel.astype(np.float64)
-                if unfitted
-                else stepped(step, pixel, np.ones(pixel.shape, bool))[0]
-            )
+            made = _made(step, pixel)
         except JobError as error:
             raise JobError(f"steps[{number}]: {error}") from error
-        names, pixel = _named(step, names, made), made
+        names = _named(step, names, made)
+        pixel = made
         steps.append(step)
     dtype = pixel.dtype.name if pixel.dtype.kind in "biuf" else frame.dtype
     return Bound(
@@ -82,7 +80,18 @@ def _stepped(job: Job, frame: Frame) -> Bound:
     )
 
 
+def _made(step: Any, pixel: Any) -> Any:
+    """What a step makes of a pixel. A step that is not fitted yet cannot be run: it keeps the
+    bands, and makes floats.
+    """
+    if isinstance(step, Unfitted):
+        return pixel.astype(np.float64)
+    return stepped(step, pixel, np.ones(pixel.shape, bool))[0]
+
+
 def _numbered(what: Any, names: tuple[str, ...], where: str) -> Any:
+    if not isinstance(what, NamesBands):
+        return what
     try:
         return bands.numbered(what, names)
     except JobError as error:
@@ -93,6 +102,6 @@ def _named(step: Any, names: tuple[str, ...], made: Any) -> tuple[str, ...]:
     """What the bands are called after a step. One that does not say keeps names where it keeps the
     number of bands.
     """
-    if hasattr(step, "named"):
+    if isinstance(step, RenamesBands):
         return tuple(step.named(names))
     return names if len(made) == len(names) else tuple(str(k + 1) for k in range(len(made)))

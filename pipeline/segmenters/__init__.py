@@ -7,51 +7,8 @@ first pixel in the image, (row, column) or (plane, row, column). A segmenter kno
 Dask or files, and keeps no state between calls.
 
 It may state more about itself by attributes, all of them optional; `Contract` lists them with their
-defaults. And it may offer:
-
-``classify(block, valid) -> classes``
-    for ``identity = "connected"``: the class of every pixel, 0 for background. The pipeline then
-    labels connected pieces itself, once, after cutting off the pixels that the window's edge may
-    have altered. Without it, the labels serve as classes. It may return `Classes`, which also says
-    which pixels are seeds: then an object is kept only if it has one, wherever that lies.
-``foreground(block, valid) -> bool``
-    for ``identity = "object"``: where there will be labels (the support), cheaply. The pipeline
-    then finds the window that holds a piece of it whole before it draws there. If the segmenter
-    also has a parameter ``part``, that receives the pixels of the pieces which are asked for, or
-    None for all; what it draws in them is the same, and elsewhere it may draw nothing.
-``feature(block, valid) -> array`` and ``fit(histogram) -> segmenter``
-    for a segmenter with global statistics: the histogram of its feature over the whole image is
-    handed to ``fit``, which returns the segmenter to run. It is called while the attribute
-    ``unfitted`` is true. A feature with an axis more than ``valid``, the first, is several: then
-    ``fit`` is handed a list of histograms. Floats are counted in as many bins as the attribute
-    ``bins`` says, or 256.
-``features(block, valid) -> array``, ``sample`` and ``fit(rows) -> segmenter``
-    likewise, where a sample of pixels serves better: ``fit`` is handed the features, float64
-    (pixel, feature), of as many pixels as the attribute ``sample`` says, chosen over the whole
-    image in a way that does not depend on the tiling. ``absent(box) -> bool`` may say where there
-    is none, so that the image is not read there.
-``classify(block, valid) -> classes`` and ``things``
-    for ``identity = "object"``: of every pixel, and which are things. An object is of the class of
-    most of its pixels; the rest is stuff.
-``predict(block, valid, origin) -> channels`` and ``decoder``
-    for what is costly and serves all of these: each window is predicted once, and the ``decoder``,
-    itself a segmenter, is handed the channels, (channel, row, column), in place of the pixels.
-``suited(frame) -> segmenter``
-    is asked before anything is read: the same for this image as steps leave it, or JobError.
-``of_bands``
-    names its options that are bands, pairs or lists of them, or weights by band: what is called by
-    name there becomes a number, from 1, before it sees the image.
-``reads(number) -> indices``
-    which of so many bands, by index from 0, its result at a pixel depends on; in its absence, all.
-    ``valid`` is where all of these were measured, so that what is missing in another band costs
-    nothing. With ``bandwise`` true, each of several features that are counted in histograms is of
-    one of these bands, in their order, and is counted where that band was measured.
-
-A step before segmenting may offer ``reads`` too: each band that it makes is then measured where all
-of those are. Or it states ``bandwise``: each band that it makes is of the same band before; its
-``valid`` then is where each band was measured, (band, row, column). Or it says more exactly, by
-``measured(measured)``, where the bands that it makes are, (band, row, column) from (band, row,
-column).
+defaults. And it may offer more: `pipeline.segmenters.protocols` lists that, one Protocol for each
+offer, for steps too.
 """
 
 from __future__ import annotations
@@ -70,7 +27,7 @@ from pipeline.image.frame import valid_or_all
 from pipeline.image.grid import Box
 from pipeline.image.legend import MOST
 from pipeline.imageops.components import pieces
-from pipeline.imageops.histograms import FLOAT_BINS, histogram
+from pipeline.imageops.histograms import FLOAT_BINS, Histogram, histogram
 from pipeline.imageops.sampling import Sample, collect, merge, pick
 from pipeline.segmenters.contract import (
     Classes,
@@ -85,6 +42,17 @@ from pipeline.segmenters.contract import (
     exactness,
     name_of,
     on_probation,
+)
+from pipeline.segmenters.protocols import (
+    Bandwise,
+    Classifies,
+    FittedBySample,
+    HasBins,
+    HasForeground,
+    KnowsValidPixels,
+    MeasuresBands,
+    ReadsBands,
+    Unfitted,
 )
 
 __all__ = [
@@ -124,40 +92,59 @@ def draw(
     origin: Origin = None,
     part: Flags | None = None,
 ) -> npt.NDArray[np.int32]:
-    """Call a segmenter on a block: labels, 0 where the image is not valid. SegmenterError says what
-    was wrong with them.
+    """Draw the labels of a block.
+
+    Parameters
+    ----------
+    segmenter
+        Any segmenter that is fitted.
+    block
+        Pixels, (band, row, column) or (band, plane, row, column).
+    valid
+        Bool, without the axis of bands: where they were measured.
+    origin
+        The place of the block's first pixel in the image; None: the image's first pixel.
+    part
+        Bool, of the shape of ``valid``: the pixels of the pieces of support that are wanted, for a
+        segmenter that takes them; None: all.
+
+    Returns
+    -------
+    ndarray
+        Int32, of the shape of ``valid``: labels, 0 where the image is not valid.
+
+    Raises
+    ------
+    SegmenterError
+        If the segmenter raises, or returns what cannot be labels.
     """
-    return _compact(
-        _checked(segmenter, call(segmenter, block, valid, origin, part), valid, None)
-    ).astype(np.int32, copy=False)
+    drawn = call(segmenter, block, valid, origin, part)
+    return _compact(_checked(segmenter, drawn, valid, None)).astype(np.int32, copy=False)
 
 
 def takes_part(segmenter: Segmenter) -> bool:
     """Whether a segmenter can be asked for some pieces of its support only."""
-    return hasattr(segmenter, "foreground") and "part" in _parameters(segmenter)
+    return isinstance(segmenter, HasForeground) and "part" in _parameters(segmenter)
 
 
 def support(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Flags:
-    """Where a segmenter would draw objects, as cheaply as it can tell."""
-    return (
-        _checked(
-            segmenter,
-            call(getattr(segmenter, "foreground", segmenter), block, valid, origin),
-            valid,
-            None,
-        )
-        > 0
-    )
+    """Where a segmenter would draw objects, as cheaply as it can tell: bool, of the shape of
+    ``valid``.
+    """
+    function = segmenter.foreground if isinstance(segmenter, HasForeground) else segmenter
+    return _checked(segmenter, call(function, block, valid, origin), valid, None) > 0
 
 
 def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Classes:
-    """The class of every pixel, 0 for background, and the seeds, of a segmenter that can
-    ``classify``.
+    """The class of every pixel, 0 for background, and the seeds. A segmenter that does not
+    classify has its labels taken for classes.
     """
-    found = call(getattr(segmenter, "classify", segmenter), block, valid, origin)
+    classifies = isinstance(segmenter, Classifies)
+    function = segmenter.classify if isinstance(segmenter, Classifies) else segmenter
+    found = call(function, block, valid, origin)
     classed = found if isinstance(found, Classes) else Classes(np.asarray(found))
     kinds = _checked(segmenter, classed.kinds, valid)
-    if hasattr(segmenter, "classify"):
+    if classifies:
         _refuse_class(segmenter, kinds)
     if not isinstance(found, Classes):
         return Classes(kinds)
@@ -172,9 +159,8 @@ def keyed(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = No
     """The key of every pixel, int64, 0 for background, and the classes, of a segmenter whose
     identity is ``keyed``.
     """
-    found = (
-        drawn if isinstance(drawn := call(segmenter, block, valid, origin), Keyed) else Keyed(drawn)
-    )
+    drawn = call(segmenter, block, valid, origin)
+    found = drawn if isinstance(drawn, Keyed) else Keyed(drawn)
     keys = _checked(segmenter, found.keys, valid, np.int64).astype(np.int64, copy=False)
     kinds = None if found.kinds is None else _checked(segmenter, found.kinds, valid)
     if kinds is not None:
@@ -192,7 +178,8 @@ def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> np
     block = np.asarray(block)
     valid = valid_or_all(valid, block)
     fitted = fitted_to(segmenter, block, valid)
-    found, contract = classes(fitted, block, valid), Contract.of(fitted)
+    found = classes(fitted, block, valid)
+    contract = Contract.of(fitted)
     neighbours = contract.neighbours(valid.ndim)
     labels, number = pieces(
         found.kinds, None if contract.between else neighbours, found.surface, found.step
@@ -211,28 +198,36 @@ def fitted_to(segmenter: Segmenter, block: Pixels, valid: Flags) -> Any:
     whole image.
     """
     what: Any = segmenter
-    while getattr(what, "unfitted", False):
-        if size := sample_size(what):
-            features = call(what.features, block, valid)
-            what = what.fit(
-                collect(valid.shape, size, partial(_gathered, features, valid, size)).rows
-            )
+    while isinstance(what, Unfitted):
+        if isinstance(what, FittedBySample):
+            what = what.fit(_rows(what, block, valid))
         else:
-            feature, bins = call(what.feature, block, valid), float_bins(what)
-            several = feature.ndim > valid.ndim
-            what = what.fit(
-                [histogram(f, valid, bins) for f in feature]
-                if several
-                else histogram(feature, valid, bins)
-            )
+            what = what.fit(_histograms(what, block, valid))
     return what
+
+
+def _rows(what: FittedBySample, block: Pixels, valid: Flags) -> npt.NDArray[np.float64]:
+    """The sample of a block, (pixel, feature)."""
+    features = call(what.features, block, valid)
+    size = sample_size(what)
+    return collect(valid.shape, size, partial(_gathered, features, valid, size)).rows
+
+
+def _histograms(what: Any, block: Pixels, valid: Flags) -> Histogram | list[Histogram]:
+    """The histogram of a block's feature, or one for each of several."""
+    feature = call(what.feature, block, valid)
+    bins = float_bins(what)
+    if feature.ndim > valid.ndim:
+        return [histogram(each, valid, bins) for each in feature]
+    return histogram(feature, valid, bins)
 
 
 def reads(what: Any, number: int) -> list[int]:
     """The indices, from 0, of those of ``number`` bands that the result of a segmenter or a step at
     a pixel depends on.
     """
-    return [int(k) for k in what.reads(number)] if hasattr(what, "reads") else list(range(number))
+    read = what.reads(number) if isinstance(what, ReadsBands) else range(number)
+    return [int(k) for k in read]
 
 
 def valid_for(what: Any, measured: Flags) -> Flags:
@@ -241,7 +236,7 @@ def valid_for(what: Any, measured: Flags) -> Flags:
     ``measured`` is (band, row, column) or (band, plane, row, column); what is returned has no first
     axis, and is not to be written to.
     """
-    if hasattr(what, "valid_in"):  # what is laid of other runs' labels
+    if isinstance(what, KnowsValidPixels):
         return np.asarray(what.valid_in(measured))
     bands = [min(k, len(measured) - 1) for k in reads(what, len(measured))]
     if measured.strides[0] == 0 or len(bands) < 2:  # the same for all bands
@@ -254,33 +249,32 @@ def stepped(step: Any, block: Pixels, measured: Flags) -> tuple[Pixels, Flags]:
     column) or (band, plane, row, column).
     """
     known = measured_after(step, measured)
-    made = call(
-        step, block, measured if getattr(step, "bandwise", False) else valid_for(step, measured)
-    )
-    return made, known if len(known) == len(made) else np.broadcast_to(
-        known[0], (len(made), *known.shape[1:])
-    )
+    valid = measured if isinstance(step, Bandwise) else valid_for(step, measured)
+    made = call(step, block, valid)
+    if len(known) != len(made):
+        known = np.broadcast_to(known[0], (len(made), *known.shape[1:]))
+    return made, known
 
 
 def measured_after(step: Any, measured: Flags) -> Flags:
-    """Where the bands that a step makes were measured; of a step that says nothing of it, as many
-    as before, which all share it.
+    """Where the bands that a step makes were measured. A step that does not say has as many bands
+    as before, all measured where every band that it reads was.
     """
-    if getattr(step, "bandwise", False):
+    if isinstance(step, Bandwise):
         return measured
-    if hasattr(step, "measured"):
+    if isinstance(step, MeasuresBands):
         return np.asarray(step.measured(measured), bool)
     return np.broadcast_to(valid_for(step, measured), measured.shape)
 
 
 def sample_size(what: Any) -> int:
     """How many pixels a segmenter or a step wants to be fitted to; 0 where it wants histograms."""
-    return int(getattr(what, "sample", 0))
+    return int(what.sample) if isinstance(what, FittedBySample) else 0
 
 
 def float_bins(what: Any) -> int:
-    """How many bins it wants floats to be counted in."""
-    return int(getattr(what, "bins", FLOAT_BINS))
+    """How many bins a segmenter or a step wants floats to be counted in."""
+    return int(what.bins) if isinstance(what, HasBins) else FLOAT_BINS
 
 
 def _gathered(features: Pixels, valid: Flags, size: int, boxes: list[Box]) -> Sample:
@@ -372,7 +366,7 @@ def _checked(
     if (
         labels.dtype.kind == "b"
         and Contract.of(segmenter).identity == "object"
-        and not hasattr(segmenter, "foreground")
+        and not isinstance(segmenter, HasForeground)
     ):
         raise SegmenterError(
             f"the segmenter {name} returned a mask; number its objects (scipy.ndimage.label), or "

@@ -4,20 +4,30 @@ segmenter is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
 
-Segmenter: TypeAlias = Callable[..., Any]
 Pixels: TypeAlias = npt.NDArray[Any]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Origin: TypeAlias = tuple[int, ...] | None
 """The place of a block's first pixel in the image; None: the image's first pixel."""
+
+
+class Segmenter(Protocol):
+    """Any callable from a block of pixels to labels; `pipeline.segmenters` says which arguments it
+    may take.
+    """
+
+    def __call__(self, *block: Any, **asked: Any) -> Any:
+        """Return labels, integers of the block's shape without the axis of bands."""
+        ...
+
+
 Identity = Literal["connected", "object", "keyed", "class", "layered"]
 
 

@@ -37,7 +37,9 @@ Pixels = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 SLACK = 0.02
-"""Of a pixel size, what may differ."""
+"""Relative tolerance between the image's pixel size and the card's."""
+DECODING = 8.0
+"""Bytes that a decoder takes for each pixel of a window, besides its channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,7 @@ class Network:
     @property
     def things(self) -> tuple[int, ...] | None:
         """Of a decoder to things and stuff, the classes of things."""
-        return getattr(self.decoder, "things", None)
+        return self.decoder.things if isinstance(self.decoder, Panoptic) else None
 
     @property
     def result(self) -> str:
@@ -191,9 +193,12 @@ class Network:
         """A batch of patches on its way through the network, its channels, and what the decoder
         takes.
         """
-        extent, own = self.patches.extent, getattr(self.decoder, "footprint", Footprint(8.0, 0.0))
+        extent = self.patches.extent
         return Footprint(
-            own.pixel + 8 * channels(self.card), 4.0, self.PASSING, max(PIXELS, extent * extent)
+            pixel=DECODING + 8 * channels(self.card),
+            band=4.0,
+            passing=self.PASSING,
+            batch=max(PIXELS, extent * extent),
         )
 
     @property

@@ -11,7 +11,7 @@ publish, measure, commit. With layers, overlay lays the results of several runs 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from pipeline.image.grid import Box, Grid
 from pipeline.imageops.region_sums import Sums
 from pipeline.numerics.exact_sums import Exact
 from pipeline.segmenters import Contract, Segmenter, call, measured_after, stepped, valid_for
+from pipeline.segmenters.protocols import HasDecoder, Portable, Predicts, Step
 from pipeline.sources import Source, where_measured
 from pipeline.sources.without_boxes import Incomplete
 from pipeline.stages.halo import Halo
@@ -35,20 +36,6 @@ SKIPPED = 1
 """In `Run.routes`: a tile that a rule leaves out."""
 FIRST = 2
 """In `Run.routes`: a tile for the first method; FIRST + 1 is one for the second, and so on."""
-
-
-class Step(Protocol):
-    """What makes another image of the image; see `pipeline.imageops.preprocessing`."""
-
-    reach: int
-    """How many pixels away a pixel can be and still change a pixel of what is made."""
-
-    def __call__(self, block: npt.NDArray[Any], /) -> npt.NDArray[Any]:
-        """Another block of the same extent, (band, row, column) or (band, plane, row, column). A
-        parameter ``valid`` receives where the block was measured.
-        """
-
-
 STEPS = 8
 """Bytes of memory that steps take for each pixel and band."""
 
@@ -83,7 +70,7 @@ class Method:
     @property
     def drawer(self) -> Segmenter:
         """What draws labels: the decoder of a network, or the segmenter itself."""
-        return getattr(self.segmenter, "decoder", self.segmenter)
+        return self.segmenter.decoder if isinstance(self.segmenter, HasDecoder) else self.segmenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +215,7 @@ class Run:
 
     def steady(self, method: Method) -> bool:
         """Whether a method, after all steps, draws the same on all processors of a family."""
-        return method.contract.portable and all(
-            getattr(step, "portable", False) for step in self.steps
-        )
+        return method.contract.portable and all(isinstance(step, Portable) for step in self.steps)
 
     def certain(self, tile: int, status: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The certificates of a tile's labels: at best AGREED where processors may differ."""
@@ -306,14 +291,13 @@ class Run:
         block, measured = self.read(window)
         shown, known = self.prepared(block, measured)
         segmenter = self.method(tile).segmenter
-        valid, predict = valid_for(segmenter, known), getattr(segmenter, "predict", None)
-        return Window(
-            block,
-            measured,
-            valid,
-            shown,
-            shown if predict is None else call(predict, shown, valid, window.start),
+        valid = valid_for(segmenter, known)
+        channels = (
+            call(segmenter.predict, shown, valid, window.start)
+            if isinstance(segmenter, Predicts)
+            else shown
         )
+        return Window(block, measured, valid, shown, channels)
 
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
         """A copy with fitted segmenters in place of those of the same name."""

@@ -25,6 +25,13 @@ from pipeline.imageops.features import measured
 from pipeline.imageops.histograms import Bins
 from pipeline.imageops.sampling import Sample, pick, picked
 from pipeline.segmenters import call, float_bins, reads, sample_size, valid_for
+from pipeline.segmenters.protocols import (
+    Bandwise,
+    BringsFiles,
+    KnowsEmptyBoxes,
+    KnowsReach,
+    Unfitted,
+)
 from pipeline.stages import Run
 from pipeline.stages.halo import Halo
 
@@ -69,12 +76,12 @@ def key(number: int) -> str:
 def subjects(run: Run) -> tuple[Subject, ...]:
     """What to fit next: one step, or all segmenters; empty if everything is fitted."""
     for number, step in enumerate(run.steps):
-        if getattr(step, "unfitted", False):
+        if isinstance(step, Unfitted):
             return (Subject(f"step {number + 1}", step, number),)
     return tuple(
         Subject(m.name, m.segmenter, len(run.steps))
         for m in run.methods
-        if getattr(m.segmenter, "unfitted", False)
+        if isinstance(m.segmenter, Unfitted)
     )
 
 
@@ -113,8 +120,9 @@ def counts(survey: Survey, batch: int) -> dict[str, tuple[Any, Any]]:
 
 def sample(survey: Survey, item: int) -> Sample:
     """The first subject's sample of some squares."""
-    boxes, what = survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM], survey.subjects[0].what
-    if hasattr(what, "absent"):  # most squares hold no seed, and need not be read
+    boxes = survey.boxes[item * PER_ITEM : (item + 1) * PER_ITEM]
+    what = survey.subjects[0].what
+    if isinstance(what, KnowsEmptyBoxes):  # most squares hold no seed, and need not be read
         boxes = tuple(box for box in boxes if not what.absent(box))
     return picked([partial(_picked, survey, box) for box in boxes], sample_size(what))
 
@@ -188,11 +196,7 @@ def fitted(run: Run, number: int, wanted: Sequence[Subject]) -> Run:
             several = [f"{name}#{k}" for k in range(len(bins)) if f"{name}#{k}" in bins]
             statistics = [Bins(**bins[one]).histogram(found[one]) for one in several] or None
         if statistics is None:
-            given = any(
-                getattr(subject.what, option) is not None
-                for option in getattr(subject.what, "companions", ())
-            )
-            where = " under its seeds" if given else ""
+            where = " under its seeds" if _has_files(subject.what) else ""
             raise SegmenterError(
                 f"{name}: no statistics can be fitted, since the image has no valid pixel{where}"
             )
@@ -227,6 +231,13 @@ def found(before: Run, after: Run) -> dict[str, dict[str, Any]]:
         for name, old, new in pairs
         if old is not new and (changed := _changed(old, new))
     }
+
+
+def _has_files(what: Any) -> bool:
+    """Whether it is given more than the image."""
+    return isinstance(what, BringsFiles) and any(
+        getattr(what, option) is not None for option in what.companions
+    )
 
 
 def _kept(old: Any, new: Any) -> dict[str, Any]:
@@ -271,7 +282,7 @@ def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
             continue
         own = (
             known[reads(subject.what, len(known))]
-            if getattr(subject.what, "bandwise", False)
+            if isinstance(subject.what, Bandwise)
             else [valid] * len(feature)
         )
         pairs = enumerate(zip(feature, own, strict=True))
@@ -287,6 +298,7 @@ def _around(
     """A box after some steps, with its surroundings; where its bands were measured; the box's place
     in it.
     """
-    around = Halo(int(getattr(what, "reach", 0)), run.reach_of_steps(steps))
+    reach = int(what.reach) if isinstance(what, KnowsReach) else 0
+    around = Halo(reach, run.reach_of_steps(steps))
     window = box.grow(around.sight) & run.grid.whole
     return *run.prepared(*run.read(window), steps), box.within(window)

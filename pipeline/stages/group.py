@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline.imageops.evidence import Evidence, join, join_by_evidence
 from pipeline.imageops.region_sums import concatenate, empty
+from pipeline.segmenters.protocols import Merges
 from pipeline.stages import FIRST, Run, link, load_sums, record_key
 from pipeline.stages.object_ids import Members, name, numbered
 from pipeline.stages.overlay import sheets_of
@@ -142,7 +143,7 @@ def _merged(run: Run, members: Members, tiles: npt.NDArray[np.intp]) -> Integers
     """The keys of nodes; for a segmenter that merges them, the numbers of their regions."""
     keys = members.nodes.key.copy()
     for number, method in enumerate(run.methods):
-        if hasattr(method.segmenter, "merge") and (run.routes == FIRST + number).any():
+        if isinstance(method.segmenter, Merges) and (run.routes == FIRST + number).any():
             known, region = merged(run, tiles.tolist(), number)
             mine = np.isin(keys, known) & (run.routes[members.nodes.tile] == FIRST + number)
             keys[mine] = region[np.searchsorted(known, keys[mine])]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.segmenters.protocols import Classifies
 from pipeline.stages import FIRST, KEYED, Run, pixels_key, record_key
 from pipeline.stages.stitching import PROVED, Seam, View, compare, compare_keys
 from pipeline.storage.records import Arrays
@@ -72,7 +73,8 @@ def _compared(run: Run, tile: int, other: int, mine: _Flags) -> Seam:
     method = run.method(tile)
     if method.contract.identity in KEYED:
         return compare_keys(*views)
-    connected, named = method.contract.identity == "connected", hasattr(method.drawer, "classify")
+    connected = method.contract.identity == "connected"
+    named = isinstance(method.drawer, Classifies)
     return compare(*views, one_method=True, connected=connected, named=named)
 
 

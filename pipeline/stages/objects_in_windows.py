@@ -23,6 +23,7 @@ from pipeline.errors import SegmenterError
 from pipeline.image.grid import Box, Side, sides
 from pipeline.imageops.components import kinds_of, looked_up, pieces
 from pipeline.segmenters import classes, draw, name_of, support, takes_part
+from pipeline.segmenters.protocols import HasForeground
 from pipeline.stages import Method, Run
 from pipeline.stages.tile_labels import Drawn, Flags, Labels
 
@@ -275,7 +276,7 @@ def _hold(
     if not (
         method.contract.partial
         or method.contract.probation
-        or hasattr(method.drawer, "foreground")
+        or isinstance(method.drawer, HasForeground)
         or (drawn > 0)[mine].all()
     ):
         raise _other_ground(method, around)

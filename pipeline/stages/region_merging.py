@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.imageops.region_graphs import Graph
 from pipeline.segmenters import call
+from pipeline.segmenters.protocols import Merges
 from pipeline.stages import FIRST, Run, record_key
 from pipeline.stages.tile_labels import Drawn, Flags
 from pipeline.storage.records import Arrays
@@ -24,17 +25,17 @@ _NAMES = ("key", "area", "node_sums", "borders")
 
 def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Flags) -> Arrays:
     """A tile's part of the graph: sums of its labels' features, and which keys touch."""
-    segmenter: Any = run.method(tile).segmenter
-    if not hasattr(segmenter, "merge"):
+    segmenter = run.method(tile).segmenter
+    if not isinstance(segmenter, Merges):
         return {}
     core = run.grid.core(tile)
     outer = run.labelled(tile)
     inside = outer.within(run.window(tile))
     features = call(segmenter.nodes, block, valid)[(slice(None), *inside)]
-    names = np.concatenate(
-        [np.zeros(1, np.int64), np.zeros(0, np.int64) if drawn.key is None else drawn.key]
-    )
-    mine, flat = core.within(outer), drawn.labels[core.within(outer)].ravel()
+    keys = np.zeros(0, np.int64) if drawn.key is None else drawn.key
+    names = np.concatenate([np.zeros(1, np.int64), keys])
+    mine = core.within(outer)
+    flat = drawn.labels[mine].ravel()
     # exact below 2^53
     sums = [
         np.bincount(flat, feature[mine].ravel(), len(names)).astype(np.int64)
@@ -42,8 +43,9 @@ def survey(run: Run, tile: int, drawn: Drawn, block: npt.NDArray[Any], valid: Fl
     ]
     found = [np.zeros((0, 2), np.int64)]
     for axis in range(len(outer.shape)):
-        here, there = _beside(core.within(outer), axis, outer.shape[axis])
-        a, b = drawn.labels[here], drawn.labels[there]
+        here, there = _beside(mine, axis, outer.shape[axis])
+        a = drawn.labels[here]
+        b = drawn.labels[there]
         touch = (a != b) & (a > 0) & (b > 0)
         found.append(np.sort(np.stack([names[a[touch]], names[b[touch]]], axis=1), axis=1))
     return {
@@ -66,10 +68,8 @@ def merged(run: Run, tiles: Sequence[int], number: int) -> tuple[Integers, Integ
     }
     owned = every["area"] > 0
     keys, where = np.unique(every["key"][owned], return_inverse=True)
-    area, sums = (
-        np.zeros(len(keys), np.int64),
-        np.zeros((len(keys), every["node_sums"].shape[1]), np.int64),
-    )
+    area = np.zeros(len(keys), np.int64)
+    sums = np.zeros((len(keys), every["node_sums"].shape[1]), np.int64)
     np.add.at(area, where, every["area"][owned])
     np.add.at(sums, where, every["node_sums"][owned])
     segmenter: Any = run.methods[number].segmenter

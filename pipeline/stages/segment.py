@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pipeline.image.pixel_area import pixel_areas, vary
 from pipeline.imageops.region_sums import Sums, measure
 from pipeline.segmenters import on_probation
+from pipeline.segmenters.protocols import MovesDevice, Remarks
 from pipeline.sources.unmeasured import Counts, unmeasured
 from pipeline.stages import FIRST, Run, pixels_key, record_key, save_sums
 from pipeline.stages.connected_pixels import connected
@@ -107,10 +108,8 @@ def segment(run: Run, tile: int) -> Segmented:
         lost,
     )
     number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
-    told = [
-        *getattr(method.segmenter, "told", ()),
-        *([on_probation(method.segmenter)] if method.contract.probation else ()),
-    ]
+    told = [*method.segmenter.told] if isinstance(method.segmenter, Remarks) else []
+    told += [on_probation(method.segmenter)] if method.contract.probation else []
     return {
         "labels": number,
         "pixels": core.size,
@@ -137,7 +136,7 @@ def _provable(run: Run, tile: int) -> bool:
     """
     method = run.method(tile)
     contract = method.contract
-    if getattr(method.segmenter, "moved", False):
+    if isinstance(method.segmenter, MovesDevice):
         return False
     return contract.proved and (not contract.probation or run.window(tile) == run.grid.whole)
 

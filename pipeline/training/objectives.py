@@ -34,7 +34,7 @@ Draw: TypeAlias = Callable[[Floats, Flags, Sequence[int]], npt.NDArray[Any]]
 labels or classes.
 """
 STRIDES = {"fcn": 8}
-"""Strides of kinds that do not state theirs."""
+"""Output strides, in pixels, by kind of network; any other has an encoder, which knows its own."""
 
 
 class Objective(Protocol):
@@ -71,9 +71,8 @@ class Pixels:
 
     def sight(self, network: torch.nn.Module, crop: int) -> Sight:
         """Measured on the network."""
-        stride = getattr(getattr(network, "encoder", None), "output_stride", None) or STRIDES.get(
-            self.card.kind, 32
-        )
+        encoder: Any = network.get_submodule("encoder") if self.card.kind not in STRIDES else None
+        stride = STRIDES[self.card.kind] if encoder is None else encoder.output_stride
         if crop % stride:
             raise JobError(
                 f"train.crop: {crop}; allowed: a multiple of the network's stride, {stride}"
