@@ -68,19 +68,20 @@ def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) ->
 def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn:
     """The objects."""
     method = run.method(tile)
+    drawer = method.drawer  # once: a network makes its decoder anew whenever it is asked for it
     core = run.grid.core(tile)
     window = run.window(tile)
     outer = run.labelled(tile)
     if method.contract.windowed:
-        seen = draw(method.drawer, block, valid, window.start)[outer.within(window)]
+        seen = draw(drawer, block, valid, window.start)[outer.within(window)]
         return _compact(
             seen.copy(), np.full(int(seen.max(initial=0)) + 1, window == run.grid.whole), 0
         )
-    drawn = None if takes_part(method.drawer) else draw(method.drawer, block, valid, window.start)
+    drawn = None if takes_part(drawer) else draw(drawer, block, valid, window.start)
     ground = (
         drawn > 0
         if drawn is not None and not method.contract.partial
-        else support(method.drawer, block, valid, window.start)
+        else support(drawer, block, valid, window.start)
     )
     sketch = _sketch(run, tile, ground[outer.within(window)], outer)
     enlarged = list(_enlarged(run, tile, sketch, core))
@@ -89,7 +90,7 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
             if one.labels is not None:
                 ground[outer.within(window)][one.here][one.mine] = False
                 sketch.piece[one.here][one.mine] = 0
-        drawn = draw(method.drawer, block, valid, window.start, part=ground)
+        drawn = draw(drawer, block, valid, window.start, part=ground)
     labels = np.ascontiguousarray(drawn[outer.within(window)])
     of = sketch.of(labels)
     whole, doubted = sketch.whole(labels, of), sketch.doubt[of]
@@ -228,6 +229,7 @@ def _hold(
     go is given up at once, with everything connected to it.
     """
     method = run.method(tile)
+    drawer = method.drawer
     image = run.grid.whole
     halo = run.halo(tile)
     reach = halo.sight
@@ -253,9 +255,7 @@ def _hold(
             return around, mine, None
         seen, step, box = window, 2 * step, trusted(window, image, reach)
         view = run.seen(tile, window)
-        piece, _ = pieces(
-            support(method.drawer, view.shown, view.valid, window.start)[box.within(window)]
-        )
+        piece, _ = pieces(support(drawer, view.shown, view.valid, window.start)[box.within(window)])
         found, gone = piece == piece[place.within(box)], not piece[place.within(box)].all()
         if not method.contract.probation and (
             gone or around not in box or not found[around.within(box)][mine].all()
@@ -270,13 +270,13 @@ def _hold(
     cut, around = tight.within(window), trusted(tight, image, reach)
     mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
     part[around.within(tight)] = mine
-    drawn = draw(
-        method.drawer, view.shown[(slice(None), *cut)], view.valid[cut], tight.start, part
-    )[around.within(tight)]
+    drawn = draw(drawer, view.shown[(slice(None), *cut)], view.valid[cut], tight.start, part)[
+        around.within(tight)
+    ]
     if not (
         method.contract.partial
         or method.contract.probation
-        or isinstance(method.drawer, HasForeground)
+        or isinstance(drawer, HasForeground)
         or (drawn > 0)[mine].all()
     ):
         raise _other_ground(method, around)
