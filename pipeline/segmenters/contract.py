@@ -1,5 +1,5 @@
 """What a segmenter states about itself, and what it may return. `pipeline.segmenters` says what a
-segmenter is.
+segmenter is, and `pipeline.segmenters.protocols` what else it may offer.
 """
 
 from __future__ import annotations
