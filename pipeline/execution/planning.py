@@ -29,6 +29,7 @@ from pipeline.jobs.binding import Bound, bound
 from pipeline.jobs.job import Job
 from pipeline.jobs.plugins import kind_of
 from pipeline.segmenters import Segmenter, call
+from pipeline.segmenters.protocols import HasLegend
 from pipeline.sinks.labels_group import Nest
 from pipeline.sources import Source, open_source
 from pipeline.sources.facts import told
@@ -250,7 +251,10 @@ def plan(
 
 def _with_legend(job: Job) -> Job:
     """The job with the names of classes that its segmenters bring, where it does not give them."""
-    brought = {name: getattr(what, "legend", {}) for name, what in job.segmenters.items()}
+    brought = {
+        name: what.legend if isinstance(what, HasLegend) else {}
+        for name, what in job.segmenters.items()
+    }
     known = {number: entry for entries in brought.values() for number, entry in entries.items()}
     if job.layers:  # a class keeps its name unless its layer makes one class of several
         each = [layer for layer in job.layers if not isinstance(layer.classes, int)]

@@ -34,6 +34,7 @@ from pipeline.jobs.layers import WrittenLayer
 from pipeline.jobs.plugins import SEGMENTERS, STEPS
 from pipeline.jobs.routing import SKIP, Rule, WrittenRule, refuse_misfit, refuse_unreached
 from pipeline.redaction import redacted, shown
+from pipeline.segmenters.protocols import DrawsThings
 from pipeline.storage.locations import lies_in
 
 Pixels = Annotated[int, Field(ge=1, strict=True)]
@@ -246,7 +247,10 @@ class Job(_Part):
                 "route: given with layers; allowed: `when` in a layer, which says for which "
                 "tiles its segmenter is asked"
             )
-        things = {name: getattr(what, "things", None) for name, what in self.segmenters.items()}
+        things = {
+            name: what.things if isinstance(what, DrawsThings) else None
+            for name, what in self.segmenters.items()
+        }
         if (
             not self.layers
             and "panoptic" in (self.output.results or ())

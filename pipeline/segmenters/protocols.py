@@ -31,6 +31,7 @@ Protocol                  told by               what the pipeline does with it
 `NamesBands`              ``of_bands``          turns names of bands in these options to numbers
 `ReadsBands`              ``reads``             ignores gaps in bands that are not read
 `KnowsValidPixels`        ``valid_in``          asks it where the image is valid
+`HasLegend`               ``legend``            names the classes in the result
 `Remarks`                 ``told``              reports what was done otherwise than asked
 `MovesDevice`             ``moved`` is true     proves nothing of what it draws
 `Bandwise`                ``bandwise`` is true  tells it where each single band was measured
@@ -45,7 +46,7 @@ image before it is segmented: see `Step`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -211,17 +212,8 @@ class Merges(_Part, Protocol, has="merge"):
         ...
 
     def merge(self, graph: Graph) -> npt.NDArray[np.int64]:
-        """Merge the regions of the whole image, once.
-
-        Parameters
-        ----------
-        graph
-            Areas, sums of the features, and the pairs of regions that touch.
-
-        Returns
-        -------
-        ndarray
-            Int64, (region,): the number, from 0, of the region that each is merged into.
+        """Return the number, from 0, of the region that each label of the image is merged into,
+        int64 (label,), for the graph: areas, sums of the features, and which labels touch.
         """
         ...
 
@@ -406,6 +398,16 @@ class KnowsValidPixels(_Part, Protocol, has="valid_in"):
         """Return where the image is valid, bool (row, column), for where its bands were measured,
         bool (band, row, column).
         """
+        ...
+
+
+@runtime_checkable
+class HasLegend(_Part, Protocol, has="legend"):
+    """A segmenter that knows what its classes are called."""
+
+    @property
+    def legend(self) -> Mapping[int, Any]:
+        """By class, from 1: a mapping with its ``name``, and a ``colour`` if it has one."""
         ...
 
 

@@ -24,6 +24,7 @@ from pipeline.sinks.picture import outlined, overview, painted, to_png
 from pipeline.sinks.pyramid import Pyramid
 from pipeline.sinks.table import join_parts
 from pipeline.sinks.vector import write_lines
+from pipeline.sources.contract import Pinned
 from pipeline.stages import Run
 from pipeline.stages.lines import lines
 from pipeline.stages.measure import part_path
@@ -71,7 +72,8 @@ def write_tiffs(work: Publication, wanted: Sequence[str], staging: Path) -> None
 def _write_geotiffs(work: Publication, staging: Path) -> None:
     """Write the staged labels and classes as cloud-optimised GeoTIFFs."""
     frame = work.run.source.frame
-    pins = getattr(work.run.source, "pins", None)
+    source = work.run.source
+    pins = source.pins if isinstance(source, Pinned) else None
     if work.labels:
         labels = work.labels
         read_valid = work.mask.read if work.mask else None
