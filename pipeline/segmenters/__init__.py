@@ -128,16 +128,18 @@ def takes_part(segmenter: Segmenter) -> bool:
 
 
 def support(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Flags:
-    """Where a segmenter would draw objects, as cheaply as it can tell: bool, of the shape of
-    ``valid``.
+    """Find where a segmenter would draw objects, as cheaply as it can tell.
+
+    Takes and raises what `draw` does; returns bool, of the shape of ``valid``.
     """
     function = segmenter.foreground if isinstance(segmenter, HasForeground) else segmenter
     return _checked(segmenter, call(function, block, valid, origin), valid, None) > 0
 
 
 def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Classes:
-    """The class of every pixel, 0 for background, and the seeds. A segmenter that does not
-    classify has its labels taken for classes.
+    """Classify each pixel; of a segmenter that does not classify, labels are taken for classes.
+
+    Takes and raises what `draw` does; returns the classes, 0 for background, and the seeds.
     """
     classifies = isinstance(segmenter, Classifies)
     function = segmenter.classify if isinstance(segmenter, Classifies) else segmenter
@@ -156,8 +158,9 @@ def classes(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = 
 
 
 def keyed(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = None) -> Keyed:
-    """The key of every pixel, int64, 0 for background, and the classes, of a segmenter whose
-    identity is ``keyed``.
+    """Find the key of each pixel, by a segmenter with the identity ``keyed``.
+
+    Takes and raises what `draw` does; returns the keys, int64, 0 for background, and the classes.
     """
     drawn = call(segmenter, block, valid, origin)
     found = drawn if isinstance(drawn, Keyed) else Keyed(drawn)
@@ -169,11 +172,25 @@ def keyed(segmenter: Segmenter, block: Pixels, valid: Flags, origin: Origin = No
 
 
 def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> npt.NDArray[np.int32]:
-    """Label one block as if it were the whole image, by a segmenter whose identity is
-    ``connected``: int32, in raster order.
+    """Label one block as if it were the whole image, by a segmenter with the identity
+    ``connected``.
 
-    Statistics that it asks for are those of the block. Nothing is decided here by area, and no hole
-    is filled.
+    Statistics that it asks for are those of the block. No object is removed for its area, and no
+    hole is filled.
+
+    Parameters
+    ----------
+    segmenter
+        Fitted or not.
+    block
+        Pixels, (band, row, column) or (band, plane, row, column).
+    valid
+        Bool, without the axis of bands: where they were measured; None: everywhere.
+
+    Returns
+    -------
+    ndarray
+        Int32, of the shape of ``valid``: 1 to n in raster order, 0 for background.
     """
     block = np.asarray(block)
     valid = valid_or_all(valid, block)
@@ -194,8 +211,8 @@ def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> np
 
 
 def fitted_to(segmenter: Segmenter, block: Pixels, valid: Flags) -> Any:
-    """The segmenter with the statistics that it asks for taken from a block as if that were the
-    whole image.
+    """Fit a segmenter to a block, (band, row, column), as if that were the whole image; ``valid``,
+    bool (row, column), says where it was measured.
     """
     what: Any = segmenter
     while isinstance(what, Unfitted):
@@ -245,8 +262,10 @@ def valid_for(what: Any, measured: Flags) -> Flags:
 
 
 def stepped(step: Any, block: Pixels, measured: Flags) -> tuple[Pixels, Flags]:
-    """What a step makes of a block, and where each band of that was measured; both (band, row,
-    column) or (band, plane, row, column).
+    """Run a step on a block, (band, row, column) or (band, plane, row, column).
+
+    ``measured``, bool of the block's shape, says where each band was measured. Returns the block
+    that the step makes, and where each band of that was measured.
     """
     known = measured_after(step, measured)
     valid = measured if isinstance(step, Bandwise) else valid_for(step, measured)
@@ -301,8 +320,20 @@ def call(
     origin: Origin = None,
     part: Flags | None = None,
 ) -> Any:
-    """Call a segmenter, a step or a method of one with as much as its parameters ask for;
-    SegmenterError where it raises.
+    """Call a segmenter, a step or a method of one.
+
+    Parameters
+    ----------
+    function
+        It is called with the block, and with those of the other arguments for which it has a
+        parameter.
+    block, valid, origin, part
+        As for `draw`; ``valid`` of a bandwise step is (band, row, column).
+
+    Raises
+    ------
+    SegmenterError
+        If it raises anything but an error of `pipeline.errors` or a MemoryError.
     """
     asked = _parameters(function)
     more: dict[str, Any] = {
