@@ -296,7 +296,8 @@ def model_tables(model: Any) -> str:
         inner = field.annotation
         if not hasattr(inner, "model_fields"):
             continue
-        rows = (
+        meaning = plugins.described(inner)
+        rows = [
             (
                 name,
                 _default(
@@ -304,10 +305,10 @@ def model_tables(model: Any) -> str:
                     if part.is_required()
                     else part.get_default(call_default_factory=True)
                 ),
-                part.description or "",
+                meaning.get(name, ""),
             )
             for name, part in inner.model_fields.items()
-        )
+        ]
         parts += [f"### {key}\n", f"{_joined(inner.__doc__)}\n", table(rows)]
     return "\n".join(parts)
 

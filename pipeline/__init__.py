@@ -81,6 +81,7 @@ _HOMES = {
     "train": "pipeline.api.networks",
     "verify": "pipeline.api.results",
 }
+_WITH_OPTIONS = ("pipeline.segmenters.", "pipeline.imageops.preprocessing")
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604  names, all of them
 
 if TYPE_CHECKING:
@@ -160,7 +161,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module 'pipeline' has no attribute {name!r}; it has {', '.join(_HOMES)}"
         )
-    return getattr(import_module(_HOMES[name]), name)
+    found = getattr(import_module(_HOMES[name]), name)
+    if _HOMES[name].startswith(_WITH_OPTIONS):
+        import_module("pipeline.config.option_texts").with_options(found)
+    return found
 
 
 def __dir__() -> list[str]:

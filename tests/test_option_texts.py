@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pydoc
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
+import pipeline
+from pipeline.config.option_texts import told
 from pipeline.jobs import plugins
 from pipeline.jobs.plugins import SEGMENTERS, STEPS, described_options
 
@@ -51,3 +54,16 @@ def test_bounds_and_lists_are_told(monkeypatch):
     below, many = described_options("dim")
     assert (below.type, below.meaning) == ("float, 0 or more, less than 1", "A share.")
     assert (many.type, many.default, many.meaning) == ("[int, …] or None", "None", "")
+
+
+@pytest.mark.parametrize("name", ["Watershed", "KMeans", "Smooth"])
+def test_help_tells_the_options(name):
+    """`help` of a public class tells each of its options, before the sections that follow."""
+    kind = getattr(pipeline, name)
+    text = pydoc.plain(pydoc.render_doc(kind))
+    said = " ".join(text.replace(" | ", " ").split())
+    for option in told(kind):
+        assert f"{option.name} : {option.type}, default {option.default}" in said
+        assert option.meaning in said
+    assert kind.__doc__.count("Parameters") == 1
+    assert kind.__doc__.index("Parameters") < kind.__doc__.index("Examples")

@@ -14,8 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.config.option_texts import described
 from pipeline.jobs import plugins
-from pipeline.jobs.plugins import described
 from pipeline.jobs.schema import schema
 
 JOBS = sorted(

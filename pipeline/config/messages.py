@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -28,6 +28,8 @@ BOUNDS = {
     "le": "{le:g} or less",
     "lt": "less than {lt:g}",
 }
+NAME = "NAME"
+"""In an example, the name of a segmenter."""
 FOUND = {
     "int_type": PLAIN[int],
     "int_parsing": PLAIN[int],
@@ -138,7 +140,7 @@ def explained(
     faults: Iterable[Any],
     keys: Mapping[str, Iterable[str]],
     elsewhere: Callable[[str, str], str],
-    missing: Mapping[str, Iterable[str]] | None = None,
+    segmenters: Sequence[str] = (NAME,),
 ) -> list[str]:
     """What pydantic found, a line for each key.
 
@@ -151,8 +153,8 @@ def explained(
         By path of a part of the job, "" for all of it, the keys that it may have.
     elsewhere
         Tells of a key that is not known, and of the path above it, what else has it.
-    missing
-        By name of a key that is missing, the values that it may have.
+    segmenters
+        What ``use`` in a rule may be; the first stands in examples.
     """
     lines: dict[str, list[str]] = {}
     told: dict[str, Any] = {}
@@ -163,14 +165,15 @@ def explained(
             for line in str(fault["ctx"]["error"]).splitlines():
                 lines[_within(line, where)] = []
         elif fault["type"] == "missing":
-            hint = f"; {nearest('', missing[last])}" if missing and last in missing else ""
+            hint = f"; {nearest('', segmenters)}" if last == "use" else ""
             lines[f"{where} is missing{hint}"] = []
         elif fault["type"] == "extra_forbidden":
             hint = f"{nearest(last, keys[above])}{elsewhere(last, above)}"
             lines[f"{where}: there is no such key; {hint}"] = []
         else:
             told[where] = value
-            lines.setdefault(where, []).append(_allowed(fault, keys.get(where, ())))
+            allowed = _allowed(fault, keys.get(where, ())).replace(NAME, segmenters[0])
+            lines.setdefault(where, []).append(allowed)
     whole = {
         where
         for where in told

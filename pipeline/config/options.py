@@ -9,15 +9,11 @@ and in readers' options text that is a number.
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
-import itertools
 import json
 import operator
 import os
-import textwrap
-import typing
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +36,7 @@ from pydantic_core import to_jsonable_python as to_json
 from typing_extensions import TypedDict
 
 from pipeline.config.messages import meaning
+from pipeline.config.option_texts import annotated, described
 
 SEGMENTERS, STEPS = "pipeline.segmenters", "pipeline.steps"
 
@@ -176,38 +173,6 @@ def _about(parameter: inspect.Parameter, text: str | None) -> dict[str, Any]:
         if parameter.default is not parameter.empty:
             return {**about, "default": to_json(parameter.default)}
     return about
-
-
-def annotated(kind: type[Any]) -> dict[str, Any]:
-    """The types that a class's annotations give its options; none where they cannot be resolved."""
-    with suppress(NameError):  # of a plug-in whose annotations are there for type checkers only
-        return typing.get_type_hints(kind, include_extras=True)
-    return {}
-
-
-def described(kind: type[Any]) -> Mapping[str, str]:
-    """What the options of a kind mean: by name, the string below it in the class, or in a class
-    that it inherits from.
-    """
-    found: dict[str, str] = {}
-    for each in reversed(kind.__mro__[:-1]):
-        with suppress(OSError):  # a class written at a prompt has no source
-            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
-            for definition in tree.body:
-                if isinstance(definition, ast.ClassDef):
-                    found |= _strings_below(definition)
-    return found
-
-
-def _strings_below(definition: ast.ClassDef) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in itertools.pairwise(definition.body):
-        match pair:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                value=ast.Constant(value=str(text))
-            ):
-                found[name] = " ".join(text.split())
-    return found
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Val
 from pydantic_core import PydanticCustomError, core_schema
 
 from pipeline.config.option_errors import placed
-from pipeline.config.options import described
+from pipeline.config.option_texts import described
 from pipeline.errors import JobError, nearest
 
 TELLING = {"missing", "value_error", "part"}

@@ -217,7 +217,7 @@ class Job(_Part):
                 error.errors(),
                 {path: part.model_fields for path, part in keys.items()},
                 partial(elsewhere, used=kinds_in(written)),
-                {"use": [*written, SKIP] if isinstance(written, Mapping) else [SKIP]},
+                [*map(str, written), SKIP] if isinstance(written, Mapping) else [SKIP],
             )
             raise JobError("\n".join(lines)) from None
 

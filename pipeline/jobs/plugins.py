@@ -9,14 +9,13 @@ import inspect
 import os
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.config.messages import PYTHON, bounds, choices, meaning
 from pipeline.config.option_errors import placed, taken
-from pipeline.config.options import SEGMENTERS, STEPS, annotated, described, kinds
+from pipeline.config.option_texts import Option, described, told
+from pipeline.config.options import SEGMENTERS, STEPS, kinds
 from pipeline.errors import JobError, like, nearest
 from pipeline.jobs import code_checksums
 from pipeline.redaction import shown
@@ -35,26 +34,6 @@ __all__ = [
     "load",
     "options",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """What is said of one option, to people: in ``help``, in the schema, in the documents."""
-
-    name: str
-    """As it is written in a job."""
-
-    type: str
-    """The types of its values, with their bounds: ``[float, …] or None``, ``float, 0 or more``."""
-
-    default: str
-    """As Python writes it, or ``required``."""
-
-    allowed: tuple[str, ...]
-    """The values that it may have, where these are listed."""
-
-    meaning: str
-    """Its description, with units."""
 
 
 def load(kind: str, where: str = "kind", group: str = SEGMENTERS) -> type[Any]:
@@ -96,24 +75,7 @@ def described_options(kind: str, group: str = SEGMENTERS) -> list[Option]:
     >>> option.name, option.type, option.default
     ('value', 'float or None', 'None')
     """
-    loaded = load(kind, group=group)
-    types = annotated(loaded)
-    meanings = described(loaded)
-    return [
-        _option(parameter, types.get(name, Any), meanings.get(name, ""))
-        for name, parameter in options(loaded).items()
-    ]
-
-
-def _option(parameter: inspect.Parameter, wanted: Any, text: str) -> Option:
-    required = parameter.default is inspect.Parameter.empty
-    return Option(
-        name=parameter.name,
-        type=", ".join([meaning(wanted, PYTHON), *bounds(wanted)]),
-        default="required" if required else repr(parameter.default),
-        allowed=choices(wanted),
-        meaning=text,
-    )
+    return told(load(kind, group=group))
 
 
 def build(description: Mapping[str, Any], where: str, group: str = SEGMENTERS) -> Any:
