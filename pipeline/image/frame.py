@@ -1,6 +1,4 @@
-"""What an image is: its shape, bands, type and place in the world. Knows nothing of tiles
-or files.
-"""
+"""The description of an image: shape, bands, type and place. Nothing here knows tiles or files."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from pipeline.image.transform import IDENTITY, Transform, to_coordinates, to_pix
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What places an image that no affine transform places: points on the ground, or a model of the
-    camera.
+    """The place of an image that no affine transform describes: ground control points, or the model
+    of a camera.
     """
 
     points: tuple[tuple[float, float, float, float, float], ...] = ()
