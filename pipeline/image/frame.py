@@ -1,6 +1,4 @@
-"""What an image is: its shape, bands, type and place in the world. Knows nothing of tiles
-or files.
-"""
+"""The description of an image: shape, bands, type and place. Nothing here knows tiles or files."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from pipeline.image.transform import IDENTITY, Transform, to_coordinates, to_pix
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What places an image that no affine transform places: points on the ground, or a model of the
-    camera.
+    """The place of an image that no affine transform describes: ground control points, or the model
+    of a camera.
     """
 
     points: tuple[tuple[float, float, float, float, float], ...] = ()
@@ -58,24 +56,24 @@ class Frame:
     """The extent of a pixel along each axis, in ``unit``; ones where the image does not say."""
 
     unit: str = "pixel"
-    """The unit of ``pixel_size``: metre, degree, micrometer, …; pixel where the image says nothing
-    of its size, and unknown where it says a size in a system that it does not name.
+    """The unit of ``pixel_size``: metre, degree, micrometer, …; "pixel" if the image has no size,
+    "unknown" if it has one without a unit.
     """
 
     masked: bool = False
-    """Whether something besides the pixels' values says where they were measured: a mask, an alpha
-    band, gaps between files.
+    """Whether a mask says where pixels were measured, besides their values: one in the file, an
+    alpha band, gaps between files.
     """
 
     together: tuple[int, ...] = ()
-    """Bands, by index from 0, that share one fact of where they were measured, as red, green and
-    blue of one colour do: nodata in one of them is a colour, and such a pixel is missing only where
-    all of them have it. Any other band was measured or not by itself.
+    """Bands, by index from 0, that count as measured together, such as red, green and blue: nodata
+    in one of them is a colour, so that a pixel is missing only where all of them have nodata. Every
+    other band counts alone.
     """
 
     translation: tuple[float, ...] = ()
-    """Where the centre of the first pixel lies along each axis, in ``unit``, of an image without a
-    transform; empty where it does not say.
+    """For an image without a transform: where the centre of the first pixel lies along each axis,
+    in ``unit``. Empty if unknown.
     """
 
     chunks: tuple[int, ...] = field(default=(), compare=False)
@@ -84,8 +82,8 @@ class Frame:
     """
 
     unlike: tuple[int, ...] = ()
-    """Axes along which ``pixel_size`` is in no unit that is known, or not known at all, where along
-    others it is in ``unit``.
+    """Axes along which ``pixel_size`` is unknown or has an unknown unit, although along other axes
+    it is in ``unit``.
     """
 
     def __post_init__(self) -> None:
@@ -118,22 +116,23 @@ class Frame:
     def measured(
         self, block: npt.NDArray[np.generic], known: npt.NDArray[np.bool_] | None = None
     ) -> npt.NDArray[np.bool_]:
-        """Where each band of a block was measured, as far as its values and what else is known say.
+        """Where each band of a block was measured, by its values and by a mask.
 
-        A value is missing where it has the nodata value (see `marked`), or is NaN or infinite.
-        Bands that go ``together`` are missing where all of them have nodata or lie outside of what
-        is known, or where any of them is NaN or infinite.
+        A pixel of a band is missing if it has the nodata value (see `marked`), is NaN or infinite,
+        or lies outside the mask. Bands that go ``together`` are missing where each of them has
+        nodata or lies outside the mask, and where any of them is NaN or infinite.
 
         Parameters
         ----------
         block
             Pixels (band, row, column) or (band, plane, row, column).
         known
-            What a mask says, of the same shape, or of one band for all.
+            A mask of the same shape, or of one band for all; True where measured. None: no mask.
 
         Returns
         -------
-        array of bool, of the block's shape; not to be written to
+        array of bool
+            Of the block's shape; not to be written to.
         """
         group = list(self.together)
         missing = None if known is None else ~known
@@ -148,8 +147,8 @@ class Frame:
             if group:
                 lost[group] = lost[group].any(axis=0)
             missing = lost if missing is None else missing | lost
-        # One plane for all bands, not one flag for all pixels: what is broadcast along rows is
-        # passed over fifty times slower.
+        # One plane for all bands rather than one flag for all pixels: NumPy is fifty times slower
+        # on an array that is broadcast along rows.
         return np.broadcast_to(
             np.ones((1, *block.shape[1:]), bool) if missing is None else ~missing, block.shape
         )
@@ -188,23 +187,20 @@ def valid_or_all(
 
 
 STEP = float(np.finfo(np.float32).eps)
-"""The precision to which GDAL compares floats of any width with nodata."""
+"""The precision with which GDAL compares floats of any width with nodata."""
 SINGLE = (3.39e38, 3.41e38)
-"""Between these lies, whatever it was rounded to, a nodata value that stands for the largest 32-bit
-float.
-"""
+"""A nodata value between these is the largest 32-bit float, however it was rounded."""
 
 
 def marked(block: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
-    """Where values are a nodata value, as GDAL sees it: files hold it as a text, rounded to few
-    digits, or of another type than pixels.
+    """Where values equal a nodata value, by the rules of GDAL. Files hold nodata as a text, rounded
+    to few digits, or in another type than the pixels.
 
-    Integers are compared without the nodata value's fraction, and none is one that their type
-    cannot hold. Floats are compared to within four steps of a 32-bit float's precision, in
-    arithmetic that overflows where values are as large as can be, so that a rounded largest or
-    lowest float is one, too. Beyond GDAL: an infinite nodata value, which is a largest float
-    rounded up, is that; and among 64-bit floats the largest 32-bit one is itself however it was
-    rounded.
+    Integers are compared with the whole part of nodata; nothing equals a value outside the range of
+    their type. Floats may differ by four steps of 32-bit precision. This is computed so that it
+    overflows at the largest floats, which makes a rounded largest float equal to itself. Two rules
+    go beyond GDAL: infinity stands for the largest float, from which it was rounded up; and in
+    64-bit floats the largest 32-bit float is found however it was rounded.
 
     >>> marked(np.array([-3.4028235e38, -9999.0, 0.0], np.float32), -3.4e38)
     array([ True, False, False])

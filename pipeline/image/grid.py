@@ -1,7 +1,7 @@
-"""Integer regions and the grid of tiles. Knows nothing of pixels' values, coordinates or Dask.
+"""Integer regions, and the grid of tiles. Nothing here knows values, coordinates or Dask.
 
-A tile is named by its number in raster order of the grid. Its *core* is what it owns; the cores
-cover the image once.
+A tile is identified by its number in raster order. Its *core* is the region that it owns: the cores
+cover each pixel of the image once. Its *window* is the core and a halo around it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Box:
         return Box(tuple(a - by for a in self.start), tuple(b + by for b in self.stop))
 
     def within(self, outer: Box) -> tuple[slice, ...]:
-        """This box as slices into an array that holds ``outer``, of which it must be a part."""
+        """This box as slices into an array that holds ``outer``; ValueError unless it is a part of
+        that.
+        """
         if self not in outer:
             raise ValueError(f"{self} does not lie in {outer}")
         return tuple(
@@ -142,8 +144,8 @@ class Grid:
         return self.core(tile).grow(halo) & self.whole
 
     def neighbours(self, tile: int, *, forward: bool = False) -> Iterator[int]:
-        """The tiles whose cores touch this one's in a face, an edge or a corner; ``forward``: those
-        that come after it only.
+        """The tiles whose cores touch this one's in a face, an edge or a corner; with ``forward``
+        only those of a higher number.
         """
         at = self.position(tile)
         for step in itertools.product((-1, 0, 1), repeat=len(at)):
@@ -153,8 +155,8 @@ class Grid:
                 yield self.number(there)
 
     def slabs(self) -> Iterator[range]:
-        """The tiles of each layer along the first axis, in turn: a row of tiles, or in 3-D a plane
-        of them.
+        """The tiles of each layer along the first axis, in turn: a row of tiles in 2-D, a plane of
+        tiles in 3-D.
         """
         per_slab = len(self) // self.counts[0]
         for slab in range(self.counts[0]):
@@ -175,10 +177,11 @@ class Side:
 
     axis: int
     high: bool
+    """Whether it is the side at the end of the axis, and not at its begin."""
     face: tuple[slice, ...]
     """The outermost layer of pixels on this side, as slices into an array that holds the box."""
     open: bool
-    """The image goes on beyond it."""
+    """Whether the image continues beyond it."""
 
 
 def sides(box: Box, image: Box) -> list[Side]:

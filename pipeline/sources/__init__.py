@@ -60,7 +60,7 @@ ENDINGS |= {".nii": "nifti", ".nii.gz": "nifti", ".dcm": "dicom"}
 
 
 ELSEWHERE = ("geotiff", "raster", "zarr")
-"""Kinds that are read of other machines too."""
+"""Kinds that are read from servers too."""
 
 
 def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> Source:
@@ -69,16 +69,21 @@ def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> So
     Parameters
     ----------
     image
-        A path, a NumPy or Dask array, or an xarray DataArray. Several paths, or a pattern such as
-        ``tiles/*.tif``, are read as one image; the first, of a pattern the first by name, is on
+        A path or an address, a NumPy or Dask array, or an xarray DataArray. A list of paths, or a
+        pattern such as ``tiles/*.tif``, is a mosaic: the first path, or the first by name, is on
         top.
     kind
         The kind of file: geotiff or raster (GeoTIFF, COG, JPEG 2000, Erdas Imagine, VRT), image
         (PNG, JPEG), mosaic (several rasters), stac (an item's assets), tiff (stacks, OME-TIFF,
-        whole slides), dicom (whole slides), nifti, or zarr (arrays and OME-Zarr). None: told from
-        the name, or from what lies there.
+        whole slides), dicom (whole slides), nifti, or zarr (arrays and OME-Zarr). None: found from
+        the name and the first bytes.
     **options
-        The reader's own: see its class.
+        Options of the reader, which are the fields of its class.
+
+    Returns
+    -------
+    Source
+        A reader whose frame was looked at once, so that a wrong option fails here.
 
     Raises
     ------
@@ -86,6 +91,12 @@ def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> So
         If there is no such file, or it cannot be opened.
     JobError
         If the kind or an option is not known, or does not fit the image.
+
+    Examples
+    --------
+    >>> source = open_source(np.zeros((3, 40, 60), np.uint8), bands=[3, 1])
+    >>> source.frame.shape, source.frame.bands
+    ((40, 60), ('3', '1'))
     """
     if kind is not None and not (isinstance(kind, str) and kind in KINDS):
         raise JobError(f"kind: there is no kind of source {kind!r}; {nearest(kind, KINDS)}")
@@ -109,9 +120,7 @@ def open_source(image: Any, /, *, kind: str | None = None, **options: Any) -> So
 
 
 def _several(image: Any) -> tuple[str, ...]:
-    """The paths that a list, or a pattern that is no path itself, stands for; none where one image
-    is meant.
-    """
+    """The paths of a list or a pattern; none if ``image`` is a single image."""
     if (
         isinstance(image, (list, tuple))
         and image
@@ -121,7 +130,7 @@ def _several(image: Any) -> tuple[str, ...]:
     if remote(image) or not isinstance(image, (str, os.PathLike)):
         return ()
     path = _local(image)
-    # which is False of what can be no path
+    # os.path.exists is False, and raises nothing, for a text that cannot be a path
     if not glob.has_magic(os.fspath(image)) or os.path.exists(path):  # noqa: PTH110
         return ()
     found = tuple(sorted(glob.glob(str(path))))  # noqa: PTH207  the pattern may begin anywhere
@@ -131,6 +140,7 @@ def _several(image: Any) -> tuple[str, ...]:
 
 
 def _there(image: str | os.PathLike[str]) -> str:
+    """The address, or the absolute path; SourceError if nothing is there."""
     if remote(image):
         return checked(str(image))
     path = _local(image)
@@ -140,9 +150,7 @@ def _there(image: str | os.PathLike[str]) -> str:
 
 
 def _local(image: str | os.PathLike[str]) -> Path:
-    """A path of this machine. ``~/`` begins the user's folder; any other name that begins with ~ is
-    one, unless that is a user's.
-    """
+    """An absolute path, in which ``~`` and ``~user`` are expanded unless a file has that name."""
     path = Path(image)
     if not os.fspath(image).startswith("~/") and os.path.exists(path):  # noqa: PTH110
         return path.absolute()
@@ -152,6 +160,7 @@ def _local(image: str | os.PathLike[str]) -> Path:
 
 
 def _guessed(where: str) -> str:
+    """The kind of an image by its name and its first bytes."""
     path = Path(urlsplit(where).path if remote(where) else where)
     if remote(where):
         kind = {".tif": "geotiff", ".tiff": "geotiff", ".zarr": "zarr"}.get(path.suffix.lower())
@@ -198,12 +207,23 @@ def _guessed(where: str) -> str:
 
 
 def _unread(where: str) -> str | None:
-    """What is not read here, and what reads it; None where that cannot be told."""
+    """A sentence on a kind of file that is known but not read; None for an unknown kind."""
     what = import_module("pipeline.sources.unsupported").told(where)
     return None if what is None else f"{where if remote(where) else Path(where)} is {what}"
 
 
 def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
+    """A reader, opened once so that errors in the file or the options are raised now.
+
+    Parameters
+    ----------
+    where
+        The module and the class of the reader, ``module:class``.
+    kind
+        What messages call it.
+    options
+        Its fields.
+    """
     module, name = where.split(":")
     made = getattr(import_module(module), name)
     given = taken(
@@ -211,11 +231,10 @@ def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
     )
     source: Source = made(**given)
     try:
-        source.frame  # noqa: B018  opens the file, so that what is wrong with it is said now
+        source.frame  # noqa: B018  opens the file
     except JobError as error:
-        if "channels" in options and str(error).startswith(
-            "bands:"
-        ):  # by the word that was written
+        if "channels" in options and str(error).startswith("bands:"):
+            # The message names the option that was written.
             raise JobError(str(error).replace("bands", "channels", 1)) from error
         raise
     return source

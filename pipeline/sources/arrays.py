@@ -1,5 +1,5 @@
-"""NumPy arrays, Dask arrays and xarray DataArrays. What is lazy is computed inside the task that
-reads it.
+"""NumPy arrays, Dask arrays and xarray DataArrays. A lazy array is computed box by box, inside the
+task that reads it.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class ArrayImage:
 
     @property
     def _masked(self) -> bool:
-        """Whether it is one of NumPy's masked arrays, in which anything is masked."""
+        """Whether it is a masked array of NumPy with at least one masked element."""
         return isinstance(self._data, np.ma.MaskedArray) and self._data.mask is not np.ma.nomask
 
     @functools.cached_property
     def _beside(self) -> Beside:
-        """What lies beside a DataArray."""
+        """The coordinates of a DataArray, by name."""
         if not _is_xarray(self.array):
             return {}
         return {
@@ -112,15 +112,15 @@ class ArrayImage:
 
     @property
     def _mapped(self) -> dict[str, Any]:
-        """The name of the grid mapping, which xarray moves to where encodings are."""
+        """The name of the grid mapping, which xarray moves into the encoding."""
         return {
             key: self.array.encoding[key] for key in ("grid_mapping",) if key in self.array.encoding
         }
 
     @functools.cached_property
     def _packed(self) -> Packed:
-        """What a DataArray's attributes say of its values. How it was, or will be, encoded in a
-        file says nothing of these.
+        """What the attributes of a DataArray say of its values. Its encoding does not count: that
+        concerns files.
         """
         dtype = np.dtype(checked_numbers(self._data.dtype, "the array"))
         attributes = self.array.attrs if self._dims else {}
@@ -180,7 +180,7 @@ class ArrayImage:
 
     @property
     def held(self) -> int:
-        """Bytes that a process holds of it: the whole array, or of a lazy one nothing."""
+        """Bytes that stay in memory: those of the whole array, 0 for a lazy one."""
         return self.frame.nbytes if isinstance(self._data, np.ndarray) else 0
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -190,20 +190,18 @@ class ArrayImage:
         return self._read(box, 1)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """Every ``step``-th pixel; of a lazy array no more than that is held at once, besides the
-        chunks at hand.
+        """Every ``step``-th pixel. Of a lazy array, only these and the current chunks are in
+        memory.
         """
         return self._read(box, step)
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """What of a masked array is not masked: (band, row, column) or (band, plane, row,
-        column).
-        """
+        """Where a masked array is not masked: (band, row, column) or (band, plane, row, column)."""
         return ~np.ascontiguousarray(self._layout[0].take(np.ma.getmask(self._data), box, step))
 
     def fingerprint(self) -> dict[str, Any]:
-        """Shape, type and a checksum of the bytes; of a Dask array its name, which tells what is
-        computed.
+        """Shape, type and a checksum of the bytes; of a Dask array its name, which identifies its
+        graph.
         """
         data = self._data
         known = {

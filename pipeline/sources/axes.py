@@ -47,11 +47,11 @@ LETTERS |= {
     "grid_longitude": "x",
 }
 LETTERS |= {"rlat": "y", "rlon": "x", "yc": "y", "xc": "x", "south_north": "y", "west_east": "x"}
-"""The letter of an axis by the names that it goes by, in lower case."""
+"""The letter of an axis by its usual names, in lower case."""
 UNNAMED = re.compile(r"dim_\d+")
 """What xarray calls an axis that has no name."""
 COLOURS = 4
-"""A first axis of up to so many is taken for bands: red, green, blue and one more."""
+"""A first axis of up to this length is taken for bands: red, green, blue and one more."""
 MOST_BANDS = 64
 """A first axis longer than this is never taken for bands unless it is named."""
 
@@ -69,7 +69,7 @@ class Layout:
     """Indices along c, in the order wanted."""
 
     fixed: tuple[tuple[str, int], ...] = ()
-    """The index along each axis that is not read as a whole: t, and z where one plane is chosen."""
+    """The index along each axis that is not read as a whole: t, and z if one plane is chosen."""
 
     @property
     def space(self) -> str:
@@ -78,8 +78,8 @@ class Layout:
         return "".join(letter for letter in "zyx" if letter in self.axes and letter not in chosen)
 
     def index(self, box: Box, step: int = 1) -> tuple[int | slice, ...]:
-        """What of an array is looked at for a box: of bands all from the first to the last of those
-        that are wanted.
+        """The index into the array that covers a box and all bands from the first wanted to the
+        last.
         """
         spans = dict(zip(self.space, box.slices, strict=True))
         known: dict[str, int | slice] = {
@@ -105,9 +105,7 @@ class Layout:
         return block if picked == list(range(high - low)) else block[picked]
 
     def shape(self, stored: Sequence[int]) -> tuple[int, ...]:
-        """What belongs to the space axes of something that has an entry for each axis of
-        the array.
-        """
+        """The entries of the axes of space, from a sequence with an entry for each axis."""
         return tuple(int(stored[self.axes.index(letter)]) for letter in self.space)
 
     def facts(self, stored: Sequence[int]) -> dict[str, int | None]:
@@ -189,8 +187,8 @@ class Choice:
 
 
 def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
-    """What bands are called, no two alike: of names that repeat the second is ``DAPI_2``. Numbers
-    from 1 where there is no name.
+    """Names of bands, all different: the second DAPI becomes ``DAPI_2``. Bands without a name are
+    called by their number from 1.
 
     >>> named(["DAPI", "DAPI", None, "DAPI_2"], 4), named(["DAPI"], 2)
     (('DAPI', 'DAPI_3', '3', 'DAPI_2'), ('1', '2'))
@@ -214,7 +212,7 @@ def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
 
 
 def choose_bands(bands: Sequence[int | str] | None, names: Sequence[str]) -> tuple[int, ...]:
-    """Indices from 0 of bands given by number from 1 or by name; all if none are given."""
+    """Indices from 0 of bands that are given by number from 1 or by name; None: all bands."""
     if bands is None:
         return tuple(range(len(names)))
     chosen = []
@@ -233,13 +231,13 @@ def choose_bands(bands: Sequence[int | str] | None, names: Sequence[str]) -> tup
 
 
 def guessed(shape: Sequence[int], what: str, *, bands: object = None, planes: object = None) -> str:
-    """The axes of an array that does not name them, where its shape or an option says what they
-    are; JobError asks where nothing does.
+    """The axes of an array that does not name them, from its shape and the options.
 
-    Two axes are (row, column). Three are (plane, row, column) where ``planes`` are chosen; and
-    (band, row, column) where the first is no longer than COLOURS, or ``bands`` are chosen, and it
-    is the shorter end: a stack, or bands that come last, are never taken for bands. Four are (band,
-    plane, row, column) where ``planes`` are chosen and there is one of the others.
+    Two axes are (row, column). Three are (plane, row, column) if ``planes`` are chosen. They are
+    (band, row, column) if the first is shorter than the last, and is no longer than COLOURS or
+    ``bands`` are chosen: a stack, or bands in the last place, are not mistaken for bands. Four are
+    (band, plane, row, column) if ``planes`` are chosen and the first has one entry. JobError asks
+    for ``axes`` in all other cases.
 
     >>> guessed((3, 200, 220), "it"), guessed((10, 200, 220), "it", planes="all")
     ('cyx', 'zyx')
@@ -267,7 +265,7 @@ def guessed(shape: Sequence[int], what: str, *, bands: object = None, planes: ob
 
 
 def _ways(shape: Sequence[int]) -> str:
-    """How the axes of an array of more than two are named."""
+    """The end of that message: how to name the axes."""
     if len(shape) > 3:
         return (
             f"name them, a letter of t, c, z, y, x for each: axes: "
@@ -283,7 +281,7 @@ def _ways(shape: Sequence[int]) -> str:
 
 
 def native(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The block in C order and the machine's byte order; bool as 0 and 1."""
+    """The block in C order and native byte order; bool becomes 0 and 1."""
     if block.dtype.kind == "b":
         return np.ascontiguousarray(block).view(np.uint8)
     return np.ascontiguousarray(block, block.dtype.newbyteorder("="))

@@ -61,8 +61,8 @@ class Mosaic:
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is: the smallest that holds all files. SourceError names two files that do
-        not go together.
+        """The description of the smallest image that holds all files. SourceError names two files
+        that do not fit each other.
         """
         if not 0 <= self.snap <= 0.5:
             raise JobError(f"snap: {self.snap!r}; allowed: 0 to 0.5 pixels")
@@ -78,8 +78,8 @@ class Mosaic:
         )
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The pixels in a box, (band, row, column): nodata, or else 0 (NaN of floats), where no
-        file was measured.
+        """The pixels in a box, (band, row, column). Where no file was measured they are nodata, or
+        without that 0 or NaN.
         """
         return self.glance(box, 1)
 
@@ -155,8 +155,8 @@ class Mosaic:
 
     @functools.cached_property
     def _placed(self) -> npt.NDArray[np.int64]:
-        """(file, 4): first row, first column, last row and last column plus one of each file, as
-        the first one counts.
+        """(file, 4): first row, first column, end row and end column of each file, in pixels of the
+        first file.
         """
         found: npt.NDArray[np.int64] = np.array(
             [self._box(number) for number in range(len(self.path))], np.int64
@@ -166,7 +166,7 @@ class Mosaic:
 
     @functools.cached_property
     def _boxes(self) -> npt.NDArray[np.int64]:
-        """The same, as the image counts. It travels to the workers."""
+        """The same, in pixels of the whole image. It is sent to the workers with the reader."""
         found: npt.NDArray[np.int64] = self._placed - np.tile(self._placed[:, :2].min(axis=0), 2)
         return found
 
@@ -175,7 +175,7 @@ class Mosaic:
         return tuple(self._boxes[:, 2:].max(axis=0).tolist())
 
     def _box(self, number: int) -> tuple[int, int, int, int]:
-        """Where a file lies, as the first one counts; SourceError where it does not go with it."""
+        """Where a file lies, in pixels of the first file; SourceError if the two do not fit."""
         path = self.path[number]
         frame = self._part(number).frame
         _refuse(self.path[0], self._first, path, frame)
@@ -208,8 +208,8 @@ class Mosaic:
         return np.flatnonzero(meets).tolist()
 
     def _thinned(self, number: int, box: Box, step: int) -> tuple[Box, tuple[slice, ...]]:
-        """What of a file is read for every ``step``-th pixel of a box: in the file's pixels, and
-        where it lies among them.
+        """What is read of a file for every ``step``-th pixel of a box: a box in pixels of the file,
+        and its place in the thinned block, as slices.
         """
         corner = self._boxes[number, :2].tolist()
         end = self._boxes[number, 2:].tolist()
@@ -250,7 +250,7 @@ def _raster(
 
 
 def _nothing(nodata: float | None, dtype: np.dtype[Any]) -> float:
-    """What stands where no file is: nodata where it is a value of the type, or else NaN or 0."""
+    """The value of pixels without a file: nodata if the type can hold it, otherwise NaN or 0."""
     if dtype.kind == "f":
         return nodata if nodata is not None and abs(nodata) <= np.finfo(dtype).max else np.nan
     least = np.iinfo(dtype).min
@@ -261,11 +261,18 @@ def _nothing(nodata: float | None, dtype: np.dtype[Any]) -> float:
 
 
 def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int64]:
-    """By file, the columns by which it is to be moved, so that files on both sides of the
-    antimeridian lie beside each other.
+    """By how many columns each file is moved, so that files on both sides of the antimeridian lie
+    side by side.
 
-    ``columns``: the first and the last plus one of each. Nothing is moved unless degrees make a
-    circle of whole pixels, and the widest stretch of it without a file would lie inside the image.
+    Nothing is moved unless 360 degrees are a whole number of pixels, and the widest gap between
+    files would lie inside the image.
+
+    Parameters
+    ----------
+    columns
+        (file, 2): the first column and the end column of each file.
+    first
+        The frame of the first file.
     """
     a, b = (first.transform or IDENTITY)[:2]
     circle = round(360 / abs(a)) if a else 0
@@ -288,7 +295,15 @@ def _around(columns: npt.NDArray[np.int64], first: Frame) -> npt.NDArray[np.int6
 
 
 def _refuse(top: str, first: Frame, path: str, frame: Frame) -> None:
-    """Refuse two files that are no parts of one image."""
+    """SourceError or JobError where two files are not parts of one image.
+
+    Parameters
+    ----------
+    top, first
+        The path and the frame of the first file.
+    path, frame
+        Those of another.
+    """
     if frame.transform is None:
         raise JobError(
             f"path: {path} says nothing about where it lies; allowed in a mosaic: files with a "
@@ -316,7 +331,7 @@ def _refuse(top: str, first: Frame, path: str, frame: Frame) -> None:
 
 
 def _crs(wkt: str | None) -> str:
-    """A name that is the same for one CRS in different words."""
+    """A name that is the same for equal CRSs, however they are written."""
     if wkt is None:
         return "none"
     from rasterio import CRS

@@ -35,11 +35,10 @@ CELL = 128
 
 @dataclass(frozen=True)
 class Raster:
-    """A raster file. Its bands are read as they are stored, unless ``scaled`` or ``colours`` says
-    otherwise.
+    """A raster file. Its bands are read as they are stored, except with ``scaled`` or ``colours``.
 
-    What was measured is told by the file's mask, its alpha band or its nodata, whichever GDAL goes
-    by. An alpha band is not among the bands unless it is asked for, and is then no mask.
+    The mask, the alpha band or the nodata value of the file says what was measured, whichever GDAL
+    uses. An alpha band is read as a band only if it is chosen, and does not mask then.
     """
 
     path: str
@@ -61,15 +60,15 @@ class Raster:
     """
 
     scaled: bool = False
-    """Whether values are multiplied by the file's scale and its offset added, which makes them
-    floats; NaN where not measured.
+    """Whether values are multiplied by the scale of the file, and its offset is added. They become
+    floats, NaN where not measured.
     """
 
     colours: bool = False
-    """Whether numbers of a colour table are read as red, green and blue."""
+    """Whether entries of a colour table are read as red, green and blue."""
 
     root: str | None = None
-    """The folder in which all that a VRT refers to lies; None: the VRT's own."""
+    """The folder to which the references of a VRT are confined; None: the VRT's own."""
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -90,8 +89,8 @@ class Raster:
         return self._values(box, thinned(box.shape, step))
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where a box was measured by the file's mask, alpha or bands' own nodata: of one band for
-        all, or of each, as a glance at it.
+        """Where a box was measured, by mask, alpha, or nodata that differs between bands: one band
+        for all, or one for each, with the shape of a glance.
         """
         shape = thinned(box.shape, step)
         good = everywhere(box, step)
@@ -215,8 +214,8 @@ class Raster:
 
     @functools.cached_property
     def _chosen(self) -> tuple[int, ...]:
-        """The indices from 0 of the bands to read. Found once, as all that follows: it travels to
-        the workers.
+        """The indices from 0 of the bands to read. This and the properties that follow are cached:
+        they are sent to the workers with the reader.
         """
         return (
             choose_bands(self.bands, band_names(self._file))
@@ -231,8 +230,8 @@ class Raster:
 
     @functools.cached_property
     def _alpha(self) -> int | None:
-        """The index of the alpha band that says what was measured: none where a mask does, or where
-        it is a band that is read.
+        """The index of the alpha band, if it says what was measured: no mask does, and it is not
+        read as a band.
         """
         found = alpha(self._file)
         return None if self._masked or found in self._chosen else found
@@ -246,9 +245,7 @@ class Raster:
 
     @functools.cached_property
     def _colour(self) -> tuple[int, ...]:
-        """The indices of the file's red, green and blue, where these are one colour and share what
-        was measured.
-        """
+        """The indices of red, green and blue in the file, if they count as measured together."""
         return colour(self._file) if self.nodata_by is None else ()
 
     @functools.cached_property
@@ -262,8 +259,8 @@ class Raster:
 
     @functools.cached_property
     def _apart(self) -> bool:
-        """Whether nodata has to be looked up band by band: it differs, or a colour is read of which
-        not all bands are.
+        """Whether nodata is looked up band by band: it differs between bands, a colour is read in
+        part, or a float cannot hold it.
         """
         if self._masked:
             return False
@@ -277,7 +274,7 @@ class Raster:
 
     @functools.cached_property
     def _exact(self) -> bool:
-        """Whether the file's nodata is a whole number of 64 bits, which a float need not hold."""
+        """Whether nodata of the file is an integer of 64 bits, which a float may not hold."""
         from rasterio.enums import MaskFlags
 
         flags = (self._file.mask_flag_enums[k] for k in self._chosen)
@@ -286,7 +283,7 @@ class Raster:
 
     @functools.cached_property
     def _nodata(self) -> float | None:
-        """The one value that means "not measured" in all bands; None where a mask says it."""
+        """The value that means "not measured" in all bands; None if there is none, or a mask."""
         return (
             None
             if self._apart or (self._masked and self.nodata is None)
@@ -331,7 +328,7 @@ class Raster:
 
     @property
     def unscaled(self) -> bool:
-        """Whether no band that is read has a scale or an offset."""
+        """Whether none of the chosen bands has a scale or an offset."""
         return set(self._scaling[0]) == {1.0} and set(self._scaling[1]) == {0.0}
 
     def _values(self, box: Box, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -348,8 +345,18 @@ class Raster:
     def _called(
         self, reader: Any, box: Box, shape: tuple[int, ...], bands: Sequence[int] | None = None
     ) -> npt.NDArray[Any]:
-        """What rasterio reads of bands, by index from 0, in a box; None: of those that are asked
-        for.
+        """What a method of rasterio reads.
+
+        Parameters
+        ----------
+        reader
+            ``read`` or ``read_masks`` of the open file.
+        box
+            The region.
+        shape
+            The number of rows and columns to which it is thinned.
+        bands
+            By index from 0; None: those that were chosen.
         """
         from rasterio.windows import Window
 
@@ -375,10 +382,10 @@ class Raster:
         return not remote(self.path) and is_vrt(self.path) and resamples(self.path)
 
     def _by_cells(self, reader: Any, box: Box, bands: Sequence[int] | None) -> npt.NDArray[Any]:
-        """The same, cell by cell of a lattice that does not depend on the box.
+        """The same, read cell by cell of a fixed lattice.
 
-        Which pixel of a source is nearest to one of a VRT may be a tie, and GDAL settles it
-        otherwise in another window.
+        Two pixels of a source may be equally near to a pixel of a VRT. GDAL chooses between them
+        differently in different windows, and so would tiles.
         """
         grid = Grid(self._file.shape, (CELL, CELL))
         found = None
@@ -393,15 +400,15 @@ class Raster:
 
 
 def _is_cell(box: Box, shape: tuple[int, ...]) -> bool:
-    """Whether a box is a cell of the lattice, cut at the image's edge."""
+    """Whether a box is a cell of the lattice, clipped to the image."""
     sides = zip(box.start, box.stop, shape, strict=True)
     return all(a % CELL == 0 and b == min(a + CELL, n) for a, b, n in sides)
 
 
 @functools.lru_cache(maxsize=8)
 def _table(path: str, level: int, root: str | None, _stamp: object) -> npt.NDArray[np.uint8]:
-    """The colour table of a file's one band, (number, 4), 0 where there is no entry; JobError where
-    there is none.
+    """The colour table of a file with one band, (number, 4), 0 for numbers without an entry;
+    JobError if there is none.
     """
     file = dataset(path, level, root)
     if (

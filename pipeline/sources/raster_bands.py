@@ -1,5 +1,5 @@
-"""What the bands of a raster are: their names, which of them are one colour, which is alpha, and
-whether a mask covers them.
+"""The bands of a raster: their names, which are one colour, which is alpha, and whether a mask
+covers them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def band_names(file: Any) -> list[str]:
 
 
 def measured_bands(file: Any) -> tuple[int, ...]:
-    """The indices of all bands but alpha; of a file that has nothing else, all."""
+    """The indices of all bands but alpha; all bands of a file that holds nothing else."""
     found = alpha(file)
     return tuple(k for k in range(file.count) if k != found) or tuple(range(file.count))
 
@@ -34,8 +34,8 @@ def is_masked(file: Any, chosen: Sequence[int]) -> bool:
 
 
 def alpha(file: Any) -> int | None:
-    """The index of the alpha band, wherever it is among the bands. One that has another name is
-    none: writers mark the fourth of four as alpha, near infrared too.
+    """The index of the alpha band. A band marked as alpha that has another name does not count:
+    many writers mark the fourth of four bands so, also near infrared.
     """
     from rasterio.enums import ColorInterp
 

@@ -55,8 +55,7 @@ class TiffImage:
     """0: full resolution; k: the k-th level of the pyramid."""
 
     series: int = 0
-    """Which image of the file, from 0: of a slide 0 is the slide, others are its label and
-    thumbnail.
+    """Which image of the file, from 0. In a slide 0 is the slide; others are label and thumbnail.
     """
 
     channels: tuple[int | str, ...] | None = None
@@ -75,8 +74,8 @@ class TiffImage:
     """A letter of t, c, z, y, x for each axis, in place of the file's own: ``cyx``."""
 
     nodata: float | None = None
-    """The value that means "not measured", in place of the file's own (GDAL's tag), which also
-    fills tiles that hold no bytes.
+    """The value that means "not measured", in place of the one in GDAL's tag, which also fills
+    tiles that hold no bytes.
     """
 
     nodata_by: str | None = None
@@ -86,8 +85,8 @@ class TiffImage:
     """
 
     missing_chunks: str | None = None
-    """What tiles, strips and pages are that were never written: ``nodata``, not measured; ``fill``,
-    zeros or GDAL's nodata; or ``error``. None: nodata.
+    """What to make of tiles, strips and pages that were never written. ``nodata``: not measured.
+    ``fill``: zeros, or the nodata of GDAL's tag. ``error``: refuse to read them. None: ``nodata``.
     """
 
     def __post_init__(self) -> None:
@@ -112,8 +111,8 @@ class TiffImage:
 
     @functools.cached_property
     def _alpha(self) -> Layout | None:
-        """How to take the alpha of the bands that are read; None where there is none, or where it
-        is among them.
+        """How to take the alpha of each band that is read; None if there is no alpha, or it is read
+        as a band.
         """
         how = self._layout[0]
         samples = self._about.samples
@@ -158,8 +157,8 @@ class TiffImage:
 
     @functools.cached_property
     def _lost(self) -> bool:
-        """Whether blocks are missing, and not measured, at this level or at one that is
-        glanced at.
+        """Whether blocks that count as not measured are missing, at this level or at one from which
+        glances come.
         """
         if self._policy != "nodata" or self._about.missing[0]:
             return self._policy == "nodata"
@@ -168,7 +167,7 @@ class TiffImage:
     def _is_lost(self, level: int) -> bool:
         try:
             return describe(self.path, self.series, level).missing[0] > 0
-        except TilewiseError:  # it is told where it is read
+        except TilewiseError:  # raised again when that level is read
             return False
 
     @functools.cached_property
@@ -205,8 +204,8 @@ class TiffImage:
         return native(self._seen(box, step, self._layout[0], self._taken))
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where each band of a box was measured: where its blocks have been written, and its alpha
-        is not 0; as a glance at it.
+        """Where each band of a box was measured: its blocks were written, its alpha is not 0, and
+        it has no nodata of a colour; with the shape of a glance.
         """
         good = everywhere(box, step)
         if self._lost:
@@ -308,7 +307,7 @@ class TiffImage:
     def _seen(
         self, box: Box, step: int, how: Layout, take: Callable[..., npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
-        """What a glance takes, of the level that it takes it of."""
+        """What ``take`` reads for a glance, from the level that suits the step."""
         shapes = [how.shape(shape) for shape in self._about.levels]
         level = coarsest(shapes, self.level, step) if step > 1 else self.level
         if level == self.level:

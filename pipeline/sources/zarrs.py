@@ -60,12 +60,11 @@ class ZarrImage:
     """
 
     nodata: float | None = None
-    """The stored value that means "not measured"; None: what the array's attributes say. NaN: none.
-    """
+    """The stored value that means "not measured"; None: what the attributes say; NaN: no value."""
 
     scaled: bool | None = None
-    """Whether values are multiplied by the array's scale_factor and its add_offset added, as xarray
-    does; None: where it has any.
+    """Whether values are multiplied by scale_factor, and add_offset is added, as xarray does; None:
+    if the array has them.
     """
 
     nodata_by: str | None = None
@@ -74,9 +73,9 @@ class ZarrImage:
     """
 
     missing_chunks: str | None = None
-    """What chunks are that were never written: ``nodata``, not measured; ``fill``, the array's fill
-    value, which many writers leave out; or ``error``. None: ``fill`` for labels of OME-Zarr and for
-    arrays with the attribute ``missing_chunks: fill``, else ``nodata``.
+    """What to make of chunks that were never written. ``nodata``: not measured. ``fill``: the fill
+    value, which many writers do not store. ``error``: refuse to read them. None: ``fill`` for
+    labels of OME-Zarr and for arrays with the attribute ``missing_chunks: fill``, else ``nodata``.
     """
 
     def __post_init__(self) -> None:
@@ -88,15 +87,15 @@ class ZarrImage:
 
     @functools.cached_property
     def _lost(self) -> int:
-        """How many files of chunks are missing, where those are not measured; -1 where nobody
-        knows.
+        """How many chunk files are missing, if those count as not measured; -1 if the server does
+        not list files.
         """
         return _opened(self._stored.path)[1].missing() if self._policy == "nodata" else 0
 
     @property
     def image(self) -> str:
-        """The group of the OME-Zarr image, or the array, that is read: of a group that holds one
-        alone, that one.
+        """The group of the OME-Zarr image, or the array, that is read. It may lie inside ``path``
+        if it is alone there.
         """
         return self._stored.image or self._stored.path
 
@@ -144,15 +143,13 @@ class ZarrImage:
 
     @property
     def _missing(self) -> str:
-        """How many files of chunks are missing, and what that means; nothing where none is, or
-        nobody knows.
-        """
+        """A sentence on chunk files that are missing; empty if none is, or if that is unknown."""
         number = math.prod(_opened(self._stored.path)[1].files)
         return told_of_missing(self._lost, number, self._policy)
 
     @property
     def _lost_by_band(self) -> dict[str, int]:
-        """The same for each of several bands that is read, where any are missing."""
+        """How many chunk files are missing of each band, if several bands are read."""
         how, names = self._layout
         if self._lost <= 0 or "c" not in how.axes or len(names) == 1:
             return {}
@@ -170,7 +167,7 @@ class ZarrImage:
 
     @functools.cached_property
     def _settled(self) -> tuple[Layout, tuple[str, ...], Place]:
-        """What is read, what its bands are called, and where it lies."""
+        """How blocks are taken out of the array, the names of the bands, and the place."""
         chosen = Choice.of(self.bands, self.time, self.planes, channels=self.channels)
         stored = self._stored
         near = around(stored, self.axes) if not stored.image else None
@@ -188,7 +185,7 @@ class ZarrImage:
 
     @functools.cached_property
     def _packed(self) -> Packed:
-        """What stored numbers stand for, the option ``nodata`` before the array's attributes."""
+        """What stored numbers stand for; the option ``nodata`` overrides the attributes."""
         packed = self._stored.packed
         if self.nodata is not None:
             packed = replace(packed, fills=() if math.isnan(self.nodata) else (self.nodata,))
@@ -249,9 +246,7 @@ class ZarrImage:
         return self._read(box, step)
 
     def home(self) -> Home:
-        """The image as labels that are to lie in it must agree with it; JobError where
-        they cannot.
-        """
+        """Where labels of this image go inside it; JobError if it has no place for them."""
         import zarr
 
         if remote(self.path):
@@ -278,8 +273,8 @@ class ZarrImage:
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """The array's metadata, how many files it has, and size and checksum (elsewhere, entity
-        tag) of an even sample of them.
+        """Checksums of the metadata, the number of files, and for an even sample of them size and
+        checksum (on a server the entity tag).
         """
         choice: dict[str, Any] = {
             "time": self.time,
@@ -343,7 +338,7 @@ class ZarrImage:
 
 
 def _of_level(stored: Stored, how: Layout) -> Place:
-    """Where a level of an OME-Zarr image lies."""
+    """The place of a level of an OME-Zarr image."""
     if stored.transform and how.space == "yx":
         unit = alike(stored.units[-2:], stored.scale[-2:])[0] if stored.scale else "pixel"
         return Place(stored.transform, stored.crs, pixel_size(stored.transform), unit)
@@ -356,7 +351,7 @@ def _of_level(stored: Stored, how: Layout) -> Place:
 
 
 def _opened(path: str) -> tuple[Kept, Presence]:
-    """The array, opened once per process, and which of its chunks are there."""
+    """The array, opened once per process, and which of its chunks exist."""
     return _array(path, () if remote(path) else tuple(map(stamp, _metadata(path))))
 
 
@@ -371,8 +366,8 @@ def _array(path: str, _stamps: object) -> tuple[Kept, Presence]:
 
 
 def _sampled(address: str) -> dict[str, Any]:
-    """Sizes and entity tags of an even sample of what lies at an address; of a server that lists
-    nothing, of the metadata only.
+    """Sizes and entity tags of an even sample of the files at an address; of the metadata alone if
+    the server does not list files.
     """
     found = listing(address)
     if found is None:
@@ -397,5 +392,5 @@ def _sampled(address: str) -> dict[str, Any]:
 
 
 def _metadata(path: str) -> list[str]:
-    """The files that say what an array is, whichever version it has."""
+    """The metadata files of an array, of format 2 or 3."""
     return [str(file) for name in ("zarr.json", ".zarray") if (file := Path(path, name)).exists()]
