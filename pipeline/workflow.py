@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
-from pipeline import engine as engines
-from pipeline.engine import Engine
+from pipeline.engine.given import EngineLike, starter
 from pipeline.execution import draw, prepare, record, resume, staging, upload
 from pipeline.execution.dispatch import Crew
 from pipeline.execution.existing_output import Existing, State, look
@@ -23,7 +22,7 @@ from pipeline.storage.locations import remote
 
 
 def run(
-    job: Job, engine: Engine | None = None, *, fresh: bool = False, watch: Watch = silent
+    job: Job, engine: EngineLike = None, *, fresh: bool = False, watch: Watch = silent
 ) -> Result:
     """Segment an image, tile by tile, into one set of labels.
 
@@ -32,7 +31,8 @@ def run(
     job
         What to segment, how, and where the result goes.
     engine
-        Where it is computed; a local cluster of processes if not given.
+        Where it is computed, or what `pipeline.engine.given` makes an engine of; None: a local
+        cluster of processes. It is started only if there is something to compute.
     fresh
         Start anew, whatever lies in the output: a finished result is replaced when the new one is
         complete.
@@ -55,6 +55,7 @@ def run(
     TilewiseError
         Whatever else is refused; see `pipeline.errors`.
     """
+    start = starter(engine)
     if remote(job.output.path):
         return _run_to_address(job, engine, fresh=fresh, watch=watch)
     there = Existing.nothing(job) if fresh else look(job)
@@ -62,14 +63,14 @@ def run(
     if resume.finished(job, there, source):
         return Result(str(there.folder))
     with contextlib.ExitStack() as stack:
-        engine = engine or stack.enter_context(engines.cluster())
+        workers = stack.enter_context(start())
         draft, found = stack.enter_context(
-            resume.plan_and_hold(job, engine, there, source, fresh=fresh)
+            resume.plan_and_hold(job, workers, there, source, fresh=fresh)
         )
         if found.state is State.FINISHED:  # by another process, since the look at the output
             return Result(str(draft.folder))
-        draft = stack.enter_context(prepare.reachable(draft, engine))
-        crew = Crew(engine, watch)
+        draft = stack.enter_context(prepare.reachable(draft, workers))
+        crew = Crew(workers, watch)
 
         lost = prepare.unreadable(draft.run, job.on_bad_tile, crew)
         draft = resume.begin(draft, found.begun, sorted(lost))
@@ -115,7 +116,7 @@ def _draw_layers(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
     return _draw(overlay.laid_over(run, sheets), draft, replace(crew, layer="layers"))
 
 
-def _run_to_address(job: Job, engine: Engine | None, *, fresh: bool, watch: Watch) -> Result:
+def _run_to_address(job: Job, engine: EngineLike, *, fresh: bool, watch: Watch) -> Result:
     """Make a result in the folder for scratch, then copy it to its address, as `run` says."""
     if not fresh and (result := upload.delivered(job)):
         return result

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from pipeline import __version__
 from pipeline.__main__ import app
 from pipeline.engine import own_cluster
+from pipeline.jobs import plugins
 from tests.faults.staging import blobs, write
 from tests.test_engine import Daemons
 
@@ -195,8 +196,7 @@ def test_help_version_and_methods():
     assert tilewise("--help").returncode == tilewise("run", "-h").returncode == 0
     listed = tilewise("methods").stdout
     for word in (
-        "threshold: Connected pixels",
-        "watershed: Objects that touch",
+        *(f"{name}: {plugins.load(name).__doc__.splitlines()[0]}" for name in plugins.kinds()),
         "  min_distance = 5",
         "  method = None",
     ):

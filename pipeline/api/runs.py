@@ -13,7 +13,7 @@ from pipeline import workflow
 from pipeline.api.facts import Facts
 from pipeline.api.images import with_reader
 from pipeline.config.option_errors import elsewhere, kinds_in
-from pipeline.engine.given import EngineLike, is_engine, starter
+from pipeline.engine.given import EngineLike, starter
 from pipeline.errors import JobError, TilewiseError, like
 from pipeline.execution.dry_run import Foresight, foresee
 from pipeline.execution.result import Result, Watch, silent
@@ -115,16 +115,7 @@ def run(
     array([[1, 1, 0, 2],
            [1, 0, 0, 2]], dtype=uint32)
     """
-    start = starter(engine)
-    asked = job_of(job, changes)
-    told = watch or silent
-    if is_engine(engine) or engine is None:
-        return workflow.run(asked, engine, fresh=fresh, watch=told)
-    found = None if fresh else workflow.finished(asked)  # before a client or processes are started
-    if found is not None:
-        return found
-    with start() as started:
-        return workflow.run(asked, started, fresh=fresh, watch=told)
+    return workflow.run(job_of(job, changes), engine, fresh=fresh, watch=watch or silent)
 
 
 def hinted(function: Callable[P, R]) -> Callable[P, R]:

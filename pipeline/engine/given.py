@@ -52,7 +52,7 @@ def starter(given: EngineLike) -> Start:
     """
     if given is None:
         return engines.cluster
-    if is_engine(given):
+    if _is_engine(given):
         return partial(_lent, given)
     if isinstance(given, str) and ":" in given:
         return partial(engines.on, given)
@@ -65,7 +65,7 @@ def starter(given: EngineLike) -> Start:
     raise JobError(f"engine: {reprlib.repr(given)}; allowed: {ALLOWED}{_hint(given)}")
 
 
-def is_engine(given: object) -> TypeGuard[Engine]:
+def _is_engine(given: object) -> TypeGuard[Engine]:
     """Whether something is an engine itself, and not what an engine is made from."""
     known = all(callable(getattr(given, name, None)) for name in NEEDED)
     return known and not isinstance(given, type)
