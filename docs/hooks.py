@@ -7,6 +7,7 @@ option is the string beneath it in its class, and the text of a command is what 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import re
 import runpy
@@ -63,12 +64,20 @@ which files each kind reads.
 `tilewise COMMAND --help` prints the same. Exit codes are explained in
 [Troubleshooting](../troubleshooting.md#exit-codes).
 """,
+    "contract": """# The contract of a segmenter
+
+Everything on this page is optional: a plain function from a block of pixels to labels is a
+segmenter. [Write a segmenter](../segmenter.md) is where to begin. A segmenter states what it is by
+attributes of these names:
+""",
     "python": """# Python
 
 All names below are in `pipeline`: `import pipeline`. A name is imported when it is first used.
 """,
 }
 """How the generated pages begin."""
+CONTRACT = ("pipeline.segmenters.contract", "pipeline.segmenters.protocols")
+RETURNS = "A segmenter may return more than labels, and offer more than a call:\n"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -80,6 +89,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/readers.md": readers(),
         "reference/commands.md": commands(),
         "reference/python.md": public_names(),
+        "reference/contract.md": contract(),
     }
     made |= {page: document(page, source) for page, source in PAGES.items()}
     for page, text in made.items():
@@ -98,7 +108,6 @@ def on_page_markdown(markdown: str, **_context: Any) -> str:
         "rule": lambda: table(fields(Rule)),
         "layer": lambda: table(fields(layers.Layer)),
         "unread": unread_table,
-        "contract": lambda: table(fields(Contract), "attribute"),
     }
     markdown = re.sub(r"<!-- table: (\w+) -->", lambda found: tables[found[1]](), markdown)
     return re.sub(r"<!-- case: (\w+) -->", lambda found: case(found[1]), markdown)
@@ -194,6 +203,18 @@ def public_names() -> str:
         else:
             functions += [*entry, ""]
     return "\n".join([*parts, *functions, *methods])
+
+
+def contract() -> str:
+    """The page of what a segmenter may state, offer and return."""
+    parts = [INTRODUCTION["contract"], table(fields(Contract), "attribute"), RETURNS]
+    for module in filter(importlib.util.find_spec, CONTRACT):
+        known = vars(import_module(module)).items()
+        for name, what in known:
+            own = inspect.isclass(what) and what.__module__ == module
+            if own and what is not Contract and not name.startswith("_"):
+                parts += [f"::: {module}.{name}", "    options:", f'      heading: "{name}"', ""]
+    return "\n".join(parts)
 
 
 def document(page: str, source: str) -> str:

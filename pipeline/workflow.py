@@ -119,7 +119,9 @@ def _run_to_address(job: Job, engine: Engine | None, *, fresh: bool, watch: Watc
     """Make a result in the folder for scratch, then copy it to its address, as `run` says."""
     if not fresh and (result := upload.delivered(job)):
         return result
-    with upload.claimed(job, fresh=fresh):
+    with upload.claimed(job, fresh=fresh) as result:
+        if result is not None:  # of another run, since the address was looked at
+            return result
         made = run(upload.made_here(job), engine, fresh=fresh, watch=watch)
         return upload.deliver(made, job, watch)
 

@@ -88,6 +88,18 @@ def test_examples_run(example, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_public_names_exist():
+    """Each name of the package that a page shows exists, and code that is not run is Python."""
+    shown = set()
+    for page in TEXTS:
+        for comment, text in blocks(page, "python"):
+            compile(text, f"{page.name}: {comment}", "exec")
+        shown |= set(re.findall(r"(?<![\w.])pipeline\.(\w+)", page.read_text()))
+    rooms = {path.stem for path in (ROOT / "pipeline").iterdir()}
+    assert shown - rooms - {"steps", "segmenters"} <= set(pipeline.__all__)
+    assert shown >= {"segment", "run", "local", "on"}
+
+
 def test_commands_exist():
     """Each command that a page shows exists, and has the options that are shown."""
     known: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

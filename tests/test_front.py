@@ -15,14 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from scipy import ndimage
 from typer.testing import CliRunner
 
 import pipeline
 from pipeline.__main__ import app
+from pipeline.cli.console import options_of
 from pipeline.errors import ClusterError, JobError, OutputError, TilesError
 from pipeline.execution.result import Event
+from pipeline.jobs import plugins
 from pipeline.jobs.job import Output, Stitch, Tiles
 from tests.faults.staging import blobs, products, write
 
@@ -372,6 +375,141 @@ def test_no_engine(name, function, image, tmp_path):
     with pytest.raises(kind, match=message):
         begin(job, engine)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [*plugins.kinds(), *plugins.kinds(plugins.STEPS)])
+def test_methods_of_a_kind(kind):
+    """`methods KIND` names every option with its type and default, and says what it means."""
+    text = command("methods", kind)
+    group = plugins.SEGMENTERS if kind in plugins.kinds() else plugins.STEPS
+    first = inspect.getdoc(plugins.load(kind, group=group)).splitlines()[0].replace("``", "")
+    assert text.splitlines()[2] == first
+    assert ">>>" not in text
+    for option in plugins.described_options(kind, group):
+        default = "required" if option.default == "required" else f"default {option.default}"
+        head, means = re.search(
+            rf"^  {option.name}: (.*)\n((?:    .*\n)*)", text, re.MULTILINE
+        ).groups()
+        assert head == f"{option.type} ({default})"
+        meaning = " ".join(option.meaning.replace("``", "").split())
+        assert " ".join(means.split()).startswith(meaning)
+        assert all(value in means for value in option.allowed)
+
+
+def test_methods_of_no_kind():
+    """`methods` of a kind that there is not names those that there are."""
+    done = CliRunner().invoke(app, ["methods", "treshold"])
+    assert done.exit_code == 2
+    assert "there is no kind 'treshold'; allowed: background, blobs, " in done.stderr
+    assert done.stderr.endswith("did you mean 'threshold'?\n")
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory) -> Path:
+    """An image of three bands with names, of values up to 250."""
+    path = tmp_path_factory.mktemp("named") / "named.tif"
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+    shape = {"count": 3, "height": 64, "width": 64, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place) as file:
+        file.write(np.stack([blobs(seed=seed) for seed in range(3)]))
+        file.descriptions = ("red", "nir", "near infrared")
+    return path
+
+
+BANDS_BY_NAME = {
+    "band": (["band=nir"], {"band": 2}),
+    "band of two words": (["band=near infrared"], {"band": 3}),
+    "index": (["index=nir,red"], {"index": [2, 1]}),
+    "index in brackets": (["index=[near infrared, red]"], {"index": [3, 1]}),
+    "weights": (["weights.red=0.5", "weights.nir=1.5"], {"weights": [0.5, 1.5, 0]}),
+    "weights as a mapping": (["weights={red: 0.5, nir: 1.5}"], {"weights": [0.5, 1.5, 0]}),
+    "weights in order": (["weights=0.5,1.5,0"], {"weights": [0.5, 1.5, 0]}),
+}
+
+
+@pytest.mark.parametrize("name", BANDS_BY_NAME)
+def test_bands_by_name_on_the_command_line(name, named, tmp_path):
+    """Options name bands on the command line as they do in a job: what is drawn is what the bands
+    by number draw.
+    """
+    written, meant = BANDS_BY_NAME[name]
+    options = [word for text in written for word in ("--set", text)]
+    method = ("--with", "threshold", "--workers", 0)
+    command("segment", named, tmp_path / "cli", *method, *options)
+    ours = pipeline.segment(
+        named, {"kind": "threshold", **meant}, tmp_path / "python", engine=pipeline.local()
+    )
+    np.testing.assert_array_equal(pipeline.open_result(tmp_path / "cli").labels, ours.labels)
+    assert ours.labels.max() > 0
+
+
+def test_bands_of_the_source_on_the_command_line(named):
+    """`--source bands=nir,red` takes these bands, in this order; a path with a comma stays one."""
+    facts = json.loads(command("info", named, "--source", "bands=nir,red", "--json"))
+    assert facts["bands"] == ["nir", "red"]
+    assert options_of(["model=a,b.onnx", "x.y=1, 2"], "--option") == {
+        "model": "a,b.onnx",
+        "x": {"y": [1, 2]},
+    }
+
+
+def test_hematoxylin():
+    """The American spelling of the stain is the same method with the same record, in every kind
+    that looks at stains.
+    """
+    needed = {"region_growing": {"number": 2}, "quasi_flat": {"tolerance": 3}}
+    tried = 0
+    for kind in plugins.kinds():
+        options = plugins.options(plugins.load(kind))
+        one = "channel" in options
+        if one or "channels" in options:
+            tried += 1
+
+            def built(name, kind=kind, one=one):
+                stain = {"channel": name} if one else {"channels": ["eosin", name]}
+                return plugins.build({"kind": kind, **needed.get(kind, {}), **stain}, "a")
+
+            assert built("hematoxylin") == built("haematoxylin")
+            assert plugins.describe(built("hematoxylin")) == plugins.describe(built("haematoxylin"))
+            with pytest.raises(JobError, match="did you mean 'haematoxylin'"):
+                built("haematoxilin")
+    assert tried >= 9
+
+
+MISPLACED = {
+    "of a segmenter, without its section": (
+        "land.min_area=3",
+        "land: there is no such key; .*; did you mean segmenters.land.min_area?",
+    ),
+    "of a segmenter, without its name": (
+        "segmenters.min_area=3",
+        "segmenters.min_area: 3; .*; an option stands below .*: segmenters.NAME.min_area",
+    ),
+    **{
+        f"of a segmenter, in {section}": (
+            f"{section}.min_area=3",
+            f"{section}.min_area: .*; min_area is an option of threshold",
+        )
+        for section in ("output", "tiles", "stitch", "source")
+    },
+    "of a segmenter, in the job": (
+        "min_area=3",
+        "min_area: .*; min_area is an option of threshold",
+    ),
+    "of a segmenter, in a step": (
+        "steps=[{kind: smooth, min_area: 3}]",
+        r"steps\[0\].min_area: .*; min_area is an option of .*threshold",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_options_elsewhere(name, job):
+    """An option of a segmenter that `--set` puts elsewhere is answered with where it belongs."""
+    given, message = MISPLACED[name]
+    done = CliRunner().invoke(app, ["run", str(job), "--workers", "0", "--set", given])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert re.search(message, done.stderr), done.stderr
 
 
 def test_progress(image, tmp_path):

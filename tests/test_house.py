@@ -79,13 +79,13 @@ def test_homes(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_lengths(name):
-    """No module is longer than 500 lines, no function than 80 lines of code."""
+    """No module is longer than 500 lines, no function than 60 lines of code."""
     text = MODULES[name].read_text()
     assert len(text.splitlines()) <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-            assert not body or body[-1].end_lineno - body[0].lineno < 80, f"{name}.{node.name}"
+            assert not body or body[-1].end_lineno - body[0].lineno < 60, f"{name}.{node.name}"
 
 
 def test_homes_are_true():

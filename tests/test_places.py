@@ -585,6 +585,42 @@ def test_runs_on_two_machines_are_kept_apart(images, s3, endpoint, tmp_path, mon
     assert set(locations.listing(out)) == made | aside
 
 
+def test_a_result_that_another_machine_sent_meanwhile(images, s3, endpoint, tmp_path, monkeypatch):
+    """A result that is sent to an address between the look there and the claim is taken if it is
+    the job's, and is not replaced if it is another's; either way nothing is made.
+    """
+    endpoint(s3)
+    source = str(images / "scene.tif")
+    claim = upload._claim
+
+    def late(asked: pipeline.Job, *, fresh: bool) -> None:
+        monkeypatch.setattr(upload, "_claim", claim)
+        pipeline.run(others[asked.output.path], pipeline.local())
+        claim(asked, fresh=fresh)
+
+    mine, other = (
+        [
+            job(source, f"s3://data/meanwhile/{k}", scratch=str(tmp_path / name / str(k)))
+            for k in range(2)
+        ]
+        for name in ("mine", "other")
+    )
+    tiles = {"tiles": other[1].tiles.model_copy(update={"size": 64})}
+    others = {
+        mine[0].output.path: other[0],
+        mine[1].output.path: other[1].model_copy(update=tiles),
+    }
+    monkeypatch.setattr(upload, "_claim", late)
+    known = pipeline.run(job(source, tmp_path / "known"), pipeline.local())
+    same(pipeline.run(mine[0], pipeline.local()), known)
+    monkeypatch.setattr(upload, "_claim", late)
+    with pytest.raises(ResumeError, match=r"meanwhile/1 holds the result of another job"):
+        pipeline.run(mine[1], pipeline.local())
+    for asked in mine:
+        assert locations.read(asked.output.path, upload.CLAIM) is None
+        assert not list(Path(asked.output.scratch).iterdir())
+
+
 def test_an_address_holds_the_products_of_one_run(images, s3, endpoint, tmp_path):
     """What a run replaces at an address is gone, what is the user's stays, and a record that is
     damaged is told by all who read it.

@@ -363,7 +363,10 @@ def plan(
 def job_of(given: JobLike, changes: Mapping[str, Any] | None = None) -> Job:
     """Return the job that is meant: itself, or what a mapping or a file holds."""
     if isinstance(given, (str, os.PathLike)):
-        return from_yaml(given, changes)
+        try:
+            return from_yaml(given, changes)
+        except JobError as error:
+            raise JobError(f"{error}{_meant(str(error), changes or {})}") from error
     if changes:
         raise JobError("changes: given with a job that is no file; change the job itself")
     if isinstance(given, Job):
@@ -371,6 +374,18 @@ def job_of(given: JobLike, changes: Mapping[str, Any] | None = None) -> Job:
     if isinstance(given, Mapping):
         return Job(**given)
     raise JobError(f"job: {given!r}; allowed: a Job, a mapping of its keys, or a job file's path")
+
+
+def _meant(error: str, changes: Mapping[str, Any]) -> str:
+    """Where a changed key belongs that the job has not: ``land.min_area`` below ``segmenters``."""
+    for key in changes:
+        first, _, rest = key.partition(".")
+        of_segmenter = "option of" in elsewhere(key.rpartition(".")[2], "segmenters")
+        if rest and of_segmenter and error.startswith(f"{first}: there is no such key"):
+            return f"; did you mean segmenters.{key}?"
+        if of_segmenter and error.startswith(f"{key}: ") and first == "segmenters":
+            return f"; an option stands below a segmenter's name: segmenters.NAME.{rest}"
+    return ""
 
 
 def _called(segmenter: Any) -> str:

@@ -19,6 +19,7 @@ from pipeline.cli.console import (
     assignments,
     echo_facts,
     errors,
+    options_of,
     writable,
 )
 
@@ -35,7 +36,7 @@ def info(
     from pipeline.api import images
 
     with errors(debug=debug):
-        facts = images.info({"path": image, **assignments(source, "--source")})
+        facts = images.info({"path": image, **options_of(source, "--source")})
         echo_facts(facts, as_json=as_json)
 
 

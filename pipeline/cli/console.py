@@ -5,6 +5,7 @@ Everything heavy is imported when a command needs it.
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import traceback
@@ -19,6 +20,9 @@ from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     from pipeline.api.facts import Facts
+
+LISTED = re.compile(r"({0})(,({0}))+".format(r"\s*(?:[\w -]+|-?\d*\.?\d+)\s*"))
+"""Words or numbers with commas between them."""
 
 app = typer.Typer(
     help="Segment images too large to hold: the same labels, however the image is tiled.",
@@ -58,7 +62,11 @@ Fresh = Annotated[
 ]
 Reader = Annotated[
     list[str] | None,
-    typer.Option("--source", metavar="KEY=VALUE", help="An option of the reader: bands=[4,3,2]."),
+    typer.Option(
+        "--source",
+        metavar="KEY=VALUE",
+        help="An option of the reader: bands=4,3,2 or bands=nir,red.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Changes = Annotated[
@@ -75,13 +83,23 @@ def assignments(given: Sequence[str] | None, option: str) -> dict[str, Any]:
     return dict(_assignment(text, option) for text in given or ())
 
 
-def nested(given: Sequence[str] | None, option: str) -> dict[str, Any]:
-    """What ``key=value`` says, where a dot in a key stands for a mapping: ``weights.nir=0.5``."""
+def options_of(given: Sequence[str] | None, option: str) -> dict[str, Any]:
+    """What ``key=value`` says of a method or a reader, by key.
+
+    A dot in a key stands for a mapping (``weights.nir=0.5``), and words or numbers with commas
+    between them are a list (``index=nir,red``).
+    """
     from pipeline.config.yaml_files import change
 
     found: dict[str, Any] = {}
-    change(found, assignments(given, option))
+    change(found, assignments([_bracketed(text) for text in given or ()], option))
     return found
+
+
+def _bracketed(text: str) -> str:
+    """``key=a,b`` as ``key=[a,b]``; anything else, such as a path with a comma, as it is."""
+    key, equals, value = text.partition("=")
+    return f"{key}{equals}[{value}]" if LISTED.fullmatch(value) else text
 
 
 def _assignment(text: str, option: str) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from pipeline.segmenters import exactness
 
 WIDTH = 88
 """Columns of the text."""
+EXAMPLES = re.compile(r"^Examples\n-+\n.*?(?=^\w+\n-+\n|\Z)", re.MULTILINE | re.DOTALL)
+"""The section of a docstring that is for Python."""
 
 
 def listed() -> str:
@@ -50,11 +53,15 @@ def described(name: str) -> str:
     group = SEGMENTERS if name in plugins.kinds() else STEPS
     kind = plugins.load(name, group=group)
     head = [f"{name}, a kind of {'segmenter' if group == SEGMENTERS else 'step'}", ""]
-    about = inspect.getdoc(kind) or ""
-    exact = ["", _exact(kind)] if group == SEGMENTERS else []
+    about = EXAMPLES.sub("", inspect.getdoc(kind) or "").replace("``", "").strip()
+    exact = ["", _exact(kind), _use(name)] if group == SEGMENTERS else []
     options = plugins.described_options(name, group)
     told = [line for option in options for line in ["", *_option(option)]]
     return "\n".join([*head, about, *exact, "", "Options:" if told else "No options.", *told[1:]])
+
+
+def _use(name: str) -> str:
+    return f"tilewise segment IMAGE OUT --with {name} --option KEY=VALUE"
 
 
 def _in_short(name: str) -> Iterator[str]:

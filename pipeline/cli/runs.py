@@ -23,7 +23,7 @@ from pipeline.cli.console import (
     assignments,
     echo_facts,
     errors,
-    nested,
+    options_of,
     writable,
 )
 from pipeline.errors import JobError, TilesError
@@ -78,7 +78,7 @@ def segment(
             "--option",
             "--set",
             metavar="KEY=VALUE",
-            help="An option of the segmenter: band=nir, index=[nir,red], weights.nir=0.5. See "
+            help="An option of the segmenter: band=nir, index=nir,red, weights.nir=0.5. See "
             "`tilewise methods KIND`.",
         ),
     ] = None,
@@ -113,7 +113,7 @@ def segment(
     from pipeline.api import runs
 
     with errors(debug=debug):
-        reader = assignments(source, "--source")
+        reader = options_of(source, "--source")
         if "path" in reader:
             raise JobError(
                 f"--source path={reader['path']}: given beside the image, {image}; allowed: one "
@@ -125,7 +125,7 @@ def segment(
         work = partial(
             runs.segment,
             {"path": image, **reader},
-            {"kind": kind, **nested(options, "--option")},
+            {"kind": kind, **options_of(options, "--option")},
             out,
             tile="auto" if tile is None else tile,
             halo="auto" if halo is None else halo,

@@ -14,6 +14,7 @@ import functools
 import inspect
 import itertools
 import json
+import operator
 import os
 import textwrap
 import typing
@@ -84,7 +85,7 @@ class Typed:
     ) -> dict[str, Any]:
         """The type's own schema, and what else a value may be written as."""
         try:
-            found = handler(TypeAdapter(self.wanted).core_schema)
+            found = handler(TypeAdapter(_writable(self.wanted, stated=self.stated)).core_schema)
         except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema):
             found = {}  # a type of somebody's own
         return {**found, **(self.about or {})}
@@ -240,6 +241,15 @@ def _fitting(value: Any, wanted: Any, *, stated: bool) -> Any:
     ):
         return value if type(value) in choices else [value]
     return value
+
+
+def _writable(wanted: Any, *, stated: bool) -> Any:
+    """A type with all that `_fitting` makes a value of it from."""
+    choices = _choices(wanted)
+    more = [get_args(each)[0] for each in choices if _is_list(each)]
+    if stated and float in choices and str not in choices:
+        more.append(str)
+    return functools.reduce(operator.or_, more, wanted)
 
 
 def _choices(wanted: Any) -> list[Any]:

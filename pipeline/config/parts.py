@@ -7,18 +7,39 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
 from pipeline.config.option_errors import placed
+from pipeline.config.options import described
 from pipeline.errors import JobError, nearest
 
-DESCRIBED = ConfigDict(use_attribute_docstrings=True, extra="forbid")
-"""The configuration of a dataclass that stands in the JSON schema."""
 TELLING = {"missing", "value_error", "part"}
 """Types of faults that say enough."""
+
+
+class Described:
+    """A base of dataclasses and models whose fields are described by the strings below them in the
+    JSON schema. They are read where a schema is asked for: pydantic itself reads them, slowly,
+    whenever the class is made.
+    """
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Pydantic's own schema, and the descriptions."""
+        found = handler(schema)
+        properties = handler.resolve_ref_schema(found)["properties"]
+        for name, text in described(cls).items():
+            if about := properties.get(name):
+                about["description"] = f"{text} {about.get('description', '')}".rstrip()
+        return found
 
 
 @dataclass(frozen=True, slots=True)

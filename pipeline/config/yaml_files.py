@@ -206,10 +206,19 @@ def _told(error: yaml.MarkedYAMLError) -> str:
 
 
 def written(facts: Mapping[str, Any]) -> str:
-    r"""Facts as YAML, in their order: what JSON can hold, tuples as lists.
+    r"""Facts as YAML, in their order; innermost lists and mappings each on one line.
 
     >>> written({"shape": (2, 3), "crs": None})
     'shape: [2, 3]\ncrs: null\n'
     """
-    plain = json.loads(json.dumps(facts))
-    return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    text: str = yaml.dump(
+        facts, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True
+    )
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes tuples as lists."""
+
+
+_Dumper.add_representer(tuple, yaml.SafeDumper.represent_list)

@@ -1,5 +1,5 @@
-"""How labels are laid out in files, and whether the files that a job asks for can hold what is made
-of an image; said before any work.
+"""How labels are laid out in files, in chunks and shards. What a file cannot hold is refused before
+any work is done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SMALL = "uint32"
 
 
 def refuse(output: Output, frame: Frame) -> None:
-    """JobError if a file that is asked for is of no use for such an image."""
+    """JobError if a file that the job asks for cannot hold the labels of such an image."""
     if "cog" in output.labels and frame.ndim != 2:
         raise JobError(
             "output.labels: cog of a volume; allowed: zarr, which holds volumes, and ome-tiff"
@@ -40,14 +40,21 @@ def refuse(output: Output, frame: Frame) -> None:
 
 
 def dtype(output: Output) -> str | None:
-    """The type that labels must fit into, if there is one: the job's, or the largest that its files
-    hold.
-    """
+    """The type that ids must fit into: the job's, or the largest that its files hold. None: any."""
     return output.dtype or (SMALL if "ome-tiff" in output.labels else None)
 
 
 def whole(output: Output, tile: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """About the same tile, of whole shards, or chunks, where the job gives these."""
+    """The largest tile within this one that is a whole number of shards, or chunks, where the job
+    gives these; at least one of them.
+
+    Parameters
+    ----------
+    output
+        What the job says.
+    tile, shape
+        The extent of a tile and of the image along each axis, in pixels.
+    """
     asked = output.chunk if output.shard in (None, "auto") else output.shard
     if asked == "auto":
         return tuple(tile)
@@ -61,10 +68,10 @@ def whole(output: Output, tile: Sequence[int], shape: Sequence[int]) -> tuple[in
 def layout(
     output: Output, tile: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """The extent of a chunk and of a shard along each axis.
+    """The extent of a chunk, and of a shard if there are any, along each axis in pixels.
 
-    A shard, or where there are none a chunk, is written whole by one task: a tile that does not
-    hold the image along an axis is a whole number of them.
+    A shard, or where there are none a chunk, is written whole by one task. So a tile is a whole
+    number of them along each axis, unless it holds the whole image along that axis.
 
     Parameters
     ----------
@@ -76,40 +83,57 @@ def layout(
     Raises
     ------
     JobError
-        Where a tile is no whole number of shards or chunks, or a shard none of chunks.
+        If a tile is no whole number of shards or chunks, or a shard no whole number of chunks.
     """
-    ndim, most = len(shape), CHUNK[len(shape)]
-    shard = None if output.shard in (None, "auto") else _each("output.shard", output.shard, ndim)
-    if output.chunk != "auto":
-        chunk = _each("output.chunk", output.chunk, ndim)
-    elif shard is not None:
-        chunk = tuple(_divisor(size, most) for size in shard)
-    else:
-        chunk = tuple(
-            min(size, most) if size >= n else _divisor(size, most)
-            for size, n in zip(tile, shape, strict=True)
-        )
-    if (
-        output.shard == "auto"
-    ):  # a tile that holds the image need be no whole number of chunks, and its shard is
-        shard = tuple(
-            -(-size // c) * c if size >= n else size
-            for size, c, n in zip(tile, chunk, shape, strict=True)
-        )
-    if shard is not None and any(s % c for s, c in zip(shard, chunk, strict=True)):
-        raise JobError(
-            f"output.shard: {_by(shard)} with chunks of {_by(chunk)}; allowed: whole chunks"
-        )
-    for key, unit in (("shard", shard), ("chunk", chunk)):
-        if unit is not None and any(
-            size < n and size % u for size, u, n in zip(tile, unit, shape, strict=True)
-        ):
+    chunk = _chunk(output, tile, shape)
+    shard = _shard(output, chunk, tile, shape)
+    if shard is not None:
+        if any(extent % unit for extent, unit in zip(shard, chunk, strict=True)):
             raise JobError(
-                f"output.{key}: {_by(unit)} with tiles of {_by(tile)}, so that two tiles would "
-                f"write one {key}; "
-                f"allowed: an extent that divides a tile's"
+                f"output.shard: {_by(shard)} with chunks of {_by(chunk)}; allowed: whole chunks"
             )
+        _refuse_shared("shard", shard, tile, shape)
+    _refuse_shared("chunk", chunk, tile, shape)
     return chunk, shard
+
+
+def _chunk(output: Output, tile: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    ndim = len(shape)
+    longest = CHUNK[ndim]
+    if output.chunk != "auto":
+        return _each("output.chunk", output.chunk, ndim)
+    if output.shard not in (None, "auto"):
+        shard = _each("output.shard", output.shard, ndim)
+        return tuple(_divisor(size, longest) for size in shard)
+    return tuple(
+        min(size, longest) if size >= n else _divisor(size, longest)
+        for size, n in zip(tile, shape, strict=True)
+    )
+
+
+def _shard(
+    output: Output, chunk: Sequence[int], tile: Sequence[int], shape: Sequence[int]
+) -> tuple[int, ...] | None:
+    if output.shard is None:
+        return None
+    if output.shard != "auto":
+        return _each("output.shard", output.shard, len(shape))
+    # a tile that holds the image along an axis may be no whole number of chunks; a shard must be
+    return tuple(
+        -(-size // unit) * unit if size >= n else size
+        for size, unit, n in zip(tile, chunk, shape, strict=True)
+    )
+
+
+def _refuse_shared(
+    key: str, unit: Sequence[int], tile: Sequence[int], shape: Sequence[int]
+) -> None:
+    """JobError if two tiles would write one chunk or shard, of the extent ``unit``."""
+    if any(size < n and size % u for size, u, n in zip(tile, unit, shape, strict=True)):
+        raise JobError(
+            f"output.{key}: {_by(unit)} with tiles of {_by(tile)}, so that two tiles would "
+            f"write one {key}; allowed: an extent that divides a tile's"
+        )
 
 
 def _each(key: str, given: Any, ndim: int) -> tuple[int, ...]:
@@ -123,8 +147,8 @@ def _each(key: str, given: Any, ndim: int) -> tuple[int, ...]:
 
 
 def _divisor(extent: int, most: int) -> int:
-    """The largest divisor of an extent that is no more than ``most``; the extent itself where that
-    is less than a quarter of it.
+    """The largest divisor of an extent that is at most ``most``; the extent itself where that
+    divisor is less than a quarter of what is possible.
     """
     best = max(d for d in range(1, min(extent, most) + 1) if extent % d == 0)
     return best if 4 * best >= min(extent, most) else extent

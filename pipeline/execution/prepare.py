@@ -1,5 +1,6 @@
-"""What is settled of the whole image before any tile is drawn: the statistics that steps and
-segmenters ask for, and where each tile goes. Both are found once, and kept in the scratch store.
+"""Find what must be known of the whole image before any tile is segmented: the statistics that
+steps and segmenters ask for, and the segmenter that each tile goes to. Both are found once and kept
+in the scratch store.
 """
 
 from __future__ import annotations
@@ -36,24 +37,42 @@ def reachable(draft: Plan, engine: Engine) -> Iterator[Plan]:
 
 
 def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
-    """By tile why it cannot be read, where such tiles are to be skipped. SourceError if
-    none can.
+    """Find the tiles that cannot be read, if the job skips such tiles.
+
+    Parameters
+    ----------
+    run
+        The run, before it is routed.
+    policy
+        The job's ``on_bad_tile``; with anything but ``skip`` nothing is read.
+    crew
+        Who reads.
+
+    Returns
+    -------
+    dict
+        By tile why it cannot be read.
+
+    Raises
+    ------
+    SourceError
+        If no tile can be read.
     """
     if policy != "skip":
         return {}
-    lost = {
-        tile: why
-        for tile, why in crew.each("read", unreadable_tiles.unreadable, run, range(len(run.grid)))
-        if why
-    }
+    read = crew.each("read", unreadable_tiles.unreadable, run, range(len(run.grid)))
+    lost = {tile: why for tile, why in read if why}
     if len(lost) == len(run.grid):
         raise SourceError(f"no tile can be read: {run.grid.name(0)}: {lost[0]}")
     return lost
 
 
 def fit(run: Run, crew: Crew) -> Run:
-    """Find the statistics of the whole image that steps and segmenters ask for, in as many rounds
-    as they need; and the ground's.
+    """Find the statistics of the whole image that steps and segmenters ask for, and the area of
+    pixels on the ground where it varies.
+
+    What is found in one round may be asked for on in the next: a segmenter is fitted to what fitted
+    steps make of the image.
     """
     terrain.find(run)
     for number in range(fitting.MOST_ROUNDS):
@@ -61,34 +80,40 @@ def fit(run: Run, crew: Crew) -> Run:
         if not wanted:
             return run
         if not run.scratch.sound(fitting.key(number)):
-            samples = {
-                subject.name: _sample(run, subject, crew)
-                for subject in wanted
-                if sample_size(subject.what)
-            }
-            counted = tuple(subject for subject in wanted if not sample_size(subject.what))
-            survey = fitting.Survey(
-                run, counted, fitting.batches(run, crew.engine.workers) if counted else ()
-            )
-            batches = range(len(survey.batches))
-            bins = fitting.common_bins(
-                found for _, found in crew.each("survey", fitting.ranges, survey, batches)
-            )
-            counts = fitting.added(
-                bins,
-                (
-                    found
-                    for _, found in crew.each(
-                        "fit", fitting.counts, replace(survey, bins=bins), batches
-                    )
-                ),
-            )
-            fitting.save(run, number, bins, counts, samples)
+            _find_statistics(run, number, wanted, crew)
         run = fitting.fitted(run, number, wanted)
     raise SegmenterError(
         f"{', '.join(subject.name for subject in wanted)}: still unfitted after "
         f"{fitting.MOST_ROUNDS} rounds of fitting"
     )
+
+
+def _find_statistics(run: Run, number: int, wanted: Sequence[fitting.Subject], crew: Crew) -> None:
+    """Find and save what is asked for in one round.
+
+    Parameters
+    ----------
+    run
+        The run, with what was found in earlier rounds.
+    number
+        The round's number.
+    wanted
+        The steps and segmenters that ask, each for a sample of pixels or for a histogram.
+    crew
+        Who reads the image.
+    """
+    samples = {
+        subject.name: _sample(run, subject, crew) for subject in wanted if sample_size(subject.what)
+    }
+    counted = tuple(subject for subject in wanted if not sample_size(subject.what))
+    batches = fitting.batches(run, crew.engine.workers) if counted else ()
+    survey = fitting.Survey(run, counted, batches)
+    numbers = range(len(batches))
+    ranges = crew.each("survey", fitting.ranges, survey, numbers)
+    bins = fitting.common_bins(found for _, found in ranges)
+    counts = crew.each("fit", fitting.counts, replace(survey, bins=bins), numbers)
+    added = fitting.added(bins, (found for _, found in counts))
+    fitting.save(run, number, bins, added, samples)
 
 
 def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
@@ -97,21 +122,15 @@ def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
 
     def gather(boxes: list[Box]) -> Sample:
         survey = fitting.Survey(run, (subject,), boxes=tuple(boxes))
-        return merge(
-            (
-                found
-                for _, found in crew.each(
-                    "sample", fitting.sample, survey, range(-(-len(boxes) // fitting.PER_ITEM))
-                )
-            ),
-            size,
-        )
+        items = range(-(-len(boxes) // fitting.PER_ITEM))
+        found = crew.each("sample", fitting.sample, survey, items)
+        return merge((sample for _, sample in found), size)
 
     return collect(run.grid.shape, size, gather)
 
 
 def route(run: Run, rules: Sequence[Rule], crew: Crew) -> Run:
-    """Decide where each tile goes."""
+    """Decide which segmenter each tile goes to, by a job's or a layer's rules."""
     if not run.scratch.sound(routing.KEY):
         work = routing.routing(run, rules, fitting.batches(run, crew.engine.workers))
         if routing.needed(run, rules):

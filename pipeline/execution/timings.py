@@ -1,5 +1,5 @@
-"""What each route took: tiles, pixels and seconds; and what the dearest of them would have taken
-everywhere.
+"""The tiles, pixels and seconds that each route took, and the seconds that the slowest route would
+have taken for the whole image.
 """
 
 from __future__ import annotations
@@ -23,37 +23,41 @@ UNLIKE = (
     "processors or libraries that may differ in the last digit drew it, so nothing of it is "
     "proved; run.json lists them (processors)"
 )
-"""What is told of a route."""
+"""The remark on a route that `Run.mixed` names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The seconds that tiles took in this run; what an earlier one did before it was interrupted,
-    nobody knows.
+    """The seconds that tiles took in this run. Tiles that an earlier run segmented before it was
+    interrupted have no time.
     """
 
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     """By route and tile."""
 
     told: dict[str, set[str]] = field(default_factory=dict)
-    """By route, what its segmenter did otherwise than asked."""
+    """By route, the remarks of its segmenter: what it did otherwise than the job asked."""
 
     def add(self, run: Run, outcome: Outcome[Segmented]) -> None:
-        """Take in that a tile was segmented, perhaps once more in a larger window."""
-        if outcome.value is not None:
-            tiles = self.seconds.setdefault(run.method(outcome.item).name, {})
-            tiles[outcome.item] = tiles.get(outcome.item, 0.0) + outcome.value["seconds"]
-            if outcome.value["told"]:
-                self.told.setdefault(run.method(outcome.item).name, set()).update(
-                    outcome.value["told"]
-                )
+        """Add the time of a tile that was segmented, perhaps again in a larger window."""
+        if outcome.value is None:
+            return
+        name = run.method(outcome.item).name
+        tiles = self.seconds.setdefault(name, {})
+        tiles[outcome.item] = tiles.get(outcome.item, 0.0) + outcome.value["seconds"]
+        if outcome.value["told"]:
+            self.told.setdefault(name, set()).update(outcome.value["told"])
 
 
 def routes(run: Run, clock: Clock) -> dict[str, dict[str, Any]]:
-    """What each route took: its ``tiles``, the ``pixels`` of their cores, and of a segmenter the
-    ``seconds`` that it took, on any worker, at as many of them as are ``timed``: those that were
-    done in this run; ``told``, if it did something otherwise than asked. Of layers, what each of
-    them took.
+    """What each route took; where a job has layers, what each layer took.
+
+    Returns
+    -------
+    dict
+        By route: ``tiles``; ``pixels`` of the tiles' cores; for a segmenter ``seconds``, added over
+        all workers, of the tiles segmented in this run, and ``timed``, the number of these tiles;
+        ``told``, the segmenter's remarks, if there are any.
     """
     size = _sizes(run.grid)
     runs = [(sheet.layer.use, sheet.run.routes >= FIRST) for sheet in sheets_of(run)]
@@ -78,18 +82,14 @@ def routes(run: Run, clock: Clock) -> dict[str, dict[str, Any]]:
 
 
 def dearest(run: Run, clock: Clock) -> dict[str, Any] | None:
-    """The ``route`` that took most for a pixel, and about how many ``seconds`` it would have taken
-    at all tiles with a valid pixel.
+    """The ``route`` that took the most seconds for a pixel, and the ``seconds`` that it would have
+    taken for all tiles with a valid pixel.
 
-    None of layers, which all see every tile, and where nothing was timed.
+    None where nothing was timed, and for layers, each of which takes every tile.
     """
     size = _sizes(run.grid)
-    names = (
-        []
-        if sheets_of(run)
-        else [method.name for method in run.methods if clock.seconds.get(method.name)]
-    )
-    if not names:
+    names = [method.name for method in run.methods if clock.seconds.get(method.name)]
+    if sheets_of(run) or not names:
         return None
     pace = {
         name: sum(clock.seconds[name].values()) / int(size[list(clock.seconds[name])].sum())
@@ -100,8 +100,8 @@ def dearest(run: Run, clock: Clock) -> dict[str, Any] | None:
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:
-    """A run's routes as its record has them: a line for each that a tile took, where not all took
-    the same; and what segmenters told.
+    """A record's routes in words: a line for each route, if tiles took different ones, and a line
+    for each remark of a segmenter.
     """
     taken = {name: facts for name, facts in record["routes"].items() if facts["tiles"]}
     told = [

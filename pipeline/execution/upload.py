@@ -109,7 +109,7 @@ def _its_result(job: Job, record: Mapping[str, Any]) -> Result:
 
 
 @contextlib.contextmanager
-def claimed(job: Job, *, fresh: bool) -> Iterator[None]:
+def claimed(job: Job, *, fresh: bool) -> Iterator[Result | None]:
     """Say at the address that this run makes its result.
 
     A run that ends before it has begun (a job that is refused) takes the claim back. A run that
@@ -120,25 +120,43 @@ def claimed(job: Job, *, fresh: bool) -> Iterator[None]:
     job
         The job, whose output is an address.
     fresh
-        Whether to take the place of another run.
+        Whether to take the place of another run, and of a result.
+
+    Yields
+    ------
+    Result or None
+        The job's result, if another run has completed it since the address was looked at.
 
     Raises
     ------
     OutputError
         If another run makes the address's result.
+    ResumeError
+        If another job's result has been completed there since the address was looked at.
     """
     _claim(job, fresh=fresh)
     try:
-        yield
+        record = None if fresh else read_at(job.output.path)
+        result = _its_result(job, record) if record and record["complete"] else None
+        yield result
     except BaseException:
-        if not Path(job.output.scratch or "", MADE).exists():
-            with contextlib.suppress(OutputError):  # what ended the run is what is told
-                remove(job.output.path, CLAIM)
-                Path(job.output.scratch or "", MARK).unlink(missing_ok=True)
+        with contextlib.suppress(OutputError):  # the error that ended the run is the one to raise
+            _take_back(job)
         raise
+    if result is not None:
+        _take_back(job)
+
+
+def _take_back(job: Job) -> None:
+    """Remove the claim of a run that has made nothing yet."""
+    scratch = Path(job.output.scratch or "")
+    if not (scratch / MADE).exists():
+        remove(job.output.path, CLAIM)
+        (scratch / MARK).unlink(missing_ok=True)
 
 
 def _claim(job: Job, *, fresh: bool) -> None:
+    """Write the mark of this run to the address. OutputError if another run's lies there."""
     mark = _mark(job)
     if fresh:
         remove(job.output.path, CLAIM)

@@ -172,6 +172,21 @@ class Frame:
         return to_pixels(self.transform or IDENTITY, x, y)
 
 
+def valid_or_all(
+    valid: npt.NDArray[np.bool_] | None, block: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
+    """Which pixels of a block count: those of the mask that was given, or all.
+
+    Parameters
+    ----------
+    valid
+        (row, column) or (plane, row, column), or None.
+    block
+        (band, row, column) or (band, plane, row, column).
+    """
+    return np.ones(block.shape[1:], bool) if valid is None else valid
+
+
 STEP = float(np.finfo(np.float32).eps)
 """The precision to which GDAL compares floats of any width with nodata."""
 SINGLE = (3.39e38, 3.41e38)

@@ -40,10 +40,10 @@ somewhere.
 """
 ERROR = 2e-7
 """The relative error of interpolation that is aimed at."""
-MOST, MOST_TORN = 1 << 18, 1 << 14
-"""Nodes of a lattice; and of one that holds places where there is no ground, which are looked for
-one by one.
-"""
+MOST = 1 << 18
+"""Nodes of a lattice."""
+MOST_TORN = 1 << 14
+"""Nodes of a lattice that holds places without ground, which are looked for one by one."""
 COARSE = 17
 """Nodes along each axis of the lattice that tells whether a CRS is true, and is refined where it is
 not.
@@ -188,7 +188,8 @@ def _missed(values: Floats, axis: int) -> float:
     relative to it.
     """
     moved = np.moveaxis(values, axis, 0)
-    known, between = moved[1::2], (moved[:-2:2] + moved[2::2]) / 2
+    known = moved[1::2]
+    between = (moved[:-2:2] + moved[2::2]) / 2
     there = (known > 0) & (moved[:-2:2] > 0) & (moved[2::2] > 0)
     return float((np.abs(between[there] / known[there] - 1)).max(initial=0.0))
 
@@ -285,7 +286,8 @@ def _in_space(projected: Projected, x: Floats, y: Floats) -> Floats:
         np.where(np.isfinite(one), one, np.nan).reshape(x.shape) * projected.radians
         for one in found
     )
-    (major, squared), sine = projected.ellipsoid, np.sin(latitude)
+    major, squared = projected.ellipsoid
+    sine = np.sin(latitude)
     normal = major / np.sqrt(1 - squared * sine * sine)
     flat = normal * np.cos(latitude)
     return np.stack(

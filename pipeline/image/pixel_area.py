@@ -35,10 +35,10 @@ from pipeline.numerics.elementary import cosine, sine
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-LIMBS, EXPONENT = 3, -64
-"""The area of a pixel, where pixels are not alike, is a whole number of 2^-64 square metres, in
-limbs of 32 bits.
-"""
+EXPONENT = -64
+"""Where pixels are not alike, the area of each is a whole number of 2^-64 square metres."""
+LIMBS = 3
+"""That number is stored in so many limbs of 32 bits."""
 _COLUMNS = {"um": Fraction(1, 10**6), "mm": Fraction(1, 1000), "m": Fraction(1)}
 """The units that columns have, in metres: a length is told in the first that is not shorter, or in
 metres.
@@ -120,7 +120,8 @@ def unclear(axes: Sequence[str], units: Sequence[str | None]) -> list[str]:
     >>> unclear("zyx", [None, "cubits", "um"])[1]
     "the unit along y is 'cubits', which is no length that is known; no size is taken there"
     """
-    known, told = any(unit and length(unit) for unit in units), []
+    known = any(unit and length(unit) for unit in units)
+    told = []
     for axis, unit in zip(axes, units, strict=True):
         if unit is None and known:
             told.append(f"there is no unit along {axis}; no size is taken there")
@@ -138,7 +139,8 @@ def in_unit(size: float, unit: str, wanted: str) -> float | None:
     >>> in_unit(500.0, "nanometer", "micrometer")
     0.5
     """
-    have, want = length(unit), length(wanted)
+    have = length(unit)
+    want = length(wanted)
     if unit == wanted:
         return size
     return size * float(have.metres / want.metres) if have and want else None
@@ -217,16 +219,15 @@ def pixel_areas(
         edges = np.clip(
             top + e * np.arange(rows[0], rows[1] + 1, dtype=np.float64), -math.pi / 2, math.pi / 2
         )[:, None]
-        middle, half = (edges[1:] + edges[:-1]) / 2, np.abs(edges[1:] - edges[:-1]) / 2
+        middle = (edges[1:] + edges[:-1]) / 2
+        half = np.abs(edges[1:] - edges[:-1]) / 2
         mean = sum(
             (weight * _density(middle + place * half, found.ellipsoid) for place, weight in _GAUSS),
             np.zeros(middle.shape),
         )
         return _limbs(mean * (2 * half) * abs(a))
-    row, column = (
-        np.arange(*rows, dtype=np.float64)[:, None] + 0.5,
-        np.arange(*columns, dtype=np.float64) + 0.5,
-    )
+    row = np.arange(*rows, dtype=np.float64)[:, None] + 0.5
+    column = np.arange(*columns, dtype=np.float64) + 0.5
     mean = np.zeros((rows[1] - rows[0], columns[1] - columns[0]))
     for (down, w), (across, v) in itertools.product(_GAUSS, repeat=2):
         latitude = np.clip(
@@ -320,9 +321,7 @@ def step_lengths(
         latitude = np.clip(start + y * (1 + place) / 2, -math.pi / 2, math.pi / 2)
         height = sine(latitude)
         flat = 1 - squared * height * height
-        east, north = (
-            x * cosine(latitude) * major / np.sqrt(flat),
-            y * major * (1 - squared) / (flat * np.sqrt(flat)),
-        )
+        east = x * cosine(latitude) * major / np.sqrt(flat)
+        north = y * major * (1 - squared) / (flat * np.sqrt(flat))
         total += weight * np.sqrt(east * east + north * north)
     return total

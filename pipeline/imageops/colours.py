@@ -25,6 +25,8 @@ HSV = ("hue", "saturation", "value")
 LAB = ("lightness", "a", "b")
 STAINS = ("haematoxylin", "eosin", "dab")
 CHANNELS = (*HSV, *LAB, *STAINS)
+SPELT = {"hematoxylin": "haematoxylin"}
+"""Other spellings of channels, by what is written; a job's record has the one in CHANNELS."""
 COLOURS = (0, 1, 2)
 """Indices of the bands that are red, green and blue."""
 XYZ_OF_RGB = (

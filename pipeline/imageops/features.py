@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError, nearest
 from pipeline.image.bands import MEAN, numbered
-from pipeline.imageops.colours import CHANNELS, COLOURS, channel
+from pipeline.imageops.colours import CHANNELS, COLOURS, SPELT, channel
 from pipeline.imageops.filters import gaussian_radius, smooth, usable
 
 
@@ -49,8 +49,8 @@ class Feature:
     """
 
     channel: str | None = None
-    """A colour channel in place of ``band``: hue, saturation, value; lightness, a, b; haematoxylin,
-    eosin, dab.
+    """A colour channel in place of ``band``: hue, saturation, value; lightness, a, b; haematoxylin
+    (or hematoxylin), eosin, dab.
     """
 
     sigma: float = 0.0
@@ -70,6 +70,8 @@ class Feature:
             )
         if self.weights is not None:
             _refuse_weights(self.weights)
+        if self.channel in SPELT:
+            object.__setattr__(self, "channel", SPELT[self.channel])
         if self.channel is not None and self.channel not in CHANNELS:
             raise JobError(f"channel: {self.channel!r}; {nearest(self.channel, CHANNELS)}")
         given = [

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -26,6 +25,7 @@ from pydantic import (
 from pipeline.config import yaml_files
 from pipeline.config.messages import PLAIN, explained
 from pipeline.config.option_errors import elsewhere, kinds_in
+from pipeline.config.parts import Described
 from pipeline.errors import JobError, like, nearest
 from pipeline.image import legend
 from pipeline.jobs import layers, plugins
@@ -47,10 +47,8 @@ MOST_REPAIRS = 8
 """Windows doubled more often are larger than any image."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
+class _Part(Described, BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Tiles(_Part):
@@ -356,11 +354,11 @@ class Job(_Part):
 
         Examples
         --------
-        >>> job = Job(source="a.tif", segmenters={"land": "threshold"}, output={"path": "out"})
+        >>> job = Job(source="a.tif", segmenters={"land": "quasi_flat"}, output={"path": "out"})
         >>> print(job.to_yaml())
         source: a.tif
         segmenters:
-          land: {kind: threshold}
+          land: {kind: quasi_flat}
         route:
         - {use: land}
         output: {path: out}
@@ -368,15 +366,12 @@ class Job(_Part):
         >>> Job.from_yaml(job.to_yaml()) == job
         True
         """
-        parts = in_yaml(self.model_dump(exclude_defaults=True))
-        text: str = yaml.safe_dump(
-            parts, sort_keys=False, allow_unicode=True, default_flow_style=None
-        )
-        return text
+        return yaml_files.written(in_yaml(self.model_dump(exclude_defaults=True)))
 
     def plain(self) -> dict[str, Any]:
         """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
         source = self.source
+        rules = self.model_dump(include={"route", "layers"}, exclude_defaults=True)
         return {
             "source": {key: _named(part) for key, part in source.items()}
             if isinstance(source, Mapping)
@@ -386,8 +381,8 @@ class Job(_Part):
             "segmenters": {
                 name: plugins.describe(segmenter) for name, segmenter in self.segmenters.items()
             },
-            "route": [rule.plain() for rule in self.route],
-            "layers": [layer.plain() for layer in self.layers],
+            "route": rules.get("route", []),
+            "layers": rules.get("layers", []),
             "stitch": self.stitch.model_dump(),
             "on_bad_tile": self.on_bad_tile,
             "output": shown(self.output.model_dump()),

@@ -111,7 +111,7 @@ def _union(
         keys = {"kind": Required[Literal[name]], **more}
         part = dictionary(kind, keys, stated=stated, told=True)
         part.__name__ = part.__qualname__ = name
-        part.__doc__ = (inspect.getdoc(kind) or "").split("\n")[0]
+        part.__doc__ = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
         parts.append(part)
     return TypeAdapter(Annotated[reduce(or_, parts), Field(discriminator="kind")])
 

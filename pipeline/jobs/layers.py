@@ -6,26 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, SkipValidation, TypeAdapter
+from pydantic import SkipValidation
 
-from pipeline.config.parts import DESCRIBED, Part
+from pipeline.config.parts import Described, Part
 from pipeline.errors import JobError
 from pipeline.image.legend import MOST
 from pipeline.jobs.routing import Rule, When
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Described):
     """What one segmenter draws, as a part of the whole. Exactly one of ``things`` and ``stuff`` is
     given.
 
     >>> Layer(things="trees", classes=5).final(1), Layer(stuff="cover", classes={2: 0}).final(2)
     (5, 0)
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = DESCRIBED
 
     things: str | None = None
     """A segmenter's name: each of its objects is one thing."""
@@ -85,11 +83,6 @@ class Layer:
         if isinstance(self.classes, Mapping):
             return self.classes.get(own, own)
         return own if self.classes is None or own == 0 else self.classes
-
-    def plain(self) -> dict[str, Any]:
-        """As a job says it."""
-        plain: dict[str, Any] = TypeAdapter(Layer).dump_python(self, exclude_defaults=True)
-        return plain
 
 
 WrittenLayer = Annotated[Layer, Part(Layer, "a layer such as {things: NAME} or {stuff: NAME}")]

@@ -92,8 +92,9 @@ def described_options(kind: str, group: str = SEGMENTERS) -> list[Option]:
 
     Examples
     --------
-    >>> print(described_options("threshold")[0].name)
-    band
+    >>> option = described_options("threshold")[0]
+    >>> option.name, option.type, option.default
+    ('value', 'float or None', 'None')
     """
     loaded = load(kind, group=group)
     types = annotated(loaded)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter
+from pydantic import BeforeValidator, Field, Strict
 
-from pipeline.config.parts import DESCRIBED, Part
+from pipeline.config.parts import Described, Part
 from pipeline.errors import JobError, nearest
 from pipeline.image.bands import is_name, numbered_trait
 from pipeline.numerics.elementary import LN2, logarithm
@@ -106,10 +106,8 @@ Number = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Range(Described):
     """The values of a trait for which a rule holds, both ends included."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = DESCRIBED
 
     min: Number = -np.inf
     """The least value; without it there is no limit."""
@@ -128,7 +126,7 @@ def _with_traits(schema: dict[str, Any]) -> None:
     """Name the traits in a JSON schema, so that editors complete them."""
     span = schema["additionalProperties"]
     schema["properties"] = dict.fromkeys((*TRAITS, *GIVEN), span)
-    schema["description"] = f"{schema['description']} Traits: {', '.join(FORMS)}."
+    schema["description"] = f"Traits: {', '.join(FORMS)}."
 
 
 When = Annotated[
@@ -143,10 +141,8 @@ When = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Described):
     """Use a segmenter for the tiles whose traits lie in ranges; without ranges, for every tile."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = DESCRIBED
 
     use: str
     """A segmenter's name in the job, or ``skip``."""
@@ -178,11 +174,6 @@ class Rule:
             for name in self.when
         }
         return all(span.min <= found[name] <= span.max for name, span in self.when.items())
-
-    def plain(self) -> dict[str, Any]:
-        """As a job says it."""
-        plain: dict[str, Any] = TypeAdapter(Rule).dump_python(self, exclude_defaults=True)
-        return plain
 
 
 WrittenRule = Annotated[

@@ -66,6 +66,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SegmenterError, TilewiseError
+from pipeline.image.frame import valid_or_all
 from pipeline.image.grid import Box
 from pipeline.image.legend import MOST
 from pipeline.imageops.components import pieces
@@ -189,7 +190,7 @@ def label(segmenter: Segmenter, block: Pixels, valid: Flags | None = None) -> np
     is filled.
     """
     block = np.asarray(block)
-    valid = np.ones(block.shape[1:], bool) if valid is None else valid
+    valid = valid_or_all(valid, block)
     fitted = fitted_to(segmenter, block, valid)
     found, contract = classes(fitted, block, valid), Contract.of(fitted)
     neighbours = contract.neighbours(valid.ndim)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError
 from pipeline.image.bands import indices
+from pipeline.image.frame import valid_or_all
 from pipeline.imageops.histograms import Histogram
 from pipeline.networks import archives
 from pipeline.networks.architectures import UNSAFE
@@ -163,7 +164,7 @@ class Adapter:
             The package is not installed.
         """
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         fitted = fitted_to(self, block, valid)
         ends = np.array(fitted.scale)[:, :, None, None]
         scaled = np.where(

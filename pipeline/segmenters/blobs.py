@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
+from pipeline.image.frame import valid_or_all
 from pipeline.imageops.components import pieces
 from pipeline.imageops.features import Feature
 from pipeline.imageops.filters import gaussian_radius, smooth
@@ -233,7 +234,7 @@ class Blobs(Feature):
             Labels from 1; 0 is background.
         """
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         fitted = fitted_to(self, block, valid)
         support = fitted.foreground(block, valid)
         if not support.any():

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
-from pipeline.image.frame import Frame
+from pipeline.image.frame import Frame, valid_or_all
 from pipeline.networks.lattice import Lattice
 from pipeline.networks.patches import Patches
 from pipeline.segmenters import Identity, Origin, fitted_to
@@ -217,6 +217,6 @@ class MaskRCNN(Network):
             Keys; 0 for background.
         """
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         keys: npt.NDArray[Any] = fitted_to(self, block, valid).predict(block, valid, origin)[0]
         return np.where(valid, keys, 0)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError, SegmenterError, nearest
-from pipeline.image.frame import Frame
+from pipeline.image.frame import Frame, valid_or_all
 from pipeline.image.pixel_area import in_unit
 from pipeline.imageops.histograms import Histogram
 from pipeline.networks import card as cards
@@ -280,7 +280,7 @@ class Network:
     ) -> npt.NDArray[np.int32]:
         """Label one block as if it were the whole image: int32."""
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         channels = fitted_to(self, block, valid).predict(block, valid, origin)
         return (
             label(self.decoder, channels, valid)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.errors import JobError, nearest
 from pipeline.image.bands import indices
-from pipeline.imageops.colours import CHANNELS, COLOURS, channel
+from pipeline.imageops.colours import CHANNELS, COLOURS, SPELT, channel
 from pipeline.imageops.features import Feature
 from pipeline.imageops.filters import (
     gabor_reach,
@@ -55,7 +55,9 @@ class Features:
     """
 
     channels: tuple[str, ...] = ()
-    """Colour channels to use: hue, saturation, value; lightness, a, b; haematoxylin, eosin, dab."""
+    """Colour channels to use: hue, saturation, value; lightness, a, b; haematoxylin (or
+    hematoxylin), eosin, dab.
+    """
 
     texture: tuple[str, ...] = ()
     """Texture measures of the mean of all bands around a pixel: mean, deviation, entropy, gabor."""
@@ -96,6 +98,7 @@ class Features:
         Feature(sigma=self.sigma)
         if self.bands == () and not (self.indices or self.channels or self.texture):
             raise JobError("bands: none, and nothing else; allowed: at least one feature")
+        object.__setattr__(self, "channels", tuple(SPELT.get(c, c) for c in self.channels))
         for name, given, allowed in (
             ("channels", self.channels, CHANNELS),
             ("texture", self.texture, TEXTURES),

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import JobError
-from pipeline.image.frame import Frame
+from pipeline.image.frame import Frame, valid_or_all
 from pipeline.imageops.components import pieces
 from pipeline.segmenters import Footprint, Identity, Origin, fitted_to
 from pipeline.segmenters.pixel_features import Contrast
@@ -139,7 +139,7 @@ class Superpixels(Contrast):
             Keys; 0 where a pixel was not measured.
         """
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         values = fitted_to(self, block, valid).scaled(block, valid)
         return _patches(
             values,

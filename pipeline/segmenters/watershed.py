@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.annotations.seeds import given_in
 from pipeline.errors import JobError, nearest
+from pipeline.image.frame import valid_or_all
 from pipeline.imageops.components import pieces
 from pipeline.imageops.features import Feature
 from pipeline.imageops.filters import derivatives
@@ -229,7 +230,7 @@ class Watershed(Feature):
         from skimage.segmentation import watershed
 
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         feature = self.feature(block, valid)
         # it is this class's own
         support = fitted_to(self, block, valid)._support(feature, valid)  # noqa: SLF001

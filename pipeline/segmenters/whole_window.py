@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.annotations.seeds import given_in
 from pipeline.errors import JobError
+from pipeline.image.frame import valid_or_all
 from pipeline.imageops.components import pieces
 from pipeline.imageops.features import Feature
 from pipeline.imageops.histograms import Histogram
@@ -236,7 +237,7 @@ class RandomWalker(Feature):
             Labels from 1; 0 is background.
         """
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         low, high = fitted_to(self, block, valid).limits
         value = self.feature(block, valid).astype(np.float64)
         known = valid & np.isfinite(value)
@@ -338,7 +339,7 @@ class NormalizedCut(Superpixels):
         from skimage.graph import cut_normalized
 
         block = np.asarray(block)
-        valid = np.ones(block.shape[1:], bool) if valid is None else valid
+        valid = valid_or_all(valid, block)
         fitted = fitted_to(self, block, valid)
         keys = Superpixels.__call__(fitted, block, valid, origin)
         known = keys > 0
@@ -384,7 +385,7 @@ def _values(
 ) -> tuple[npt.NDArray[np.float64], Flags]:
     """Features in the common scale, and where they are known."""
     block = np.asarray(block)
-    valid = np.ones(block.shape[1:], bool) if valid is None else valid
+    valid = valid_or_all(valid, block)
     if valid.ndim != 2:
         raise JobError("felzenszwalb in a volume; allowed: images of two dimensions")
     values = fitted_to(segmenter, block, valid).scaled(block, valid)

@@ -122,10 +122,8 @@ class ArrayImage:
         """What a DataArray's attributes say of its values. How it was, or will be, encoded in a
         file says nothing of these.
         """
-        dtype, attributes = (
-            np.dtype(checked_numbers(self._data.dtype, "the array")),
-            self.array.attrs if self._dims else {},
-        )
+        dtype = np.dtype(checked_numbers(self._data.dtype, "the array"))
+        attributes = self.array.attrs if self._dims else {}
         if self.nodata is not None:
             return Packed(dtype.name)
         about = {
@@ -145,7 +143,8 @@ class ArrayImage:
         """What the image is; JobError where axes or bands do not fit."""
         how, names = self._layout
         chunks = getattr(self._data, "chunksize", self._data.shape)
-        place, packed = self._place, self._packed
+        place = self._place
+        packed = self._packed
         return Frame(
             how.shape(self._data.shape),
             names,

@@ -92,7 +92,9 @@ class Layout:
         """The box of the bands, every ``step``-th pixel along the space axes; of the array's own
         kind (lazy stays lazy).
         """
-        fixed, low, high = dict(self.fixed), min(self.bands), max(self.bands) + 1
+        fixed = dict(self.fixed)
+        low = min(self.bands)
+        high = max(self.bands) + 1
         block = array[self.index(box, step)]
         left = [letter for letter in self.axes if letter not in fixed]
         wanted = [letter for letter in ("c", *self.space) if letter in left]
@@ -199,7 +201,8 @@ def named(names: Sequence[str | None], number: int) -> tuple[str, ...]:
         else []
     )
     given = given or [str(k + 1) for k in range(number)]
-    taken, found = set(given), list[str]()
+    taken = set(given)
+    found = list[str]()
     for name in given:
         if name not in found:
             found.append(name)

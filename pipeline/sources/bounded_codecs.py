@@ -226,7 +226,8 @@ class Numbers(Numcodec):  # type: ignore[misc]
     codec_id = "bounded"
 
     def __init__(self, codec: Any, room: Room) -> None:
-        self.codec, self.room = codec, room
+        self.codec = codec
+        self.room = room
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         """What the codec itself gives; ValueError where that is too much."""
@@ -253,7 +254,8 @@ class Numbers(Numcodec):  # type: ignore[misc]
 
 def _zstd(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
     """Zstandard, whose frames may say how much they become (RFC 8878, 3.1.1.1), and need not."""
-    said, codec = _first_frame(data), Zstd()
+    said = _first_frame(data)
+    codec = Zstd()
     room.check(said or 0)
     if said is None and not room.exact:
         raise ValueError(
@@ -274,7 +276,8 @@ def _first_frame(data: memoryview) -> int | None:
         return None
     flags = data[4]
     single = flags >> 5 & 1
-    width, at = (single, 2, 4, 8)[flags >> 6], 6 - single + (0, 1, 2, 4)[flags & 3]
+    width = (single, 2, 4, 8)[flags >> 6]
+    at = 6 - single + (0, 1, 2, 4)[flags & 3]
     return int.from_bytes(data[at : at + width], "little") + 256 * (width == 2) if width else None
 
 

@@ -80,7 +80,8 @@ def _of_jpeg_xl(data: bytes) -> tuple[int, int] | None:
     """By the SizeHeader of ISO/IEC 18181-1, of a codestream or of the first in a file of boxes."""
     at = 0
     while data[at : at + 2] != b"\xff\x0a":
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
         if kind not in STREAMS and size < 8:
             return None
         at += STREAMS.get(kind, size)
@@ -88,7 +89,8 @@ def _of_jpeg_xl(data: bytes) -> tuple[int, int] | None:
 
     def take(number: int) -> int:
         nonlocal bits
-        found, bits = bits & (1 << number) - 1, bits >> number
+        found = bits & (1 << number) - 1
+        bits = bits >> number
         return found
 
     small = take(1)
@@ -96,7 +98,8 @@ def _of_jpeg_xl(data: bytes) -> tuple[int, int] | None:
     def side() -> int:
         return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
 
-    rows, ratio = side(), take(3)
+    rows = side()
+    ratio = take(3)
     across, down = RATIOS[ratio]
     return rows, rows * across // down if ratio else side()
 

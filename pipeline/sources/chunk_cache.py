@@ -35,7 +35,9 @@ class Kept:
     def __init__(self, array: Any, folder: str) -> None:
         from pipeline.sources.bounded_codecs import FileRoom  # which takes Zarr along
 
-        self._array, self._folder, self._room = array, folder, FileRoom.of(array)
+        self._array = array
+        self._folder = folder
+        self._room = FileRoom.of(array)
         self._chunks: OrderedDict[Place, tuple[object, npt.NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -49,10 +51,8 @@ class Kept:
         ]
         box = Box(tuple(s.start for s in spans), tuple(s.stop for s in spans))
         chunk = self._array.chunks
-        first, last = (
-            [a // c for a, c in zip(box.start, chunk, strict=True)],
-            [-(-b // c) for b, c in zip(box.stop, chunk, strict=True)],
-        )
+        first = [a // c for a, c in zip(box.start, chunk, strict=True)]
+        last = [-(-b // c) for b, c in zip(box.stop, chunk, strict=True)]
         cover = Box(tuple(first), tuple(last))
         bytes_of_chunk = int(np.prod(chunk)) * self._array.dtype.itemsize
         if (

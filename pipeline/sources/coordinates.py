@@ -111,7 +111,8 @@ def names_of_bands(
     """
     if "c" not in axes or len(axes) != len(dims):
         return ()
-    said, along = attributes.get("long_name"), beside.get(dims[axes.index("c")])
+    said = attributes.get("long_name")
+    along = beside.get(dims[axes.index("c")])
     kept = tuple(map(str, said)) if isinstance(said, (list, tuple)) else ()
     if along is None:
         return kept
@@ -222,13 +223,16 @@ def _along(dim: str, letter: str, beside: Beside) -> Coordinate | None:
 
 def _line(coordinate: Coordinate) -> Line | None:
     """Coordinates that are evenly spaced; None where these are not, or are no numbers."""
-    stored, about = np.asarray(coordinate.values), coordinate.attributes
+    stored = np.asarray(coordinate.values)
+    about = coordinate.attributes
     if stored.dtype.kind not in "iuf" or not np.isfinite(stored).all():
         return None
     values = stored.astype(np.float64) * float(about.get("scale_factor", 1)) + float(
         about.get("add_offset", 0)
     )
-    first, last, number = float(values[0]), float(values[-1]), len(values)
+    first = float(values[0])
+    last = float(values[-1])
+    number = len(values)
     rounding = (
         2 * float(np.finfo(stored.dtype).eps) * float(np.abs(values).max())
         if stored.dtype.kind == "f"
@@ -255,9 +259,7 @@ def _of_lines(
                 "has no place"
             ),
         )
-    start_x, step_x, start_y, step_y = (
-        (stated[2], stated[0], stated[5], stated[4]) if stated is not None else (0.0, 0.0, 0.0, 0.0)
-    )
+    step_x, _, start_x, _, step_y, start_y = stated or (0.0,) * 6
     if stated is not None and all(
         line is None or _same(line, *way)
         for line, way in ((x, (start_x, step_x)), (y, (start_y, step_y)))

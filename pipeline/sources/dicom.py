@@ -56,7 +56,8 @@ class DicomSlide:
         """What the image is; SourceError if it cannot be opened, JobError if there is no such level
         or band.
         """
-        about, names = self._about, tuple(str(k + 1) for k in range(self._about.bands))
+        about = self._about
+        names = tuple(str(k + 1) for k in range(self._about.bands))
         return Frame(
             shape=about.shapes[self.level],
             bands=tuple(names[k] for k in self._chosen),
@@ -95,7 +96,8 @@ class DicomSlide:
     @property
     def facts(self) -> dict[str, Any]:
         """What is known of the image besides its frame."""
-        about, paths = self._about, self._opened.paths
+        about = self._about
+        paths = self._opened.paths
         return {
             "format": "DICOM whole slide",
             "level": self.level,
@@ -216,10 +218,8 @@ class _Opened:
             import wsidicom
         except ImportError as error:
             raise JobError(f"kind: dicom needs wsidicom: {INSTALL}") from error
-        self.slide, self.optical_path = (
-            wsidicom.WsiDicom.open([str(file) for file in _files(path)]),
-            optical_path,
-        )
+        self.slide = wsidicom.WsiDicom.open([str(file) for file in _files(path)])
+        self.optical_path = optical_path
         levels = list(self.slide.levels)
         self.paths = sorted({name for level in levels for name in level.optical_paths})
         if optical_path is not None and optical_path not in self.paths:
@@ -240,7 +240,8 @@ class _Opened:
 
     def region(self, level: int, box: Box) -> npt.NDArray[Any]:
         """(band, row, column)."""
-        (top, left), (height, width) = box.start, box.shape
+        top, left = box.start
+        height, width = box.shape
         picture = self.slide.read_region(
             (left, top), self.numbers[level], (width, height), path=self.optical_path
         )

@@ -28,7 +28,8 @@ def of_bytes(data: memoryview) -> int:
 
 def of_file(path: Path) -> dict[str, Any]:
     """A file's size, and the CRC-32 of it or of an even sample of it, head and tail included."""
-    size, crc = path.stat().st_size, 0
+    size = path.stat().st_size
+    crc = 0
     with path.open("rb") as file:
         for start, stop in _spans(size):
             file.seek(start)

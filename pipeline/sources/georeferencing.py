@@ -46,7 +46,8 @@ def place(path: str, file: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     SourceError
         If the file with the CRS beside it cannot be understood, or contradicts the transform.
     """
-    crs, transform = file.crs, file.transform
+    crs = file.crs
+    transform = file.transform
     if transform is None or transform.is_identity:
         crs, transform = _fitted(*file.gcps) if file.gcps[0] else (None, None)
     if transform is None:

@@ -19,7 +19,8 @@ import numpy as np
 
 from pipeline.image.transform import Transform, from_gdal
 
-EAST, NORTH = ("degrees_east", "degree_east"), ("degrees_north", "degree_north")
+EAST = ("degrees_east", "degree_east")
+NORTH = ("degrees_north", "degree_north")
 UNITS = {
     "m": "metre",
     "meter": "metre",
@@ -66,11 +67,14 @@ def reference(
         else ()
     )
     text = about.get("crs_wkt") or about.get("spatial_ref") or _crs_of(attributes, beside)
-    crs, why = (
-        (_wkt(text), f"the CRS {str(text)[:40]!r} is not understood") if text else _of_words(about)
-    )
+    if text:
+        crs = _wkt(text)
+        why = f"the CRS {str(text)[:40]!r} is not understood"
+    else:
+        crs, why = _of_words(about)
     given = about.get("GeoTransform") or attributes.get("transform")
-    stated, wrong = _stated(given), f"the transform {str(given)[:60]!r} is not understood"
+    stated = _stated(given)
+    wrong = f"the transform {str(given)[:60]!r} is not understood"
     return (
         crs,
         stated,

@@ -83,8 +83,6 @@ def _crs(wkt: str | None) -> str | None:
     from rasterio.crs import CRS
 
     found = CRS.from_wkt(wkt)
-    name, code = (
-        wkt.partition('"')[2].partition('"')[0],
-        found.to_authority(confidence_threshold=100),
-    )
+    name = wkt.partition('"')[2].partition('"')[0]
+    code = found.to_authority(confidence_threshold=100)
     return f"{':'.join(code)}, {name}" if code else name

@@ -66,7 +66,8 @@ class Mosaic:
         """
         if not 0 <= self.snap <= 0.5:
             raise JobError(f"snap: {self.snap!r}; allowed: 0 to 0.5 pixels")
-        first, extent = self._first, self._extent
+        first = self._first
+        extent = self._extent
         corner = self._placed[:, :2].min(axis=0).tolist()  # as the first file counts
         return replace(
             first,
@@ -175,7 +176,8 @@ class Mosaic:
 
     def _box(self, number: int) -> tuple[int, int, int, int]:
         """Where a file lies, as the first one counts; SourceError where it does not go with it."""
-        path, frame = self.path[number], self._part(number).frame
+        path = self.path[number]
+        frame = self._part(number).frame
         _refuse(self.path[0], self._first, path, frame)
         grid, own = (as_matrix(each.transform or IDENTITY) for each in (self._first, frame))
         column, row = np.linalg.solve(grid[:, :2], own[:, 2] - grid[:, 2])
@@ -209,7 +211,8 @@ class Mosaic:
         """What of a file is read for every ``step``-th pixel of a box: in the file's pixels, and
         where it lies among them.
         """
-        corner, end = self._boxes[number, :2].tolist(), self._boxes[number, 2:].tolist()
+        corner = self._boxes[number, :2].tolist()
+        end = self._boxes[number, 2:].tolist()
         low = [max(0, -(-(a - o) // step)) for a, o in zip(corner, box.start, strict=True)]
         high = [
             -(-(min(b, s) - o) // step) for b, s, o in zip(end, box.stop, box.start, strict=True)
@@ -250,7 +253,8 @@ def _nothing(nodata: float | None, dtype: np.dtype[Any]) -> float:
     """What stands where no file is: nodata where it is a value of the type, or else NaN or 0."""
     if dtype.kind == "f":
         return nodata if nodata is not None and abs(nodata) <= np.finfo(dtype).max else np.nan
-    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    least = np.iinfo(dtype).min
+    most = np.iinfo(dtype).max
     return (
         nodata if nodata is not None and least <= nodata <= most and nodata == round(nodata) else 0
     )

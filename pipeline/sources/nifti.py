@@ -72,7 +72,8 @@ class NiftiImage:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not
         fit.
         """
-        opened, (how, names) = self._opened, self._layout
+        opened = self._opened
+        how, names = self._layout
         if self.scaled and (opened.slope, opened.intercept) == (1.0, 0.0):
             raise JobError(
                 f"scaled: True; {self.path} has no slope or intercept, so there is nothing to "
@@ -124,7 +125,8 @@ class NiftiImage:
     @property
     def facts(self) -> dict[str, Any]:
         """What is known of the image besides its frame."""
-        opened, (how, _) = self._opened, self._layout
+        opened = self._opened
+        how, _ = self._layout
         bands = dict(zip(AXES, opened.shape, strict=False)).get("c", 1)
         unscaled = (opened.slope, opened.intercept) == (1.0, 0.0)
         doubts = []
@@ -207,15 +209,11 @@ def _open(path: str, _stamp: object) -> _Opened:
         kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)
         if not isinstance(loaded, kinds):
             raise SourceError(f"{path} is no NIfTI, but {type(loaded).__name__}")
-        header, data = (
-            loaded.header,
-            loaded.dataobj,
-        )  # the header forgets offset and slope when it is loaded, and the data keep them
-        shape, dtype, offset = (
-            tuple(map(int, header.get_data_shape())),
-            header.get_data_dtype(),
-            int(data.offset),
-        )
+        header = loaded.header
+        data = loaded.dataobj  # keeps offset and slope, which the header forgets once it is loaded
+        shape = tuple(map(int, header.get_data_shape()))
+        dtype = header.get_data_dtype()
+        offset = int(data.offset)
         if not 2 <= len(shape) <= len(AXES) or min(shape) < 1:
             raise SourceError(
                 f"{path} has the shape {shape}; allowed: 2 to {len(AXES)} axes of at least one "
@@ -227,10 +225,8 @@ def _open(path: str, _stamp: object) -> _Opened:
         stored = proxy(
             path, (shape, dtype, offset), keep_file_open=False
         )  # without the slope, which nibabel would apply
-        sizes, told = (
-            tuple(map(float, header.get_zooms())),
-            "NIfTI-2" if isinstance(loaded, nibabel.Nifti2Image) else "NIfTI-1",
-        )
+        sizes = tuple(map(float, header.get_zooms()))
+        told = "NIfTI-2" if isinstance(loaded, nibabel.Nifti2Image) else "NIfTI-1"
         orientation = "".join(map(str, nibabel.aff2axcodes(loaded.affine)))
         return _Opened(
             stored,

@@ -54,7 +54,8 @@ def settled(text: str, path: str) -> tuple[str, tuple[str, ...]]:
     SourceError
         If a file that it names is not in the file's folder.
     """
-    root, own = parsed(text), Path(path).name
+    root = parsed(text)
+    own = Path(path).name
     if metadata := next(
         (element.get("MetadataFile") for element in named(root, "BinaryOnly")), None
     ):
@@ -99,10 +100,8 @@ def lengths(pixels: ET.Element) -> dict[str, tuple[float, str]]:
     """
     found = {}
     for letter in "xyz":
-        size, unit = (
-            pixels.get(f"PhysicalSize{letter.upper()}"),
-            pixels.get(f"PhysicalSize{letter.upper()}Unit", "µm"),
-        )
+        size = pixels.get(f"PhysicalSize{letter.upper()}")
+        unit = pixels.get(f"PhysicalSize{letter.upper()}Unit", "µm")
         if size is not None:
             name, factor = UNITS.get(unit, (unit, 1.0))
             found[letter] = float(size) * factor, name
@@ -133,7 +132,8 @@ def of_series(text: str, series: Sequence[Any], number: int) -> ET.Element | Non
     """The Pixels of one of tifffile's series: it leaves out images of which it finds no page, or
     whose pages are of another size.
     """
-    left, found = iter(images(text)), None
+    left = iter(images(text))
+    found = None
     for each in series[: number + 1]:
         size = str(each.keyframe.imagewidth), str(each.keyframe.imagelength)
         fits = (

@@ -180,7 +180,8 @@ class Raster:
             raise JobError(
                 f"root: {self.root!r}; {self.path} is no VRT, and refers to nothing; allowed: none"
             )
-        chosen, names = self._chosen, band_names(file)
+        chosen = self._chosen
+        names = band_names(file)
         kinds = {file.dtypes[k] for k in chosen}
         if len(kinds) > 1:
             raise SourceError(
@@ -354,7 +355,8 @@ class Raster:
 
         if self._resampled and shape == box.shape and not _is_cell(box, self._file.shape):
             return self._by_cells(reader, box, bands)
-        (top, left), (height, width) = box.start, box.shape
+        top, left = box.start
+        height, width = box.shape
         with guarded(
             self.path,
             f": rows {top} to {top + height}, columns {left} to {left + width} cannot be read",
@@ -378,7 +380,8 @@ class Raster:
         Which pixel of a source is nearest to one of a VRT may be a tie, and GDAL settles it
         otherwise in another window.
         """
-        grid, found = Grid(self._file.shape, (CELL, CELL)), None
+        grid = Grid(self._file.shape, (CELL, CELL))
+        found = None
         spans = (range(a // CELL, -(-b // CELL)) for a, b in zip(box.start, box.stop, strict=True))
         for position in itertools.product(*spans):
             cell = grid.core(grid.number(position))

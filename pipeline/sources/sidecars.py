@@ -94,7 +94,8 @@ def settings(address: str) -> dict[str, str]:
     """How GDAL is to look for what lies beside a file at an address: not at all where nothing does,
     for each look is a request.
     """
-    present, ending = found(address), Path(urlsplit(address).path).suffix
+    present = found(address)
+    ending = Path(urlsplit(address).path).suffix
     if not present or not ending:
         return {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     allowed = ",".join((ending, *(ending + each for each in present)))

@@ -29,7 +29,8 @@ from pipeline.sources.raster import Raster
 
 LARGEST = 16 << 20
 """Bytes of an item."""
-SCALE, OFFSET = "raster:scale", "raster:offset"
+SCALE = "raster:scale"
+OFFSET = "raster:offset"
 WHOSE = ("file", "item")
 """Whose scale and offset hold."""
 ENDINGS = (".tif", ".tiff", ".jp2")
@@ -177,7 +178,8 @@ class Item:
     def _parts(self) -> tuple[Asset, ...]:
         if self.scaled not in (True, False, *WHOSE):
             raise JobError(f"scaled: {self.scaled!r}; allowed: True, False, {', '.join(WHOSE)}")
-        given, whose = _item(self.path), self.scaled if self.scaled in WHOSE else None
+        given = _item(self.path)
+        whose = self.scaled if self.scaled in WHOSE else None
         common: Any = {
             "level": self.level,
             "nodata": self.nodata,
@@ -207,7 +209,8 @@ class Asset(Raster):
         """Nothing: some of an item's bands may well be classes."""
 
     def _nodata_of(self, band: int) -> float | None:
-        own, said = super()._nodata_of(band), self.said[0]
+        own = super()._nodata_of(band)
+        said = self.said[0]
         if self.nodata is not None or said is None:
             return own
         if own is not None and not _alike(own, said, np.dtype(self._file.dtypes[band])):
@@ -314,7 +317,8 @@ def _alike(one: float, other: float, dtype: np.dtype[Any]) -> bool:
 
 def _is_raster(asset: dict[str, Any]) -> bool:
     """Whether an asset is pixels to work on, as far as it says: no thumbnail, no metadata."""
-    kind, roles = str(asset.get("type", "")), asset.get("roles") or ["data"]
+    kind = str(asset.get("type", ""))
+    roles = asset.get("roles") or ["data"]
     raster = (
         kind.startswith(("image/tiff", "image/jp2"))
         if kind

@@ -102,7 +102,8 @@ class Merged:
 
     def __getitem__(self, index: Index) -> npt.NDArray[Any]:
         """What lies there; of the channels' axis always a span."""
-        many, at = self.array.shape[self.sample], self.channel - (self.sample < self.channel)
+        many = self.array.shape[self.sample]
+        at = self.channel - (self.sample < self.channel)
         span = index[at]
         if not isinstance(span, slice):
             raise TypeError("channels are read as a span")

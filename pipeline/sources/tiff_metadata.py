@@ -79,8 +79,10 @@ def said(file: Any, number: int) -> Said:
     """What a file that tifffile has opened says of one of its series: first what its own kind says,
     then the resolution of its pages.
     """
-    page, told = file.series[number].keyframe, []
-    sizes, channels = Sizes(), tuple[str, ...]()
+    page = file.series[number].keyframe
+    told = []
+    sizes = Sizes()
+    channels = tuple[str, ...]()
     for name, reader in KINDS.items():
         if not getattr(file, f"is_{name}", False) or (number and name not in SERIES):
             continue
@@ -98,7 +100,8 @@ def said(file: Any, number: int) -> Said:
                 f"its metadata of the kind {name} cannot be read: {type(error).__name__}: {error}"
             )
             continue
-        sizes, channels = found | sizes, channels or tuple(names)
+        sizes = found | sizes
+        channels = channels or tuple(names)
     if not {"x", "y"} & set(sizes) and not (file.is_imagej and not number):
         found, remark = resolution(*_resolution(page))
         sizes |= found
@@ -170,7 +173,8 @@ def _ome(file: Any, number: int) -> tuple[Sizes, tuple[str, ...]]:
 
 
 def _imagej(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
-    about, (across, down, _) = file.imagej_metadata or {}, _resolution(file.series[0].keyframe)
+    about = file.imagej_metadata or {}
+    across, down, _ = _resolution(file.series[0].keyframe)
     unit = _unescaped(about.get("unit", ""))
     found = Sizes()
     if (
@@ -183,7 +187,8 @@ def _imagej(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
         found["z"] = apart, _unescaped(about.get("zunit", unit))
     if interval := float(about.get("finterval", 0)):
         found["t"] = interval, str(about.get("tunit", "s"))
-    labels, many = about.get("Labels", ()), int(about.get("channels", 1))
+    labels = about.get("Labels", ())
+    many = int(about.get("channels", 1))
     names = (
         [str(label).strip() for label in labels[:many]] if many > 1 and len(labels) == many else []
     )
@@ -270,10 +275,8 @@ def _lsm(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
 
 def _stk(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
     about = file.stk_metadata
-    unit, apart = (
-        str(about.get("CalibrationUnits", "")),
-        [float(step) for step in about.get("ZDistance", ())],
-    )
+    unit = str(about.get("CalibrationUnits", ""))
+    apart = [float(step) for step in about.get("ZDistance", ())]
     known = unit and length(unit) and about.get("XCalibrated", True)
     found = (
         {letter: (float(about[f"{letter.upper()}Calibration"]), unit) for letter in "yx"}

@@ -215,7 +215,8 @@ def _described(file: Opened, path: str, series: int, level: int) -> About:
     array = file.array(series, level)
     _refuse(path, array, one)
     blocks = file.blocks(series, level).blocks
-    axes, facts = letters(image.axes), said(file.file, series)
+    axes = letters(image.axes)
+    facts = said(file.file, series)
     shapes = tuple(map(_shape, image.levels))
     ratio = {letter: a / b for letter, a, b in zip(axes, shapes[0], shapes[level], strict=True)}
     return About(
@@ -302,7 +303,8 @@ def _samples(page: Any, bands: int) -> tuple[str, ...]:
     """What each band of an image is, by its photometric interpretation and extra samples; again and
     again where channels have several.
     """
-    many, extra = page.samplesperpixel, [int(each) for each in page.extrasamples]
+    many = page.samplesperpixel
+    extra = [int(each) for each in page.extrasamples]
     known = [*COLOURS.get(int(page.photometric), ())][: many - len(extra)]
     each = (
         known

@@ -115,7 +115,8 @@ class TiffImage:
         """How to take the alpha of the bands that are read; None where there is none, or where it
         is among them.
         """
-        how, samples = self._layout[0], self._about.samples
+        how = self._layout[0]
+        samples = self._about.samples
         alphas = [k for k, what in enumerate(samples) if what == "alpha"]
         if (
             not alphas
@@ -146,7 +147,8 @@ class TiffImage:
     @functools.cached_property
     def _together(self) -> tuple[int, ...]:
         """`Frame.together`: red, green and blue of one colour."""
-        samples, bands = self._about.samples, self._layout[0].bands
+        samples = self._about.samples
+        bands = self._layout[0].bands
         what = [samples[k] if len(samples) > k else "" for k in bands]
         return together(self.nodata_by, len(bands), colour_of(what))
 
@@ -174,7 +176,8 @@ class TiffImage:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not
         fit.
         """
-        (how, names), about = self._layout, self._about
+        how, names = self._layout
+        about = self._about
         known = [letter in about.microns for letter in how.space]
         return Frame(
             shape=how.shape(about.shape),
@@ -264,7 +267,8 @@ class TiffImage:
     @property
     def facts(self) -> Mapping[str, Any]:
         """What is known of the image besides its frame."""
-        (how, _), about = self._layout, self._about
+        how, _ = self._layout
+        about = self._about
         bands = dict(zip(how.axes, about.shape, strict=True)).get("c", 1)
         alpha = about.samples.index("alpha") + 1 if self._alpha else None
         space = {letter: unit for letter, (_, unit) in about.said.sizes.items() if letter != "t"}

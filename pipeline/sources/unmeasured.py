@@ -18,7 +18,9 @@ Counts = dict[str, list[int]]
 what the source's mask stands for.
 """
 
-NODATA, NAN, CHUNKS = "nodata", "NaN", "missing chunks"
+NODATA = "nodata"
+NAN = "NaN"
+CHUNKS = "missing chunks"
 MUCH = 0.001
 """The share of an image from which on people are told; of chunks that are absent they always are.
 """
@@ -70,7 +72,8 @@ def sampled(source: Source) -> dict[str, Any]:
 
     What cannot be read is left out: opening the image does not say whether all of it can be read.
     """
-    counts, pixels = [], 0
+    counts = []
+    pixels = 0
     for box in _boxes(source.frame):
         try:
             block = source.read(box)

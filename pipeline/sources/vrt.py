@@ -18,8 +18,10 @@ from pipeline.errors import SourceError
 from pipeline.sources.declared_sizes import check_text
 from pipeline.sources.linked_files import followed
 
-MARK, HEAD = b"<VRTDataset", 1024
-"""How a VRT names itself, in so many of its first bytes."""
+MARK = b"<VRTDataset"
+"""How a VRT names itself."""
+HEAD = 1024
+"""The first bytes of a file among which that stands."""
 LARGEST = 64 << 20
 """Bytes of a VRT."""
 DEEPEST = 8

@@ -29,7 +29,8 @@ class Presence:
     """
 
     def __init__(self, array: Any, folder: str) -> None:
-        self._folder, self._key = folder, array.metadata.encode_chunk_key
+        self._folder = folder
+        self._key = array.metadata.encode_chunk_key
         self.shape: tuple[int, ...] = array.shape
         self.file: tuple[int, ...] = array.shards or array.chunks
         """The extent of what lies in one file."""
@@ -48,7 +49,8 @@ class Presence:
 
     def missing(self) -> int:
         """How many files are not there; -1 where nobody knows."""
-        names, number = self._names, math.prod(self.files)
+        names = self._names
+        number = math.prod(self.files)
         if names is None:
             return -1
         if number > len(names):  # so many are not gone through: metadata may claim any number

@@ -178,14 +178,16 @@ def beside(group: Any | None, array: Any) -> tuple[dict[str, Coordinate], tuple[
     """What lies beside an array in its group: coordinates along its axes, grid mappings; and what
     does not fit.
     """
-    dims, attributes = dims_of(array), dict(array.attrs)
+    dims = dims_of(array)
+    attributes = dict(array.attrs)
     inside = attributes.get("spatial_ref")
     found = (
         {"spatial_ref": Coordinate((), np.zeros(()), inside)} if isinstance(inside, dict) else {}
     )
     if group is None or not dims:
         return found, ()
-    odd, length = [], dict(zip(dims, array.shape, strict=True))
+    odd = []
+    length = dict(zip(dims, array.shape, strict=True))
     for name in dict.fromkeys(
         (*dims, *_named(attributes), *_named(group.attrs), "spatial_ref", "crs")
     ):

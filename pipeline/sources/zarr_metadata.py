@@ -101,7 +101,8 @@ def _found(path: str, node: Any, level: int | str) -> Stored:
 
 def _plain(path: str, array: Any) -> Stored:
     _refuse(path, array)
-    attributes, dims = dict(array.attrs), dims_of(array)
+    attributes = dict(array.attrs)
+    dims = dims_of(array)
     group = parent(path) if dims else None
     of_image = group is not None and "multiscales" in known(group.attrs)
     # In format 2, xarray has no other place for a fill value; elsewhere it is but what a chunk
@@ -266,5 +267,6 @@ def _refuse(path: str, array: Any) -> None:
 
 def _place(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """CRS and transform of a level of an image, by the conventions proj and spatial."""
-    crs, transform = attributes.get("proj:wkt2"), attributes.get("spatial:transform")
+    crs = attributes.get("proj:wkt2")
+    transform = attributes.get("spatial:transform")
     return {"crs": crs, "transform": tuple(map(float, transform)) if transform else None}

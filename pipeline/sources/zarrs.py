@@ -156,7 +156,8 @@ class ZarrImage:
         how, names = self._layout
         if self._lost <= 0 or "c" not in how.axes or len(names) == 1:
             return {}
-        presence, axis = _opened(self._stored.path)[1], how.axes.index("c")
+        presence = _opened(self._stored.path)[1]
+        axis = how.axes.index("c")
         missing = presence.missing_along(axis)
         return {
             name: missing[band // presence.file[axis]]
@@ -207,7 +208,9 @@ class ZarrImage:
         """What the image is; SourceError if it cannot be opened, JobError if an option does not
         fit.
         """
-        stored, (how, names, place), packed = self._stored, self._settled, self._packed
+        stored = self._stored
+        how, names, place = self._settled
+        packed = self._packed
         return Frame(
             shape=how.shape(stored.shape),
             bands=names,
@@ -256,7 +259,8 @@ class ZarrImage:
                 f"{self.path} is on a server, where nothing is written; allowed: an image in a "
                 f"folder"
             )
-        how, stored = self._layout[0], self._stored
+        how = self._layout[0]
+        stored = self._stored
         if not stored.image or Path(stored.image).parent.name == "labels":
             raise JobError(f"{self.path} has no room for labels; allowed: an OME-Zarr image")
         for letter, at in how.fixed:
@@ -314,7 +318,8 @@ class ZarrImage:
         }
 
     def _read(self, box: Box, step: int) -> npt.NDArray[Any]:
-        how, path = self._layout[0], self._stored.path
+        how = self._layout[0]
+        path = self._stored.path
         try:
             with asking(path, SourceError):
                 array, presence = _opened(path)

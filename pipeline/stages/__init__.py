@@ -1,8 +1,11 @@
-"""The stages of a run: functions of a `Run` and the number of a piece of work.
+"""The stages of a run, and the `Run` that each of them works on.
 
-A stage reads what earlier stages left, and writes what later ones need. Each can be repeated at any
-time and writes the same bytes. The modules, in order: fit, route, segment, link, group, publish,
-measure, commit.
+A stage is a function of a `Run` and the number of a piece of work, most often a tile. It reads the
+records that earlier stages left and writes those that later ones need. It can be repeated at any
+time and writes the same bytes.
+
+The modules, in the order in which `pipeline.workflow` calls them: fit, route, segment, link, group,
+publish, measure, commit. With layers, overlay lays the results of several runs over each other.
 """
 
 from __future__ import annotations
@@ -26,31 +29,38 @@ from pipeline.stages.processors import differ, notes
 from pipeline.stages.stitching import AGREED
 from pipeline.storage.records import Arrays, Scratch
 
-EMPTY, SKIPPED, FIRST = 0, 1, 2
-"""In `Run.routes`: a tile without a valid pixel, one that a rule leaves out, one for the first
-method; the next method is 3.
-"""
+EMPTY = 0
+"""In `Run.routes`: a tile without a valid pixel."""
+SKIPPED = 1
+"""In `Run.routes`: a tile that a rule leaves out."""
+FIRST = 2
+"""In `Run.routes`: a tile for the first method; FIRST + 1 is one for the second, and so on."""
 
 
 class Step(Protocol):
-    """A step that turns the image into another one; see `pipeline.imageops.preprocessing`."""
+    """What makes another image of the image; see `pipeline.imageops.preprocessing`."""
 
     reach: int
+    """How many pixels away a pixel can be and still change a pixel of what is made."""
 
     def __call__(self, block: npt.NDArray[Any], /) -> npt.NDArray[Any]:
-        """Return a block of the same extent; it may take ``valid``."""
+        """Another block of the same extent, (band, row, column) or (band, plane, row, column). A
+        parameter ``valid`` receives where the block was measured.
+        """
 
 
 STEPS = 8
-"""Bytes that steps take per pixel and band."""
+"""Bytes of memory that steps take for each pixel and band."""
 
 ALGORITHMS = 7
-"""Increased whenever a change alters any label, id, certificate, sum or record; runs begun under
-another number are not resumed.
+"""Raised whenever a change alters any label, id, certificate, sum or record: a run that was begun
+under another number is not resumed.
 """
 
 KEYED = {"keyed", "class"}
-"""Identities where keys say what is one object, whatever seams show."""
+"""Identities of segmenters that give each object a key: equal keys are one object, and seams need
+not be compared.
+"""
 
 _PLAIN = tuple(field.name for field in fields(Sums) if field.name not in ("value", "square"))
 
@@ -63,29 +73,39 @@ class Method:
     """Its name in the job."""
 
     segmenter: Segmenter
+    """On the device on which it runs, with its files opened."""
+
     contract: Contract
+    """What the segmenter states, but with the device on which it runs, and with the identity
+    ``class`` where only classes are wanted.
+    """
 
     @property
     def drawer(self) -> Segmenter:
-        """What draws labels: the segmenter, or the decoder of a network."""
+        """What draws labels: the decoder of a network, or the segmenter itself."""
         return getattr(self.segmenter, "decoder", self.segmenter)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The pixels of a window, before and after preparation, each (band, row, column); ``valid`` is
-    (row, column).
+    """The pixels of a window as they are read, and what is made of them before labels are drawn.
+    Axes are (band, row, column) or (band, plane, row, column).
     """
 
     block: npt.NDArray[Any]
+    """As read."""
+
     measured: npt.NDArray[np.bool_]
     """Where each band was measured."""
+
     valid: npt.NDArray[np.bool_]
-    """Where everything that the segmenter reads was measured."""
+    """Where all bands that the segmenter reads were measured; without the first axis."""
+
     prepared: npt.NDArray[Any]
-    """The pixels after all steps."""
+    """After all steps."""
+
     shown: npt.NDArray[Any]
-    """The pixels or channels that labels are drawn from."""
+    """What labels are drawn from: what a network predicts, or the pixels after all steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +113,31 @@ class Run:
     """Everything that a task needs besides the number of its tile; sent once to each worker."""
 
     source: Source
+    """The image."""
+
     grid: Grid
+    """How it is cut into tiles."""
+
     methods: tuple[Method, ...]
+    """The segmenters, in the order in which the job names them."""
+
     routes: npt.NDArray[np.int16]
     """By tile: EMPTY, SKIPPED, or FIRST + the number of its method."""
 
     depth: int
-    """Pixels on either side of a seam that both of its tiles label."""
+    """Pixels on either side of a seam that both of its tiles label, to be compared."""
 
     max_halo: int
-    """Pixels beyond its core that a tile may read to hold an object whole."""
+    """How far beyond its core a tile may read to hold an object whole, in pixels."""
 
     memory: int
     """Bytes that one task may use."""
 
     scratch: Scratch
+    """The store of the run's records."""
+
     least_iou: float = 0.5
+    """The least intersection over union, from 0 to 1, that is evidence of one object."""
 
     steps: tuple[Step, ...] = ()
     """Steps applied to the image before segmenting, in this order."""
@@ -117,13 +146,16 @@ class Run:
     """By tile: how often its windows were doubled to settle a dispute; None: never."""
 
     unsure: frozenset[int] = frozenset()
-    """Routes drawn by processors that may give different results: nothing of these is proved. Known
-    when all tiles are drawn.
+    """The routes that were segmented on processors that may have drawn different labels: nothing of
+    these is proved. Known when all tiles are segmented.
     """
 
     def takes(self, method: Method, pixels: int) -> dict[str, int]:
-        """Peak memory of segmenting a window of so many pixels, in bytes, by purpose."""
-        frame, bands = self.source.frame, len(self.source.frame.bands)
+        """The memory that segmenting a window of so many pixels takes at most, in bytes, by what it
+        goes to.
+        """
+        frame = self.source.frame
+        bands = len(frame.bands)
         return {
             "window": pixels * bands * np.dtype(frame.dtype).itemsize,
             "steps": pixels * bands * STEPS if self.steps else 0,
@@ -132,7 +164,7 @@ class Run:
 
     @property
     def joined(self) -> Scratch:
-        """The store of records that depend on how the labels of tiles are joined."""
+        """The store of the records that depend on how the labels of tiles are joined."""
         return self.scratch.joined
 
     def fits(self, method: Method, window: Box) -> bool:
@@ -147,12 +179,12 @@ class Run:
         return self.methods[int(self.routes[tile]) - FIRST]
 
     def halo_of(self, method: Method) -> Halo:
-        """How far beyond its core a tile of a method is read, where nothing was doubled."""
+        """How far beyond its core a tile of a method is read, as long as nothing was doubled."""
         return Halo(method.contract.reach, self.reach_of_steps(), self.depth)
 
     def halo(self, tile: int) -> Halo:
-        """How far beyond its core a tile is read, which is neither empty nor skipped: doubled as
-        often as its windows were, as far as they fit into memory.
+        """How far beyond its core a tile is read, which is neither empty nor skipped: its method's
+        halo, doubled as often as the tile's windows were, if the window then fits into memory.
         """
         method = self.method(tile)
         halo = self.halo_of(method)
@@ -163,12 +195,12 @@ class Run:
         return halo
 
     def window(self, tile: int) -> Box:
-        """What is read to segment a tile."""
+        """The window that is read to segment a tile: its core and halo, clipped to the image."""
         return self.grid.window(tile, self.halo(tile).pixels)
 
     def labelled(self, tile: int) -> Box:
-        """The part of a tile's window in which labels are drawn: its core, and beyond that as deep
-        as neighbours are compared.
+        """The part of a tile's window whose labels are kept: its core, and beyond it the depth to
+        which neighbours are compared.
         """
         return self.grid.window(tile, self.depth)
 
@@ -181,9 +213,8 @@ class Run:
         return 0 if self.widenings is None else int(self.widenings[tile])
 
     def mixed(self) -> dict[int, tuple[str, ...]]:
-        """Routes drawn by processors that may give different results, and their notes.
-
-        See `pipeline.stages.processors`.
+        """The routes that were segmented on processors which may draw different labels, and the
+        names of these processors; see `pipeline.stages.processors`.
         """
         drawn = {
             route: (notes(self.scratch, route), self.steady(method))
@@ -196,13 +227,13 @@ class Run:
         }
 
     def steady(self, method: Method) -> bool:
-        """Whether a method, after all steps, is the same on every processor of a family."""
+        """Whether a method, after all steps, draws the same on all processors of a family."""
         return method.contract.portable and all(
             getattr(step, "portable", False) for step in self.steps
         )
 
     def certain(self, tile: int, status: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The certificates of a tile's labels, as far as its processor allows."""
+        """The certificates of a tile's labels: at best AGREED where processors may differ."""
         return np.maximum(status, AGREED) if int(self.routes[tile]) in self.unsure else status
 
     def needs(self, tile: int) -> Needs:
@@ -214,9 +245,8 @@ class Run:
         return bool(self.routes[tile] >= FIRST) and self.scratch.has(record_key(tile))
 
     def compares(self, tile: int, other: int) -> bool:
-        """Whether the labels of two neighbouring tiles are compared.
-
-        Not if keys say what is one object, and can be trusted.
+        """Whether the labels of two neighbouring tiles are compared. They are not where equal keys
+        are one object, unless the segmenter is on probation.
         """
         routes = {int(self.routes[tile]), int(self.routes[other])}
         contracts = [self.methods[route - FIRST].contract for route in routes if route >= FIRST]
@@ -226,13 +256,12 @@ class Run:
         return not kinds & {"class", "layered"}
 
     def overlap(self, tile: int, other: int) -> Box:
-        """The box where two neighbouring tiles both keep their labels."""
+        """The part of the image in which two neighbouring tiles both keep their labels."""
         return self.labelled(tile) & self.labelled(other)
 
     def read(self, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Read pixels and their validity, both (band, row, column).
-
-        Failed reads are repeated once.
+        """The pixels of a box, and which of them were measured; both (band, row, column). After an
+        error it is read once more.
         """
         try:
             block = self.source.read(box)
@@ -241,7 +270,9 @@ class Run:
         return block, where_measured(self.source, box, block)
 
     def unknown(self, box: Box, reach: int) -> list[tuple[slice, ...]]:
-        """Pixels of a box so near to unreadable ones that their labels might differ."""
+        """The parts of a box whose labels may depend on pixels that cannot be read: these, and what
+        lies within ``reach`` + 1 pixels of them.
+        """
         gaps = self.source.gaps if isinstance(self.source, Incomplete) else ()
         near = (gap.grow(reach + 1) & box for gap in gaps)
         return [part.within(box) for part in near if part.size]
@@ -295,32 +326,30 @@ class Run:
 
 
 def record_key(tile: int) -> str:
-    """Key of a tile's sums, flags and facts, written last: a tile with this record is done."""
+    """The key of a tile's sums, flags and facts. It is written last: a tile that has it is done."""
     return f"tiles/{tile // 1000}/{tile}"
 
 
 def pixels_key(tile: int) -> str:
-    """Key of a tile's labels."""
+    """The key of a tile's labels."""
     return f"pixels/{tile // 1000}/{tile}"
 
 
 def table_key(tile: int) -> str:
-    """Key of the final ids of a tile's labels."""
+    """The key of the table of final ids of a tile's labels."""
     return f"ids/{tile // 1000}/{tile}"
 
 
 def load_sums(store: Scratch, key: str) -> Sums:
-    """Load the sums in a record."""
+    """The sums that a record holds."""
     facts, found = store.load(key, *_PLAIN, "values", "squares")
-    value, square = (
-        Exact(found.pop("values"), facts["value"]),
-        Exact(found.pop("squares"), facts["square"]),
-    )
+    value = Exact(found.pop("values"), facts["value"])
+    square = Exact(found.pop("squares"), facts["square"])
     return Sums(**found, value=value, square=square)
 
 
 def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
-    """Sums as a record's facts and arrays."""
+    """Sums as the facts and arrays of a record."""
     exponents = {"value": sums.value.exponent, "square": sums.square.exponent}
     return exponents, {
         **{name: getattr(sums, name) for name in _PLAIN},
@@ -330,7 +359,7 @@ def save_sums(sums: Sums) -> tuple[dict[str, int], Arrays]:
 
 
 def sound(run: Run, tile: int) -> bool:
-    """Whether a tile's records are undamaged, and drawn in windows as they are now."""
+    """Whether the records of a tile are there and undamaged, and of windows as large as now."""
     if not (run.scratch.sound(record_key(tile)) and run.scratch.sound(pixels_key(tile))):
         return False
     return bool(run.scratch.load(record_key(tile))[0]["widened"] == run.widened(tile))

@@ -1,7 +1,8 @@
-"""The end of a run: staged files are moved to the result, and the run's record is written last.
+"""The end of a run: each staged product is moved into the result's folder, and the run's record is
+written last.
 
-A result without its record is incomplete. Every step can be repeated: what has been moved is no
-longer staged.
+A result without its record is not complete. Every step can be done again: a product that has been
+moved is no longer staged.
 """
 
 from __future__ import annotations
@@ -50,10 +51,8 @@ PICTURE_SIZE = 2048
 
 def write_table(run: Run, staging: Path) -> None:
     """Join the slabs' parts of the object table."""
-    slabs = range(run.grid.counts[0])
-    join_parts(
-        [str(part_path(run, slab)) for slab in slabs], str(staging / TABLE), run.source.frame
-    )
+    parts = [str(part_path(run, slab)) for slab in range(run.grid.counts[0])]
+    join_parts(parts, str(staging / TABLE), run.source.frame)
 
 
 def write_curves(run: Run, staging: Path) -> None:
@@ -62,7 +61,7 @@ def write_curves(run: Run, staging: Path) -> None:
 
 
 def write_tiffs(work: Publication, wanted: Sequence[str], staging: Path) -> None:
-    """Write the staged labels as the requested TIFFs: cog, ome-tiff."""
+    """Write the staged labels and classes as TIFFs too, if ``cog`` or ``ome-tiff`` is wanted."""
     if "cog" in wanted:
         _write_geotiffs(work, staging)
     if "ome-tiff" in wanted:
@@ -70,59 +69,61 @@ def write_tiffs(work: Publication, wanted: Sequence[str], staging: Path) -> None
 
 
 def _write_geotiffs(work: Publication, staging: Path) -> None:
-    """Write the staged labels as cloud-optimised GeoTIFFs."""
-    frame, pins = work.run.source.frame, getattr(work.run.source, "pins", None)
+    """Write the staged labels and classes as cloud-optimised GeoTIFFs."""
+    frame = work.run.source.frame
+    pins = getattr(work.run.source, "pins", None)
     if work.labels:
+        labels = work.labels
         read_valid = work.mask.read if work.mask else None
-        write_cog(
-            str(staging / COG), frame, work.labels.dtype, work.labels.read, read_valid, pins=pins
-        )
+        write_cog(str(staging / COG), frame, labels.dtype, labels.read, read_valid, pins=pins)
     if work.classes and work.classes.legend:
-        palette = Palette(work.classes.legend, work.classes.fill)
-        write_cog(
-            str(staging / CLASSES_COG),
-            frame,
-            work.classes.dtype,
-            work.classes.read,
-            palette=palette,
-            pins=pins,
-        )
+        classes = work.classes
+        palette = Palette(work.classes.legend, classes.fill)
+        path = str(staging / CLASSES_COG)
+        write_cog(path, frame, classes.dtype, classes.read, palette=palette, pins=pins)
 
 
 def _write_ome_tiffs(work: Publication, staging: Path) -> None:
-    """Write the staged labels as OME-TIFFs."""
+    """Write the staged labels and classes as OME-TIFFs."""
     if work.labels:
         write_ome_tiff(str(staging / OME_TIFF), work.labels)
     if work.classes and work.classes.legend:
-        write_ome_tiff(
-            str(staging / CLASSES_OME_TIFF),
-            work.classes,
-            Palette(work.classes.legend, work.classes.fill),
-        )
+        palette = Palette(work.classes.legend, work.classes.fill)
+        write_ome_tiff(str(staging / CLASSES_OME_TIFF), work.classes, palette)
 
 
 def write_picture(work: Publication, staging: Path) -> None:
-    """Draw the objects over the faded image, or the classes without objects.
-
-    For things and stuff, the things' outlines over the classes; for a volume, its middle plane.
+    """Draw the result over the faded image: the objects, or the classes if there are no objects, or
+    the outlines of things over the classes of stuff. Of a volume the middle plane is drawn.
     """
     pyramid = work.labels or work.classes
     assert pyramid is not None  # noqa: S101  something is published
     shown, step = thumbnail(pyramid, PICTURE_SIZE)
-    if work.classes is not None and (work.labels is None or with_stuff(work.run)):
-        colours = {number: entry.colour for number, entry in (work.classes.legend or {}).items()}
-        drawn = painted(thumbnail(work.classes, PICTURE_SIZE)[0], colours)
-        (staging / PICTURE).write_bytes(
-            to_png(drawn if work.labels is None else outlined(drawn, shown))
-        )
-    else:
+    if work.classes is None or not (work.labels is None or with_stuff(work.run)):
         overview(str(staging / PICTURE), shown, backdrop(work.run, shown.shape, step))
+        return
+    colours = {number: entry.colour for number, entry in (work.classes.legend or {}).items()}
+    drawn = painted(thumbnail(work.classes, PICTURE_SIZE)[0], colours)
+    if work.labels is not None:
+        drawn = outlined(drawn, shown)
+    (staging / PICTURE).write_bytes(to_png(drawn))
 
 
 def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
-    """The largest level of the pyramid no longer than ``most``, (row, column), and its step.
+    """A small version of a pyramid's full level.
 
-    For a volume, the middle plane.
+    Parameters
+    ----------
+    pyramid
+        Labels or classes.
+    most
+        The longest side, in pixels; 1 or more.
+
+    Returns
+    -------
+    tuple
+        The largest level that fits, (row, column), of a volume its middle plane; and how many
+        pixels of the full level one of its pixels stands for along an axis.
     """
     level = next(
         (k for k in range(pyramid.levels) if max(pyramid.shape(k)[-2:]) <= most), pyramid.levels - 1
@@ -137,12 +138,23 @@ def thumbnail(pyramid: Pyramid, most: int) -> tuple[npt.NDArray[Any], int]:
 def publish_all(
     folder: Path, staging: Path, record: Mapping[str, Any], nest: Nest | None = None
 ) -> None:
-    """Move everything staged into the result's folder or into the image, and the run's record last.
+    """Move everything staged into its place, and write the run's record last.
 
-    Everything is synced to the disk before the record, which says so.
+    All of it is on the disk before the record is, which says that the result is complete.
+
+    Parameters
+    ----------
+    folder
+        The result's folder.
+    staging
+        The folder with the staged products.
+    record
+        What ``run.json`` says, but for the list of products.
+    nest
+        Where labels go in the image itself; None: nowhere.
     """
     with writing(folder):
-        for part in staging.rglob(f"*{PARTIAL}"):  # remains of killed writers
+        for part in staging.rglob(f"*{PARTIAL}"):  # writers leave these when they are killed
             part.unlink()
         coming = inventory(staging)
         keep(staging)
@@ -157,9 +169,8 @@ def publish_all(
 
 
 def leave_incomplete(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a run without a result.
-
-    Nothing of an earlier run stays beside it; where its result is kept, `kept` says.
+    """Write the record of a run that has no result. The result of an earlier run does not stay
+    beside it; `products.kept` says where it is kept.
     """
     with writing(folder):
         clear(folder, {})
@@ -167,7 +178,9 @@ def leave_incomplete(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write run.json via the hidden folder, and sync it to the disk."""
+    """Write run.json. It is written in the hidden folder first, and moved; it is on the disk when
+    this returns.
+    """
     keep_names(folder)
     commit(folder / HIDDEN / RECORD, (json.dumps(record, indent=2) + "\n").encode(), lasting=True)
     os.replace(folder / HIDDEN / RECORD, folder / RECORD)  # noqa: PTH105
@@ -175,23 +188,31 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def missing(run: Run, failed: Mapping[int, str]) -> list[dict[str, Any]]:
-    """The tiles without a result, for the record."""
+    """The tiles without a result, as the record lists them: position in the grid, box, error."""
+    cores = {tile: run.grid.core(tile) for tile in sorted(failed)}
     return [
         {
             "tile": list(run.grid.position(tile)),
-            "box": _plain(run.grid.core(tile)),
+            "box": [list(core.start), list(core.stop)],
             "error": failed[tile],
         }
-        for tile in sorted(failed)
+        for tile, core in cores.items()
     ]
 
 
-def _plain(box: Box) -> list[Sequence[int]]:
-    return [list(box.start), list(box.stop)]
-
-
 def backdrop(run: Run, shape: tuple[int, ...], step: int) -> npt.NDArray[np.uint8] | None:
-    """The image in grey at the picture's scale; None if it cannot be read at that scale."""
+    """The image in grey at a picture's scale, (row, column, colour), uint8; None if the reader
+    gives another size.
+
+    Parameters
+    ----------
+    run
+        The run, for its image.
+    shape
+        Rows and columns of the picture.
+    step
+        How many pixels of the image one of the picture stands for along an axis.
+    """
     whole = run.grid.whole
     if len(whole.shape) == 3:
         middle = whole.shape[0] // 2

@@ -1,9 +1,10 @@
-"""The products of a result by name, and their owners.
+"""The products of a run, by name, and who made each file of these names. After a run its folder
+holds the products of that run and nothing else under their names.
 
-After any run, its folder holds the products of that run, and no other file with such a name. The
-record lists the products with sizes and checksums, so products of an earlier run can be told from
-files that somebody added or changed, which are never removed. While products are replaced, the
-earlier complete result is kept, hidden, until the new one is complete.
+The record lists the products with their sizes and checksums. So a product that an earlier run left
+is told from a file that somebody put there or changed, and such a file is never removed. While
+products are replaced, the complete result that lay there before is kept in the hidden folder until
+the new one is complete.
 """
 
 from __future__ import annotations
@@ -30,45 +31,45 @@ PUBLISHED = (
     *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
 )
 BESIDE = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
-"""Suffixes of files that other programs add beside a product; beside another product of that name
-they are wrong.
+"""Endings of the files that other programs write beside a product when they read it. They are wrong
+for another product under the same name.
 """
 NAMES = (
     *PUBLISHED,
     *(f"{name}{end}" for name in PUBLISHED for end in BESIDE if f"{name}{end}" not in PUBLISHED),
 )
-"""Names of products."""
+"""All names of products, and of files that other programs write beside them."""
 HIDDEN = ".tilewise"
-"""The folder in a result's for other files."""
+"""The folder in a result's folder for everything but products."""
 BEFORE, JOURNAL = "before", "published.json"
-"""In it: the result that a run replaces, and the list of the products that it puts there."""
+"""In it: the result that a run replaces, and the list of the products that the run moves there."""
 
 Inventory = dict[str, dict[str, Any]]
-"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr, with checksums in
-its chunks.
+"""By name: ``bytes`` and ``sha256`` of a file; ``bytes`` and ``files`` of a Zarr store, in which
+each chunk has a checksum.
 """
 
 logger = logging.getLogger("pipeline")
 
 
 def inventory(folder: Path) -> Inventory:
-    """List the files of a folder with names of products."""
+    """The products in a folder."""
     return {name: _described(folder / name) for name in PUBLISHED if (folder / name).exists()}
 
 
 def listed(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The products in a record; without a list, all possible names."""
+    """The products that a record lists. If it has no list: all that may be there, each as None."""
     every = dict.fromkeys(PUBLISHED) if "results" in record else {}
     return dict(record.get("products", every))
 
 
 def gone(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """The products in a record that no longer exist."""
+    """The products that a record lists and that are no longer there."""
     return [name for name in record.get("products", ()) if not (folder / name).exists()]
 
 
 def strangers(folder: Path) -> list[str]:
-    """Files with names of products that no run has made."""
+    """The files under names of products that are not as a run has left them."""
     known = _known(folder)
     return [
         name
@@ -78,13 +79,22 @@ def strangers(folder: Path) -> list[str]:
 
 
 def clear(folder: Path, coming: Inventory) -> None:
-    """Make room for products: put an earlier result away, and rename files of others.
+    """Make room for products: the result of an earlier run is moved to where it is kept, and files
+    that no run has written get another name.
 
-    Can be repeated after any interruption: files in the old record that are not put away yet belong
-    to the old result, files in the journal to this run.
+    It can be called again wherever it ended: a product that the old record lists and that is not
+    kept yet is the old result's, and one that the journal lists is this run's.
+
+    Parameters
+    ----------
+    folder
+        The result's folder.
+    coming
+        The products that will be moved there, for the journal.
     """
     hidden = folder / HIDDEN
-    kept, known = hidden / BEFORE, _known(folder)
+    kept = hidden / BEFORE
+    known = _known(folder)
     _keep_record(folder, kept)
     old = _of(kept / RECORD)
     for path in _found(folder):
@@ -99,13 +109,15 @@ def clear(folder: Path, coming: Inventory) -> None:
 
 
 def settled(folder: Path) -> None:
-    """Forget the replaced result: the new one is complete, or there is none."""
+    """Remove the result that was replaced, and the journal: the new result is complete."""
     for name in (BEFORE, JOURNAL):
         discard(folder / HIDDEN / name)
 
 
 def kept(folder: Path) -> str:
-    """The record of the complete result that a run has put away; empty without one."""
+    """The end of a message: where the complete result is kept that a run replaces; empty if there
+    is none.
+    """
     before = folder / HIDDEN / BEFORE
     try:
         record = read_record(before)
@@ -119,7 +131,9 @@ def kept(folder: Path) -> str:
 
 
 def _keep_record(folder: Path, kept: Path) -> None:
-    """Put the record of a result away first: nothing looks complete without its products."""
+    """Move the record of a result away first, so that nothing looks complete while its products
+    are moved.
+    """
     path = folder / RECORD
     try:
         record = read_record(folder)
@@ -135,12 +149,12 @@ def _keep_record(folder: Path, kept: Path) -> None:
 
 
 def _found(folder: Path) -> Iterator[Path]:
-    """Files with names of products, and files of other programs beside them."""
+    """The files and folders under `NAMES`."""
     yield from (folder / name for name in NAMES if os.path.lexists(folder / name))
 
 
 def _known(folder: Path) -> list[Mapping[str, Any]]:
-    """All lists of products that runs have made."""
+    """The lists of products that runs have moved there."""
     hidden = folder / HIDDEN
     try:
         journal = json.loads((hidden / JOURNAL).read_bytes())
@@ -150,7 +164,7 @@ def _known(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def _of(path: Path) -> Mapping[str, Any]:
-    """The products in a record; empty if it is missing or damaged."""
+    """The products that a record lists; none if it is not there, or is damaged."""
     try:
         return listed(parsed(path.read_bytes(), str(path)))
     except OSError:
@@ -158,7 +172,7 @@ def _of(path: Path) -> Mapping[str, Any]:
 
 
 def _is(path: Path, known: list[Mapping[str, Any]]) -> bool:
-    """Whether a file or folder matches an entry of one of some lists."""
+    """Whether a file or folder is as one of the lists says."""
     told = [each[path.name] for each in known if path.name in each]
     return None in told or (bool(told) and path.exists() and _described(path) in told)
 
@@ -175,8 +189,9 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _set_aside(path: Path) -> None:
-    """Rename a file that no run has made."""
-    number, new = 1, path.with_name(f"{path.name}.before")
+    """Give a file that no run has made another name."""
+    number = 1
+    new = path.with_name(f"{path.name}.before")
     while os.path.lexists(new):
         number += 1
         new = path.with_name(f"{path.name}.before-{number}")

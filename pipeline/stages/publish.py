@@ -1,4 +1,4 @@
-"""Write final labels and classes, tile by tile, into staged arrays that are not visible yet."""
+"""Write final labels and classes, one tile at a time, into staged arrays."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ LABELS, CLASSES, NESTED = "labels.zarr", "classes.zarr", "nested.zarr"
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The staged results."""
+    """The arrays that a run's result is written to."""
 
     run: Run
     labels: Pyramid | None
     classes: Pyramid | None
     mask: Mask | None
-    """Valid pixels; None if all are, or the mask is not used."""
+    """Which pixels are valid; None if all are, or no product needs it."""
 
     nested: Pyramid | None = None
-    """Labels for the image itself, or classes without labels."""
+    """The labels, or the classes if there are no labels, for the image's own group of labels."""
 
     @property
     def tiles(self) -> list[int]:
         """The tiles with something to write: labels, or valid pixels."""
         every = self.mask is not None or self.classes is not None
-        return np.flatnonzero(
-            self.run.routes > EMPTY if every else self.run.routes >= FIRST
-        ).tolist()
+        written = self.run.routes > EMPTY if every else self.run.routes >= FIRST
+        return np.flatnonzero(written).tolist()
 
 
 def places(
@@ -58,8 +57,28 @@ def places(
     *,
     nest: Nest | None = None,
 ) -> Publication:
-    """The staged results and their dtypes, from the highest id and the highest class."""
-    frame, (chunk, shard), (objects, classes) = run.source.frame, layout, highest
+    """The staged arrays of a run's results.
+
+    Parameters
+    ----------
+    run
+        The run that was grouped.
+    output
+        What the job says of its output.
+    results
+        What is wanted: instance, semantic, panoptic.
+    layout
+        The extents of chunks and shards.
+    staging
+        The folder of staged products.
+    highest
+        The highest id and the highest class: the types of the arrays must hold them.
+    nest
+        Where labels go in the image itself; None: nowhere.
+    """
+    frame = run.source.frame
+    chunk, shard = layout
+    objects, classes = highest
     how: dict[str, Any] = {"tile": run.grid.tile, "shard": shard, "version": output.ome_zarr}
     labels = kinds = mask = None
     if "instance" in results:
@@ -80,13 +99,12 @@ def places(
             **how,
         )
     first = labels or kinds
-    return Publication(
-        run, labels, kinds, mask, _nested(first, nest, staging) if first and nest else None
-    )
+    nested = _nested(first, nest, staging) if first and nest else None
+    return Publication(run, labels, kinds, mask, nested)
 
 
 def _nested(like: Pyramid, nest: Nest, staging: Path) -> Pyramid:
-    """Likewise for the image itself, in its version of OME-Zarr."""
+    """The same pyramid for the image's own group of labels, in the image's version of OME-Zarr."""
     home = nest.home
     shard = like.shard if home.version == "0.5" else None
     about: dict[str, Any] = {
@@ -101,14 +119,12 @@ def _nested(like: Pyramid, nest: Nest, staging: Path) -> Pyramid:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A level of a pyramid, to compute from the level below; the last such level also computes
-    those above.
-    """
+    """One level of a pyramid, which is made from the level below it."""
 
     pyramid: Pyramid
     level: int
     blocks: tuple[Box, ...]
-    """The pieces of work."""
+    """The pieces of work. A single piece makes all levels above it too."""
 
     @property
     def last(self) -> bool:
@@ -117,51 +133,45 @@ class Level:
 
 
 def publish(work: Publication, tile: int) -> None:
-    """Write a tile's final ids, its pixels' classes, and its valid pixels."""
-    run, core = work.run, work.run.grid.core(tile)
+    """Write a tile's labels with their final ids, the classes of its pixels, and which pixels are
+    valid.
+    """
+    run = work.run
+    core = run.grid.core(tile)
     segmented = run.routes[tile] >= FIRST
-    ids, labels = (
-        _final(run, tile) if segmented else (np.zeros(1, np.int64), np.zeros(core.shape, np.int32))
-    )
+    ids: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+    labels: npt.NDArray[np.integer] = np.zeros(core.shape, np.int32)
+    if segmented:
+        ids, labels = _final(run, tile)
     if work.labels is not None and segmented:
-        _write(
-            work,
-            work.labels,
-            core,
-            looked_up(np.where(ids < STUFF, ids, 0).astype(work.labels.dtype), labels),
-        )
-    if work.classes is not None or work.mask is not None:
-        valid = _valid(run, tile, core)
-        if work.mask is not None:
-            work.mask.write(core, valid)
-        if work.classes is not None:
-            kinds = (
-                _kinds(run, tile, ids).astype(work.classes.dtype)
-                if segmented
-                else np.zeros(1, work.classes.dtype)
-            )
-            _write(
-                work,
-                work.classes,
-                core,
-                np.where(
-                    valid, kinds[labels], np.dtype(work.classes.dtype).type(work.classes.fill)
-                ),
-            )
+        things = np.where(ids < STUFF, ids, 0).astype(work.labels.dtype)
+        _write(work, work.labels, core, looked_up(things, labels))
+    if work.classes is None and work.mask is None:
+        return
+    valid = _valid(run, tile, core)
+    if work.mask is not None:
+        work.mask.write(core, valid)
+    if work.classes is not None:
+        dtype = np.dtype(work.classes.dtype)
+        kinds = _kinds(run, tile, ids) if segmented else np.zeros(1, np.int64)
+        classes = np.where(valid, kinds.astype(dtype)[labels], dtype.type(work.classes.fill))
+        _write(work, work.classes, core, classes)
 
 
 def _write(work: Publication, pyramid: Pyramid, core: Box, values: npt.NDArray[Any]) -> None:
+    """Write a box of labels or classes, and again for the image itself where they go there too."""
     pyramid.write(core, values)
     if work.nested is not None and pyramid is (work.labels or work.classes):
         work.nested.write(core, values)
 
 
 def levels(pyramid: Pyramid | None) -> Iterator[Level]:
-    """The levels to compute when all tiles are written."""
+    """The levels of a pyramid that are made when all tiles are written."""
     if pyramid is None:
         return
     for level in range(pyramid.direct, pyramid.levels):
-        yield (work := Level(pyramid, level, tuple(pyramid.blocks(level))))
+        work = Level(pyramid, level, tuple(pyramid.blocks(level)))
+        yield work
         if work.last:
             return
 
@@ -188,6 +198,7 @@ def _kinds(run: Run, tile: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.in
 
 
 def _valid(run: Run, tile: int, core: Box) -> npt.NDArray[np.bool_]:
+    """Which pixels of a tile are valid: from its record, or read again if it was skipped."""
     if run.routes[tile] < FIRST:
         return run.valid(run.read(core)[1])
     facts, _ = run.scratch.load(pixels_key(tile))
