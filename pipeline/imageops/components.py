@@ -213,9 +213,9 @@ def _zones(classes, corners, values, step, labels):  # type: ignore[no-untyped-d
             dp = (13 - back) // 9 - 1
             dr = (13 - back) // 3 % 3 - 1
             dc = (13 - back) % 3 - 1
-            far = abs(dp) + abs(dr) + abs(dc)
+            steps = abs(dp) + abs(dr) + abs(dc)
             if (
-                (far > 1 and not corners)
+                (steps > 1 and not corners)
                 or p + dp < 0
                 or not 0 <= r + dr < rows
                 or not 0 <= c + dc < columns

@@ -234,24 +234,9 @@ def measure(
         ``number`` rows.
     """
     axes = labels.ndim
-    bands = len(block)
-    solid = labels.reshape((1,) * (3 - axes) + labels.shape)
     origin = np.array((0,) * (3 - axes) + core.start, np.int64)
     extent = np.array((1,) * (3 - axes) + tuple(shape), np.int64)
-    pixels = block.reshape((bands, *solid.shape))
-    whole = block.dtype.kind in "biu" and block.dtype.itemsize <= WORD
-    partly = _partly(labels, measured, bands)
-    sums = _added(
-        solid, pixels if whole and not partly else NO_BANDS, number, origin, extent, bands
-    )
-    count = np.repeat(sums.area[:, None], bands, axis=1)
-    if partly or not whole:
-        of_band = [_where(solid, measured, k) if k in partly else solid for k in range(bands)]
-        for k in partly:
-            count[:, k] = np.bincount(of_band[k].ravel(), minlength=number + 1)[1:]
-        sums = replace(
-            sums, **_by_band(of_band, pixels, number, origin, extent, sums, integers=whole)
-        )
+    sums = _measured(labels, block, number, origin, extent, measured)
     ground = (
         np.zeros((number, 0), np.int64) if areas is None else _grounds(labels, areas, number, core)
     )
@@ -263,9 +248,41 @@ def measure(
     counted = np.zeros((number, 0), np.int64) if votes is None else _counted(labels, votes, number)
     kinds = _elected(np.ones(number, np.int64) if kind is None else kind, counted)
     around = {name: getattr(sums, name)[:, 3 - axes :].copy() for name in ("low", "high", "place")}
-    return replace(
-        sums, **around, kind=kinds, votes=counted, marked=marked, count=count, ground=ground
-    )
+    return replace(sums, **around, kind=kinds, votes=counted, marked=marked, ground=ground)
+
+
+def _measured(
+    labels: npt.NDArray[np.int32],
+    block: npt.NDArray[Any],
+    number: int,
+    origin: Integers,
+    extent: Integers,
+    measured: npt.NDArray[np.bool_] | None,
+) -> Sums:
+    """Add up areas, boxes, coordinates and the values of bands, always along three axes.
+
+    Parameters
+    ----------
+    labels, block, number, measured
+        As for `measure`.
+    origin, extent : int64 ndarray, (3,)
+        Where the labels lie in the image, and the image's shape.
+    """
+    bands = len(block)
+    solid = labels.reshape((1,) * (3 - labels.ndim) + labels.shape)
+    pixels = block.reshape((bands, *solid.shape))
+    whole = block.dtype.kind in "biu" and block.dtype.itemsize <= WORD
+    partly = _partly(labels, measured, bands)
+    added = pixels if whole and not partly else NO_BANDS
+    sums = _added(solid, added, number, origin, extent, bands)
+    count = np.repeat(sums.area[:, None], bands, axis=1)
+    if partly or not whole:
+        of_band = [_where(solid, measured, k) if k in partly else solid for k in range(bands)]
+        for k in partly:
+            count[:, k] = np.bincount(of_band[k].ravel(), minlength=number + 1)[1:]
+        by_band = _by_band(of_band, pixels, number, origin, extent, sums, integers=whole)
+        sums = replace(sums, **by_band)
+    return replace(sums, count=count)
 
 
 def _partly(

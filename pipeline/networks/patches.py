@@ -82,26 +82,9 @@ class Patches:
         answer: Floats | None = None
         weight = np.zeros(block.shape[1:], np.float32)
         for group in self._batches(spans, batch):
-            given = np.stack(
-                [
-                    _cut(block, origin, [(span.start, span.stop) for span in place])
-                    for place in group
-                ]
-            )
-            found = np.asarray(forward(given), np.float32)
-            if found.ndim != 4 or (found.shape[0], *found.shape[2:]) != (
-                given.shape[0],
-                *given.shape[2:],
-            ):
-                raise SegmenterError(
-                    f"the network returned {found.shape} for {given.shape}; allowed: as many "
-                    f"rows and columns"
-                )
-            answer = (
-                np.zeros((found.shape[1], *block.shape[1:]), np.float32)
-                if answer is None
-                else answer
-            )
+            found = _answered(forward, block, origin, group)
+            if answer is None:
+                answer = np.zeros((found.shape[1], *block.shape[1:]), np.float32)
             for place, one in zip(group, found, strict=True):
                 self._lay(answer, weight, one, place, origin)
         assert answer is not None  # noqa: S101  a window has a patch
@@ -114,15 +97,7 @@ class Patches:
     def _spans(self, start: int, stop: int) -> list[_Span]:
         """The patches along one axis."""
         if self.blended:
-            step = self.extent - 2 * self.reach
-            first = max(0, -(-(start - self.extent + 1) // step))
-            starts = range(first * step, stop, step)
-            whole = [a for a in starts if a >= start] or [
-                starts[0]
-            ]  # one that begins before the window is cut by it, and not needed
-            return [
-                _Span(a, a + self.extent, max(a, start), min(a + self.extent, stop)) for a in whole
-            ]
+            return self._blended_spans(start, stop)
         low = start // self.stride * self.stride
         high = -(-stop // self.stride) * self.stride
         margin = -(-self.reach // self.stride) * self.stride
@@ -134,6 +109,15 @@ class Patches:
             _Span(max(low, a - margin), min(high, b + margin), max(a, start), min(b, stop))
             for a, b in itertools.pairwise(cuts)
         ]
+
+    def _blended_spans(self, start: int, stop: int) -> list[_Span]:
+        """The patches of the image's lattice along one axis."""
+        step = self.extent - 2 * self.reach
+        first = max(0, -(-(start - self.extent + 1) // step))
+        starts = range(first * step, stop, step)
+        # a patch that begins before the window is cut by it, and is not needed
+        whole = [a for a in starts if a >= start] or [starts[0]]
+        return [_Span(a, a + self.extent, max(a, start), min(a + self.extent, stop)) for a in whole]
 
     def _batches(
         self, spans: Sequence[list[_Span]], batch: int
@@ -213,6 +197,45 @@ class _Span:
     stop: int
     first: int
     last: int
+
+
+def _answered(
+    forward: Forward, block: Floats, origin: Sequence[int], group: Sequence[Sequence[_Span]]
+) -> Floats:
+    """Run the network on some patches of one shape.
+
+    Parameters
+    ----------
+    forward : callable
+        The network.
+    block : float32 ndarray, (band, row, column)
+        The window.
+    origin : sequence of int
+        The window's first row and column in the image.
+    group : sequence of pairs of _Span
+        The patches.
+
+    Returns
+    -------
+    float32 ndarray, (patch, channel, row, column)
+        The answer.
+
+    Raises
+    ------
+    SegmenterError
+        The answer has other rows and columns.
+    """
+    given = np.stack(
+        [_cut(block, origin, [(span.start, span.stop) for span in place]) for place in group]
+    )
+    found = np.asarray(forward(given), np.float32)
+    wanted = (given.shape[0], *given.shape[2:])
+    if found.ndim != 4 or (found.shape[0], *found.shape[2:]) != wanted:
+        raise SegmenterError(
+            f"the network returned {found.shape} for {given.shape}; allowed: as many rows and "
+            f"columns"
+        )
+    return found
 
 
 def _slope(extent: int, overlap: int) -> npt.NDArray[np.float64]:

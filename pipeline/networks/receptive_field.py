@@ -137,12 +137,16 @@ def _reach(
     altered = _altered(forward, hidden, image, known)
     if altered is None:
         return None
-    lines = np.flatnonzero(altered.any(axis=(0, 1, 3 if axis == 0 else 2)))
-    if mirrored:
-        far = extent - border - int(lines[0]) if len(lines) else 0
-        return None if len(lines) and lines[0] == 0 else max(0, far)
-    far = int(lines[-1]) + 1 - border if len(lines) else 0
-    return None if len(lines) and lines[-1] == extent - 1 else max(0, far)
+    lines = np.asarray(altered.any(axis=(0, 1, 3 if axis == 0 else 2)))
+    return _beyond(lines[::-1] if mirrored else lines, border)
+
+
+def _beyond(lines: npt.NDArray[np.bool_], border: int) -> int | None:
+    """How many lines beyond a border, (line,), are altered; None: all of them."""
+    altered = np.flatnonzero(lines)
+    if not len(altered):
+        return 0
+    return None if altered[-1] == len(lines) - 1 else max(0, int(altered[-1]) + 1 - border)
 
 
 def _altered(

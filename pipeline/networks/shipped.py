@@ -38,31 +38,31 @@ def packaged(name: str) -> Bundle:
     """
     if name not in CLOUDS:
         raise JobError(f"weights: {name}: there is no such network; {nearest(name, CLOUDS)}")
-    found = importlib.util.find_spec("ukis_csmask")
-    places = list(found.submodule_search_locations or []) if found else []
-    if not places:
+    package = importlib.util.find_spec("ukis_csmask")
+    folders = list(package.submodule_search_locations or []) if package else []
+    if not folders:
         raise JobError(
             f"weights: {name} is in a package that is not installed; install it with: pip "
             f"install 'tilewise[clouds]'"
         )
-    path = Path(places[0], f"{CLOUDS[name]}.onnx")
-    about = json.loads(path.with_suffix(".json").read_text())
-    mean, deviation = about["data"]["dataset_statistics"]["img"]
+    path = Path(folders[0], f"{CLOUDS[name]}.onnx")
+    description = json.loads(path.with_suffix(".json").read_text())
+    mean, deviation = description["data"]["dataset_statistics"]["img"]
     card = Card(
         name=name,
         kind="onnx",
-        bands=tuple(about["data"]["dataset_statistics"]["band_names"]),
+        bands=tuple(description["data"]["dataset_statistics"]["band_names"]),
         classes=("cloud", "cloud shadow"),
         colours=("#f4f4f4", "#4b3f72"),
         architecture={
-            "encoder": about["model"]["encoder_name"],
-            "decoder": about["model"]["decoder_name"],
+            "encoder": description["model"]["encoder_name"],
+            "decoder": description["model"]["decoder_name"],
         },
         value_scaling={"type": "z-score", "mean": mean, "stddev": deviation},
         value_range=(-0.5, 3.0),
-        window=int(about["data"]["target_size"][0]),
+        window=int(description["data"]["target_size"][0]),
         stride=32,
         license="Apache-2.0",
-        training={"package": "ukis-csmask", "version": about["model"]["version"]},
+        training={"package": "ukis-csmask", "version": description["model"]["version"]},
     )
     return Bundle(card, path)

@@ -81,7 +81,7 @@ class Clusters(Features):
             return self._fitted(rows, self.weigh(rows))
 
     def _fitted(self, rows: Floats, weights: Floats) -> Any:
-        """Return a copy fitted to a sample, whose features are multiplied by the weights."""
+        """Return a copy fitted to a sample of features, to be multiplied by the weights."""
         raise NotImplementedError
 
 
@@ -256,9 +256,8 @@ class MeanShift(Centres):
             estimate_bandwidth(rows, quantile=0.1, random_state=0), LEAST_BANDWIDTH
         )
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Binning data failed"
-            )  # every pixel of the sample is then where a climb begins
+            # then every pixel of the sample is a starting point
+            warnings.filterwarnings("ignore", "Binning data failed")
             return np.asarray(
                 Fitter(bandwidth=bandwidth, bin_seeding=True).fit(rows).cluster_centers_[:MOST],
                 np.float64,
@@ -410,24 +409,24 @@ def _nearest(features, centres, weights):  # type: ignore[no-untyped-def]  # noq
     """
     number = features.shape[1]
     kinds = np.zeros(number, np.uint8)
-    nearest = np.empty(STRIP)
-    far = np.empty(STRIP)
+    least = np.empty(STRIP)
+    distance = np.empty(STRIP)
     for low in range(0, number, STRIP):
-        many = min(STRIP, number - low)
-        nearest[:] = np.inf
-        which = kinds[low : low + many]
+        count = min(STRIP, number - low)
+        least[:] = np.inf
+        which = kinds[low : low + count]
         for k in range(centres.shape[0]):
-            far[:] = 0.0
+            distance[:] = 0.0
             for f in range(features.shape[0]):
-                values = features[f, low : low + many]
+                values = features[f, low : low + count]
                 centre = centres[k, f]
                 weight = weights[f]
-                for i in range(many):
+                for i in range(count):
                     step = (values[i] - centre) * weight
-                    far[i] += step * step
-            for i in range(many):
-                closer = far[i] < nearest[i]  # false for NaN
-                nearest[i] = far[i] if closer else nearest[i]
+                    distance[i] += step * step
+            for i in range(count):
+                closer = distance[i] < least[i]  # false for NaN
+                least[i] = distance[i] if closer else least[i]
                 which[i] = k + 1 if closer else which[i]
     return kinds
 

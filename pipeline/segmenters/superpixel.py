@@ -298,41 +298,49 @@ def _assign(values, start, spacing, cells, centres, weight, owner):  # type: ign
     Of centres that are equally near, the first wins. Works on one row of cells at a time.
     """
     planes, rows, columns = owner.shape
-    room = spacing * spacing
-    far = np.empty(room)
-    nearest = np.empty(room)
-    which = np.empty(room, np.int32)
-    pixels = np.empty((values.shape[0], room))
+    pixels_of_cell = spacing * spacing
+    distance = np.empty(pixels_of_cell)
+    least = np.empty(pixels_of_cell)
+    winner = np.empty(pixels_of_cell, np.int32)
+    pixels = np.empty((values.shape[0], pixels_of_cell))
     for p in range(planes):
         z = (p + start[0]) // spacing - start[0] // spacing
         for y in range(cells[1]):
             top = max((start[1] // spacing + y) * spacing - start[1], 0)
-            high = min((start[1] // spacing + y + 1) * spacing - start[1], rows) - top
+            height = min((start[1] // spacing + y + 1) * spacing - start[1], rows) - top
             for x in range(cells[2]):
                 low = max((start[2] // spacing + x) * spacing - start[2], 0)
-                wide = min((start[2] // spacing + x + 1) * spacing - start[2], columns) - low
-                cell = (p, top, low, high, wide)
+                width = min((start[2] // spacing + x + 1) * spacing - start[2], columns) - low
+                cell = (p, top, low, height, width)
                 _fetch(values, cell, pixels)
-                nearest[:] = np.inf
+                least[:] = np.inf
                 for dz in range(max(z - 1, 0), min(z + 2, cells[0])):
                     for dy in range(max(y - 1, 0), min(y + 2, cells[1])):
                         for dx in range(max(x - 1, 0), min(x + 2, cells[2])):
                             k = (dz * cells[1] + dy) * cells[2] + dx
                             if centres[k, 0] > 0.0:
                                 _compete(
-                                    pixels, cell, start, centres[k], k, weight, far, nearest, which
+                                    pixels,
+                                    cell,
+                                    start,
+                                    centres[k],
+                                    k,
+                                    weight,
+                                    distance,
+                                    least,
+                                    winner,
                                 )
-                _settle(owner, cell, which)
+                _settle(owner, cell, winner)
 
 
 @numba.njit(cache=True, nogil=True)
-def _settle(owner, cell, which):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _settle(owner, cell, winner):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Write the owners of a cell's pixels; pixels that were not measured keep -1."""
-    p, top, low, high, wide = cell
-    for r in range(high):
-        for c in range(wide):
+    p, top, low, height, width = cell
+    for r in range(height):
+        for c in range(width):
             if owner[p, top + r, low + c] >= 0:
-                owner[p, top + r, low + c] = which[r * wide + c]
+                owner[p, top + r, low + c] = winner[r * width + c]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -341,50 +349,50 @@ def _fetch(values, cell, pixels):  # type: ignore[no-untyped-def]  # noqa: ANN00
 
     Loops over short rows would cost more than the arithmetic on them.
     """
-    p, top, low, high, wide = cell
+    p, top, low, height, width = cell
     for b in range(values.shape[0]):
-        for r in range(high):
-            for c in range(wide):
-                pixels[b, r * wide + c] = values[b, p, top + r, low + c]
+        for r in range(height):
+            for c in range(width):
+                pixels[b, r * width + c] = values[b, p, top + r, low + c]
 
 
 @numba.njit(cache=True, nogil=True)
-def _compete(pixels, cell, start, centre, k, weight, far, nearest, which):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _compete(pixels, cell, start, centre, k, weight, distance, least, winner):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Give a centre those pixels of a cell to which it is nearer than all centres before it.
 
     The compiler vectorizes these loops.
     """
-    p, top, low, high, wide = cell
+    p, top, low, height, width = cell
     down = p + start[0] - centre[1]
-    number = high * wide
-    for r in range(high):
+    number = height * width
+    for r in range(height):
         across = top + r + start[1] - centre[2]
         beside = weight * (down * down + across * across)
-        for c in range(wide):
+        for c in range(width):
             along = low + c + start[2] - centre[3]
-            far[r * wide + c] = beside + weight * along * along
+            distance[r * width + c] = beside + weight * along * along
     for b in range(pixels.shape[0]):
         mean = centre[4 + b]
         band = pixels[b]
         for i in range(number):
             step = band[i] - mean
-            far[i] += step * step
+            distance[i] += step * step
     for i in range(number):
-        closer = far[i] < nearest[i]
-        nearest[i] = far[i] if closer else nearest[i]
-        which[i] = k if closer else which[i]
+        closer = distance[i] < least[i]
+        least[i] = distance[i] if closer else least[i]
+        winner[i] = k if closer else winner[i]
 
 
 def _orphans(owner: npt.NDArray[np.int32]) -> Flags:
     """Pixels that are not connected to the largest (first of equal) piece of their patch."""
-    labels, many = pieces(owner + 1, FACES)
-    size = np.bincount(labels.ravel(), minlength=many + 1)
-    of = np.zeros(many + 1, np.int64)
-    of[labels] = owner + 1
+    labels, number = pieces(owner + 1, FACES)
+    size = np.bincount(labels.ravel(), minlength=number + 1)
+    cell_of = np.zeros(number + 1, np.int64)
+    cell_of[labels] = owner + 1
     size[0] = 0
-    order = np.lexsort((np.arange(many + 1), -size, of))
-    largest = np.zeros(many + 1, bool)
-    largest[order[np.diff(of[order], prepend=-1) != 0]] = True
+    order = np.lexsort((np.arange(number + 1), -size, cell_of))
+    largest = np.zeros(number + 1, bool)
+    largest[order[np.diff(cell_of[order], prepend=-1) != 0]] = True
     largest[0] = True
     return np.asarray(~largest[labels])
 
@@ -408,11 +416,11 @@ def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: igno
     One layer of pixels per round.
     """
     planes, rows, columns = owner.shape
-    found = np.argwhere(orphan)
+    places = np.argwhere(orphan)
     for _ in range(rounds):
-        new = np.full(len(found), -1, np.int32)
-        for i in range(len(found)):
-            p, r, c = found[i]
+        new = np.full(len(places), -1, np.int32)
+        for i in range(len(places)):
+            p, r, c = places[i]
             best = np.inf
             for axis in range(6):
                 step = 1 if axis % 2 else -1
@@ -426,15 +434,15 @@ def _adopt(values, owner, orphan, start, centres, weight, rounds):  # type: igno
                     and owner[q, s, t] >= 0
                     and not orphan[q, s, t]
                 ):
-                    far = _distance(values, p, r, c, start, centres[owner[q, s, t]], weight)
-                    if far < best or (far == best and owner[q, s, t] < new[i]):
-                        best = far
+                    distance = _distance(values, p, r, c, start, centres[owner[q, s, t]], weight)
+                    if distance < best or (distance == best and owner[q, s, t] < new[i]):
+                        best = distance
                         new[i] = owner[q, s, t]
-        for i in range(len(found)):
+        for i in range(len(places)):
             if new[i] >= 0:
-                p, r, c = found[i]
+                p, r, c = places[i]
                 owner[p, r, c] = new[i]
                 orphan[p, r, c] = False
         if (new < 0).all():
             return
-        found = found[new < 0]
+        places = places[new < 0]

@@ -124,18 +124,15 @@ class Choice:
         for score, kind, likely in zip(
             answer.scores.tolist(), answer.kinds.tolist(), answer.masks, strict=True
         ):
-            if score >= self.score:
-                mask = (likely >= self.mask) & valid
-                rows = np.flatnonzero(mask.any(axis=1))
-                columns = np.flatnonzero(mask.any(axis=0))
-                if len(rows):
-                    inside = Box(
-                        (int(rows[0]), int(columns[0])),
-                        (int(rows[-1]) + 1, int(columns[-1]) + 1),
-                    )
-                    box = _moved(inside, cell.patch.start)
-                    if max(box.shape) <= self.lattice.longest and _centre(box) in cell.box:
-                        found.append((-score, box, kind, mask[inside.slices]))
+            if score < self.score:
+                continue
+            mask = (likely >= self.mask) & valid
+            if not mask.any():
+                continue
+            inside = _bounds(mask)
+            box = _moved(inside, cell.patch.start)
+            if max(box.shape) <= self.lattice.longest and _centre(box) in cell.box:
+                found.append((-score, box, kind, mask[inside.slices]))
         row, column = cell.place
         first = ((row << AXIS | column) << RANK) + 1
         best = sorted(found, key=lambda one: one[:3])[: self.most]
@@ -143,6 +140,13 @@ class Choice:
             Found(first + rank, kind, -score, box, mask)
             for rank, (score, box, kind, mask) in enumerate(best)
         ]
+
+
+def _bounds(mask: Flags) -> Box:
+    """The bounding box of a mask that is not empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    return Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
 
 
 def _moved(box: Box, origin: Sequence[int]) -> Box:

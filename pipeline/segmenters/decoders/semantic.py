@@ -117,18 +117,11 @@ class Semantic:
             or (self.background or 0) >= number,
             number,
         )
-        best = logits.argmax(axis=0)
         known = ~np.isnan(logits.max(axis=0)) & valid
-        if self.thresholds is not None:
-            most = np.full(valid.shape, -1.0)
-            for channel, (probable, threshold) in enumerate(
-                zip(softmax(logits), self.thresholds, strict=True)
-            ):
-                better = (probable >= threshold) & (probable > most)
-                best[better] = channel
-                most[better] = probable[better]
-            known &= most >= 0
-        return np.where(known, self._kinds(number)[best], 0)
+        if self.thresholds is None:
+            return np.where(known, self._kinds(number)[logits.argmax(axis=0)], 0)
+        best, eligible = _most_probable(logits, self.thresholds)
+        return np.where(known & eligible, self._kinds(number)[best], 0)
 
     def __call__(self, channels: Channels, valid: Flags) -> npt.NDArray[np.int32]:
         """Label the connected pieces of classes of one block as if it were the whole image.
@@ -179,3 +172,16 @@ class Semantic:
                 f"the network gives {number} channels, which do not go with {self}; one "
                 f"threshold is for one channel"
             )
+
+
+def _most_probable(
+    logits: Channels, thresholds: tuple[float, ...]
+) -> tuple[npt.NDArray[np.intp], Flags]:
+    """The most probable channel that reaches its threshold, and where there is one."""
+    best = np.zeros(logits.shape[1:], np.intp)
+    most = np.full(logits.shape[1:], -1.0)
+    for channel, (probable, threshold) in enumerate(zip(softmax(logits), thresholds, strict=True)):
+        better = (probable >= threshold) & (probable > most)
+        best[better] = channel
+        most[better] = probable[better]
+    return best, most >= 0

@@ -291,17 +291,18 @@ class Flows:
         objects = pieces(np.maximum(labels, 0))[0]
         flow = np.zeros((2, *labels.shape))
         for box, mask in _each(objects):
-            places = np.argwhere(mask)
-            middle = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()]
-            warmth = np.log1p(np.pad(heat(mask, (int(middle[0]), int(middle[1]))), 1))
-            slope = np.stack(
-                [warmth[2:, 1:-1] - warmth[:-2, 1:-1], warmth[1:-1, 2:] - warmth[1:-1, :-2]]
-            )
-            steepness = np.hypot(*slope)
-            flow[:, *box] += np.where(
-                mask & (steepness > 0), slope / np.where(steepness > 0, steepness, 1), 0
-            )
+            flow[:, *box] += _flow_to_middle(mask)
         return with_gaps(labels, objects > 0, *flow)
+
+
+def _flow_to_middle(mask: Flags) -> Floats:
+    """The unit vectors, (2, row, column), up the heat from an object's middle; 0 outside."""
+    places = np.argwhere(mask)
+    middle = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()]
+    warmth = np.log1p(np.pad(heat(mask, (int(middle[0]), int(middle[1]))), 1))
+    slope = np.stack([warmth[2:, 1:-1] - warmth[:-2, 1:-1], warmth[1:-1, 2:] - warmth[1:-1, :-2]])
+    steepness = np.hypot(*slope)
+    return np.where(mask & (steepness > 0), slope / np.where(steepness > 0, steepness, 1), 0)
 
 
 def _basins(
