@@ -22,15 +22,15 @@ settings.load_profile("exploring" if EXPLORE else "usual")
 
 LONGEST = (
     *(
-        "test_training_detectors",
+        "test_detectors",
         "test_death",
         "test_training",
         "test_late",
         "test_workflows",
         "test_real",
-        "test_verifying",
+        "test_verify",
     ),
-    *("test_places", "test_panoptic", "test_exactness"),
+    *("test_locations", "test_panoptic", "test_exactness"),
 )
 """The files that take longest, which come first: of two processes none is left with one of them
 when the other has nothing to do.

@@ -26,7 +26,7 @@ from pipeline.config import yaml_files
 from pipeline.errors import JobError, SourceError
 from pipeline.networks.card import parse, read
 from pipeline.sources import open_source
-from tests.networks import bundle, facts
+from tests.small_networks import bundle, facts
 
 
 def laughs(levels: int, times: int = 9) -> str:

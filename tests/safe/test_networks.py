@@ -25,7 +25,7 @@ import pipeline
 from pipeline.errors import JobError
 from pipeline.networks import architectures, archives
 from pipeline.networks.card import Bundle, Card
-from tests.networks import facts
+from tests.small_networks import facts
 
 Members = dict[str, bytes]
 CALL = "__import__('os').mkdir('owned')"

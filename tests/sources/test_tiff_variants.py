@@ -786,7 +786,7 @@ def test_microscopes_files_at_addresses(tmp_path):
     nothing.
     """
     pytest.importorskip("obstore", reason="needs obstore: the extra remote")
-    from tests.test_places import served
+    from tests.storage.test_locations import served
 
     stack, page = noise(3, 20, 30), noise(20, 30)
     tifffile.imwrite(tmp_path / "stack.tif", stack, metadata=None, photometric="minisblack")

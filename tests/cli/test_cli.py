@@ -24,10 +24,10 @@ from pipeline import __version__
 from pipeline.__main__ import app
 from pipeline.engine import own_cluster
 from pipeline.jobs import plugins
+from tests.engine.test_engine import Daemons
 from tests.faults.staging import blobs, write
-from tests.test_engine import Daemons
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def tilewise(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

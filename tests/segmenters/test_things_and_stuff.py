@@ -25,8 +25,8 @@ from pipeline.image.legend import CLASS
 from pipeline.networks.loaded import Resident
 from pipeline.segmenters.decoders.affinities import Panoptic
 from pipeline.training import recipe
-from tests.networks import bundle, facts, scene
-from tests.test_networks import whole
+from tests.networks.test_networks import whole
+from tests.small_networks import bundle, facts, scene
 from tests.tiling import in_raster_order
 
 FOUR = {

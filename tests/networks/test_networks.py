@@ -23,7 +23,7 @@ from pipeline.networks import architectures
 from pipeline.networks.loaded import Resident, Way, loaded
 from pipeline.networks.patches import Patches
 from pipeline.networks.receptive_field import probe
-from tests.networks import bundle, scene
+from tests.small_networks import bundle, scene
 from tests.tiling import tiled
 
 

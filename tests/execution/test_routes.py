@@ -24,7 +24,7 @@ from pipeline.execution import timings
 from pipeline.execution.planning import plan
 from tests.faults.staging import blobs, tiles_by_route
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TILE = 16
 
 

@@ -24,7 +24,7 @@ from pipeline.__main__ import app
 from pipeline.errors import JobError, SegmenterError
 from pipeline.imageops.histograms import Histogram
 from pipeline.networks.card import Card, read
-from tests.networks import bundle, facts, random_network, scene
+from tests.small_networks import bundle, facts, random_network, scene
 
 EVERYWHERE = np.ones((128, 128), bool)
 DYNAMIC: Any = torch.export.Dim.DYNAMIC

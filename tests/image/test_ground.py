@@ -33,7 +33,7 @@ from pipeline.image.pixel_area import (
     step_lengths,
     vary,
 )
-from tests.test_lines import Curves
+from tests.stages.test_lines import Curves
 
 EDGE = 20037508.342789244
 UNTRUE = {

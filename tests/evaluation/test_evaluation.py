@@ -24,7 +24,7 @@ from pipeline.__main__ import app
 from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import against_truth, error_map, metrics
 from pipeline.evaluation.metrics import Contingency
-from tests.ground.test_runs import counted, packed
+from tests.annotations.test_rle import counted, packed
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
 

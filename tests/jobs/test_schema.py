@@ -20,7 +20,7 @@ from pipeline.jobs.schema import schema
 
 JOBS = sorted(
     path
-    for path in (Path(__file__).resolve().parents[1] / "workflows").glob("*.yaml")
+    for path in (Path(__file__).resolve().parents[2] / "workflows").glob("*.yaml")
     if not path.stem.endswith("_train")
 )
 JOB = {

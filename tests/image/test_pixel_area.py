@@ -29,7 +29,7 @@ from pipeline.image.pixel_area import (
     step_lengths,
     vary,
 )
-from tests.test_lines import Curves
+from tests.stages.test_lines import Curves
 
 WGS84 = CRS.from_epsg(4326).to_wkt()
 ELLIPSOIDS = {

@@ -82,7 +82,7 @@ def s3(images) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = os.environ.get("TILEWISE_MOTO") or shutil.which(
-        "moto_server", path=Path(__file__).parents[1] / ".venv-servers/bin"
+        "moto_server", path=Path(__file__).parents[2] / ".venv-servers/bin"
     )
     if not command:
         pytest.skip(
@@ -785,11 +785,11 @@ def apart(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     GDAL looks for a mask.
     """
     code = (
-        "import sys; from pathlib import Path; from tests.test_places import served\n"
+        "import sys; from pathlib import Path; from tests.storage.test_locations import served\n"
         "with served(Path(sys.argv[1])) as (address, _):\n    print(address, flush=True)\n    "
         "sys.stdin.read()\n"
     )
-    folder, root = tmp_path_factory.mktemp("served"), Path(__file__).parents[1]
+    folder, root = tmp_path_factory.mktemp("served"), Path(__file__).parents[2]
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root

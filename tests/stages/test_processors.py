@@ -23,7 +23,6 @@ from pipeline import engine
 from pipeline.evaluation.verify import verify
 from pipeline.stages import processors
 from pipeline.storage.records import Scratch
-from tests.networks import bundle
 from tests.processors import (
     ELSEWHERE,
     FOUND,
@@ -36,6 +35,7 @@ from tests.processors import (
     tissue,
     unsteady,
 )
+from tests.small_networks import bundle
 
 pytestmark = [
     pytest.mark.skipif(
@@ -43,7 +43,7 @@ pytestmark = [
         reason="knows how to look like another processor on x86-64 only",
     ),
 ]
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = runpy.run_path(str(ROOT / "workflows" / "methods.py"))
 
 

@@ -15,8 +15,8 @@ import pipeline
 from pipeline.__main__ import app
 from pipeline.errors import OutputError
 from pipeline.evaluation.verify import verify
-from tests.networks import bundle
-from tests.networks import scene as random_scene
+from tests.small_networks import bundle
+from tests.small_networks import scene as random_scene
 
 METHODS = {
     "threshold": {"sigma": 1.0, "min_area": 20, "fill_holes": True},

@@ -28,7 +28,7 @@ from pipeline.evaluation.verify import verify
 from pipeline.image.grid import Box
 from pipeline.sources import open_source, where_measured
 from tests.faults.staging import blobs
-from tests.networks import bundle
+from tests.small_networks import bundle
 from tests.sources.files import tiff
 
 LOCAL = pipeline.local

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import pipeline
 from pipeline.__main__ import app
 
-METHODS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))
+METHODS = runpy.run_path(str(Path(__file__).resolve().parents[2] / "workflows" / "methods.py"))
 KINDS, CLASSES = METHODS["KINDS"], METHODS["CLASSES"]
 PLACE = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 

@@ -27,7 +27,7 @@ from pipeline.jobs.routing import Range, Rule
 
 JOBS = sorted(
     path
-    for path in (Path(__file__).resolve().parents[1] / "workflows").glob("*.yaml")
+    for path in (Path(__file__).resolve().parents[2] / "workflows").glob("*.yaml")
     if not path.stem.endswith("_train")
 )
 KINDS = [(kind, group) for group in (SEGMENTERS, STEPS) for kind in plugins.kinds(group)]

@@ -18,7 +18,7 @@ from pipeline.jobs import plugins
 from pipeline.segmenters import Contract, Keyed, call, classes, fitted_to, keyed, support
 from tests.tiling import in_raster_order, tiled
 
-KINDS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "workflows" / "methods.py"))[
+KINDS = runpy.run_path(str(Path(__file__).resolve().parents[2] / "workflows" / "methods.py"))[
     "KINDS"
 ]
 NEAR_SIGHTED = [
