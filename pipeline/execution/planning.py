@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from pipeline.segmenters import Segmenter, call
 from pipeline.segmenters.protocols import HasLegend
 from pipeline.sinks.labels_group import Nest
 from pipeline.sources import Source, open_source
+from pipeline.sources.contract import HoldsLabels, OfFiles
 from pipeline.sources.facts import told
 from pipeline.stages import ALGORITHMS, FIRST, Method, Run
 from pipeline.stages.halo import COMPARED, MAX_HALO, depth_of, furthest
@@ -106,7 +106,7 @@ class Plan:
         """
         if self.job.output.into_source is None:
             return None
-        if not hasattr(self.source, "home"):
+        if not isinstance(self.source, HoldsLabels):
             raise JobError(
                 "output.into_source: labels lie in OME-Zarr images only; allowed: none of "
                 "another image"
@@ -445,9 +445,8 @@ def _refuse_places(draft: Plan) -> None:
     take the place of the image, or of a file that belongs to it.
     """
     _ = draft.nest
-    image: Any = getattr(draft.source, "files", getattr(draft.source, "path", ()))
-    for file in (image,) if isinstance(image, (str, os.PathLike)) else image:
-        if any(lies_in(os.fspath(file), joined(draft.job.output.path, name)) for name in PUBLISHED):
+    for file in draft.source.files if isinstance(draft.source, OfFiles) else ():
+        if any(lies_in(file, joined(draft.job.output.path, name)) for name in PUBLISHED):
             raise JobError(
                 f"output.path: {draft.job.output.path}; a result there may take the place of "
                 f"{file}; choose another folder"

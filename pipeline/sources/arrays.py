@@ -19,6 +19,7 @@ from pipeline.sources.axes import Choice, Layout, native
 from pipeline.sources.cf_packing import UNUSED, Packed
 from pipeline.sources.coordinates import PLANE, Place, letters, names_of_bands, placed
 from pipeline.sources.fingerprints import of_bytes
+from pipeline.sources.foreign_objects import LazyArray, is_labelled
 from pipeline.sources.grid_mappings import Beside, Coordinate
 from pipeline.sources.nodata_rules import together
 
@@ -55,13 +56,15 @@ class ArrayImage:
     @functools.cached_property
     def _data(self) -> Any:
         """The array itself, NumPy's or Dask's."""
-        data = self.array.data if _is_xarray(self.array) else self.array
-        if not hasattr(data, "dask") and not isinstance(data, np.ndarray):
+        data = self.array.data if is_labelled(self.array) else self.array
+        if not isinstance(data, np.ndarray | LazyArray):
             raise JobError(
                 f"an image is a path, a NumPy or Dask array or an xarray DataArray, not "
                 f"{type(self.array).__name__}"
             )
-        if isinstance(getattr(data, "_meta", None), np.ma.MaskedArray):
+        # Dask has no public name for an empty array of the kind that a computation gives.
+        meta = data._meta if isinstance(data, LazyArray) else None  # noqa: SLF001
+        if isinstance(meta, np.ma.MaskedArray):
             raise JobError(
                 "a Dask array of masked arrays; fill what is masked, dask.array.ma.filled(array, "
                 "value), and say so: nodata"
@@ -76,7 +79,7 @@ class ArrayImage:
     @functools.cached_property
     def _beside(self) -> Beside:
         """The coordinates of a DataArray, by name."""
-        if not _is_xarray(self.array):
+        if not is_labelled(self.array):
             return {}
         return {
             str(name): Coordinate(tuple(map(str, each.dims)), each, each.attrs)
@@ -86,7 +89,7 @@ class ArrayImage:
 
     @property
     def _dims(self) -> tuple[str, ...]:
-        return tuple(map(str, self.array.dims)) if _is_xarray(self.array) else ()
+        return tuple(map(str, self.array.dims)) if is_labelled(self.array) else ()
 
     @functools.cached_property
     def _layout(self) -> tuple[Layout, tuple[str, ...]]:
@@ -142,7 +145,7 @@ class ArrayImage:
     def frame(self) -> Frame:
         """What the image is; JobError where axes or bands do not fit."""
         how, names = self._layout
-        chunks = getattr(self._data, "chunksize", self._data.shape)
+        chunks = self._data.chunksize if isinstance(self._data, LazyArray) else self._data.shape
         place = self._place
         packed = self._packed
         return Frame(
@@ -236,7 +239,3 @@ class ArrayImage:
 
 def _crc(data: npt.NDArray[Any]) -> int:
     return of_bytes(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
-
-
-def _is_xarray(array: Any) -> bool:
-    return hasattr(array, "dims") and hasattr(array, "coords")

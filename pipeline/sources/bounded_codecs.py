@@ -117,9 +117,9 @@ def settle(array: zarr.Array[Any]) -> None:
     leaves those that were asked for with it under way, and a process that ends meanwhile complains
     of each.
     """
-    loop = getattr(array.store_path.store, "loop", None)
-    if loop is not None:
-        asyncio.run_coroutine_threadsafe(_others(), loop).result()
+    store = array.store_path.store
+    if isinstance(store, Files | Limited) and store.loop is not None:
+        asyncio.run_coroutine_threadsafe(_others(), store.loop).result()
 
 
 async def _others() -> None:

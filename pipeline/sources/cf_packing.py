@@ -106,7 +106,7 @@ def _number(key: str, given: Any, dtype: np.dtype[Any] | None = None) -> float:
     """A number as attributes hold it: of integers whole, as their type has it, and of others a
     float; ValueError where it is none.
     """
-    value = getattr(given, "item", lambda: given)()
+    value: Any = given.item() if isinstance(given, np.generic | np.ndarray) else given
     try:
         if isinstance(value, str):
             value = _text(value)

@@ -275,11 +275,6 @@ def mask_name(source: Source) -> str:
     return str(source.masked_by) if isinstance(source, NamesMask) else MASK
 
 
-def pins_of(source: Source) -> Pins | None:
-    """What places an image without a transform, if the source knows."""
-    return source.pins if isinstance(source, Pinned) else None
-
-
 def every(block: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
     """Every ``step``-th pixel of a block, along all axes but the first."""
     spatial = (slice(None, None, step),) * (block.ndim - 1)

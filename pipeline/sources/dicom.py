@@ -213,6 +213,9 @@ class _About:
 class _Opened:
     """A slide that is open in this process; wsidicom locks what threads share."""
 
+    slide: Any = None
+    """None until it is opened, which may fail."""
+
     def __init__(self, path: str, optical_path: str | None) -> None:
         try:
             import wsidicom
@@ -249,7 +252,7 @@ class _Opened:
         return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
 
     def __del__(self) -> None:
-        if hasattr(self, "slide"):
+        if self.slide is not None:
             self.slide.close()
 
 

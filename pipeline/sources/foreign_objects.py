@@ -4,7 +4,9 @@ instead.
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import os
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,12 +45,41 @@ INSTEAD = {
 """By the package that a thing's type comes from."""
 
 
+@runtime_checkable
+class LabelledArray(Protocol):
+    """What an xarray DataArray has."""
+
+    dims: Any
+    coords: Any
+
+
+@runtime_checkable
+class LazyArray(Protocol):
+    """What a Dask array has."""
+
+    dask: Any
+    chunksize: tuple[int, ...]
+    _meta: Any
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What an xarray Dataset has."""
+
+    data_vars: Any
+
+
+def is_labelled(image: Any) -> bool:
+    """Whether an image is an xarray DataArray."""
+    return isinstance(image, LabelledArray)
+
+
 def refuse(image: Any) -> None:
     """JobError for what is no image here, with what to write instead. What nobody knows is left to
     the reader of arrays.
     """
     packages = {kind.__module__.partition(".")[0] for kind in type(image).__mro__}
-    if hasattr(image, "data_vars"):
+    if isinstance(image, Dataset):
         names = [str(name) for name in image.data_vars]
         raise JobError(
             f"an xarray Dataset is several images: choose a variable, "
@@ -62,9 +93,7 @@ def refuse(image: Any) -> None:
             "a table, or shapes, are no image; as seeds, markers or truth they are given in a "
             "file, such as GeoJSON or GeoPackage",
         )
-    if isinstance(image, bytes | bytearray | memoryview) or (
-        hasattr(image, "read") and not hasattr(image, "shape") and "_io" in packages
-    ):
+    if isinstance(image, bytes | bytearray | memoryview | io.IOBase):
         _say(image, "write it to a file, and give its path")
     if instead := next((INSTEAD[name] for name in packages if name in INSTEAD), None):
         _say(image, instead)
@@ -79,9 +108,9 @@ def refuse(image: Any) -> None:
 def _say_list(image: Any) -> None:
     if not image:
         raise JobError(f"an empty {type(image).__name__} holds no image; allowed: {ALLOWED}")
-    if all(isinstance(each, str) or hasattr(each, "__fspath__") for each in image):
+    if all(isinstance(each, str | os.PathLike) for each in image):
         return
-    if all(isinstance(each, np.ndarray) or hasattr(each, "dask") for each in image):
+    if all(isinstance(each, np.ndarray | LazyArray) for each in image):
         shapes = sorted({each.shape for each in image})
         how = (
             "numpy.stack(image) with axes: zyx for planes, cyx for bands, tyx for times"

@@ -5,6 +5,7 @@ which of their tiles have been written.
 from __future__ import annotations
 
 import asyncio
+import enum
 import functools
 import logging
 import math
@@ -95,6 +96,9 @@ class About:
 class Opened:
     """A file that is open in this process, for all its threads: tifffile locks what they share."""
 
+    file: Any = None
+    """None until it is opened, which may fail."""
+
     def __init__(self, path: str) -> None:
         try:
             import tifffile
@@ -165,7 +169,7 @@ class Opened:
         return merged(self.blocks(series, level), self.series[series].axes)
 
     def __del__(self) -> None:
-        if hasattr(self, "file"):
+        if self.file is not None:
             self.file.close()
 
 
@@ -234,7 +238,7 @@ def _described(file: Opened, path: str, series: int, level: int) -> About:
         unclear=tuple(file.told),
         guessed="z" in axes and "z" not in image.axes.lower(),
         kind=image.kind,
-        compression=getattr(page.compression, "name", str(page.compression)).lower(),
+        compression=_compression(page).lower(),
         pages=len(file.file.pages),
         images=tuple((each.name or str(k), _shape(each)) for k, each in enumerate(file.series)),
     )
@@ -250,10 +254,16 @@ def _refuse_page(path: str, page: Any) -> None:
     """Refuse what cannot be decoded here."""
     check_bands(path, page.samplesperpixel)
     if not decodable(page):
-        kind = getattr(page.compression, "name", page.compression)
         raise JobError(
-            f"kind: tiff; {path} is compressed with {kind}, which needs imagecodecs: {INSTALL}"
+            f"kind: tiff; {path} is compressed with {_compression(page)}, which needs imagecodecs: "
+            f"{INSTALL}"
         )
+
+
+def _compression(page: Any) -> str:
+    """The name of a compression; its number, if tifffile does not know it."""
+    known = page.compression
+    return known.name if isinstance(known, enum.Enum) else str(known)
 
 
 def decodable(page: Any) -> bool:

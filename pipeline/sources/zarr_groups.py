@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -143,10 +143,8 @@ def _named(attributes: Mapping[str, Any]) -> list[str]:
 
 def dims_of(array: Any) -> tuple[str, ...]:
     """The names of an array's axes; none where it has no names."""
-    names = cast(
-        "Sequence[Any] | None",
-        getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS"),
-    )
+    names = array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
+    names = names or array.attrs.get("_ARRAY_DIMENSIONS")
     if (
         not isinstance(names, (list, tuple))
         or len(names) != array.ndim
