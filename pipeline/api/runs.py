@@ -29,7 +29,12 @@ Extent: TypeAlias = "int | Sequence[int] | Literal['auto']"
 class PlannedRun(Facts):
     """What a run would do, by name: ``state``, ``frame``, ``tiles``, ``routes``, ``disk``, ….
 
-    It prints as ``tilewise plan`` does.
+    It prints as ``tilewise plan`` does. `plan` makes it.
+
+    Parameters
+    ----------
+    found
+        What was found out about the run.
     """
 
     def __init__(self, found: Foresight) -> None:

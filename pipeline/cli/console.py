@@ -1,5 +1,6 @@
-"""What all commands of the command line share: the application, options, and how an error ends it.
-Everything heavy is imported when a command needs it.
+"""What all commands share: the application, options, and the message that an error ends with.
+
+A command imports heavy libraries when it runs.
 """
 
 from __future__ import annotations
@@ -79,12 +80,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def assignments(given: Sequence[str] | None, option: str) -> dict[str, Any]:
-    """What ``key=value`` says, by key, however often an option is given."""
+    """The values by key of an option that is given once or more, each ``key=value``."""
     return dict(_assignment(text, option) for text in given or ())
 
 
 def options_of(given: Sequence[str] | None, option: str) -> dict[str, Any]:
-    """What ``key=value`` says of a method or a reader, by key.
+    """The options by key of a method or a reader, each given as ``key=value``.
 
     A dot in a key stands for a mapping (``weights.nir=0.5``), and words or numbers with commas
     between them are a list (``index=nir,red``).
@@ -114,8 +115,8 @@ def _assignment(text: str, option: str) -> tuple[str, Any]:
 
 @contextlib.contextmanager
 def errors(*, debug: bool) -> Iterator[None]:
-    """End the command with one message and the exit code of the error; with ``debug``, after where
-    it was raised.
+    """End the command with one message and the exit code of the error; with ``debug``, the
+    traceback comes first.
     """
     try:
         yield
@@ -133,7 +134,9 @@ def echo_facts(facts: Facts, *, as_json: bool) -> None:
 
 
 def writable(*files: Path | None) -> None:
-    """OutputError, before any work, where a file that is to be written at its end cannot be."""
+    """Raise OutputError, before any work, if a file cannot be written that the command writes at
+    its end.
+    """
     for file in files:
         if file is None or file.exists():
             continue

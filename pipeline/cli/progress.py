@@ -18,7 +18,7 @@ EVERY = 10.0
 
 @contextlib.contextmanager
 def watching(*, quiet: bool, as_json: bool) -> Iterator[Watch]:
-    """What suits the place where the command runs."""
+    """Yield what shows progress: bars on a terminal, lines elsewhere, JSON or nothing if asked."""
     if quiet or as_json or not sys.stderr.isatty():
         yield _Lines(quiet=quiet, json=as_json)
         return
@@ -109,13 +109,13 @@ class _Lines:
 
 
 def _left(event: Event, start: float) -> str:
-    """How long a stage will take still, if it goes on as it went."""
+    """The seconds that a stage still takes at its present speed, in words."""
     seconds = (event.at - start) / event.done * (event.total - event.done) if event.done else 0.0
     return f"{seconds:.0f} s left" if seconds >= 1 else ""
 
 
 def _note(event: Event, start: float) -> str:
-    """Objects, speed and what failed, where a stage tells of them."""
+    """Objects, speed and failed tiles, if a stage counts them."""
     parts = []
     if event.empty:
         parts.append(f"{event.empty:,} empty")

@@ -78,11 +78,10 @@ def ours(
     ``again``.
     """
     import pipeline
-    from pipeline import workflow
 
     def run(name: str) -> None:
         nonlocal objects
-        objects = workflow.segment(
+        objects = pipeline.segment(
             str(path), segmenter(job, threshold), out / name, tile=tile, engine=engine
         ).record["objects"]
 
