@@ -78,7 +78,14 @@ def tiled(
     steps
         As in a job.
     """
-    run = planned(image, segmenters, tile, folder, halo, max_halo, iou, steps)
+    run = planned(
+        image,
+        list(segmenters) if isinstance(segmenters, Sequence) else [segmenters],
+        folder,
+        tiles={"size": [int(extent) for extent in tile], "halo": halo, "max_halo": max_halo},
+        stitch={"iou": iou},
+        steps=list(steps),
+    )
     if routes is not None:
         run = replace(run, routes=np.array(routes, np.int16))
     grid = run.grid
@@ -102,29 +109,31 @@ def tiled(
 
 
 def planned(
-    image: npt.NDArray[np.generic],
-    segmenters: Segmenter | Sequence[Segmenter],
-    tile: Sequence[int],
-    folder: Path,
-    halo: int,
-    max_halo: int,
-    iou: float,
-    steps: Sequence[Any],
+    image: npt.NDArray[np.generic], kinds: Sequence[Segmenter], folder: Path, **parts: Any
 ) -> Run:
-    """The run that the product plans for the job that `tiled` describes, with records begun."""
-    kinds = list(segmenters) if isinstance(segmenters, Sequence) else [segmenters]
+    """The run that the product plans for a job, ready to be segmented.
+
+    Parameters
+    ----------
+    image
+        (row, column), (band, row, column) or (band, plane, row, column).
+    kinds
+        The segmenters.
+    folder
+        Where records go.
+    **parts
+        Other keys of the job.
+    """
     job = Job(
         source=open_source(
             image,
             axes={2: "yx", 3: "cyx", 4: "czyx"}[image.ndim],
             planes="all" if image.ndim == 4 else None,
         ),
-        tiles={"size": [int(extent) for extent in tile], "halo": halo, "max_halo": max_halo},
-        steps=list(steps),
         segmenters={str(number): kind for number, kind in enumerate(kinds)},
         route=[{"use": str(number), "when": SOME} for number in range(len(kinds))],
-        stitch={"iou": iou},
         output={"path": str(folder), "results": ["instance"]},
+        **parts,
     )
     run = plan(job, workers=1, memory=MEMORY).run
     return replace(run, scratch=run.scratch.begin())

@@ -68,6 +68,19 @@ def _on_any_device(segmenter: Segmenter) -> bool:
 def _on_its_device(
     name: str, segmenter: Segmenter, engine: Engine | None, begun: str | None
 ) -> Method:
+    """The method with a device that is settled as far as it is known.
+
+    Parameters
+    ----------
+    name
+        The segmenter's name in the job.
+    segmenter
+        As the job gives it, with its files opened.
+    engine
+        Where it will run; None: nowhere yet.
+    begun
+        The device that was found for ``auto`` when the run began, if it was begun.
+    """
     contract = Contract.of(segmenter)
     device = contract.device
     if device == "auto":

@@ -98,6 +98,7 @@ def layout(
 
 
 def _chunk(output: Output, tile: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """The extent of a chunk: as the job says, or one that divides a shard or a tile."""
     ndim = len(shape)
     longest = CHUNK[ndim]
     if output.chunk != "auto":
@@ -114,6 +115,9 @@ def _chunk(output: Output, tile: Sequence[int], shape: Sequence[int]) -> tuple[i
 def _shard(
     output: Output, chunk: Sequence[int], tile: Sequence[int], shape: Sequence[int]
 ) -> tuple[int, ...] | None:
+    """The extent of a shard, if there are any: as the job says, or that of a tile, in whole chunks;
+    see `layout`.
+    """
     if output.shard is None:
         return None
     if output.shard != "auto":
@@ -128,7 +132,15 @@ def _shard(
 def _refuse_shared(
     key: str, unit: Sequence[int], tile: Sequence[int], shape: Sequence[int]
 ) -> None:
-    """JobError if two tiles would write one chunk or shard, of the extent ``unit``."""
+    """JobError if two tiles would write to one chunk or shard.
+
+    Parameters
+    ----------
+    key
+        ``chunk`` or ``shard``.
+    unit, tile, shape
+        The extent of a chunk or shard, of a tile and of the image along each axis, in pixels.
+    """
     if any(size < n and size % u for size, u, n in zip(tile, unit, shape, strict=True)):
         raise JobError(
             f"output.{key}: {_by(unit)} with tiles of {_by(tile)}, so that two tiles would "

@@ -330,7 +330,17 @@ def results(job: Job, methods: Sequence[Method], ndim: int) -> tuple[str, ...]:
 
 
 def _as_wanted(job: Job, methods: Sequence[Method], wanted: Sequence[str]) -> tuple[Method, ...]:
-    """The methods, with the identity ``class`` where only the classes of pixels are wanted."""
+    """The methods, with the identity ``class`` where only the classes of pixels are wanted.
+
+    Parameters
+    ----------
+    job
+        What to do.
+    methods
+        Its segmenters with their contracts.
+    wanted
+        The results that are wanted.
+    """
     if not job.layers and not all(method.contract.plain for method in methods):
         # An object of a method that decides by whole objects may go on in a tile of another
         # method, which must draw objects too.
@@ -346,8 +356,19 @@ def _as_wanted(job: Job, methods: Sequence[Method], wanted: Sequence[str]) -> tu
 
 
 def _uncut(job: Job, source: Source, methods: tuple[Method, ...], memory: int) -> Run:
-    """The run before the image is cut: its one tile is the image, and goes nowhere yet. JobError if
-    a segmenter looks further than a tile may read.
+    """The run before the image is cut into tiles. JobError if a segmenter looks further than a tile
+    may read.
+
+    Parameters
+    ----------
+    job
+        What to do.
+    source
+        The image.
+    methods
+        The job's segmenters with their contracts, as the run uses them.
+    memory
+        Bytes that one task may use.
     """
     ndim = source.frame.ndim
     asked = COMPARED[ndim] if job.tiles.halo == "auto" else job.tiles.halo
