@@ -205,11 +205,11 @@ class Network:
     def legend(self) -> dict[int, Any]:
         """By class, its name and its colour where the card gives one."""
         colours = self.card.colours or (None,) * len(self.card.classes)
-        pairs = enumerate(zip(self.card.classes, colours, strict=True), start=1)
-        return {
-            number: {"name": name} | ({"colour": colour} if colour else {})
-            for number, (name, colour) in pairs
-        }
+        entries = [
+            {"name": name} | ({"colour": colour} if colour else {})
+            for name, colour in zip(self.card.classes, colours, strict=True)
+        ]
+        return dict(enumerate(entries, start=1))
 
     @property
     def unfitted(self) -> bool:
@@ -220,13 +220,13 @@ class Network:
         """The same for an image: its bands by number. JobError where the image is none for this
         network.
         """
-        card, numbers = self.card, self.card.numbers(self.bands, frame.bands)
-        kinds = (
-            {np.dtype(card.data_type).kind, np.dtype(frame.dtype).kind}
-            if card.value_scaling["type"] != "percentiles"
-            else set()
-        )
-        if np.dtype(card.data_type).itemsize < np.dtype(frame.dtype).itemsize and kinds == {"u"}:
+        card = self.card
+        numbers = card.numbers(self.bands, frame.bands)
+        trained = np.dtype(card.data_type)
+        given = np.dtype(frame.dtype)
+        scaled = card.value_scaling["type"] == "percentiles"
+        unsigned = trained.kind == given.kind == "u"
+        if unsigned and not scaled and trained.itemsize < given.itemsize:
             raise JobError(
                 f"the network was trained on {card.data_type}, and the image is {frame.dtype}; "
                 f"allowed: steps that scale it"
@@ -259,25 +259,39 @@ class Network:
         return replace(self, scale=self.card.spans(histograms))
 
     def predict(self, block: Pixels, valid: Flags, origin: Origin = None) -> Floats:
-        """The network's answer, (channel, row, column) float32, for a window that begins at
-        ``origin``.
+        """Run the network on a window, in patches.
+
+        Parameters
+        ----------
+        block
+            Pixels of the window, (band, row, column), after all steps.
+        valid
+            Bool, (row, column): where they were measured.
+        origin
+            The (row, column) of the window's first pixel in the image; None: (0, 0).
+
+        Returns
+        -------
+        ndarray
+            Float32, (channel, row, column).
 
         Raises
         ------
         SegmenterError
-            Values are not of the range that it was trained for, or the answer is no finite number.
+            If values are not of the range that it was trained for, or the answer is not finite.
         JobError
-            A band, a package, or what can read the weights is missing.
+            If a band, a package, or what can read the weights is missing.
         """
-        given, start, network = self._given(block, valid), origin or (0, 0), self.resident
+        given = self._given(block, valid)
+        start = origin or (0, 0)
+        network = self.resident
         extent = min(self.patches.extent, max(valid.shape))
         batch = network.size(extent, extent)
         if self.zoom == 1:
             return self.patches.run(given, start, network, batch)
         zoom = Zoom(self.zoom)
-        answer = self.patches.run(
-            zoom.shrink(given, start), zoom.cover(start, valid.shape)[0], network, batch
-        )
+        corner = zoom.cover(start, valid.shape)[0]
+        answer = self.patches.run(zoom.shrink(given, start), corner, network, batch)
         return zoom.grow(answer, start, valid.shape)
 
     def __call__(
@@ -318,10 +332,8 @@ class Network:
         """Pixels of an image to one of the network's; JobError where they differ and nobody said
         what to do.
         """
-        card, given = (
-            self.card,
-            frame.pixel_size[-1] if frame.unit not in ("pixel", "unknown") else None,
-        )
+        card = self.card
+        given = frame.pixel_size[-1] if frame.unit not in ("pixel", "unknown") else None
         if self.pixel_size == "any" or not card.pixel_size or not given:
             return 1.0
         size = in_unit(given, frame.unit, card.unit)
@@ -343,10 +355,12 @@ class Network:
                 "a network for images of two dimensions, in a volume; allowed: images of rows "
                 "and columns"
             )
-        card, values = self.card, self.feature(block)
+        card = self.card
+        values = self.feature(block)
         good = valid & np.isfinite(values).all(axis=0) if values.dtype.kind == "f" else valid
         if card.value_range is not None and good.any():
-            low, high = float(values[:, good].min()), float(values[:, good].max())
+            low = float(values[:, good].min())
+            high = float(values[:, good].max())
             if low < card.value_range[0] or high > card.value_range[1]:
                 raise SegmenterError(
                     f"the network was trained on values from {card.value_range[0]:g} to "
