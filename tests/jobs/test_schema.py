@@ -128,3 +128,34 @@ def test_commands(tmp_path):
     lacking = CliRunner().invoke(app, ["info", str(tmp_path / "b.tif")])
     assert lacking.exit_code == 2
     assert "there is no image at" in lacking.output
+
+
+def test_every_key_is_described():
+    """Each key of a job, of its sections, rules and layers, and each reader's option that is not
+    its path, has a meaning.
+    """
+    found = schema()
+    for name, part in {"job": found, **found["$defs"]}.items():
+        for key, about in part["properties"].items():
+            assert key in ("kind", "path") or about["description"], f"{name}.{key}"
+
+
+READ = {
+    "one band": {"kind": "geotiff", "path": "a.tif", "bands": 4},
+    "a pattern": {"path": "tiles/*.tif", "snap": 0.1},
+    "several files": {"kind": "mosaic", "path": ["a.tif", "b.tif"]},
+    "a number as files have it": {"kind": "zarr", "path": "a.zarr", "nodata": "nan"},
+    "a name": "a.tif",
+}
+UNREAD = {
+    "an option that the reader has not": {"kind": "geotiff", "path": "a.tif", "planes": 0},
+    "a kind that there is not": {"kind": "geotif", "path": "a.tif"},
+    "no path": {"kind": "zarr"},
+}
+
+
+@pytest.mark.parametrize("name", [*READ, *UNREAD])
+def test_sources_are_told_apart_by_kind(name, validator):
+    """A source may have what its reader takes, in each form that it takes, and nothing else."""
+    source = {**READ, **UNREAD}[name]
+    assert validator.is_valid({**JOB, "source": source}) == (name in READ)
