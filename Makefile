@@ -45,7 +45,7 @@ docs: .venv/docs-ready
 
 test-heavy: .venv/docs-ready  # one of them builds the documentation
 
-.venv/docs-ready: pyproject.toml | .venv/ready
+.venv/docs-ready: .venv/light
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 

@@ -7,7 +7,6 @@ option is the string beneath it in its class, and the text of a command is what 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
 import re
 import runpy
@@ -208,7 +207,7 @@ def public_names() -> str:
 def contract() -> str:
     """The page of what a segmenter may state, offer and return."""
     parts = [INTRODUCTION["contract"], table(fields(Contract), "attribute"), RETURNS]
-    for module in filter(importlib.util.find_spec, CONTRACT):
+    for module in CONTRACT:
         known = vars(import_module(module)).items()
         for name, what in known:
             own = inspect.isclass(what) and what.__module__ == module
