@@ -134,13 +134,15 @@ class Existing:
         and steps counts.
         """
         identities = list(self._identities())
+        if not identities:
+            return {}
         asked = json.loads(json.dumps(job.plain()))
         alike = [
             identity
             for identity in identities
             if all(identity.get(key) == asked[key] for key in ("segmenters", "steps"))
         ]
-        return next((settled(identity) for identity in (*alike, *identities)), {})
+        return settled((alike or identities)[0])
 
     def _identities(self) -> Iterator[Mapping[str, Any]]:
         if self.begun is not None:
