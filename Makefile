@@ -18,7 +18,7 @@ demo: .venv/light demo/earth.tif
 	  '  the picture   demo/world_land/overview.png' \
 	  '  QGIS, GDAL    demo/world_land/labels.tif' \
 	  '  napari        napari --plugin napari-ome-zarr demo/world_land/labels.zarr' \
-	  '  Python        import pipeline; result = pipeline.Result("demo/world_land"); result.labels, result.objects' \
+	  '  Python        import pipeline; result = pipeline.open_result("demo/world_land"); result.labels, result.objects' \
 	  'The same command again says that it is complete; `make clean demo` starts anew.'
 
 test: .venv/ready .venv-servers/ready
