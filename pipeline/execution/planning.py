@@ -245,7 +245,8 @@ def plan(
     run = _cut(job, run, workers, begun.get("size", ()))
     layout = output_layout.layout(job.output, run.grid.tile, run.grid.shape)
     made = Plan(job, source, run, layout, source.fingerprint(), wanted)
-    _refuse_places(made)
+    _ = made.nest  # refuses an image that has no place for labels
+    refuse_own_image(made.job, made.source)
     return made
 
 
@@ -461,14 +462,13 @@ def _refuse_misfit(method: Method, pixel: Any) -> None:
             call(getattr(method.segmenter, name), pixel, np.ones(pixel.shape[1:], bool))
 
 
-def _refuse_places(draft: Plan) -> None:
-    """JobError where labels are to go into an image that has no place for them, or the result would
-    take the place of the image, or of a file that belongs to it.
+def refuse_own_image(job: Job, source: Source) -> None:
+    """JobError where the result of a job would take the place of its image, or of a file that
+    belongs to it.
     """
-    _ = draft.nest
-    for file in draft.source.files if isinstance(draft.source, OfFiles) else ():
-        if any(lies_in(file, joined(draft.job.output.path, name)) for name in PUBLISHED):
+    for file in source.files if isinstance(source, OfFiles) else ():
+        if any(lies_in(file, joined(job.output.path, name)) for name in PUBLISHED):
             raise JobError(
-                f"output.path: {draft.job.output.path}; a result there may take the place of "
+                f"output.path: {job.output.path}; a result there may take the place of "
                 f"{file}; choose another folder"
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.engine import Engine
 from pipeline.errors import OutputError, ResumeError
 from pipeline.execution.existing_output import Begun, Existing, Found, State, look
-from pipeline.execution.planning import STAGING, Plan, plan, scratch
+from pipeline.execution.planning import STAGING, Plan, opened, plan, refuse_own_image, scratch
 from pipeline.jobs.job import Job
 from pipeline.sources import Source
 from pipeline.stages import products
@@ -52,6 +52,7 @@ def finished(job: Job, there: Existing, source: Source | None = None) -> bool:
     """
     if not there.complete:
         if stranger := there.stranger():
+            refuse_own_image(job, source or opened(job))  # it must not be told to start anew
             raise stranger
         return False
     before = there.settled(job)
