@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pipeline.engine.given import EngineLike, starter
 from pipeline.execution import draw, prepare, record, resume, staging, upload
-from pipeline.execution.dispatch import Crew
+from pipeline.execution.dispatch import Dispatcher
 from pipeline.execution.existing_output import Existing, State, look
 from pipeline.execution.planning import Plan, opened
 from pipeline.execution.result import Result, Watch, silent
@@ -70,50 +70,50 @@ def run(
         if found.state is State.FINISHED:  # by another process, since the look at the output
             return Result(str(draft.folder))
         draft = stack.enter_context(prepare.reachable(draft, workers))
-        crew = Crew(workers, watch)
+        dispatcher = Dispatcher(workers, watch)
 
-        lost = prepare.unreadable(draft.run, job.on_bad_tile, crew)
+        lost = prepare.unreadable(draft.run, job.on_bad_tile, dispatcher)
         draft = resume.begin(draft, found.begun, sorted(lost))
-        fitted = prepare.fit(unreadable_tiles.without(draft.run, lost), crew)
+        fitted = prepare.fit(unreadable_tiles.without(draft.run, lost), dispatcher)
         if job.layers:
-            drawn, objects = _draw_layers(fitted, draft, crew)
+            drawn, objects = _draw_layers(fitted, draft, dispatcher)
         else:
-            routed = prepare.route(fitted, draft.job.route, crew)
-            drawn, objects = _draw(routed, draft, crew)
-        measured = staging.write_products(drawn, draft, objects, crew)
-        told = record.of_result(drawn, draft, crew, objects, lost, measured)
+            routed = prepare.route(fitted, draft.job.route, dispatcher)
+            drawn, objects = _draw(routed, draft, dispatcher)
+        measured = staging.write_products(drawn, draft, objects, dispatcher)
+        told = record.of_result(drawn, draft, dispatcher, objects, lost, measured)
         commit.publish_all(draft.folder, draft.staging, told, draft.nest)
         return Result(str(draft.folder))
 
 
-def _draw(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
+def _draw(run: Run, draft: Plan, dispatcher: Dispatcher) -> tuple[Run, Grouping]:
     """Segment all tiles, compare neighbours, and settle which labels are one object. Where seams
     stay disputed and the job asks for repair, draw the tiles beside them again in larger windows.
     """
     while True:
         run = repair.widened(run)
-        draw.segment(run, draft, crew)
+        draw.segment(run, draft, dispatcher)
         resume.same_image(draft)
-        draw.link(run, crew)
-        objects = draw.group(run, draft.job.output, crew)
+        draw.link(run, dispatcher)
+        objects = draw.group(run, draft.job.output, dispatcher)
         if not repair.begin(run, objects, draft.job.stitch.repair):
             return run, objects
 
 
-def _draw_layers(run: Run, draft: Plan, crew: Crew) -> tuple[Run, Grouping]:
+def _draw_layers(run: Run, draft: Plan, dispatcher: Dispatcher) -> tuple[Run, Grouping]:
     """Draw each layer as a run of its own, then lay them over each other and draw what shows."""
     drawn: dict[str, tuple[Run, Grouping]] = {}
     sheets = overlay.sheets(run, draft.job.layers)
     for sheet in sheets:
         name = sheet.layer.use
         if name not in drawn:  # a segmenter of things and stuff has two layers, and draws once
-            routed = prepare.route(sheet.run, [sheet.layer.rule], crew)
-            drawn[name] = _draw(routed, draft, replace(crew, layer=name))
+            routed = prepare.route(sheet.run, [sheet.layer.rule], dispatcher)
+            drawn[name] = _draw(routed, draft, replace(dispatcher, layer=name))
     things = {method.name: method.contract.things for method in run.methods}
     classes = {name: objects.classes for name, (_, objects) in drawn.items()}
     layers.refuse(draft.job.layers, things, classes)
     sheets = tuple(replace(sheet, run=drawn[sheet.layer.use][0]) for sheet in sheets)
-    return _draw(overlay.laid_over(run, sheets), draft, replace(crew, layer="layers"))
+    return _draw(overlay.laid_over(run, sheets), draft, replace(dispatcher, layer="layers"))
 
 
 def _run_to_address(job: Job, engine: EngineLike, *, fresh: bool, watch: Watch) -> Result:

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 import pipeline
 from pipeline import stages
-from pipeline.execution.dispatch import Crew
+from pipeline.execution.dispatch import Dispatcher
 from pipeline.execution.planning import plan
 from pipeline.execution.prepare import fit, route
 from pipeline.execution.result import silent
@@ -108,16 +108,16 @@ def main(path: Path, folder: Path) -> None:
     job = pipeline.from_yaml(
         path, {**keys, "output.path": str(folder / "out"), "tiles.size": TILE.get(path.stem, 600)}
     )
-    crew = Crew(pipeline.local(), silent)
+    dispatcher = Dispatcher(pipeline.local(), silent)
     draft = plan(job, workers=1, memory=8 << 30).run
-    run = fit(replace(draft, scratch=draft.scratch.begin()), crew)
+    run = fit(replace(draft, scratch=draft.scratch.begin()), dispatcher)
     sheets = (
         [(sheet.run, [sheet.layer.rule]) for sheet in overlay.sheets(run, job.layers)]
         if job.layers
         else [(run, job.route)]
     )
     for each, rules in sheets:
-        print(*measured(route(each, rules, crew)))
+        print(*measured(route(each, rules, dispatcher)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.annotations.rle import Runs, runs
+from pipeline.annotations.rle import RunLengths, runs
 from pipeline.config.yaml_files import LARGEST, read_json
 from pipeline.errors import SourceError
 
@@ -30,7 +30,7 @@ class Drawings:
     names: tuple[str, ...]
     """(n,) the class name of each object."""
 
-    outlines: tuple[Rings | Runs, ...] | None = None
+    outlines: tuple[Rings | RunLengths, ...] | None = None
     """(n,) the polygons (column, row) or the mask of each object; None: boxes only."""
 
     shape: tuple[int, int] | None = None
@@ -137,7 +137,7 @@ def _coco(path: Path, image: str | None) -> Drawings:
     return Drawings(boxes, names, outlines if len(outlines) == len(mine) else None, shape, crowd)
 
 
-def _outline(drawn: Any, shape: tuple[int, int], where: str) -> Rings | Runs:
+def _outline(drawn: Any, shape: tuple[int, int], where: str) -> Rings | RunLengths:
     if not isinstance(drawn, dict):
         return tuple(
             tuple((float(x), float(y)) for x, y in zip(ring[::2], ring[1::2], strict=True))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.annotations.files import Rings
 from pipeline.annotations.rasters_and_shapes import Companion, Shapes
-from pipeline.annotations.rle import Runs
+from pipeline.annotations.rle import RunLengths
 from pipeline.config.extras import require
 from pipeline.image.grid import Box
 
@@ -23,7 +23,7 @@ CROWD = -1
 class Masks:
     """Masks with a number each."""
 
-    masks: tuple[Runs, ...]
+    masks: tuple[RunLengths, ...]
     numbers: tuple[int, ...]
 
     def read(self, box: Box) -> npt.NDArray[np.int64]:
@@ -67,9 +67,9 @@ class Layers:
         return [part.fingerprint() for part in self.parts]
 
 
-def layers(outlines: tuple[Rings | Runs, ...], crowd: tuple[bool, ...] = ()) -> Layers:
+def layers(outlines: tuple[Rings | RunLengths, ...], crowd: tuple[bool, ...] = ()) -> Layers:
     """Outlines numbered from 1, each above those before it, and all above crowds (CROWD)."""
-    numbered: list[tuple[int, Rings | Runs]] = []
+    numbered: list[tuple[int, Rings | RunLengths]] = []
     number = 0
     for outline, many in zip(outlines, crowd or (False,) * len(outlines), strict=True):
         number += not many
@@ -78,7 +78,7 @@ def layers(outlines: tuple[Rings | Runs, ...], crowd: tuple[bool, ...] = ()) -> 
     return Layers(
         tuple(
             _layer(list(some))
-            for _, some in groupby(numbered, key=lambda pair: isinstance(pair[1], Runs))
+            for _, some in groupby(numbered, key=lambda pair: isinstance(pair[1], RunLengths))
         )
     )
 
@@ -89,7 +89,7 @@ def _layer(numbered: list[tuple[int, Any]]) -> Companion:
     import shapely
 
     numbers, outlines = zip(*numbered, strict=True)
-    if isinstance(outlines[0], Runs):
+    if isinstance(outlines[0], RunLengths):
         return Masks(outlines, numbers)
     shapes = [shapely.MultiPolygon([shapely.Polygon(ring) for ring in rings]) for rings in outlines]
     return Shapes(tuple(shapely.to_wkb(shapes).tolist()), numbers)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.annotations.rasters_and_shapes import Raster
+from pipeline.annotations.rasters_and_shapes import CompanionRaster
 from pipeline.config.yaml_files import read_json
 from pipeline.errors import JobError, SourceError
 from pipeline.image.frame import Frame
@@ -30,11 +30,11 @@ Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LabelsAndClasses:
     """A result's labels and classes: things have a label and a class, stuff only a class."""
 
-    labels: Raster
-    classes: Raster
+    labels: CompanionRaster
+    classes: CompanionRaster
     ignore: tuple[int, ...] = ()
     """Classes that are ignored."""
 
@@ -93,7 +93,7 @@ def kinds_of(segments: Numbers) -> dict[int, int]:
     return {int(number): int(number) // CLASS for number in segments if number}
 
 
-def open_pair(path: str, ignore: tuple[int, ...] = ()) -> Pair:
+def open_pair(path: str, ignore: tuple[int, ...] = ()) -> LabelsAndClasses:
     """Open a result's labels and classes; SourceError for a folder without a result."""
     for name in ("labels.zarr", "classes.zarr"):
         if not there(path, name):
@@ -101,9 +101,9 @@ def open_pair(path: str, ignore: tuple[int, ...] = ()) -> Pair:
                 f"{path} holds no {name}; allowed: the folder of a result of layers, or of "
                 f"instance and semantic results"
             )
-    return Pair(
-        Raster(open_source(joined(path, "labels.zarr"))),
-        Raster(open_classes(joined(path, "classes.zarr"))),
+    return LabelsAndClasses(
+        CompanionRaster(open_source(joined(path, "labels.zarr"))),
+        CompanionRaster(open_classes(joined(path, "classes.zarr"))),
         ignore,
     )
 
@@ -115,7 +115,7 @@ def open_classes(path: str) -> Source:
 
 def open_truth(
     path: str, frame: Frame, image: str | None = None, ignore: tuple[int, ...] = ()
-) -> Pair | Coco:
+) -> LabelsAndClasses | Coco:
     """Open panoptic truth: a COCO JSON with its PNG, or the folder of another result.
 
     The PNG lies beside the JSON or in a folder of its name.
@@ -127,7 +127,7 @@ def open_truth(
     SourceError
         It cannot be read.
     """
-    truth: Pair | Coco = (
+    truth: LabelsAndClasses | Coco = (
         open_pair(path, (0, *ignore))
         if remote(path) or Path(path).is_dir()
         else _coco(Path(path), image, ignore)

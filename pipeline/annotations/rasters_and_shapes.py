@@ -51,7 +51,7 @@ class Companion(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Raster:
+class CompanionRaster:
     """Another image on the same grid; its first band holds the numbers."""
 
     source: Source
@@ -204,7 +204,7 @@ def _points(given: Any, crs: str | None, frame: Frame) -> Points:
     return replace(places, places=tuple(map(tuple, found.tolist())))
 
 
-def _raster(path: Any, frame: Frame) -> Raster:
+def _raster(path: Any, frame: Frame) -> CompanionRaster:
     name = _called(path)
     try:
         source = _volume(path, frame) if frame.ndim == 3 else open_source(path)
@@ -216,7 +216,7 @@ def _raster(path: Any, frame: Frame) -> Raster:
             ) from error
         raise
     refuse_grid(source.frame, frame, name)
-    found = Raster(source, name)
+    found = CompanionRaster(source, name)
     if np.dtype(source.frame.dtype).kind == "f" and frame.pixels <= SMALL:
         found.numbers(Box.whole(frame.shape))  # of a larger one it is seen when it is read
     return found

@@ -21,7 +21,7 @@ MOST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Runs:
+class RunLengths:
     """A mask as vertical runs, column after column."""
 
     column: Integers
@@ -48,7 +48,7 @@ class Runs:
         return np.asarray(np.cumsum(change[:-1], axis=0, dtype=np.int8) > 0)
 
 
-def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
+def runs(counts: Sequence[int] | str, size: Sequence[int]) -> RunLengths:
     """Read a mask.
 
     Parameters
@@ -93,7 +93,7 @@ def runs(counts: Sequence[int] | str, size: Sequence[int]) -> Runs:
     nth = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
     column = np.repeat(first, number) + nth
     low = np.maximum(np.repeat(start, number) - column * rows, 0)
-    return Runs(column, low, np.minimum(np.repeat(stop, number) - column * rows, rows))
+    return RunLengths(column, low, np.minimum(np.repeat(stop, number) - column * rows, rows))
 
 
 def unpacked(text: str) -> list[int]:

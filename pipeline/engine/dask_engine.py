@@ -56,24 +56,24 @@ class OnDask(Closing):
     @property
     def workers(self) -> int:
         """The threads of all workers."""
-        return self._crew().slots({})
+        return self._workers().slots({})
 
     @property
     def memory(self) -> int:
         """The memory limit per thread of the smallest worker."""
-        return self._crew().memory()
+        return self._workers().memory()
 
-    def _crew(self, reserved: Collection[str] = ()) -> Crew:
-        return Crew(self._client, self._wait, frozenset(reserved), complete=self._complete)
+    def _workers(self, reserved: Collection[str] = ()) -> Workers:
+        return Workers(self._client, self._wait, frozenset(reserved), complete=self._complete)
 
     def offers(self, needs: Needs) -> bool:
         """See :meth:`Engine.offers`."""
-        return self._crew().offers(needs)
+        return self._workers().offers(needs)
 
     def require(self, needs: Needs) -> None:
         """See :meth:`Engine.require`."""
-        crew = self._crew()
-        while not crew.slots(needs):
+        workers = self._workers()
+        while not workers.slots(needs):
             threading.Event().wait(TICK)
 
     def close(self) -> None:
@@ -92,9 +92,9 @@ class OnDask(Closing):
     ) -> Iterator[Outcome[T]]:
         """See :meth:`Engine.run`."""
         errand = Errand(function, context, self._deadline)
-        crew = self._crew(reserved)
+        workers = self._workers(reserved)
         waiting = Queue(items, needs)
-        crew.muster()
+        workers.muster()
         with (
             graceful() as stop,
             lent(self._client, errand) as token,
@@ -102,19 +102,19 @@ class OnDask(Closing):
         ):
             while True:
                 if not stop.is_set():
-                    for batch in waiting.ready(crew.slots):
-                        flights.send(batch, crew.places(batch.lane.needs))
+                    for batch in waiting.ready(workers.slots):
+                        flights.send(batch, workers.places(batch.lane.needs))
                 elif not flights.recalled:
                     flights.recall()
                 if not flights.aloft and (waiting.empty or flights.recalled):
                     break
                 for batch, answer in itertools.chain(
-                    flights.landed(), flights.stranded(crew.there())
+                    flights.landed(), flights.stranded(workers.there())
                 ):
                     if isinstance(answer, Done):
                         yield from waiting.done(batch, answer)
                     elif not flights.recalled:
-                        crew.ask_anew()
+                        workers.ask_anew()
                         yield from waiting.suspect(batch, answer)
             if stop.is_set():
                 raise interrupted()
@@ -205,7 +205,7 @@ class Flights:
         ask(self._client, lambda: self._client.unregister_worker_plugin(self._token))
 
 
-class Crew:
+class Workers:
     """The workers and their resources, queried again from time to time."""
 
     def __init__(

@@ -18,13 +18,13 @@ from pipeline.annotations.outlines import CROWD, layers
 from pipeline.annotations.panoptic import (
     VOID,
     Coco,
-    Pair,
+    LabelsAndClasses,
     kinds_of,
     open_classes,
     open_pair,
     open_truth,
 )
-from pipeline.annotations.rasters_and_shapes import Companion, Raster, open_companion
+from pipeline.annotations.rasters_and_shapes import Companion, CompanionRaster, open_companion
 from pipeline.errors import JobError, SourceError
 from pipeline.evaluation import metrics
 from pipeline.evaluation.metrics import Contingency, Overlap
@@ -163,7 +163,7 @@ def opened(
     kind: Kind,
     image: str | None,
     ignore: Sequence[int] = (),
-) -> tuple[Raster | Pair, Companion | Drawings]:
+) -> tuple[CompanionRaster | LabelsAndClasses, Companion | Drawings]:
     """What is compared, and with what."""
     if not isinstance(labels, (str, os.PathLike)):
         ours = _of_array(labels, kind)
@@ -185,14 +185,14 @@ def _refuse_damaged(path: str) -> None:
         read_record(Path(path))
 
 
-def _of_array(labels: Any, kind: Kind) -> Raster:
+def _of_array(labels: Any, kind: Kind) -> CompanionRaster:
     """Labels, or classes, that are an array in memory."""
     if kind == "panoptic":
         raise JobError("labels: an array, with kind 'panoptic'; allowed: the folder of a result")
-    return Raster(open_source(labels), "the array")
+    return CompanionRaster(open_source(labels), "the array")
 
 
-def _ours(path: str, kind: Kind) -> Raster:
+def _ours(path: str, kind: Kind) -> CompanionRaster:
     """The labels, or classes, of a result's folder or of a file."""
     name = "labels.zarr" if kind == "instance" else "classes.zarr"
     if there(path, RECORD):
@@ -200,7 +200,7 @@ def _ours(path: str, kind: Kind) -> Raster:
             raise SourceError(f"{path} holds no {name}; it was not run for {kind} results")
         path = joined(path, name)
     source = open_classes(path) if path.rstrip("/").endswith("classes.zarr") else open_source(path)
-    return Raster(source, path)
+    return CompanionRaster(source, path)
 
 
 def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
@@ -246,7 +246,7 @@ def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:
 
 def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The numbers in a box, and where they are known."""
-    if not isinstance(what, Raster):
+    if not isinstance(what, CompanionRaster):
         found = what.read(box)
         return np.where(found == CROWD, 0, found), found != CROWD
     return what.numbers(box)
@@ -261,7 +261,10 @@ def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:
 
 
 def _counted(
-    ours: Raster | Pair, truth: Companion, tolerance: int, ignore: Sequence[int]
+    ours: CompanionRaster | LabelsAndClasses,
+    truth: Companion,
+    tolerance: int,
+    ignore: Sequence[int],
 ) -> tuple[Contingency, npt.NDArray[np.int64]]:
     """The counts of all pixels, and of border pixels: ours that have one of the truth's beside
     them, ours, the reverse.
@@ -305,7 +308,7 @@ def _near(mask: npt.NDArray[np.bool_], tolerance: int) -> npt.NDArray[np.bool_]:
     return np.asarray(ndimage.distance_transform_edt(~mask) <= tolerance)
 
 
-def _boxes(ours: Raster | Pair) -> npt.NDArray[np.float64]:
+def _boxes(ours: CompanionRaster | LabelsAndClasses) -> npt.NDArray[np.float64]:
     """(n, 4) the bounding box of each label, by ascending label."""
     frame = ours.source.frame
     if frame.ndim != 2:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class Dispatcher:
     """The engine that a run's stages use, and whom they tell of progress."""
 
     engine: Engine

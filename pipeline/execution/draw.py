@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.engine import Outcome
 from pipeline.errors import OutputError, SegmenterError, TilesError
 from pipeline.execution import output_layout, record
-from pipeline.execution.dispatch import Crew
+from pipeline.execution.dispatch import Dispatcher
 from pipeline.execution.planning import Plan
 from pipeline.execution.result import Event
 from pipeline.image.legend import MOST
@@ -67,7 +67,7 @@ class Failures:
         return f"{named}; and {more} more, all in {RECORD}" if more else named
 
 
-def segment(run: Run, draft: Plan, crew: Crew) -> None:
+def segment(run: Run, draft: Plan, dispatcher: Dispatcher) -> None:
     """Segment every tile that is neither empty nor skipped.
 
     Parameters
@@ -76,7 +76,7 @@ def segment(run: Run, draft: Plan, crew: Crew) -> None:
         The routed run.
     draft
         Its plan, for the record.
-    crew
+    dispatcher
         Who does it.
 
     Raises
@@ -87,60 +87,60 @@ def segment(run: Run, draft: Plan, crew: Crew) -> None:
         If no tile succeeds.
     """
     tiles = order(run)
-    kept = _sound(run, tiles, crew)
+    kept = _sound(run, tiles, dispatcher)
     todo = [tile for tile in tiles if tile not in kept]
     rounds = repair.rounds(run)
-    stage = crew.named(f"repair {rounds}" if rounds else "segment")
+    stage = dispatcher.named(f"repair {rounds}" if rounds else "segment")
     event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
     failures = Failures(run, len(tiles))
     reserved = {name for tile in todo for name in run.needs(tile)}
-    for outcome in crew.engine.run(
+    for outcome in dispatcher.engine.run(
         segment_tile, run, todo, needs=run.needs, reserved=reserved, label=stage
     ):
-        crew.clock.add(run, outcome)
+        dispatcher.clock.add(run, outcome)
         event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
-        crew.watch(event)
+        dispatcher.watch(event)
         failures.add(outcome)
         if outcome.error is not None:
             failures.stop_if_hopeless(event.done)
     if failures.every:
-        _refuse(failures, draft, crew)
+        _refuse(failures, draft, dispatcher)
 
 
-def _sound(run: Run, tiles: Iterable[int], crew: Crew) -> set[int]:
+def _sound(run: Run, tiles: Iterable[int], dispatcher: Dispatcher) -> set[int]:
     """The tiles that an earlier run has segmented, with undamaged records."""
     there = [tile for tile in tiles if run.scratch.has(record_key(tile))]
-    return {tile for tile, good in crew.each("check", sound, run, there) if good}
+    return {tile for tile, good in dispatcher.each("check", sound, run, there) if good}
 
 
-def _refuse(failures: Failures, draft: Plan, crew: Crew) -> None:
+def _refuse(failures: Failures, draft: Plan, dispatcher: Dispatcher) -> None:
     """Write the record of a run that is not complete, and raise TilesError."""
     run = failures.run
     missing = commit.missing(run, failures.every)
-    commit.leave_incomplete(draft.folder, record.facts(run, draft, crew, missing))
+    commit.leave_incomplete(draft.folder, record.facts(run, draft, dispatcher, missing))
     raise TilesError(
         f"{len(failures.every)} of {failures.total} tiles failed, so nothing is published: "
         f"{failures}. The same command tries them again{products.kept(draft.folder)}."
     )
 
 
-def link(run: Run, crew: Crew) -> None:
+def link(run: Run, dispatcher: Dispatcher) -> None:
     """Compare each tile that has labels with its neighbours."""
     todo = [tile for tile in linking.tiles(run) if not linking.linked(run, tile)]
-    for _ in crew.each("link", linking.link, run, todo):
+    for _ in dispatcher.each("link", linking.link, run, todo):
         pass
 
 
-def group(run: Run, output: Output, crew: Crew) -> Grouping:
+def group(run: Run, output: Output, dispatcher: Dispatcher) -> Grouping:
     """Settle which labels are one object. OutputError if the objects or classes do not fit the
     output's type.
     """
     found = grouping.known(run)
     if found is None:
-        crew.watch(Event(crew.named("group"), 0, 1))
+        dispatcher.watch(Event(dispatcher.named("group"), 0, 1))
         found = grouping.group(run)
         grouping.save(run, found)
-        crew.watch(Event(crew.named("group"), 1, 1))
+        dispatcher.watch(Event(dispatcher.named("group"), 1, 1))
     dtype = output_layout.dtype(output)
     if dtype and found.objects > np.iinfo(dtype).max:
         raise OutputError(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.engine import Engine
 from pipeline.errors import JobError, OutputError, TilesError, TilewiseError
 from pipeline.execution import prepare
-from pipeline.execution.dispatch import Crew
+from pipeline.execution.dispatch import Dispatcher
 from pipeline.execution.existing_output import State, look
 from pipeline.execution.planning import Plan, plan
 from pipeline.execution.result import Watch, silent
@@ -129,11 +129,11 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
     if goes_on and found.begun is not None:
         draft = draft.of(found.begun.run, found.begun.join)
     with tempfile.TemporaryDirectory(prefix="tilewise-") as folder:
-        crew = Crew(engine, watch)
+        dispatcher = Dispatcher(engine, watch)
         run = replace(draft.run, scratch=Scratch(folder))
         if sample:
-            run = prepare.fit(run, crew)
-        ways = tuple(_ways(run, draft, crew, there=goes_on))
+            run = prepare.fit(run, dispatcher)
+        ways = tuple(_ways(run, draft, dispatcher, there=goes_on))
         facts = {
             "state": found.state.value if refused is None else "refused",
             **draft.facts(),
@@ -141,7 +141,7 @@ def foresee(job: Job, engine: Engine, *, sample: int = 0, watch: Watch = silent)
             **_counted(draft, ways),
         }
         if sample:
-            facts |= _sampled(ways, sample, crew, engine.workers)
+            facts |= _sampled(ways, sample, dispatcher, engine.workers)
     if refused is not None:
         facts["refused"] = str(refused)
     return Foresight(draft, ways, facts, refused)
@@ -158,7 +158,7 @@ def _refused_by_image(draft: Plan) -> TilewiseError | None:
     return None
 
 
-def _ways(run: Run, draft: Plan, crew: Crew, *, there: bool) -> list[Way]:
+def _ways(run: Run, draft: Plan, dispatcher: Dispatcher, *, there: bool) -> list[Way]:
     """The routes of a run, or of each of its layers.
 
     Parameters
@@ -167,26 +167,29 @@ def _ways(run: Run, draft: Plan, crew: Crew, *, there: bool) -> list[Way]:
         The run with a scratch store for this only.
     draft
         The plan, with the scratch store of a run that was begun, if there is one.
-    crew
+    dispatcher
         Who finds the routes.
     there
         Whether a run was begun, and goes on.
     """
     if not draft.job.layers:
-        return [_way(run, draft.run, draft.job.route, crew, there=there)]
+        return [_way(run, draft.run, draft.job.route, dispatcher, there=there)]
     pairs = zip(
         overlay.sheets(run, draft.job.layers),
         overlay.sheets(draft.run, draft.job.layers),
         strict=True,
     )
     return [
-        _way(mine.run, begun.run, [mine.layer.rule], crew, there=there) for mine, begun in pairs
+        _way(mine.run, begun.run, [mine.layer.rule], dispatcher, there=there)
+        for mine, begun in pairs
     ]
 
 
-def _way(run: Run, begun: Run, rules: Sequence[Rule], crew: Crew, *, there: bool) -> Way:
+def _way(
+    run: Run, begun: Run, rules: Sequence[Rule], dispatcher: Dispatcher, *, there: bool
+) -> Way:
     """Route a run by some rules; its tiles in the store of ``begun`` are done, if it is there."""
-    routed = prepare.route(run, rules, crew)
+    routed = prepare.route(run, rules, dispatcher)
     segmented = np.flatnonzero(routed.routes >= FIRST).tolist() if there else []
     done = frozenset(tile for tile in segmented if begun.scratch.has(record_key(tile)))
     return Way(routed, done, ("empty", SKIP, *(method.name for method in routed.methods)))
@@ -220,7 +223,9 @@ def _disk(draft: Plan, ways: int) -> dict[str, int]:
     return {"output_at_most": int(PYRAMID * rasters * pixels), "scratch_at_most": 4 * pixels * ways}
 
 
-def _sampled(ways: Sequence[Way], sample: int, crew: Crew, workers: int) -> dict[str, Any]:
+def _sampled(
+    ways: Sequence[Way], sample: int, dispatcher: Dispatcher, workers: int
+) -> dict[str, Any]:
     """The seconds that segmenting takes and the bytes that it leaves in the scratch store, by what
     a sample of the tiles of each route took.
 
@@ -230,7 +235,7 @@ def _sampled(ways: Sequence[Way], sample: int, crew: Crew, workers: int) -> dict
         Where the tiles go.
     sample
         How many tiles to segment in all; of each route at least one.
-    crew
+    dispatcher
         Who segments them.
     workers
         How many tasks run at once.
@@ -247,7 +252,7 @@ def _sampled(ways: Sequence[Way], sample: int, crew: Crew, workers: int) -> dict
     for way, number in kinds:
         tiles = way.tiles(number)
         chosen = _spread(tiles, max(1, sample // len(kinds)))
-        seconds, size = np.mean(_trials(way.run, chosen, crew), axis=0).tolist()
+        seconds, size = np.mean(_trials(way.run, chosen, dispatcher), axis=0).tolist()
         work += seconds * (len(tiles) - len(way.done.intersection(tiles)))
         disk += size * len(tiles)
         told[way.names[number]] = {"tiles": len(chosen), "seconds_per_tile": round(seconds, 3)}
@@ -264,10 +269,10 @@ def _spread(tiles: Sequence[int], most: int) -> list[int]:
     return [tiles[k] for k in np.unique(at)]
 
 
-def _trials(run: Run, tiles: Sequence[int], crew: Crew) -> list[tuple[float, int]]:
+def _trials(run: Run, tiles: Sequence[int], dispatcher: Dispatcher) -> list[tuple[float, int]]:
     """What `trial` finds for some tiles. TilesError if one fails."""
     found = []
-    for outcome in crew.engine.run(trial, run, tiles, needs=run.needs, label="sample"):
+    for outcome in dispatcher.engine.run(trial, run, tiles, needs=run.needs, label="sample"):
         if outcome.error:
             raise TilesError(f"{run.grid.name(outcome.item)} of the sample: {outcome.error}")
         if outcome.value:

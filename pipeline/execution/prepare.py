@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.engine import Engine
 from pipeline.errors import SegmenterError, SourceError
-from pipeline.execution.dispatch import Crew
+from pipeline.execution.dispatch import Dispatcher
 from pipeline.execution.planning import Plan
 from pipeline.image.grid import Box
 from pipeline.imageops.sampling import Sample, collect, merge
@@ -36,7 +36,7 @@ def reachable(draft: Plan, engine: Engine) -> Iterator[Plan]:
         yield replace(draft, run=replace(draft.run, source=source))
 
 
-def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
+def unreadable(run: Run, policy: str, dispatcher: Dispatcher) -> dict[int, str]:
     """Find the tiles that cannot be read, if the job skips such tiles.
 
     Parameters
@@ -45,7 +45,7 @@ def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
         The run, before it is routed.
     policy
         The job's ``on_bad_tile``; with anything but ``skip`` nothing is read.
-    crew
+    dispatcher
         Who reads.
 
     Returns
@@ -60,14 +60,14 @@ def unreadable(run: Run, policy: str, crew: Crew) -> dict[int, str]:
     """
     if policy != "skip":
         return {}
-    read = crew.each("read", unreadable_tiles.unreadable, run, range(len(run.grid)))
+    read = dispatcher.each("read", unreadable_tiles.unreadable, run, range(len(run.grid)))
     lost = {tile: why for tile, why in read if why}
     if len(lost) == len(run.grid):
         raise SourceError(f"no tile can be read: {run.grid.name(0)}: {lost[0]}")
     return lost
 
 
-def fit(run: Run, crew: Crew) -> Run:
+def fit(run: Run, dispatcher: Dispatcher) -> Run:
     """Find the statistics of the whole image that steps and segmenters ask for, and the area of
     pixels on the ground where it varies.
 
@@ -80,7 +80,7 @@ def fit(run: Run, crew: Crew) -> Run:
         if not wanted:
             return run
         if not run.scratch.sound(fitting.key(number)):
-            _find_statistics(run, number, wanted, crew)
+            _find_statistics(run, number, wanted, dispatcher)
         run = fitting.fitted(run, number, wanted)
     raise SegmenterError(
         f"{', '.join(subject.name for subject in wanted)}: still unfitted after "
@@ -88,7 +88,9 @@ def fit(run: Run, crew: Crew) -> Run:
     )
 
 
-def _find_statistics(run: Run, number: int, wanted: Sequence[fitting.Subject], crew: Crew) -> None:
+def _find_statistics(
+    run: Run, number: int, wanted: Sequence[fitting.Subject], dispatcher: Dispatcher
+) -> None:
     """Find and save what is asked for in one round.
 
     Parameters
@@ -99,42 +101,44 @@ def _find_statistics(run: Run, number: int, wanted: Sequence[fitting.Subject], c
         The round's number.
     wanted
         The steps and segmenters that ask, each for a sample of pixels or for a histogram.
-    crew
+    dispatcher
         Who reads the image.
     """
     samples = {
-        subject.name: _sample(run, subject, crew) for subject in wanted if sample_size(subject.what)
+        subject.name: _sample(run, subject, dispatcher)
+        for subject in wanted
+        if sample_size(subject.what)
     }
     counted = tuple(subject for subject in wanted if not sample_size(subject.what))
-    batches = fitting.batches(run, crew.engine.workers) if counted else ()
+    batches = fitting.batches(run, dispatcher.engine.workers) if counted else ()
     survey = fitting.Survey(run, counted, batches)
     numbers = range(len(batches))
-    ranges = crew.each("survey", fitting.ranges, survey, numbers)
+    ranges = dispatcher.each("survey", fitting.ranges, survey, numbers)
     bins = fitting.common_bins(found for _, found in ranges)
-    counts = crew.each("fit", fitting.counts, replace(survey, bins=bins), numbers)
+    counts = dispatcher.each("fit", fitting.counts, replace(survey, bins=bins), numbers)
     added = fitting.added(bins, (found for _, found in counts))
     fitting.save(run, number, bins, added, samples)
 
 
-def _sample(run: Run, subject: fitting.Subject, crew: Crew) -> Sample:
+def _sample(run: Run, subject: fitting.Subject, dispatcher: Dispatcher) -> Sample:
     """The sample of the image's pixels that a step or a segmenter asks for."""
     size = sample_size(subject.what)
 
     def gather(boxes: list[Box]) -> Sample:
         survey = fitting.Survey(run, (subject,), boxes=tuple(boxes))
         items = range(-(-len(boxes) // fitting.PER_ITEM))
-        found = crew.each("sample", fitting.sample, survey, items)
+        found = dispatcher.each("sample", fitting.sample, survey, items)
         return merge((sample for _, sample in found), size)
 
     return collect(run.grid.shape, size, gather)
 
 
-def route(run: Run, rules: Sequence[Rule], crew: Crew) -> Run:
+def route(run: Run, rules: Sequence[Rule], dispatcher: Dispatcher) -> Run:
     """Decide which segmenter each tile goes to, by a job's or a layer's rules."""
     if not run.scratch.sound(routing.KEY):
-        work = routing.routing(run, rules, fitting.batches(run, crew.engine.workers))
+        work = routing.routing(run, rules, fitting.batches(run, dispatcher.engine.workers))
         if routing.needed(run, rules):
-            found = crew.all("route", routing.routes, work, range(len(work.batches)))
+            found = dispatcher.all("route", routing.routes, work, range(len(work.batches)))
             routed = [one for batch in found.values() for one in batch]
         else:
             routed = routing.all_alike(work)

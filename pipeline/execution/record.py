@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.execution import timings
-from pipeline.execution.dispatch import Crew
+from pipeline.execution.dispatch import Dispatcher
 from pipeline.execution.planning import Plan
 from pipeline.image.legend import legend
 from pipeline.stages import FIRST, Run, commit, fit, overlay, processors, repair
 from pipeline.stages.group import Grouping
 
 
-def facts(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) -> dict[str, Any]:
+def facts(
+    run: Run, draft: Plan, dispatcher: Dispatcher, missing: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What it says of any run, complete or not.
 
     Parameters
@@ -23,7 +25,7 @@ def facts(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) -> d
         The run that draws the result: routed, or the one that lays layers over each other.
     draft
         The plan.
-    crew
+    dispatcher
         Who did it, with the seconds that tiles took.
     missing
         The tiles without a result, as `commit.missing` tells them.
@@ -40,8 +42,8 @@ def facts(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) -> d
         "processors": processors.told(drawn),
         "missing": missing,
         "nested": None if draft.nest is None else str(draft.nest.path),
-        "routes": timings.routes(run, crew.clock),
-        "dearest": timings.dearest(run, crew.clock),
+        "routes": timings.routes(run, dispatcher.clock),
+        "dearest": timings.dearest(run, dispatcher.clock),
         "repairs": [told for each in drawers for told in repair.tally(each)],
         "fitted": fitted,
         "job": draft.job.plain(),
@@ -53,7 +55,7 @@ def facts(run: Run, draft: Plan, crew: Crew, missing: list[dict[str, Any]]) -> d
 def of_result(
     run: Run,
     draft: Plan,
-    crew: Crew,
+    dispatcher: Dispatcher,
     objects: Grouping,
     lost: Mapping[int, str],
     measured: Mapping[str, Any],
@@ -62,7 +64,7 @@ def of_result(
 
     Parameters
     ----------
-    run, draft, crew
+    run, draft, dispatcher
         As for `facts`.
     objects
         The run's objects.
@@ -77,8 +79,8 @@ def of_result(
         "complete": not lost,
         "objects": objects.objects,
         **measured,
-        "seconds": round(time.monotonic() - crew.started, 3),
+        "seconds": round(time.monotonic() - dispatcher.started, 3),
         "results": draft.results,
         "legend": {number: entry.plain() for number, entry in named.items()},
     }
-    return told | facts(run, draft, crew, commit.missing(run, lost))
+    return told | facts(run, draft, dispatcher, commit.missing(run, lost))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.execution.dispatch import Crew
+from pipeline.execution.dispatch import Dispatcher
 from pipeline.execution.planning import Plan
 from pipeline.sources import unmeasured
 from pipeline.stages import Run, commit, lines, measure, panoptic, products, publish
@@ -15,7 +15,9 @@ from pipeline.stages.group import Grouping
 from pipeline.stages.stitching import CERTIFICATES
 
 
-def write_products(run: Run, draft: Plan, objects: Grouping, crew: Crew) -> dict[str, Any]:
+def write_products(
+    run: Run, draft: Plan, objects: Grouping, dispatcher: Dispatcher
+) -> dict[str, Any]:
     """Write labels, classes, their pyramids, the table and whatever else the job asks for.
 
     Parameters
@@ -26,7 +28,7 @@ def write_products(run: Run, draft: Plan, objects: Grouping, crew: Crew) -> dict
         Its plan.
     objects
         Which labels are one object.
-    crew
+    dispatcher
         Who does it.
 
     Returns
@@ -46,31 +48,37 @@ def write_products(run: Run, draft: Plan, objects: Grouping, crew: Crew) -> dict
         (objects.objects, objects.classes),
         nest=draft.nest,
     )
-    _write_rasters(work, crew)
-    slabs = list(crew.all("measure", measure.measure, run, range(run.grid.counts[0])).values())
-    _write_files(work, draft, objects, crew)
+    _write_rasters(work, dispatcher)
+    slabs = list(
+        dispatcher.all("measure", measure.measure, run, range(run.grid.counts[0])).values()
+    )
+    _write_files(work, draft, objects, dispatcher)
     return _summed(run, slabs)
 
 
-def _write_rasters(work: publish.Publication, crew: Crew) -> None:
+def _write_rasters(work: publish.Publication, dispatcher: Dispatcher) -> None:
     """Write the labels and classes of each tile, then the levels of their pyramids."""
     for place in (work.labels, work.classes, work.nested, work.mask):
         if place:
             place.create()
-    crew.all("publish", publish.publish, work, work.tiles)
+    dispatcher.all("publish", publish.publish, work, work.tiles)
     for pyramid in (work.labels, work.classes, work.nested):
         for above in publish.levels(pyramid):
-            crew.all(f"pyramid {above.level}", publish.reduce, above, range(len(above.blocks)))
+            dispatcher.all(
+                f"pyramid {above.level}", publish.reduce, above, range(len(above.blocks))
+            )
 
 
-def _write_files(work: publish.Publication, draft: Plan, objects: Grouping, crew: Crew) -> None:
+def _write_files(
+    work: publish.Publication, draft: Plan, objects: Grouping, dispatcher: Dispatcher
+) -> None:
     """Write the table, and the lines, TIFFs, panoptic files and picture that are asked for."""
     run = work.run
     output = draft.job.output
     staging = draft.staging
     commit.write_table(run, staging)
     if curves := lines.tiles(run):
-        crew.all("trace", lines.trace_tile, work, curves)
+        dispatcher.all("trace", lines.trace_tile, work, curves)
         commit.write_curves(run, staging)
     commit.write_tiffs(work, output.labels, staging)
     if "panoptic" in draft.results:

@@ -48,7 +48,7 @@ _GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class PixelSize:
     """How large the pixels of an image are."""
 
     unit: str
@@ -64,7 +64,7 @@ class Scale:
 
 
 @functools.lru_cache(maxsize=16)
-def scale(frame: Frame) -> Scale | None:
+def scale(frame: Frame) -> PixelSize | None:
     """How large pixels are; None where nobody says: of an axis, of a transform without a CRS, of
     how far the planes of a map are apart.
 
@@ -80,16 +80,16 @@ def scale(frame: Frame) -> Scale | None:
     crs = CRS.from_wkt(frame.crs)
     name, factor = crs.units_factor
     if crs.is_geographic:
-        return Scale("m", factor, ellipsoid(frame.crs))
-    return None if name == "unknown" else Scale("m", factor)
+        return PixelSize("m", factor, ellipsoid(frame.crs))
+    return None if name == "unknown" else PixelSize("m", factor)
 
 
-def _in_column(frame: Frame) -> Scale | None:
+def _in_column(frame: Frame) -> PixelSize | None:
     found = length(frame.unit)
     if found is None or frame.unlike:
         return None
     unit = next((unit for unit, metres in _COLUMNS.items() if found.metres <= metres), "m")
-    return Scale(unit, float(found.metres / _COLUMNS[unit]))
+    return PixelSize(unit, float(found.metres / _COLUMNS[unit]))
 
 
 def alike(

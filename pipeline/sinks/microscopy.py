@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pipeline.errors import OutputError
 from pipeline.image.frame import Frame
 from pipeline.image.grid import Grid
-from pipeline.image.pixel_area import Scale, scale
+from pipeline.image.pixel_area import PixelSize, scale
 from pipeline.sinks.cog import CLASSIC, Palette
 from pipeline.sinks.pyramid import Pyramid
 
@@ -127,7 +127,7 @@ def _colours(palette: Palette | None, pyramid: Pyramid) -> dict[str, Any]:
     }
 
 
-def _scale(frame: Frame) -> Scale | None:
+def _scale(frame: Frame) -> PixelSize | None:
     """The unit of the axes with a known unit."""
     return scale(replace(frame, unlike=()))
 

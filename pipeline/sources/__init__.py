@@ -27,8 +27,8 @@ from pipeline.storage.locations import checked, remote
 __all__ = ["KINDS", "Masked", "Source", "checked_numbers", "every", "open_source", "where_measured"]
 
 KINDS = {
-    "geotiff": "pipeline.sources.raster:Raster",
-    "raster": "pipeline.sources.raster:Raster",
+    "geotiff": "pipeline.sources.raster:RasterFile",
+    "raster": "pipeline.sources.raster:RasterFile",
     "image": "pipeline.sources.pictures:Picture",
     "mosaic": "pipeline.sources.mosaic:Mosaic",
     "dicom": "pipeline.sources.dicom:DicomSlide",

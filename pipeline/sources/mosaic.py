@@ -17,7 +17,7 @@ from pipeline.image.transform import IDENTITY, as_matrix, begun_at
 from pipeline.sources.axes import native
 from pipeline.sources.contract import thinned, where_measured
 from pipeline.sources.gdal_facts import gdal_facts
-from pipeline.sources.raster import Raster
+from pipeline.sources.raster import RasterFile
 
 SAMPLED = 64
 """Files that a fingerprint looks into."""
@@ -223,7 +223,7 @@ class Mosaic:
             slice(a, max(a, b)) for a, b in zip(low, high, strict=True)
         )
 
-    def _part(self, number: int) -> Raster:
+    def _part(self, number: int) -> RasterFile:
         return _raster(
             self.path[number],
             self.bands,
@@ -244,9 +244,9 @@ def _raster(
     nodata_by: str | None,
     scaled: bool,
     colours: bool,
-) -> Raster:
+) -> RasterFile:
     """A part with its frame, described once per process."""
-    return Raster(path, bands, level, nodata, nodata_by, scaled, colours)
+    return RasterFile(path, bands, level, nodata, nodata_by, scaled, colours)
 
 
 def _nothing(nodata: float | None, dtype: np.dtype[Any]) -> float:

@@ -17,7 +17,7 @@ from pipeline.sources.contract import every
 from pipeline.sources.declared_sizes import LARGEST_PICTURE
 from pipeline.sources.fingerprints import stamp
 from pipeline.sources.gdal import dataset
-from pipeline.sources.raster import Raster
+from pipeline.sources.raster import RasterFile
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class Picture:
         return {**self._raster.fingerprint(), "kind": "picture"}
 
     @property
-    def _raster(self) -> Raster:
-        return Raster(
+    def _raster(self) -> RasterFile:
+        return RasterFile(
             self.path,
             self.bands,
             nodata=self.nodata,
@@ -121,7 +121,7 @@ class Picture:
 
 
 @functools.lru_cache(maxsize=2)
-def _decoded(raster: Raster, _stamp: object) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+def _decoded(raster: RasterFile, _stamp: object) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """All pixels, and which of them were measured by alpha."""
     whole = Box.whole(raster.frame.shape)
     pixels = raster.read(whole)

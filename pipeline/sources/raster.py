@@ -34,7 +34,7 @@ CELL = 128
 
 
 @dataclass(frozen=True)
-class Raster:
+class RasterFile:
     """A raster file. Its bands are read as they are stored, except with ``scaled`` or ``colours``.
 
     The mask, the alpha band or the nodata value of the file says what was measured, whichever GDAL

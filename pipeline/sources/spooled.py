@@ -33,7 +33,7 @@ AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class NpyFile:
     """An array in a file of NumPy's."""
 
     path: str
@@ -73,10 +73,10 @@ class StowedImage:
     frame: Frame
     """What the image is."""
 
-    pixels: Stored
+    pixels: NpyFile
     """(band, row, column) or (band, plane, row, column)."""
 
-    known: Stored | None
+    known: NpyFile | None
     """Where it was measured besides what its values say: bool of the same axes, of one band where
     all share it; None: everywhere.
     """
@@ -154,7 +154,7 @@ def _copied(source: Source, folder: Path) -> StowedImage:
     )
 
 
-def _written(folder: Path, shape: tuple[int, ...], dtype: str, read: Any) -> Stored:
+def _written(folder: Path, shape: tuple[int, ...], dtype: str, read: Any) -> NpyFile:
     """A file of what is read in slabs along the first axis of space."""
     path = folder / f"{uuid.uuid4().hex}.npy"
     line = math.prod(shape[2:]) * np.dtype(dtype).itemsize
@@ -169,4 +169,4 @@ def _written(folder: Path, shape: tuple[int, ...], dtype: str, read: Any) -> Sto
             for band, values in enumerate(block):
                 file.seek(begin + (band * shape[1] + first) * line)
                 file.write(np.ascontiguousarray(values, dtype).data)
-    return Stored(str(path), shape, dtype)
+    return NpyFile(str(path), shape, dtype)

@@ -25,7 +25,7 @@ from pipeline.sources.declared_sizes import check_text
 from pipeline.sources.fingerprints import of_file
 from pipeline.sources.linked_files import followed, of_uri
 from pipeline.sources.nodata_rules import together
-from pipeline.sources.raster import Raster
+from pipeline.sources.raster import RasterFile
 
 LARGEST = 16 << 20
 """Bytes of an item."""
@@ -193,7 +193,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Asset(Raster):
+class Asset(RasterFile):
     """One of an item's files, with what the item says of its values."""
 
     name: str = ""

@@ -63,7 +63,7 @@ FAULTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class Description:
     """What a file says of one level of one image."""
 
     shape: tuple[int, ...]
@@ -187,7 +187,7 @@ def opened(path: str) -> Opened:
     return file
 
 
-def describe(path: str, series: int, level: int) -> About:
+def describe(path: str, series: int, level: int) -> Description:
     """What a file says of a level of an image; SourceError where it is damaged, JobError where it
     has no such image or level.
     """
@@ -211,7 +211,7 @@ def _open(path: str, _stamp: object) -> Opened:
 
 
 @functools.lru_cache(maxsize=64)
-def _described(file: Opened, path: str, series: int, level: int) -> About:
+def _described(file: Opened, path: str, series: int, level: int) -> Description:
     image = _chosen(file.series, series, f"series: {series}; {path} has images")
     one = _chosen(image.levels, level, f"level: {level}; image {series} of {path} has levels")
     page = one.keyframe
@@ -223,7 +223,7 @@ def _described(file: Opened, path: str, series: int, level: int) -> About:
     facts = said(file.file, series)
     shapes = tuple(map(_shape, image.levels))
     ratio = {letter: a / b for letter, a, b in zip(axes, shapes[0], shapes[level], strict=True)}
-    return About(
+    return Description(
         shape=array.shape,
         chunks=array.chunks,
         dtype=np.dtype(one.dtype).str,

@@ -31,7 +31,7 @@ from pipeline.sources.nodata_rules import (
     told_of_missing,
 )
 from pipeline.sources.overviews import around, coarsest
-from pipeline.sources.tiff_pages import FAULTS, About, Opened, describe, opened
+from pipeline.sources.tiff_pages import FAULTS, Description, Opened, describe, opened
 
 FORMATS = {
     "ome": "OME-TIFF",
@@ -93,7 +93,7 @@ class TiffImage:
         check_missing_chunks(self.missing_chunks)
 
     @functools.cached_property
-    def _about(self) -> About:
+    def _about(self) -> Description:
         return describe(self.path, self.series, self.level)
 
     @functools.cached_property

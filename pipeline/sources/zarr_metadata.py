@@ -46,7 +46,7 @@ FAULTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ZarrDescription:
     """What the metadata say of an array."""
 
     path: str
@@ -75,7 +75,7 @@ class Stored:
     """What was not understood, or not applied."""
 
 
-def describe(path: str, level: int | str) -> Stored:
+def describe(path: str, level: int | str) -> ZarrDescription:
     """What lies at a path; SourceError if it cannot be opened, JobError if it has no such level."""
     import zarr
 
@@ -83,7 +83,7 @@ def describe(path: str, level: int | str) -> Stored:
         return _found(path, zarr.open(zarr_store(path), mode="r", use_consolidated=False), level)
 
 
-def _found(path: str, node: Any, level: int | str) -> Stored:
+def _found(path: str, node: Any, level: int | str) -> ZarrDescription:
     import zarr
 
     if isinstance(node, zarr.Array):
@@ -99,7 +99,7 @@ def _found(path: str, node: Any, level: int | str) -> Stored:
     return _multiscale(path, node, attributes, scales, level)
 
 
-def _plain(path: str, array: Any) -> Stored:
+def _plain(path: str, array: Any) -> ZarrDescription:
     _refuse(path, array)
     attributes = dict(array.attrs)
     dims = dims_of(array)
@@ -112,7 +112,7 @@ def _plain(path: str, array: Any) -> Stored:
         if "_ARRAY_DIMENSIONS" in attributes and array.metadata.zarr_format == 2 and not of_image
         else None
     )
-    return Stored(
+    return ZarrDescription(
         path,
         array.shape,
         array.shards or array.chunks,
@@ -147,7 +147,7 @@ class Around:
         return replace(found, remarks=(*self.remarks, *found.remarks))
 
 
-def around(stored: Stored, axes: str | None) -> Around:
+def around(stored: ZarrDescription, axes: str | None) -> Around:
     """Look around an array, whose axes may be given; JobError if one has a name that says
     nothing.
     """
@@ -188,7 +188,7 @@ def _packed(path: str, array: Any, attributes: Mapping[str, Any], fill: Any = No
 
 def _multiscale(
     path: str, group: Any, attributes: Mapping[str, Any], scales: Sequence[Any], level: int | str
-) -> Stored:
+) -> ZarrDescription:
     scale = scales[0]
     paths = [dataset["path"] for dataset in scale["datasets"]]
     if level not in paths and not (
@@ -212,7 +212,7 @@ def _multiscale(
     )
     others = [str(each.get("name", k)) for k, each in enumerate(scales[1:], start=1)]
     own = dict(array.attrs)
-    return Stored(
+    return ZarrDescription(
         joined(path, name),
         array.shape,
         array.shards or array.chunks,

@@ -25,7 +25,7 @@ from pipeline.sources.fingerprints import of_file, stamp
 from pipeline.sources.nodata_rules import check_missing_chunks, together, told_of_missing
 from pipeline.sources.written_chunks import Presence
 from pipeline.sources.zarr_facts import zarr_facts
-from pipeline.sources.zarr_metadata import FAULTS, Stored, around, describe
+from pipeline.sources.zarr_metadata import FAULTS, ZarrDescription, around, describe
 from pipeline.storage.locations import about, asking, joined, listing, remote, there, zarr_store
 from pipeline.storage.ome_image import Home, home
 
@@ -162,7 +162,7 @@ class ZarrImage:
         }
 
     @functools.cached_property
-    def _stored(self) -> Stored:
+    def _stored(self) -> ZarrDescription:
         return describe(self.path, self.level)
 
     @functools.cached_property
@@ -337,7 +337,7 @@ class ZarrImage:
         return self._packed.unpacked(block, frame.measured(self._packed.one(block)))
 
 
-def _of_level(stored: Stored, how: Layout) -> Place:
+def _of_level(stored: ZarrDescription, how: Layout) -> Place:
     """The place of a level of an OME-Zarr image."""
     if stored.transform and how.space == "yx":
         unit = alike(stored.units[-2:], stored.scale[-2:])[0] if stored.scale else "pixel"

@@ -74,7 +74,7 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class WindowPixels:
     """The pixels of a window as they are read, and what is made of them before labels are drawn.
     Axes are (band, row, column) or (band, plane, row, column).
     """
@@ -286,7 +286,7 @@ class Run:
         found = [valid_for(method.segmenter, measured) for method in self.methods]
         return found[0] if len(found) == 1 else np.any(found, axis=0)
 
-    def seen(self, tile: int, window: Box) -> Window:
+    def seen(self, tile: int, window: Box) -> WindowPixels:
         """The input of a tile's segmenter: pixels after all steps, or its network's answer."""
         block, measured = self.read(window)
         shown, known = self.prepared(block, measured)
@@ -297,7 +297,7 @@ class Run:
             if isinstance(segmenter, Predicts)
             else shown
         )
-        return Window(block, measured, valid, shown, channels)
+        return WindowPixels(block, measured, valid, shown, channels)
 
     def fitted(self, segmenters: dict[str, Segmenter]) -> Run:
         """A copy with fitted segmenters in place of those of the same name."""

@@ -22,7 +22,7 @@ KEY = "routes"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Routing:
     """The run and the rules by which its tiles are routed."""
 
     run: Run
@@ -48,12 +48,12 @@ def needed(run: Run, rules: Sequence[Rule]) -> bool:
     )
 
 
-def routing(run: Run, rules: Sequence[Rule], batches: tuple[range, ...]) -> Plan:
+def routing(run: Run, rules: Sequence[Rule], batches: tuple[range, ...]) -> Routing:
     """The work of routing, with what is computed once for the image."""
-    return Plan(run, tuple(rules), batches, tissue(run) if wanted(rules) else None)
+    return Routing(run, tuple(rules), batches, tissue(run) if wanted(rules) else None)
 
 
-def routes(plan: Plan, batch: int) -> list[tuple[int, Counts]]:
+def routes(plan: Routing, batch: int) -> list[tuple[int, Counts]]:
     """The route of each tile of a batch, and what was not measured of empty tiles, which are not
     read again.
     """
@@ -86,12 +86,12 @@ def lost(run: Run, tiles: Sequence[int]) -> Counts:
     )
 
 
-def all_alike(plan: Plan) -> list[tuple[int, Counts]]:
+def all_alike(plan: Routing) -> list[tuple[int, Counts]]:
     """The routes if no tile needs to be read."""
     return [(plan.number(plan.rules[0].use if plan.rules else SKIP), {})] * len(plan.run.grid)
 
 
-def _route(plan: Plan, tile: int) -> tuple[int, Counts]:
+def _route(plan: Routing, tile: int) -> tuple[int, Counts]:
     core, source = plan.run.grid.core(tile), plan.run.source
     step = max(1, -(-max(core.shape) // GLANCE))
     glance = source.glance(core, step)

@@ -18,7 +18,7 @@ from pipeline.image.legend import CLASS
 from pipeline.segmenters.decoders.affinities import Decoder, Panoptic, Semantic
 from pipeline.segmenters.decoders.detections import ByKey
 from pipeline.training.objectives import Draw
-from pipeline.training.samples import Floats, Labels, Pair
+from pipeline.training.samples import Example, Floats, Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Shown:
 
 
 def appraise(
-    pairs: Sequence[Pair], decoder: Decoder | ByKey, draw: Draw
+    pairs: Sequence[Example], decoder: Decoder | ByKey, draw: Draw
 ) -> tuple[dict[str, Any], list[Shown]]:
     """Measure a network on pairs of image and truth.
 

@@ -30,7 +30,7 @@ from pipeline.training import pictures
 from pipeline.training.appraisal import Shown, appraise, score
 from pipeline.training.objectives import objective
 from pipeline.training.recipe import Recipe
-from pipeline.training.samples import Pair, batch, gathered
+from pipeline.training.samples import Example, batch, gathered
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _keep(state: State, path: Path, mark: str) -> None:
 def _learn(
     recipe: Recipe,
     state: State,
-    pairs: tuple[Sequence[Pair], Sequence[Pair]],
+    pairs: tuple[Sequence[Example], Sequence[Example]],
     watch: Watch,
     log: Say,
     keep: Callable[[], None],
@@ -249,7 +249,7 @@ def _learn(
             keep()
 
 
-def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -> float:
+def _stepped(recipe: Recipe, state: State, pairs: Sequence[Example], done: float) -> float:
     """Take one step and return the loss; ``done`` is the fraction of all steps before it."""
     import torch
 
@@ -282,7 +282,7 @@ def _stepped(recipe: Recipe, state: State, pairs: Sequence[Pair], done: float) -
     return float(found.detach())
 
 
-def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log: Say) -> None:
+def _judge(recipe: Recipe, state: State, held: Sequence[Example], mean: float, log: Say) -> None:
     """Evaluate, and keep the weights if they are the best so far (the last ones without held-out
     images).
     """
@@ -312,7 +312,7 @@ def _judge(recipe: Recipe, state: State, held: Sequence[Pair], mean: float, log:
 
 
 def _appraised(
-    recipe: Recipe, state: State, held: Sequence[Pair]
+    recipe: Recipe, state: State, held: Sequence[Example]
 ) -> tuple[dict[str, Any], list[Shown]]:
     seen = dataclasses.replace(recipe.card, stride=state.sight.stride, reach=state.sight.reach)
     return appraise(held, recipe.decoder, objective(seen, recipe.decoder).draw(state.judged))
@@ -321,8 +321,8 @@ def _appraised(
 def _finish(
     recipe: Recipe,
     state: State,
-    learned: Sequence[Pair],
-    held: Sequence[Pair],
+    learned: Sequence[Example],
+    held: Sequence[Example],
     bundle: Path,
     log: Say,
 ) -> Path:

@@ -49,7 +49,7 @@ WITH = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Example:
     """An image and its truth."""
 
     name: str
@@ -78,7 +78,7 @@ class Pair:
         """Whether the truth has segment numbers of things and stuff, as in
         `pipeline.annotations.panoptic`.
         """
-        return isinstance(self.truth, panoptic.Pair | panoptic.Coco)
+        return isinstance(self.truth, panoptic.LabelsAndClasses | panoptic.Coco)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +129,7 @@ class Pair:
             )
         return self.card.scaled(block, valid, self.scale), labels, valid
 
-    def parted(self, share: float) -> tuple[Pair, Pair]:
+    def parted(self, share: float) -> tuple[Example, Example]:
         """Split into two: all but a fraction of the longer side, and the rest."""
         rows, columns = self.shape
         if columns >= rows:
@@ -150,7 +150,7 @@ class Pair:
         return Box(start, tuple(min(a + SEEN, n) for a, n in zip(start, self.shape, strict=True)))
 
 
-def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
+def gathered(recipe: Recipe) -> tuple[list[Example], list[Example]]:
     """Open pairs to train on and pairs that are held out.
 
     Parameters
@@ -171,8 +171,8 @@ def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
         A truth is missing, has another shape, or has no object, or a band is missing; the message
         names the image.
     """
-    train: list[Pair] = []
-    held: list[Pair] = []
+    train: list[Example] = []
+    held: list[Example] = []
     opened = []
     left = KEPT
     for image, truth, entry in recipe.pairs():
@@ -200,7 +200,7 @@ def gathered(recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
     return train, held
 
 
-def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) -> Pair:
+def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) -> Example:
     card = recipe.card
     asked = entry.get("bands") or recipe.train.bands
     source = open_source(str(image))
@@ -217,7 +217,7 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
     )
     if isinstance(recipe.decoder, Panoptic):
         both = panoptic.open_truth(str(truth), source.frame, ignore=numbers)
-        return Pair(image.name, source, both, card, scale=_percentiles(source, card))
+        return Example(image.name, source, both, card, scale=_percentiles(source, card))
     drawings = (
         against_truth.drawings(named, source.frame, image.name) if card.kind == "maskrcnn" else None
     )
@@ -231,7 +231,7 @@ def _opened(recipe: Recipe, image: Path, truth: Path, entry: Mapping[str, Any]) 
             f"{truth.name} holds boxes; allowed: labels, polygons or masks, which say which "
             f"pixels are of an object"
         )
-    return Pair(image.name, source, known, card, numbers, _percentiles(source, card), kinds)
+    return Example(image.name, source, known, card, numbers, _percentiles(source, card), kinds)
 
 
 def _drawn(card: Card, drawings: Drawings, name: str) -> tuple[Companion, tuple[int, ...]]:
@@ -293,13 +293,13 @@ def _values(source: Source, frame: Frame, band: int) -> Any:
             yield values
 
 
-def _has_objects(pair: Pair) -> bool:
+def _has_objects(pair: Example) -> bool:
     grid = Grid(pair.shape, (SEEN, SEEN))
     return any(bool((pair.read(grid.core(k))[1] > 0).any()) for k in range(len(grid)))
 
 
 def crop(
-    pairs: Sequence[Pair],
+    pairs: Sequence[Example],
     decoder: Decoder | ByKey,
     size: int,
     augment: Augment,
@@ -400,7 +400,7 @@ def _cut(
     return np.pad(part, around, mode="edge" if beyond == "edge" else "constant")
 
 
-def batch(pairs: Sequence[Pair], recipe: Recipe, step: int) -> tuple[Floats, Floats]:
+def batch(pairs: Sequence[Example], recipe: Recipe, step: int) -> tuple[Floats, Floats]:
     """The crops of a step and their targets, determined by the seed and the step's number."""
     train = recipe.train
     decoder = recipe.decoder

@@ -19,7 +19,7 @@ from pipeline.errors import ResumeError, TilesError
 from pipeline.evaluation.verify import verify
 from pipeline.execution.dry_run import foresee
 from pipeline.jobs.job import Job
-from pipeline.sources.raster import Raster
+from pipeline.sources.raster import RasterFile
 from pipeline.workflow import finished
 from tests.faults.staging import Flawed, blobs, products, raises, spotted, write
 
@@ -28,7 +28,7 @@ OPENED: list[str] = []
 
 
 @dataclass(frozen=True)
-class Counted(Raster):
+class Counted(RasterFile):
     """The reader of GeoTIFFs, which notes each time that an image is opened."""
 
     def __post_init__(self) -> None:

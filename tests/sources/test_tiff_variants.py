@@ -24,7 +24,7 @@ from pipeline.errors import JobError, SourceError
 from pipeline.image.grid import Box
 from pipeline.sources import every, open_source, where_measured
 from pipeline.sources.facts import FACTS, told
-from pipeline.sources.raster import Raster
+from pipeline.sources.raster import RasterFile
 from pipeline.sources.tiff_metadata import resolution
 from pipeline.sources.tiffs import TiffImage
 from tests.sources.files import tiff, whole
@@ -753,17 +753,17 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
     pixels = noise(1, 30, 40)
     for name in ("a.tif", "a.ome.tif", "a.svs", "a.tf2"):
         source = open_source(tiff(tmp_path / name, pixels))
-        assert isinstance(source, Raster), name
+        assert isinstance(source, RasterFile), name
         assert source.frame.crs is not None
     tifffile.imwrite(tmp_path / "plain.tif", pixels[0], metadata=None)
-    assert isinstance(open_source(tmp_path / "plain.tif"), Raster)
+    assert isinstance(open_source(tmp_path / "plain.tif"), RasterFile)
     tifffile.imwrite(tmp_path / "shaped.tif", pixels[0])
-    assert isinstance(open_source(tmp_path / "shaped.tif"), Raster)
+    assert isinstance(open_source(tmp_path / "shaped.tif"), RasterFile)
     for name in ("imagej.tif", "world.tif"):
         tifffile.imwrite(tmp_path / name, pixels[0], imagej=True)
     assert isinstance(open_source(tmp_path / "imagej.tif"), TiffImage)
     (tmp_path / "world.tfw").write_text("2\n0\n0\n-2\n100\n200\n")
-    assert isinstance(open_source(tmp_path / "world.tif"), Raster)
+    assert isinstance(open_source(tmp_path / "world.tif"), RasterFile)
     stack = noise(4, 20, 30)
     tifffile.imwrite(
         tmp_path / "one.tif", stack, metadata={"axes": "ZYX"}, photometric="minisblack"
@@ -778,7 +778,7 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
             resolutionunit="CENTIMETER",
         )
         file.write(noise(128, 128), tile=(64, 64), metadata=None, subfiletype=1)
-    assert isinstance(open_source(tmp_path / "pyramid.tif"), Raster)
+    assert isinstance(open_source(tmp_path / "pyramid.tif"), RasterFile)
 
 
 def test_microscopes_files_at_addresses(tmp_path):
@@ -826,7 +826,7 @@ def test_codecs_that_gdal_lacks(codec, tmp_path):
     )
     try:
         rasterio.open(path).close()
-        assert isinstance(open_source(path), Raster)
+        assert isinstance(open_source(path), RasterFile)
     except rasterio.errors.RasterioIOError:
         assert isinstance(open_source(path), TiffImage)
         tags = [
@@ -894,7 +894,7 @@ def test_resolutions(unit, value, tmp_path):
         )
     plain = open_source(path).frame
     assert isinstance(
-        open_source(path), TiffImage if unit in ("MILLIMETER", "MICROMETER") else Raster
+        open_source(path), TiffImage if unit in ("MILLIMETER", "MICROMETER") else RasterFile
     )
     doubts = [
         told(open_source(path, kind=kind)).get("not_understood", [])
