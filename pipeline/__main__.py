@@ -17,6 +17,7 @@ for command in (
     runs.plan,
     commands.info,
     commands.methods,
+    commands.workflows,
     commands.evaluate,
     commands.verify,
     commands.train,

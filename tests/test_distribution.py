@@ -70,6 +70,17 @@ def test_what_is_in_them(built):
     assert set(tracked) <= held
 
 
+def test_workflows_are_found(clean, tmp_path):
+    """`tilewise workflows` names the files that the wheel brought, and one of them is a job."""
+    told = run(clean / "tilewise", "workflows", cwd=tmp_path).stdout.split()
+    found = {Path(word).stem: Path(word) for word in told if word.endswith(".yaml")}
+    assert set(found) == {path.stem for path in (ROOT / "workflows").glob("*.yaml")}
+    assert all(path.is_relative_to(clean.parent) for path in found.values())
+    done = run(clean / "tilewise", "plan", found["water_ndwi"], cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert "there is no image at" in " ".join(done.stderr.split())
+
+
 def test_a_threshold_runs(clean, tmp_path):
     """The wheel alone, without extras, segments an image as the checkout does."""
     image = np.zeros((60, 80), np.uint8)

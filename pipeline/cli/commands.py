@@ -19,7 +19,7 @@ from pipeline.cli.console import (
     assignments,
     echo_facts,
     errors,
-    options_of,
+    image_of,
     writable,
 )
 
@@ -36,7 +36,7 @@ def info(
     from pipeline.api import images
 
     with errors(debug=debug):
-        facts = images.info({"path": image, **options_of(source, "--source")})
+        facts = images.info(image_of(image, source))
         echo_facts(facts, as_json=as_json)
 
 
@@ -47,6 +47,14 @@ def schema() -> None:
     from pipeline.jobs.schema import schema as known
 
     typer.echo(json.dumps(known(), indent=1))
+
+
+def workflows() -> None:
+    """List the example jobs that come with Tilewise: what each finds, and where its file lies."""
+    from pipeline.jobs.examples import examples, summary
+
+    for name, path in examples().items():
+        typer.echo(f"{name}\n    {summary(path)}\n    {path}")
 
 
 def methods(

@@ -97,6 +97,16 @@ def options_of(given: Sequence[str] | None, option: str) -> dict[str, Any]:
     return found
 
 
+def image_of(image: str, given: Sequence[str] | None) -> dict[str, Any]:
+    """The path of an image with the options of its reader; JobError if these name another path."""
+    reader = options_of(given, "--source")
+    if "path" in reader:
+        raise JobError(
+            f"--source path={reader['path']}: given beside the image, {image}; allowed: one of them"
+        )
+    return {"path": image, **reader}
+
+
 def _bracketed(text: str) -> str:
     """``key=a,b`` as ``key=[a,b]``; anything else, such as a path with a comma, as it is."""
     key, equals, value = text.partition("=")

@@ -23,6 +23,7 @@ from pipeline.cli.console import (
     assignments,
     echo_facts,
     errors,
+    image_of,
     options_of,
     writable,
 )
@@ -113,18 +114,13 @@ def segment(
     from pipeline.api import runs
 
     with errors(debug=debug):
-        reader = options_of(source, "--source")
-        if "path" in reader:
-            raise JobError(
-                f"--source path={reader['path']}: given beside the image, {image}; allowed: one "
-                f"of them"
-            )
+        read_as = image_of(image, source)
         formats: list[Literal["zarr", "cog", "ome-tiff"]] = ["zarr"]
         formats += ["cog"] if cog else []
         formats += ["ome-tiff"] if ome_tiff else []
         work = partial(
             runs.segment,
-            {"path": image, **reader},
+            read_as,
             {"kind": kind, **options_of(options, "--option")},
             out,
             tile="auto" if tile is None else tile,
