@@ -69,7 +69,8 @@ def _shown(token: str) -> str:
     """An address, or what cannot be told from one, without its user, its query and its fragment."""
     mark = MARK.search(token)
     assert mark is not None  # noqa: S101  it is what a token has
-    scheme, rest = token[: mark.end()], token[mark.end() :]
+    scheme = token[: mark.end()]
+    rest = token[mark.end() :]
     if mark[0] != "://":
         return scheme + _decoded(rest)
     if found := _place(rest):

@@ -78,7 +78,8 @@ class _Bars:
 
 class _Lines:
     def __init__(self, *, quiet: bool, json: bool) -> None:
-        self._quiet, self._json = quiet, json
+        self._quiet = quiet
+        self._json = json
         self._starts: dict[str, float] = {}
         self._said = -EVERY
 

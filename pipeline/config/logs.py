@@ -43,7 +43,8 @@ def redact(record: logging.LogRecord) -> None:
         message = record.getMessage()
     except (TypeError, ValueError, LookupError):  # logging would print its arguments as they are
         message = f"{record.msg} {record.args!r}"
-    record.msg, record.args = redacted(message), ()
+    record.msg = redacted(message)
+    record.args = ()
     if record.exc_info:
         record.exc_text, record.exc_info = FORMATTER.formatException(record.exc_info), None
     record.exc_text = record.exc_text and redacted(record.exc_text)
@@ -54,7 +55,8 @@ def redact_all() -> None:
     """Show no secrets of any logger, warning or uncaught error of this process; of use once, in a
     process that is ours alone.
     """
-    make, warn = logging.getLogRecordFactory(), warnings.formatwarning
+    make = logging.getLogRecordFactory()
+    warn = warnings.formatwarning
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)

@@ -49,7 +49,9 @@ FOUND = {
 """By pydantic's type of a fault, what it says is allowed."""
 BRIEF = reprlib.Repr()
 """Values as messages show them: a long one not whole."""
-BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxother = 3, 120, 120
+BRIEF.maxlevel = 3
+BRIEF.maxstring = 120
+BRIEF.maxother = 120
 LARGEST = 2**53
 """Up to here every whole number is a float too."""
 
@@ -62,7 +64,8 @@ def meaning(wanted: Any, words: Mapping[Any, str] = PLAIN) -> str:
     >>> meaning(tuple[float, ...] | None, PYTHON)
     '[float, …] or None'
     """
-    kind, parts = get_origin(wanted), get_args(wanted)
+    kind = get_origin(wanted)
+    parts = get_args(wanted)
     told = [_part(part, words) for part in parts]
     if kind is Annotated:
         return told[0]
@@ -159,7 +162,8 @@ def explained(
     lines: dict[str, list[str]] = {}
     told: dict[str, Any] = {}
     for fault in faults:
-        where, value = _path(fault["loc"]), fault["input"]
+        where = _path(fault["loc"])
+        value = fault["input"]
         above, _, last = where.rpartition(".")
         if fault["type"] == "value_error":
             for line in str(fault["ctx"]["error"]).splitlines():

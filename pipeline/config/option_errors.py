@@ -79,7 +79,9 @@ def elsewhere(key: object, here: str, used: Iterable[str] = ()) -> str:
     ``used`` are the kinds of segmenters that are meant: where one of them has it, only those are
     named.
     """
-    wanted, section, homes = set(used), re.split(r"[.\[]", here)[0], _homes(str(key))
+    wanted = set(used)
+    section = re.split(r"[.\[]", here)[0]
+    homes = _homes(str(key))
     meant = [kind for kind in homes["segmenters"] if kind in wanted]
     told = (
         [f"{key} is an option of {_listed(meant or homes['segmenters'])}"]

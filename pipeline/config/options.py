@@ -38,7 +38,8 @@ from typing_extensions import TypedDict
 from pipeline.config.messages import meaning
 from pipeline.config.option_texts import annotated, described
 
-SEGMENTERS, STEPS = "pipeline.segmenters", "pipeline.steps"
+SEGMENTERS = "pipeline.segmenters"
+STEPS = "pipeline.steps"
 
 
 @functools.cache
@@ -155,7 +156,8 @@ def dictionary(
     told
         Whether it carries defaults and descriptions, for a JSON schema.
     """
-    types, meanings = annotated(kind), described(kind) if told else {}
+    types = annotated(kind)
+    meanings = described(kind) if told else {}
     keys: dict[str, Any] = dict(more)
     for name, parameter in inspect.signature(kind).parameters.items():
         about = _about(parameter, meanings.get(name)) if told else None

@@ -176,7 +176,8 @@ def _refuse_twice(node: Any, what: str, path: str, seen: set[int]) -> None:
     elif isinstance(node, yaml.MappingNode):
         lines: dict[tuple[str, str], int] = {}
         for key, value in node.value:
-            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            name = (key.tag, str(key.value))
+            line = key.start_mark.line + 1
             here = f"{path}.{key.value}".removeprefix(".")
             if name in lines and key.tag != MERGE:
                 at = (

@@ -107,14 +107,10 @@ def evaluate(
     counts, borders = _counted(ours, known, tolerance, ignore)
     overlap = metrics.overlaps(counts)
     if kind == "panoptic":
-        kinds, things = (
-            (kinds_of(names) for names in (overlap.ours, overlap.truth)),
-            known.things if isinstance(known, Coco) else None,
-        )
-        measures, overlap = (
-            metrics.panoptic(counts, *kinds, void=VOID, things=things),
-            _of_one_class(overlap),
-        )
+        kinds = (kinds_of(names) for names in (overlap.ours, overlap.truth))
+        things = known.things if isinstance(known, Coco) else None
+        measures = metrics.panoptic(counts, *kinds, void=VOID, things=things)
+        overlap = _of_one_class(overlap)
     else:
         measures = metrics.instances(counts) if kind == "instance" else metrics.semantic(counts)
     measures |= metrics.boundary(
@@ -256,7 +252,8 @@ def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:
     """A plane, of volumes the middle one, part after part, in parts of whole steps."""
     grid = Grid(frame.shape[-2:], (EXTENT[2] // step * step,) * 2)
     for k in range(len(grid)):
-        core, middle = grid.core(k), frame.shape[0] // 2
+        core = grid.core(k)
+        middle = frame.shape[0] // 2
         yield core if frame.ndim == 2 else Box((middle, *core.start), (middle + 1, *core.stop))
 
 
@@ -270,15 +267,15 @@ def _counted(
     them, ours, the reverse.
     """
     frame = ours.source.frame
-    grid, parts, borders = (
-        Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim),
-        [],
-        np.zeros(4, np.int64),
-    )
+    grid = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim)
+    parts = []
+    borders = np.zeros(4, np.int64)
     for k in range(len(grid)):
-        core, window = grid.core(k), grid.window(k, tolerance + 1)
+        core = grid.core(k)
+        window = grid.window(k, tolerance + 1)
         (a, known_a), (b, known_b) = numbers(ours, window), numbers(truth, window)
-        inside, valid = core.within(window), known_a & known_b & ~np.isin(b, ignore)
+        inside = core.within(window)
+        valid = known_a & known_b & ~np.isin(b, ignore)
         parts.append(Contingency.of(a[inside], b[inside], valid[inside]))
         edges = [_border(np.where(valid, each, 0)) for each in (a, b)]
         for side in (0, 1):
@@ -294,7 +291,8 @@ def _border(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     found = np.zeros(labels.shape, bool)
     for axis in range(labels.ndim):
         moved = np.moveaxis(labels, axis, 0)
-        differ, mine = moved[1:] != moved[:-1], np.moveaxis(found, axis, 0)
+        differ = moved[1:] != moved[:-1]
+        mine = np.moveaxis(found, axis, 0)
         mine[1:] |= differ
         mine[:-1] |= differ
     return found & (labels > 0)
@@ -313,7 +311,8 @@ def _boxes(ours: CompanionRaster | LabelsAndClasses) -> npt.NDArray[np.float64]:
     frame = ours.source.frame
     if frame.ndim != 2:
         raise JobError("truth of boxes for a volume; allowed: a raster")
-    names, rows = [], []
+    names = []
+    rows = []
     for box in parts_of(frame):
         labels = numbers(ours, box)[0]
         present, where = np.unique(labels, return_inverse=True)

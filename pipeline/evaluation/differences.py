@@ -176,7 +176,8 @@ def compare(
     """Look for each object that lies whole inside, and for objects of the result where there is
     none.
     """
-    labels, compared = part.labels, part.compared
+    labels = part.labels
+    compared = part.compared
     pairs, count = np.unique(
         np.stack([labels.ravel(), published.ravel()], axis=1), axis=0, return_counts=True
     )
@@ -184,7 +185,8 @@ def compare(
     crossed = set(np.unique(labels[near_seams(part.box, seams, 1)]).tolist())
     for label in np.unique(labels[compared[labels]]).tolist():
         under = slice(*np.searchsorted(pairs[:, 0], [label, label + 1]).tolist())  # they ascend
-        ids, pixels = pairs[under, 1], count[under]
+        ids = pairs[under, 1]
+        pixels = count[under]
         found.objects += 1
         found.at_seams += label in crossed
         if len(ids) != 1 or (not part.merged and (ids[0] == 0 or total[ids[0]] != pixels[0])):
@@ -216,7 +218,8 @@ def compare_kinds(
     found: Verification, box: Box, drawn: Kinds, published: Labels, seams: Grid
 ) -> None:
     """Compare the class of each pixel with that in the result."""
-    near, wrong = near_seams(box, seams, NEAR), drawn.known & (drawn.kinds != published)
+    near = near_seams(box, seams, NEAR)
+    wrong = drawn.known & (drawn.kinds != published)
     for name, mask in (("kinds_near", near), ("kinds_inside", ~near)):
         before = getattr(found, name)
         setattr(
@@ -249,7 +252,9 @@ def compare_kinds(
 def count_edges(found: Verification, published: Labels, box: Box, seams: Grid) -> None:
     """Count borders of objects along seams across each axis, and along lines beside them."""
     for axis in range(published.ndim):
-        rows, start, size = np.moveaxis(published, axis, 0), box.start[axis], seams.tile[axis]
+        rows = np.moveaxis(published, axis, 0)
+        start = box.start[axis]
+        size = seams.tile[axis]
         ends = (
             (rows[1:] != rows[:-1]).reshape(len(rows) - 1, -1).sum(axis=1)
         )  # between row k and row k + 1

@@ -48,7 +48,8 @@ def picture(
     canvas = np.zeros(tuple(-(-n // step) for n in frame.shape[-2:]), np.uint8)
     fates = _fates(found.overlap)
     for box in parts_of(frame, step):
-        a, b = numbers(ours, box)[0], np.zeros(box.shape, np.int64)
+        a = numbers(ours, box)[0]
+        b = np.zeros(box.shape, np.int64)
         if not isinstance(known, Drawings):
             b, asked = numbers(known, box)
             a = np.where(asked, a, 0)
@@ -62,12 +63,11 @@ def _fates(overlap: Overlap) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint
     """What happened to each object of ours, and to each of the truth."""
     pairs = overlap.pairs[metrics.matched(overlap, 0.5)]
     split, merged = metrics.broken(overlap)
-    ours, truth = (
-        np.full(len(overlap.ours), INVENTED, np.uint8),
-        np.full(len(overlap.truth), MISSED, np.uint8),
-    )
+    ours = np.full(len(overlap.ours), INVENTED, np.uint8)
+    truth = np.full(len(overlap.truth), MISSED, np.uint8)
     ours[merged], truth[split] = MERGED, SPLIT
-    ours[pairs[:, 0]], truth[pairs[:, 1]] = MATCHED, MATCHED
+    ours[pairs[:, 0]] = MATCHED
+    truth[pairs[:, 1]] = MATCHED
     return ours, truth
 
 

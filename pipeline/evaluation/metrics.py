@@ -110,7 +110,8 @@ def overlaps(counts: Contingency) -> Overlap:
     both = (counts.ours > 0) & (counts.truth > 0)
     shared = counts.count[both]
     iou = shared / (area_a[place_a[both]] + area_b[place_b[both]] - shared)
-    skip_a, skip_b = int((ours <= 0).sum()), int((truth <= 0).sum())
+    skip_a = int((ours <= 0).sum())
+    skip_b = int((truth <= 0).sum())
     pairs = np.stack([place_a[both] - skip_a, place_b[both] - skip_b], axis=1).astype(np.int64)
     return Overlap(
         ours[skip_a:], truth[skip_b:], pairs, iou, shared, (area_a[skip_a:], area_b[skip_b:])
@@ -153,7 +154,8 @@ def objects(overlap: Overlap) -> dict[str, Any]:
         quality of all objects as one class. ``splits``: objects of the truth that hold most of
         several of ours; ``merges``: the reverse.
     """
-    n, m = len(overlap.ours), len(overlap.truth)
+    n = len(overlap.ours)
+    m = len(overlap.truth)
     at = {least: _at(len(matched(overlap, least)), n, m) for least in THRESHOLDS}
     iou = overlap.iou[matched(overlap, 0.5)]
     found = {"objects": n, "truth": m, **{k: at[0.5][k] for k in ("f1", "precision", "recall")}}
@@ -256,11 +258,9 @@ def semantic(counts: Contingency) -> dict[str, Any]:
     names = np.unique(np.concatenate([counts.ours, counts.truth]))
     table = np.zeros((len(names), len(names)), np.int64)
     table[np.searchsorted(names, counts.truth), np.searchsorted(names, counts.ours)] = counts.count
-    hits, truth, ours = (
-        np.diag(table).tolist(),
-        table.sum(axis=1).tolist(),
-        table.sum(axis=0).tolist(),
-    )
+    hits = np.diag(table).tolist()
+    truth = table.sum(axis=1).tolist()
+    ours = table.sum(axis=0).tolist()
     each = {
         int(name): {
             "iou": _ratio(h, t + o - h),
@@ -332,17 +332,16 @@ def panoptic(
         area_a - unknown[overlap.pairs[:, 0]] + area_b - overlap.shared, 1
     )
     good = (iou > 0.5) & (kind_a[overlap.pairs[:, 0]] == kind_b[overlap.pairs[:, 1]]) & ~empty
-    met_a, met_b = np.zeros(len(kind_a), bool), np.zeros(len(kind_b), bool)
+    met_a = np.zeros(len(kind_a), bool)
+    met_b = np.zeros(len(kind_b), bool)
     met_a[overlap.pairs[good, 0]], met_b[overlap.pairs[good, 1]] = True, True
     false = ~met_a & ~(unknown > MOSTLY * overlap.area[0])
     each: dict[int, dict[str, Any]] = {}
     for kind in sorted({*kind_a.tolist(), *kind_b.tolist()} - {void}):
         mine = good & (kind_a[overlap.pairs[:, 0]] == kind)
-        hits, missed, invented = (
-            int(mine.sum()),
-            int((~met_b & (kind_b == kind)).sum()),
-            int((false & (kind_a == kind)).sum()),
-        )
+        hits = int(mine.sum())
+        missed = int((~met_b & (kind_b == kind)).sum())
+        invented = int((false & (kind_a == kind)).sum())
         quality = _quality(iou[mine].sum(), hits, hits + invented, hits + missed)
         each[kind] = {**quality, "matches": hits, "missed": missed, "invented": invented}
     occurring = {
@@ -364,7 +363,8 @@ def boundary(hits: tuple[int, int], totals: tuple[int, int]) -> dict[str, float]
     """The boundary F1: of how many of our border pixels, and of the truth's, ``hits`` have one of
     the other beside them.
     """
-    precision, recall = _ratio(hits[0], totals[0]), _ratio(hits[1], totals[1])
+    precision = _ratio(hits[0], totals[0])
+    recall = _ratio(hits[1], totals[1])
     return {
         "boundary_f1": _ratio(2 * precision * recall, precision + recall),
         "boundary_precision": precision,
@@ -373,8 +373,10 @@ def boundary(hits: tuple[int, int], totals: tuple[int, int]) -> dict[str, float]
 
 
 def _at(hits: int, ours: int, truth: int) -> dict[str, Any]:
-    precision, recall = _ratio(hits, ours), _ratio(hits, truth)
-    f1, ap = _ratio(2 * hits, ours + truth), _ratio(hits, ours + truth - hits)
+    precision = _ratio(hits, ours)
+    recall = _ratio(hits, truth)
+    f1 = _ratio(2 * hits, ours + truth)
+    ap = _ratio(hits, ours + truth - hits)
     return {
         "matches": hits,
         "missed": truth - hits,

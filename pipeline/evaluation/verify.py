@@ -95,10 +95,8 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
     record = result.record
     if not record["complete"]:
         raise OutputError(f"{path} holds no complete labels; there is nothing to verify")
-    found, certificates = (
-        Verification(),
-        dict(zip(result.objects["id"], result.objects["certificate"], strict=True)),
-    )
+    found = Verification()
+    certificates = dict(zip(result.objects["id"], result.objects["certificate"], strict=True))
     with tempfile.TemporaryDirectory() as folder:
         draft = _planned(record, Path(folder), job)
         found.strange = strangers(
@@ -365,13 +363,12 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
     """Segment some tiles: their labels, by label whether the object lies whole in the part and is
     sure, and the classes of pixels.
     """
-    number, box = _drawn(run, tiles), part.box
-    labels, kinds, known, proved = (
-        np.zeros(box.shape, np.int64),
-        np.zeros(box.shape, np.int64),
-        part.mine.copy(),
-        np.ones(box.shape, bool),
-    )
+    number = _drawn(run, tiles)
+    box = part.box
+    labels = np.zeros(box.shape, np.int64)
+    kinds = np.zeros(box.shape, np.int64)
+    known = part.mine.copy()
+    proved = np.ones(box.shape, bool)
     for tile in (tile for tile in tiles if run.routes[tile] >= FIRST):
         own, table = _table(run, tile)
         at = run.grid.core(tile).within(box)

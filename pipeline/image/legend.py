@@ -45,10 +45,8 @@ def entry(number: int, given: Any = None) -> Entry:
     ('background', 'class 2')
     """
     known = given if isinstance(given, Mapping) else {} if given is None else {"name": given}
-    name, colour = (
-        known.get("name", f"class {number}" if number else "background"),
-        known.get("colour"),
-    )
+    name = known.get("name", f"class {number}" if number else "background")
+    colour = known.get("colour")
     if unknown := next((key for key in known if key not in ("name", "colour")), None):
         raise JobError(
             f"legend.{number}.{unknown}: there is no such key; "

@@ -210,7 +210,8 @@ class _Reader:
         if not (of_user(module) or (self.own and module.partition(".")[0] == self.own)):
             return ["library", origin(module), what.__qualname__]
         if id(what) not in self.names:
-            name, number = f"{module}.{what.__qualname__}", 1
+            name = f"{module}.{what.__qualname__}"
+            number = 1
             while (f"{name} {number}" if number > 1 else name) in self.names.values():
                 number += 1
             self.names[id(what)] = f"{name} {number}" if number > 1 else name

@@ -62,12 +62,10 @@ def _edges(block: Pixels, measured: Flags) -> float:
     """The mean difference of neighbouring measured pixels, over the spread of all: 0 for a flat
     tile, about 1 for noise.
     """
-    grey, known, spread, steps = (
-        _grey(block, measured),
-        measured.any(axis=0),
-        _spread(block, measured),
-        [],
-    )
+    grey = _grey(block, measured)
+    known = measured.any(axis=0)
+    spread = _spread(block, measured)
+    steps = []
     for axis in range(grey.ndim):
         both = np.delete(known, 0, axis) & np.delete(known, -1, axis)
         steps.append(np.abs(np.diff(grey, axis=axis))[both])
@@ -78,7 +76,8 @@ def _edges(block: Pixels, measured: Flags) -> float:
 def _index(block: Pixels, measured: Flags, a: int, b: int) -> float:
     """The mean of (a - b) / (a + b) over pixels of which both bands were measured."""
     both = measured[a - 1] & measured[b - 1]
-    one, two = block[a - 1][both], block[b - 1][both]
+    one = block[a - 1][both]
+    two = block[b - 1][both]
     total = one + two
     return (
         float(((one - two)[total != 0] / total[total != 0]).mean()) if (total != 0).any() else 0.0

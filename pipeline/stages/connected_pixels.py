@@ -27,7 +27,8 @@ def connected(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Dra
     outer = run.labelled(tile)
     seen = outer.within(window)
     found = classes(method.drawer, block, valid, window.start)
-    kinds, seeds = found.kinds[seen], None if found.seeds is None else found.seeds[seen]
+    kinds = found.kinds[seen]
+    seeds = None if found.seeds is None else found.seeds[seen]
     neighbours = method.contract.neighbours(len(outer.shape))
     if method.contract.between and seeds is not None:
         return _between(kinds > 0, seeds, valid[seen], neighbours, outer, run.grid)
@@ -74,7 +75,8 @@ def _between(
     strong.
     """
     ground, many = pieces(lines)
-    leaves, outside = _ends(ground, many, outer, grid)[0], np.zeros(many + 1, bool)
+    leaves = _ends(ground, many, outer, grid)[0]
+    outside = np.zeros(many + 1, bool)
     outside[ground[strong]] = True
     outside[0] = True
     return _filled(valid & ~lines, ground, leaves, outside, neighbours)
@@ -84,7 +86,8 @@ def _ends(ground: Labels, many: int, outer: Box, grid: Grid) -> tuple[Flags, Fla
     """By piece of background: whether it meets a side where the image goes on, and the image's
     edge.
     """
-    leaves, edge = np.zeros(many + 1, bool), np.zeros(many + 1, bool)
+    leaves = np.zeros(many + 1, bool)
+    edge = np.zeros(many + 1, bool)
     for side in sides(outer, grid.whole):
         (leaves if side.open else edge)[ground[side.face]] = True
     return leaves, edge
@@ -114,7 +117,8 @@ def _beside(labels: Labels, asked: Flags, hole: Flags, neighbours: int) -> npt.N
     """Pairs of a hole and an object that touch, by the connectivity of objects."""
     found = [np.zeros((0, 2), np.int64)]
     for here, there in _steps(labels.ndim, full=neighbours > 2 * labels.ndim):
-        a, b = labels[here], labels[there]
+        a = labels[here]
+        b = labels[there]
         for ground, thing in ((a, b), (b, a)):
             touch = asked[ground] & (thing > 0) & ~hole[thing]
             found.append(

@@ -101,7 +101,8 @@ def ranges(survey: Survey, batch: int) -> dict[str, tuple[float, float, str, int
     for tile in survey.batches[batch]:
         for name, values, bins in _features(survey, survey.run.grid.core(tile)):
             if values.size:
-                low, high = values.min().item(), values.max().item()
+                low = values.min().item()
+                high = values.max().item()
                 before = found.get(name, (low, high, "", 0))
                 found[name] = (min(low, before[0]), max(high, before[1]), str(values.dtype), bins)
     return found
@@ -128,7 +129,8 @@ def sample(survey: Survey, item: int) -> Sample:
 
 
 def _picked(survey: Survey, box: Box, highest: int) -> Sample:
-    subject, run = survey.subjects[0], survey.run
+    subject = survey.subjects[0]
+    run = survey.run
     block, known, inside = _around(run, box, subject.steps, subject.what)
     valid = valid_for(subject.what, known)
     origin = tuple(first - cut.start for first, cut in zip(box.start, inside, strict=True))
@@ -275,7 +277,8 @@ def _features(survey: Survey, core: Box) -> Iterator[tuple[str, Any, int]]:
     """The values of each feature at the valid pixels of a core, and the bins for floats."""
     for subject in survey.subjects:
         block, known, inside = _around(survey.run, core, subject.steps, subject.what)
-        valid, bins = valid_for(subject.what, known), float_bins(subject.what)
+        valid = valid_for(subject.what, known)
+        bins = float_bins(subject.what)
         feature = call(subject.what.feature, block, valid)
         if feature.ndim == valid.ndim:
             yield subject.name, measured(feature[inside], valid[inside]), bins

@@ -44,7 +44,8 @@ class Grouping:
 
 def group(run: Run) -> Grouping:
     """Group the labels of all tiles, and write their ids."""
-    tiles, run = np.flatnonzero(run.routes >= FIRST), replace(run, unsure=frozenset(run.mixed()))
+    tiles = np.flatnonzero(run.routes >= FIRST)
+    run = replace(run, unsure=frozenset(run.mixed()))
     seams = _seams(run, tiles)
     everyone, joined, filled = _joined(run, tiles, seams)
     if sheets_of(run):
@@ -112,7 +113,8 @@ def _seams(run: Run, tiles: npt.NDArray[np.intp]) -> _Seams:
     shares: dict[str, list[npt.NDArray[Any]]] = {
         kind: [np.zeros(0)] for kind in ("iou", "seen_iou")
     }
-    status, unknown = members.nodes.status, members.nodes.open
+    status = members.nodes.status
+    unknown = members.nodes.open
     for tile in link.tiles(run):
         if not run.scratch.has(link.link_key(tile)):
             continue
@@ -172,7 +174,11 @@ def _of_classes(run: Run) -> list[int]:
 
 def _members(run: Run, wanted: list[tuple[int, npt.NDArray[np.integer]]]) -> Members:
     """The nodes of some labels of some tiles; tiles and labels ascend."""
-    tile_of, flags, sums, key, status = [], [], [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    tile_of = []
+    flags = []
+    sums = []
+    key = [np.zeros(0, np.int64)]
+    status = [np.zeros(0, np.int64)]
     for tile, labels in wanted:
         mine = run.scratch.load(record_key(tile), "status", "hole", "outside", "key")[1]
         key.append(mine["key"][labels - 1])

@@ -35,7 +35,8 @@ def tiles(run: Run) -> list[int]:
 def trace_tile(work: Publication, tile: int) -> int:
     """Trace the curves of a tile, and write its chains, open ones apart; returns their number."""
     assert work.labels is not None  # noqa: S101  the plan refuses curves without objects
-    run, core = work.run, work.run.grid.core(tile)
+    run = work.run
+    core = work.run.grid.core(tile)
     around = core.grow(1)
     window = around & run.grid.whole
     labels = work.labels.read(window)
@@ -63,7 +64,8 @@ def lines(run: Run) -> Iterator[Lines]:
     row = crossing.keys[0] // run.grid.shape[1]
     mine = set(every)
     for slab in run.grid.slabs():
-        low, high = run.grid.core(slab[0]).start[0], run.grid.core(slab[0]).stop[0]
+        low = run.grid.core(slab[0]).start[0]
+        high = run.grid.core(slab[0]).stop[0]
         begun = crossing.take(np.flatnonzero((row >= low) & (row < high)))
         found = concatenate([begun, *(_load(run, tile, "") for tile in slab if tile in mine)])
         first, second = found.keys

@@ -48,7 +48,8 @@ def measure(run: Run, slab: int) -> Measured:
     """Write a slab's part of the object table, and return its summary."""
     sums, about = gather(run, slab)
     order = np.argsort(about["id"])
-    sums, about = sums.take(order), {name: column[order] for name, column in about.items()}
+    sums = sums.take(order)
+    about = {name: column[order] for name, column in about.items()}
     columns = _columns(run, sums) | {
         "id": about["id"].astype(np.uint64),
         "class": sums.kind.astype(np.int32),

@@ -72,7 +72,8 @@ def name(run: Run, members: Members, groups: Groups) -> tuple[int, int]:
     keys = np.zeros(len(groups.area), np.int64)
     np.maximum.at(keys, groups.of[groups.of >= 0], members.nodes.key[groups.of >= 0])
     stuff = _stuff(run, members, groups)
-    number, highest = 0, int(sums.kind[kept | stuff].max(initial=0))
+    number = 0
+    highest = int(sums.kind[kept | stuff].max(initial=0))
     ids[:-1][stuff], kept = STUFF + sums.kind[stuff], kept & ~stuff
     facts, arrays = save_sums(sums.take(stuff))
     run.joined.save(STUFF_KEY, facts, {**arrays, "status": groups.status[stuff]})
@@ -99,7 +100,8 @@ def _stuff(run: Run, members: Members, groups: Groups) -> npt.NDArray[np.bool_]:
         for k, m in enumerate(run.methods)
         if m.contract.identity == "layered" or m.contract.things is not None
     ]
-    key, of = members.nodes.key, groups.of
+    key = members.nodes.key
+    of = groups.of
     stuff = np.zeros(len(groups.area), bool)
     stuff[
         of[(key > 0) & (key < LAYER) & (of >= 0) & np.isin(run.routes[members.nodes.tile], drawn)]
@@ -117,7 +119,8 @@ def _alone(run: Run, members: Members, tile: int, least: npt.NDArray[np.int64]) 
         & (found["marked"] > 0)
     )
     alone[members.nodes.label[members.of(tile)] - 1] = False
-    highest, kind = int(found["kind"][alone].max(initial=0)), np.concatenate([[0], found["kind"]])
+    highest = int(found["kind"][alone].max(initial=0))
+    kind = np.concatenate([[0], found["kind"]])
     return _Own(
         tile,
         np.where(alone, found["anchor"], -1),
@@ -139,8 +142,10 @@ def _write_table(
     """
     table, ids, kinds = named
     mine = members.of(own.tile)
-    nodes, of = members.nodes.label[mine], groups.of[mine]
-    alone, joined = np.flatnonzero(table > 0), nodes[of >= 0]
+    nodes = members.nodes.label[mine]
+    of = groups.of[mine]
+    alone = np.flatnonzero(table > 0)
+    joined = nodes[of >= 0]
     table[nodes], own.status[joined], own.kind[joined] = (
         ids[of],
         groups.status[of[of >= 0]],

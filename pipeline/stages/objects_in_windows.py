@@ -45,12 +45,14 @@ def _with_stuff(drawn: Drawn, kinds: npt.NDArray[Any], things: Sequence[int]) ->
 
     The pixels of objects vote on their classes.
     """
-    thing, number = np.isin(kinds, things), len(drawn.whole)
+    thing = np.isin(kinds, things)
+    number = len(drawn.whole)
     free = (drawn.labels == 0) & (kinds > 0) & ~thing
     names, where = np.unique(kinds[free], return_inverse=True)
     labels = drawn.labels.copy()
     labels[free] = number + where
-    more, none = np.ones(len(names), bool), np.zeros(number + len(names), bool)
+    more = np.ones(len(names), bool)
+    none = np.zeros(number + len(names), bool)
     return replace(
         drawn,
         labels=labels,
@@ -93,7 +95,8 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
         drawn = draw(drawer, block, valid, window.start, part=ground)
     labels = np.ascontiguousarray(drawn[outer.within(window)])
     of = sketch.of(labels)
-    whole, doubted = sketch.whole(labels, of), sketch.doubt[of]
+    whole = sketch.whole(labels, of)
+    doubted = sketch.doubt[of]
     for one in enlarged:
         whole[0] &= one.labels is not None or not method.contract.partial
         if one.labels is not None:
@@ -101,7 +104,8 @@ def _things(run: Run, tile: int, block: npt.NDArray[Any], valid: Flags) -> Drawn
                 one.mine
             ]
             new = np.ones(int(one.labels.max(initial=0)), bool)
-            whole, doubted = np.append(whole, new), np.append(doubted, new & one.doubted)
+            whole = np.append(whole, new)
+            doubted = np.append(doubted, new & one.doubted)
     return _compact(labels, whole, len(enlarged), doubted)
 
 
@@ -109,7 +113,8 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
     """The pieces that meet the core and continue beyond the sketch, each in a window of its own."""
     from scipy import ndimage
 
-    left, unfinished = sketch.piece.copy(), sketch.unfinished(core)
+    left = sketch.piece.copy()
+    unfinished = sketch.unfinished(core)
     spans = ndimage.find_objects(left, max(unfinished, default=-1))
     for p in unfinished:
         around = Box(
@@ -121,12 +126,14 @@ def _enlarged(run: Run, tile: int, sketch: Sketch, core: Box) -> Iterator[Enlarg
                 strict=True,
             )
         )
-        mine, inside = left[around.within(sketch.box)] == p, around & core
+        mine = left[around.within(sketch.box)] == p
+        inside = around & core
         if not mine[inside.within(around)].any():  # part of a piece that was found before
             continue
         box, whole, found = _hold(run, tile, mine, around, sketch.box)
         shared = box & sketch.box
-        here, mine = shared.within(sketch.box), whole[shared.within(box)]
+        here = shared.within(sketch.box)
+        mine = whole[shared.within(box)]
         left[here][mine] = 0
         # a window that cut it may have cut connected parts
         if found is None and not run.method(tile).contract.probation:
@@ -253,22 +260,29 @@ def _hold(
         lost = seen is not None and any(_end(window, side) == _end(seen, side) for side in goes_on)
         if lost or not run.fits(method, window):
             return around, mine, None
-        seen, step, box = window, 2 * step, trusted(window, image, reach)
+        seen = window
+        step = 2 * step
+        box = trusted(window, image, reach)
         view = run.seen(tile, window)
         piece, _ = pieces(support(drawer, view.shown, view.valid, window.start)[box.within(window)])
-        found, gone = piece == piece[place.within(box)], not piece[place.within(box)].all()
+        found = piece == piece[place.within(box)]
+        gone = not piece[place.within(box)].all()
         if not method.contract.probation and (
             gone or around not in box or not found[around.within(box)][mine].all()
         ):
             raise _other_ground(method, box)
-        around, mine, vanished = box, found, vanished or gone
+        around = box
+        mine = found
+        vanished = vanished or gone
         extent = _extent(mine, box)
     if seen is None:  # another piece took a part of this one, and the rest does not continue
         raise _other_ground(method, box)
     # as small as possible, to draw nothing else of the window
     tight = extent.grow(reach + 1) & window
-    cut, around = tight.within(window), trusted(tight, image, reach)
-    mine, part = mine[around.within(box)], np.zeros(tight.shape, bool)
+    cut = tight.within(window)
+    around = trusted(tight, image, reach)
+    mine = mine[around.within(box)]
+    part = np.zeros(tight.shape, bool)
     part[around.within(tight)] = mine
     drawn = draw(drawer, view.shown[(slice(None), *cut)], view.valid[cut], tight.start, part)[
         around.within(tight)
@@ -289,7 +303,8 @@ def _other_ground(method: Method, box: Box) -> SegmenterError:
 
     For a segmenter on probation, only if the piece can then not be followed.
     """
-    name, reach = name_of(method.segmenter), method.contract.reach
+    name = name_of(method.segmenter)
+    reach = method.contract.reach
     stated = (
         "it states no reach"
         if method.contract.probation
@@ -308,7 +323,8 @@ def trusted(window: Box, image: Box, reach: int) -> Box:
     """The part of a window that pixels beyond it cannot change: less by ``reach`` where the image
     continues.
     """
-    start, stop = list(window.start), list(window.stop)
+    start = list(window.start)
+    stop = list(window.stop)
     for side in sides(window, image):
         if side.open and side.high:
             stop[side.axis] -= reach
@@ -336,7 +352,8 @@ def _end(window: Box, side: Side) -> int:
 
 def _extended(window: Box, where: list[Side], step: int) -> Box:
     """A window with ``step`` more pixels on some of its sides."""
-    start, stop = list(window.start), list(window.stop)
+    start = list(window.start)
+    stop = list(window.stop)
     for side in where:
         if side.high:
             stop[side.axis] += step

@@ -130,7 +130,8 @@ def drawers(run: Run) -> tuple[Run, ...]:
 def layered(run: Run, tile: int, _block: npt.NDArray[Any], _valid: Flags) -> Drawn:
     """The visible parts of the layers in a tile."""
     core = run.grid.core(tile)
-    shown, doubt = np.zeros(core.shape, np.int32), np.zeros(core.shape, np.int8)
+    shown = np.zeros(core.shape, np.int32)
+    doubt = np.zeros(core.shape, np.int8)
     seen: list[_Part] = []
     first = 1
     for number, sheet in enumerate(sheets_of(run), start=1):
@@ -159,7 +160,8 @@ def _alone(run: Run, method: Method) -> Run:
 
 
 def _part(sheet: Sheet, number: int, tile: int) -> _Part:
-    run, layer = sheet.run, sheet.layer
+    run = sheet.run
+    layer = sheet.layer
     labels = run.scratch.load(pixels_key(tile), "labels")[1]["labels"].astype(np.int32, copy=False)
     table = run.joined.load(table_key(tile), "ids", "status", "kind")[1]
     on_seams = run.scratch.load(record_key(tile), "on_seams")[1]["on_seams"]

@@ -20,7 +20,8 @@ from pipeline.stages.object_ids import STUFF_KEY
 from pipeline.stages.publish import Publication
 from pipeline.stages.stitching import CERTIFICATES
 
-SEGMENTS, SEGMENTS_INFO = "panoptic.png", "panoptic.json"
+SEGMENTS = "panoptic.png"
+SEGMENTS_INFO = "panoptic.json"
 _COLUMNS = ("id", "class", "area", "column_min", "row_min", "column_max", "row_max", "certificate")
 
 
@@ -38,12 +39,10 @@ def write_panoptic(
     work: Publication, found: Grouping, table: Path, image: str, staging: Path
 ) -> None:
     """Write COCO's PNG and JSON from the staged labels, classes and table."""
-    labels, classes, frame, stuff = (
-        work.labels,
-        work.classes,
-        work.run.source.frame,
-        list(_stuff(work.run, found.objects)),
-    )
+    labels = work.labels
+    classes = work.classes
+    frame = work.run.source.frame
+    stuff = list(_stuff(work.run, found.objects))
     if labels is None or classes is None or classes.legend is None:
         raise ValueError("a panoptic result is made of labels and classes")
     number = np.zeros(classes.fill + 1, np.int64)
@@ -68,10 +67,8 @@ def write_panoptic(
 
 def _stuff(run: Run, objects: int) -> Iterator[dict[str, Any]]:
     """A row for each class of stuff, like the table's row for each thing."""
-    sums, status = (
-        load_sums(run.joined, STUFF_KEY),
-        run.joined.load(STUFF_KEY, "status")[1]["status"],
-    )
+    sums = load_sums(run.joined, STUFF_KEY)
+    status = run.joined.load(STUFF_KEY, "status")[1]["status"]
     for k, kind in enumerate(sums.kind.tolist()):
         values = (
             objects + 1 + k,

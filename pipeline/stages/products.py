@@ -23,9 +23,13 @@ from pipeline.stages.publish import CLASSES, LABELS
 from pipeline.storage.atomic_files import commit, discard
 from pipeline.storage.run_record import RECORD, parsed, read_record
 
-COG, CLASSES_COG = "labels.tif", "classes.tif"
-OME_TIFF, CLASSES_OME_TIFF = "labels.ome.tif", "classes.ome.tif"
-TABLE, LINES, PICTURE = "objects.parquet", "lines.gpkg", "overview.png"
+COG = "labels.tif"
+CLASSES_COG = "classes.tif"
+OME_TIFF = "labels.ome.tif"
+CLASSES_OME_TIFF = "classes.ome.tif"
+TABLE = "objects.parquet"
+LINES = "lines.gpkg"
+PICTURE = "overview.png"
 PUBLISHED = (
     *(LABELS, COG, OME_TIFF, CLASSES, CLASSES_COG, f"{CLASSES_COG}.aux.xml", CLASSES_OME_TIFF),
     *(SEGMENTS, SEGMENTS_INFO, TABLE, LINES, PICTURE),
@@ -41,7 +45,8 @@ NAMES = (
 """All names of products, and of files that other programs write beside them."""
 HIDDEN = ".tilewise"
 """The folder in a result's folder for everything but products."""
-BEFORE, JOURNAL = "before", "published.json"
+BEFORE = "before"
+JOURNAL = "published.json"
 """In it: the result that a run replaces, and the list of the products that the run moves there."""
 
 Inventory = dict[str, dict[str, Any]]

@@ -23,7 +23,9 @@ from pipeline.stages.route import needed
 
 Layout = tuple[tuple[int, ...], tuple[int, ...] | None]
 """The shape of a chunk, and of a shard if there are any."""
-LABELS, CLASSES, NESTED = "labels.zarr", "classes.zarr", "nested.zarr"
+LABELS = "labels.zarr"
+CLASSES = "classes.zarr"
+NESTED = "nested.zarr"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ def _beside(
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Slices of a core's pixels that have a next pixel along an axis, and of these next pixels."""
     last = min(core[axis].stop, extent - 1)
-    here, there = list(core), list(core)
+    here = list(core)
+    there = list(core)
     here[axis], there[axis] = slice(core[axis].start, last), slice(core[axis].start + 1, last + 1)
     return tuple(here), tuple(there)

@@ -92,7 +92,8 @@ def all_alike(plan: Routing) -> list[tuple[int, Counts]]:
 
 
 def _route(plan: Routing, tile: int) -> tuple[int, Counts]:
-    core, source = plan.run.grid.core(tile), plan.run.source
+    core = plan.run.grid.core(tile)
+    source = plan.run.source
     step = max(1, -(-max(core.shape) // GLANCE))
     glance = source.glance(core, step)
     measured = where_measured(source, core, glance, step)

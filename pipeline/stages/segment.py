@@ -62,7 +62,8 @@ class Segmented(TypedDict):
 
 def order(run: Run) -> list[int]:
     """The tiles to segment, in an order that decodes few chunks of the source more than once."""
-    tiles, frame = np.flatnonzero(run.routes >= FIRST), run.source.frame
+    tiles = np.flatnonzero(run.routes >= FIRST)
+    frame = run.source.frame
     if frame.chunks[-1] < frame.shape[-1]:
         tiles = tiles[np.argsort(tiles % run.grid.counts[-1] // STRIP, kind="stable")]
     return list(map(int, tiles))
@@ -73,7 +74,9 @@ def segment(run: Run, tile: int) -> Segmented:
     seconds.
     """
     began = time.perf_counter()
-    method, core, frame = run.method(tile), run.grid.core(tile), run.source.frame
+    method = run.method(tile)
+    core = run.grid.core(tile)
+    frame = run.source.frame
     window = run.window(tile)
     seen = run.seen(tile, window)
     drawn = DRAW[method.contract.identity](run, tile, seen.shown, seen.valid)
@@ -81,7 +84,8 @@ def segment(run: Run, tile: int) -> Segmented:
     inside = core.within(window)
     labels = np.ascontiguousarray(drawn.labels[mine])
     seeds, votes = (None if each is None else each[mine] for each in (drawn.seeds, drawn.votes))
-    pixels, number = seen.block[(slice(None), *inside)], len(drawn.whole) - 1
+    pixels = seen.block[(slice(None), *inside)]
+    number = len(drawn.whole) - 1
     areas = (
         partial(pixel_areas, frame, columns=(core.start[-1], core.stop[-1]), ground=ground(run))
         if vary(frame)
@@ -107,7 +111,8 @@ def segment(run: Run, tile: int) -> Segmented:
         survey(run, tile, drawn, seen.prepared, seen.valid),
         lost,
     )
-    number, seconds = int((sums.area > 0)[~drawn.hole[1:]].sum()), time.perf_counter() - began
+    number = int((sums.area > 0)[~drawn.hole[1:]].sum())
+    seconds = time.perf_counter() - began
     told = [*method.segmenter.told] if isinstance(method.segmenter, Remarks) else []
     told += [on_probation(method.segmenter)] if method.contract.probation else []
     return {

@@ -151,7 +151,9 @@ def compare_keys(a: View, b: View) -> Seam:
     pairs, _ = _pairs(a.labels, b.labels)
     differ = pairs[~_drawn_alike(a, b, pairs) & ~(a.whole[pairs[:, 0]] & b.whole[pairs[:, 1]])]
     doubts = [np.unique(differ[:, k][differ[:, k] > 0]) for k in (0, 1)]
-    none, nothing, nowhere = np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0, np.int64)
+    none = np.zeros((0, 2), np.int64)
+    nothing = np.zeros(0)
+    nowhere = np.zeros(0, np.int64)
     disputed = [np.stack([labels, np.full(len(labels), DISPUTED)], axis=1) for labels in doubts]
     return Seam(none, none, nothing, none, nothing, disputed[0], disputed[1], nowhere, nowhere)
 
@@ -277,7 +279,8 @@ def settle(nodes: Nodes, group: Integers, filled: Booleans) -> Groups:
     """
     counts = (~nodes.hole | filled) & (nodes.area > 0)
     names, of = np.unique(group[counts], return_inverse=True)
-    area, status = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
+    area = np.zeros(len(names), np.int64)
+    status = np.zeros(len(names), np.int64)
     anchor = np.full(len(names), np.iinfo(np.int64).max)
     np.add.at(area, of, nodes.area[counts])
     np.maximum.at(status, of, np.where(nodes.hole[counts], PROVED, nodes.status[counts]))

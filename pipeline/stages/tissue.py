@@ -60,7 +60,8 @@ def tissue(run: Run) -> Tissue:
     seen = run.source.glance(whole, step)
     valid = np.asarray(where_measured(run.source, whole, seen, step)[:3].all(axis=0))
     colours = seen[:3].astype(np.float64)
-    high, low = colours.max(axis=0), colours.min(axis=0)
+    high = colours.max(axis=0)
+    low = colours.min(axis=0)
     saturation = smooth(
         np.divide(high - low, high, out=np.zeros(high.shape), where=valid & (high > 0)),
         valid,
