@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -99,7 +99,7 @@ class Engine(Protocol):
         needs: Callable[[int], Needs] | None = None,
         reserved: Collection[str] = (),
         label: str = "",
-    ) -> Iterator[Outcome[T]]:
+    ) -> Generator[Outcome[T], None, None]:
         """Call ``function(context, item)`` for every item.
 
         Parameters

@@ -20,7 +20,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from pipeline.engine.batches import Batch, Done, Lost, Queue
@@ -89,7 +89,7 @@ class OnDask(Closing):
         needs: Callable[[int], Needs] | None = None,
         reserved: Collection[str] = (),
         label: str = "",
-    ) -> Iterator[Outcome[T]]:
+    ) -> Generator[Outcome[T], None, None]:
         """See :meth:`Engine.run`."""
         errand = Errand(function, context, self._deadline)
         workers = self._workers(reserved)

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from types import FrameType
 from typing import Self
 
@@ -68,7 +68,7 @@ class Local(Closing):
         needs: Callable[[int], Needs] | None = None,  # noqa: ARG002 - one item at a time takes what it needs
         reserved: Collection[str] = (),  # noqa: ARG002
         label: str = "",  # noqa: ARG002
-    ) -> Iterator[Outcome[T]]:
+    ) -> Generator[Outcome[T], None, None]:
         """See :meth:`Engine.run`."""
         with graceful() as stop:
             for item in items:

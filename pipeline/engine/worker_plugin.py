@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
+
 from pipeline.engine.batches import AIM, Done
 from pipeline.engine.contract import Outcome, T
 from pipeline.engine.in_process import attempt, root_cause
@@ -33,6 +35,10 @@ class Errand:
     context: Any
     deadline: float | None
 
+    def __reduce__(self) -> tuple[Callable[[bytes], Errand], tuple[bytes]]:
+        """Travel as bytes, which a worker unpacks when it has loaded what it loads at its start."""
+        return _received, (cloudpickle.dumps((self.function, self.context, self.deadline)),)
+
     def attempt(self, item: int) -> Outcome[Any]:
         """Call the function for one item; the process ends if it takes too long.
 
@@ -47,6 +53,16 @@ class Errand:
             return attempt(self.function, self.context, item)
         finally:
             watch.cancel()
+
+
+def _received(packed: bytes) -> Errand:
+    _wait_for_imports()
+    return Errand(*cloudpickle.loads(packed))
+
+
+def _wait_for_imports() -> None:
+    for thread in LOADING:
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -95,8 +111,7 @@ def perform(token: str, items: Sequence[int]) -> Done:
     """Run a batch: the task that Dask sees."""
     from distributed import get_worker
 
-    for thread in LOADING:
-        thread.join()
+    _wait_for_imports()
     plugins = get_worker().plugins
     errand = vars(plugins[token])["errand"]
     outcomes = []

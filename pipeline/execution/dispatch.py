@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -61,12 +62,12 @@ class Dispatcher:
         """
         work = list(items)
         stage = self.named(stage)
-        outcomes = self.engine.run(function, context, work, label=stage)
-        for done, outcome in enumerate(outcomes, start=1):
-            if outcome.error is not None:
-                raise TilesError(f"{stage} {outcome.item}: {outcome.error}")
-            self.watch(Event(stage, done, len(work)))
-            yield outcome.item, outcome.value  # type: ignore[misc]
+        with closing(self.engine.run(function, context, work, label=stage)) as outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
+                if outcome.error is not None:
+                    raise TilesError(f"{stage} {outcome.item}: {outcome.error}")
+                self.watch(Event(stage, done, len(work)))
+                yield outcome.item, outcome.value  # type: ignore[misc]
 
     def all(
         self, stage: str, function: Callable[[Any, int], T], context: Any, items: Iterable[int]

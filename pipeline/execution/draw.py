@@ -5,6 +5,7 @@ object. Every step skips what the scratch store holds already.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -94,15 +95,19 @@ def segment(run: Run, draft: Plan, dispatcher: Dispatcher) -> None:
     event = Event(stage, len(kept), len(tiles), empty=len(run.grid) - len(tiles))
     failures = Failures(run, len(tiles))
     reserved = {name for tile in todo for name in run.needs(tile)}
-    for outcome in dispatcher.engine.run(
-        segment_tile, run, todo, needs=run.needs, reserved=reserved, label=stage
-    ):
-        dispatcher.clock.add(run, outcome)
-        event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
-        dispatcher.watch(event)
-        failures.add(outcome)
-        if outcome.error is not None:
-            failures.stop_if_hopeless(event.done)
+    # closed at once if a tile ends the run: the engine sets back what Ctrl-C does
+    with closing(
+        dispatcher.engine.run(
+            segment_tile, run, todo, needs=run.needs, reserved=reserved, label=stage
+        )
+    ) as outcomes:
+        for outcome in outcomes:
+            dispatcher.clock.add(run, outcome)
+            event = event.after(outcome.value, run.grid.name(outcome.item), outcome.error)
+            dispatcher.watch(event)
+            failures.add(outcome)
+            if outcome.error is not None:
+                failures.stop_if_hopeless(event.done)
     if failures.every:
         _refuse(failures, draft, dispatcher)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -272,11 +273,13 @@ def _spread(tiles: Sequence[int], most: int) -> list[int]:
 def _trials(run: Run, tiles: Sequence[int], dispatcher: Dispatcher) -> list[tuple[float, int]]:
     """What `trial` finds for some tiles. TilesError if one fails."""
     found = []
-    for outcome in dispatcher.engine.run(trial, run, tiles, needs=run.needs, label="sample"):
-        if outcome.error:
-            raise TilesError(f"{run.grid.name(outcome.item)} of the sample: {outcome.error}")
-        if outcome.value:
-            found.append(outcome.value)
+    work = dispatcher.engine.run(trial, run, tiles, needs=run.needs, label="sample")
+    with closing(work) as outcomes:
+        for outcome in outcomes:
+            if outcome.error:
+                raise TilesError(f"{run.grid.name(outcome.item)} of the sample: {outcome.error}")
+            if outcome.value:
+                found.append(outcome.value)
     return found
 
 

@@ -69,7 +69,7 @@ def scale(frame: Frame) -> PixelSize | None:
     how far the planes of a map are apart.
 
     >>> scale(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
-    Scale(unit='um', factor=1.0, ellipsoid=None)
+    PixelSize(unit='um', factor=1.0, ellipsoid=None)
     """
     if frame.transform is not None and frame.ndim != 2:
         return None

@@ -433,7 +433,7 @@ def test_places_that_cannot_be(options, message):
     """GPUs of this machine for a cluster that is not of this command, or for more processes than
     there are, are refused.
     """
-    from pipeline.__main__ import _place
+    from pipeline.cli.runs import _place
 
     given = dict(zip(options[::2], options[1::2], strict=True))
     with pytest.raises(JobError, match=message):
