@@ -39,8 +39,8 @@ class Segmenter(Protocol):
         Returns
         -------
         ndarray or Keyed
-            Labels, integers of the block's shape without the axis of bands, 0 for background. `Keyed`
-            only where ``identity`` is ``keyed``.
+            Labels, integers of the block's shape without the axis of bands, 0 for background.
+            `Keyed` only where ``identity`` is ``keyed``.
         """
         ...
 
@@ -231,8 +231,8 @@ class Contract:
         Returns
         -------
         Contract
-            What it states. ``device`` is ``gpu`` for ``cuda…`` and ``mps…``, and ``probation`` is found
-            from the rest.
+            What it states. ``device`` is ``gpu`` for ``cuda…`` and ``mps…``, and ``probation`` is
+            found from the rest.
 
         Raises
         ------
