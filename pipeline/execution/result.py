@@ -47,24 +47,10 @@ class Event:
     """What failed last, if this event tells of a failure."""
     at: float = field(default_factory=time.monotonic, compare=False)
 
-    def after(self, value: Segmented | None, name: str, error: str | None) -> Event:
-        """Give the event that follows when one more tile is done.
-
-        Parameters
-        ----------
-        value
-            What was drawn in the tile, as numbers of labels and of pixels; None if it failed.
-        name
-            What messages call the tile.
-        error
-            Why the tile failed; None if it did not.
-
-        Returns
-        -------
-        Event
-            With ``done`` one higher. If the tile failed, ``failed`` is one higher too and ``fault``
-            says why; otherwise its labels and pixels are added to ``objects`` and ``pixels``.
-        """
+    def after(
+        self, value: Segmented | None, name: str, error: str | None
+    ) -> Event:  # numpydoc ignore=PR01,RT01
+        """Give the event that follows when one more tile is done."""
         step = replace(self, done=self.done + 1, at=time.monotonic(), fault="")
         if error is not None or value is None:
             return replace(step, failed=self.failed + 1, fault=f"{name}: {error}")
@@ -76,14 +62,8 @@ class Event:
 Watch: TypeAlias = Callable[[Event], None]
 
 
-def silent(_event: Event) -> None:
-    """Ignore an event: the `Watch` for a run that reports no progress.
-
-    Parameters
-    ----------
-    _event
-        Any event.
-    """
+def silent(_event: Event) -> None:  # numpydoc ignore=PR01
+    """Ignore an event: the `Watch` of a run that reports no progress."""
 
 
 OPENED_BY = {
@@ -142,8 +122,7 @@ class Result:
         Returns
         -------
         dict
-            By name: the job, the plan, the number of objects, their certificates, the fingerprint
-            of the image, and more.
+            By name: the job, the plan, the number of objects, their certificates and more.
 
         Raises
         ------
@@ -225,8 +204,7 @@ class Result:
         Returns
         -------
         xarray.DataArray
-            With the dims (y, x) or (z, y, x). The coordinates are those of pixel centres, with
-            ``spatial_ref`` where the image has a CRS.
+            (y, x) or (z, y, x), at pixel centres; with ``spatial_ref`` where the image has a CRS.
 
         Raises
         ------
@@ -517,17 +495,6 @@ def _geotransform(frame: Frame) -> tuple[float, ...]:
     return (c, a, b, f, d, e)
 
 
-def as_json(event: Event) -> str:
-    """Write an event as one line of JSON.
-
-    Parameters
-    ----------
-    event
-        The event. Its time is left out.
-
-    Returns
-    -------
-    str
-        A JSON object of the event's other fields, without a line break.
-    """
+def as_json(event: Event) -> str:  # numpydoc ignore=PR01,RT01
+    """Write an event as one line of JSON, without its time."""
     return json.dumps({key: value for key, value in asdict(event).items() if key != "at"})

@@ -70,8 +70,8 @@ class Network:
     """
 
     margin: int | None = None
-    """Pixels, 0 or more, that are read around the kept part of each patch. None: the network's reach.
-    With less than the reach, patches are blended and nothing is proved.
+    """Pixels, 0 or more, that are read around the kept part of each patch. None: the reach. With
+    less, patches are blended and nothing is proved.
     """
 
     pixel_size: Literal["same", "resample", "any"] = "same"
@@ -429,26 +429,14 @@ class Network:
         )
 
     @property
-    def resident(self) -> Resident:
-        """The network, loaded in this process.
-
-        Returns
-        -------
-        Resident
-            It is loaded at the first call and kept.
-        """
+    def resident(self) -> Resident:  # numpydoc ignore=RT01
+        """The network, loaded in this process."""
         way = Way(available(self.device), self.precision, self.compiled, self.flips, self.unsafe)
         return resident(self._bundle, str(self.sha256), way)
 
     @property
-    def moved(self) -> bool:
-        """Whether another device computes in this process than was asked for.
-
-        Returns
-        -------
-        bool
-            True, for example, where the GPU's memory did not suffice.
-        """
+    def moved(self) -> bool:  # numpydoc ignore=RT01
+        """Whether another device computes in this process than was asked for."""
         return self.resident.moved
 
     @property
