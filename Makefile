@@ -14,7 +14,7 @@ SEED := $(or $(SEED),$(shell date +%s))
 PUBLIC := $(wildcard pipeline/api/*.py) pipeline/__init__.py pipeline/errors.py pipeline/workflow.py \
   pipeline/jobs/job.py pipeline/jobs/layers.py pipeline/jobs/routing.py pipeline/execution/result.py \
   pipeline/engine/__init__.py pipeline/engine/contract.py pipeline/engine/given.py \
-  pipeline/imageops/preprocessing.py pipeline/imageops/features.py \
+  pipeline/imageops/preprocessing.py pipeline/imageops/features.py pipeline/sources/__init__.py pipeline/sources/contract.py \
   $(addprefix pipeline/segmenters/,adapters.py blobs.py cluster.py contract.py detector.py edge.py merged_superpixels.py network.py \
     network_base.py pixel_features.py region_growing.py superpixel.py threshold.py watershed.py whole_window.py)
 
