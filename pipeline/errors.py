@@ -26,8 +26,14 @@ from pipeline.redaction import redacted
 
 
 class TilewiseError(Exception):
-    """The root: anything that Tilewise refuses or reports, with the exit code of a command that
-    ends with it.
+    """The root of all errors that Tilewise raises on purpose.
+
+    ``exit_code`` is the exit code of a command that ends with the error.
+
+    Parameters
+    ----------
+    message
+        What was given, what is allowed and what to do. Passwords in addresses are hidden.
     """
 
     exit_code = 2
@@ -79,9 +85,22 @@ class Interrupted(TilewiseError, RuntimeError):
 
 
 def nearest(word: object, allowed: Iterable[str]) -> str:
-    """The words allowed, and the one most like ``word``: the tail of an error about a misspelt
-    name.
+    """Say which words are allowed, for the end of an error about a misspelt name.
 
+    Parameters
+    ----------
+    word
+        What was given.
+    allowed
+        The words that are allowed, in any order.
+
+    Returns
+    -------
+    str
+        The words, sorted, and a question whether the most similar was meant, if one is similar.
+
+    Examples
+    --------
     >>> nearest("treshold", ["watershed", "threshold"])
     "allowed: threshold, watershed; did you mean 'threshold'?"
     """
@@ -90,6 +109,21 @@ def nearest(word: object, allowed: Iterable[str]) -> str:
 
 
 def like(word: object, allowed: Iterable[str], *, asked: str = "did you mean") -> str:
-    """A question whether the word most like ``word`` was meant; nothing where none is like it."""
+    """Ask whether the most similar word was meant.
+
+    Parameters
+    ----------
+    word
+        What was given.
+    allowed
+        The words that are allowed.
+    asked
+        How the question begins.
+
+    Returns
+    -------
+    str
+        The question, after a semicolon; empty where no word is similar.
+    """
     close = difflib.get_close_matches(str(word), list(allowed), n=1)
     return f"; {asked} {close[0]!r}?" if close else ""

@@ -128,12 +128,22 @@ def _run_to_address(job: Job, engine: EngineLike, *, fresh: bool, watch: Watch) 
 
 
 def finished(job: Job) -> Result | None:
-    """The result of this very job, if its output holds it; no cluster is started for that.
+    """Give the result of this very job, if its output holds it.
+
+    Parameters
+    ----------
+    job
+        The job. No engine is started for it.
+
+    Returns
+    -------
+    Result or None
+        None where there is no result, or its run is not complete.
 
     Raises
     ------
     ResumeError
-        If the output holds another job's result.
+        If the output holds another job's result, or lacks files of this one.
     OutputError
         If files lie in the way that no run has written.
     """

@@ -24,11 +24,23 @@ class Facts(dict[str, Any]):
     """
 
     def shown(self) -> dict[str, Any]:
-        """Return the facts as people read them."""
+        """Give the facts as people read them; a subclass may put sizes and names into words.
+
+        Returns
+        -------
+        dict
+            From names to what YAML can hold.
+        """
         return dict(self)
 
     def json(self) -> str:
-        """Return the facts as JSON, as ``--json`` prints them."""
+        """Give the facts as JSON, as ``--json`` prints them.
+
+        Returns
+        -------
+        str
+            A JSON object, indented by one space.
+        """
         return json.dumps(self, indent=1)
 
     def __str__(self) -> str:

@@ -16,7 +16,13 @@ class ImageFacts(Facts):
     """What `info` knows of an image, by name: ``shape``, ``bands``, ``dtype``, ``crs``, …."""
 
     def shown(self) -> dict[str, Any]:
-        """Return the facts as people read them: sizes in words, the CRS by its name."""
+        """Give the facts as people read them: sizes in words, the CRS by its name.
+
+        Returns
+        -------
+        dict
+            From names to what YAML can hold.
+        """
         return shown(self)
 
 
@@ -76,7 +82,22 @@ def info(
 
 
 def with_reader(image: Any, **options: Any) -> Any:
-    """Join an image and the options of its reader: the image itself where no option is given."""
+    """Join an image and the options of its reader.
+
+    Parameters
+    ----------
+    image
+        A path or an address, an array, or a mapping with ``path`` and options of the reader.
+    **options
+        More options of the reader. Those that are None count as not given; the others take the
+        place of options in the mapping.
+
+    Returns
+    -------
+    object
+        ``image`` itself where no option is given; otherwise a mapping with ``path`` and the
+        options, as a job's ``source`` is written.
+    """
     given = {key: value for key, value in options.items() if value is not None}
     if not given:
         return image

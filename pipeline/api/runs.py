@@ -43,17 +43,25 @@ class PlannedRun(Facts):
 
     @property
     def refused(self) -> TilewiseError | None:
-        """Why `run` would refuse the job; None where it would not."""
+        """Why `run` would refuse the job.
+
+        Returns
+        -------
+        TilewiseError or None
+            The error that `run` would raise; None where it would run the job.
+        """
         return self._found.refused
 
     def picture(self, path: str | os.PathLike[str]) -> None:
-        """Write a PNG: the image in grey, each tile in the colour of its route, dark where it is
-        done already.
+        """Write a picture of the plan as a PNG.
+
+        It shows the image in grey and each tile in the colour of its route. Tiles that are done
+        already are dark.
 
         Parameters
         ----------
         path
-            The file.
+            The PNG file to write.
         """
         self._found.picture(Path(path))
 
@@ -124,7 +132,20 @@ def run(
 
 
 def hinted(function: Callable[P, R]) -> Callable[P, R]:
-    """Say of an argument that a function has not where an option of this name belongs."""
+    """Wrap a function so that a wrong argument's error says where an option of this name belongs.
+
+    Parameters
+    ----------
+    function
+        A function with keyword arguments; an argument ``segmenter``, or its second one, names the
+        kinds whose options are searched.
+
+    Returns
+    -------
+    Callable
+        A function with the same signature. It raises TypeError for an argument that ``function``
+        does not have, and names the place where the option belongs or the nearest spelling.
+    """
     allowed = inspect.signature(function).parameters
 
     @functools.wraps(function)
@@ -357,7 +378,28 @@ def plan(
 
 
 def job_of(given: JobLike, changes: Mapping[str, Any] | None = None) -> Job:
-    """Return the job that is meant: itself, or what a mapping or a file holds."""
+    """Turn what `run` and `plan` accept into a job.
+
+    Parameters
+    ----------
+    given
+        A `Job`, which is returned as it is; a mapping of its keys; or the path of a job file
+        (YAML).
+    changes
+        Values by dotted key, such as ``{"tiles.size": 512}``, that take the place of the job
+        file's. They are allowed only with a file.
+
+    Returns
+    -------
+    Job
+        The job, validated.
+
+    Raises
+    ------
+    JobError
+        If ``given`` is nothing of this kind, the file or a key is wrong, or ``changes`` come with
+        a job that is not in a file.
+    """
     if isinstance(given, (str, os.PathLike)):
         try:
             return from_yaml(given, changes)

@@ -32,7 +32,7 @@ class Event:
     """How far a stage has come."""
 
     stage: str
-    """Its name."""
+    """The name of the stage."""
     done: int
     """Pieces of work done, failed ones included."""
     total: int
@@ -47,8 +47,10 @@ class Event:
     """What failed last, if this event tells of a failure."""
     at: float = field(default_factory=time.monotonic, compare=False)
 
-    def after(self, value: Segmented | None, name: str, error: str | None) -> Event:
-        """The event that follows when one more tile is done."""
+    def after(
+        self, value: Segmented | None, name: str, error: str | None
+    ) -> Event:  # numpydoc ignore=PR01,RT01
+        """Give the event that follows when one more tile is done."""
         step = replace(self, done=self.done + 1, at=time.monotonic(), fault="")
         if error is not None or value is None:
             return replace(step, failed=self.failed + 1, fault=f"{name}: {error}")
@@ -60,8 +62,8 @@ class Event:
 Watch: TypeAlias = Callable[[Event], None]
 
 
-def silent(_event: Event) -> None:
-    """Say nothing."""
+def silent(_event: Event) -> None:  # numpydoc ignore=PR01
+    """Ignore an event: the `Watch` of a run that reports no progress."""
 
 
 OPENED_BY = {
@@ -91,12 +93,8 @@ THUMBNAIL = 512
 class Result:
     """The output folder of a run: labels, classes, table of objects and record, read when asked.
 
-    `run` and `segment` return it, and `open_result` opens one that was made before.
-
-    Parameters
-    ----------
-    path
-        The folder, or its address (``s3://…``).
+    `run` and `segment` return it, and `open_result` opens one that was made before. ``path`` is the
+    folder, or its address (``s3://…``).
 
     Examples
     --------
@@ -115,12 +113,16 @@ class Result:
     """
 
     path: str
-    """The folder, or its address."""
+    """The folder, or its address (``s3://…``)."""
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What ``run.json`` says: the job, the plan, the number of objects, their certificates, the
-        fingerprint of the image.
+        """What ``run.json`` says of the run.
+
+        Returns
+        -------
+        dict
+            By name: the job, the plan, the number of objects, their certificates and more.
 
         Raises
         ------
@@ -136,8 +138,12 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether every tile has its labels. False: some tiles failed or could not be read; see
-        `missing`.
+        """Whether every tile has its labels.
+
+        Returns
+        -------
+        bool
+            False if some tiles failed or could not be read; `missing` names them.
 
         Raises
         ------
@@ -148,7 +154,12 @@ class Result:
 
     @property
     def certificates(self) -> dict[str, int]:
-        """The number of objects by certificate: ``proved``, ``agreed`` and ``disputed``.
+        """The number of objects by certificate.
+
+        Returns
+        -------
+        dict
+            From ``proved``, ``agreed`` and ``disputed`` to a number of objects, 0 or more.
 
         Raises
         ------
@@ -162,10 +173,13 @@ class Result:
 
     @property
     def files(self) -> dict[str, str]:
-        """The paths, or addresses, of the products that the record lists and that are there, by
-        their names: ``labels.zarr``, ``objects.parquet``, ``run.json``, ….
+        """The products that the record lists and that exist.
 
-        Labels in the image itself (``into_source``) have their path as name.
+        Returns
+        -------
+        dict
+            From the name of a product, such as ``labels.zarr`` or ``run.json``, to its path or
+            address. Labels in the image itself (``into_source``) have their path as name.
 
         Raises
         ------
@@ -187,8 +201,10 @@ class Result:
     def labels(self) -> xr.DataArray:
         """The object of every pixel, 0 for background: a lazy array of uint32 or uint64.
 
-        The dims are (y, x) or (z, y, x), the coordinates those of pixel centres, with
-        ``spatial_ref`` where the image has a CRS.
+        Returns
+        -------
+        xarray.DataArray
+            (y, x) or (z, y, x), at pixel centres; with ``spatial_ref`` where the image has a CRS.
 
         Raises
         ------
@@ -201,8 +217,11 @@ class Result:
     def classes(self) -> xr.DataArray:
         """The class of every pixel, 0 for background: a lazy array with the dims of `labels`.
 
-        The attributes hold ``_FillValue``, the value of pixels that were not measured, and the
-        ``legend``.
+        Returns
+        -------
+        xarray.DataArray
+            Uint8 or uint16. The attributes hold ``_FillValue``, the value of pixels that were not
+            measured, and the ``legend``.
 
         Raises
         ------
@@ -220,7 +239,12 @@ class Result:
 
     @cached_property
     def objects(self) -> pd.DataFrame:
-        """The table of objects, one row each, by ascending id.
+        """The table of objects.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each object, by ascending id.
 
         Raises
         ------
@@ -471,6 +495,6 @@ def _geotransform(frame: Frame) -> tuple[float, ...]:
     return (c, a, b, f, d, e)
 
 
-def as_json(event: Event) -> str:
-    """An event as one line of JSON."""
+def as_json(event: Event) -> str:  # numpydoc ignore=PR01,RT01
+    """Write an event as one line of JSON, without its time."""
     return json.dumps({key: value for key, value in asdict(event).items() if key != "at"})

@@ -1,5 +1,6 @@
-"""A job: what is segmented, how, and where the result goes. The same in YAML and in Python; where
-it runs is not part of it.
+"""A job: what is segmented, how, and where the result goes.
+
+It says the same in YAML and in Python. Where it runs is not part of it.
 """
 
 from __future__ import annotations
@@ -160,7 +161,8 @@ class Output(_Part):
         return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
-class Job(_Part):
+# The JSON schema shows the class's docstring, so what the constructor takes is told below.
+class Job(_Part):  # numpydoc ignore=PR01
     """What is segmented, how, and where the result goes."""
 
     source: Annotated[Any, OfSource()]
@@ -203,6 +205,31 @@ class Job(_Part):
     """Where the result goes, and as what."""
 
     def __init__(self, **parts: Any) -> None:
+        """Validate a job; it cannot be changed afterwards.
+
+        Parameters
+        ----------
+        **parts
+            The keys of a job file. ``source``, ``segmenters`` and ``output`` are required; all
+            others have defaults.
+
+        Raises
+        ------
+        JobError
+            If a key is missing or unknown, or a value is not allowed. The message names the key,
+            the value and what is allowed.
+
+        Examples
+        --------
+        >>> job = Job(
+        ...     source="a.tif",
+        ...     tiles={"size": 512},
+        ...     segmenters={"land": {"kind": "threshold", "value": 5}},
+        ...     output={"path": "out"},
+        ... )
+        >>> job.tiles.size, job.stitch.iou
+        (512, 0.5)
+        """
         try:
             super().__init__(**parts)
         except ValidationError as error:
@@ -296,7 +323,18 @@ class Job(_Part):
         return self
 
     def refuse_misfit(self, bands: int) -> None:
-        """JobError where a rule or a layer asks for a trait of a band that the image has not."""
+        """Refuse an image that lacks bands which the route or the layers ask for.
+
+        Parameters
+        ----------
+        bands
+            How many bands the image has, from 1.
+
+        Raises
+        ------
+        JobError
+            If a rule or a layer asks for a trait of a band that the image does not have.
+        """
         for number, rule in enumerate(self.route):
             refuse_misfit(rule.when, bands, f"route[{number}].when")
         for number, layer in enumerate(self.layers):
@@ -316,6 +354,11 @@ class Job(_Part):
         changes
             Values by dotted key, such as ``{"tiles.size": 512}``, that take the place of the
             file's.
+
+        Returns
+        -------
+        Job
+            The job, validated.
 
         Raises
         ------
@@ -373,7 +416,14 @@ class Job(_Part):
         return yaml_files.written(in_yaml(self.model_dump(exclude_defaults=True)))
 
     def plain(self) -> dict[str, Any]:
-        """The job as JSON and YAML can hold it; an array or a function is named by what it is."""
+        """Give the job as JSON and YAML can hold it, for records and reports.
+
+        Returns
+        -------
+        dict
+            By key. Passwords in addresses are hidden, and an array or a function is replaced by its
+            name, so that a job cannot always be made from it; `to_yaml` writes what can be read.
+        """
         source = self.source
         rules = self.model_dump(include={"route", "layers"}, exclude_defaults=True)
         return {

@@ -1,5 +1,6 @@
-"""Layers of a panoptic result: things, which are counted, over stuff, which is not; the first that
-has something at a pixel has it.
+"""Layers of a panoptic result: things, which are counted, and stuff, which is not.
+
+Layers have an order: at each pixel, the first layer that has something there is taken.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from pipeline.jobs.routing import Rule, When
 
 @dataclass(frozen=True, slots=True)
 class Layer(Described):
-    """What one segmenter draws, as a part of the whole. Exactly one of ``things`` and ``stuff`` is
-    given.
+    """What one segmenter draws, as a layer of the result.
 
+    Exactly one of ``things`` and ``stuff`` is given.
+
+    Examples
+    --------
     >>> Layer(things="trees", classes=5).final(1), Layer(stuff="cover", classes={2: 0}).final(2)
     (5, 0)
     """
@@ -32,13 +36,14 @@ class Layer(Described):
     """A segmenter's name: all its pixels of one class are one segment, which has no id."""
 
     classes: SkipValidation[int | Mapping[int, int] | None] = None
-    """The class of all of it in the result; or by class of the segmenter's the class in the result,
-    where they differ: 0 leaves these pixels to the layers below.
+    """The class in the result, from 1 to 65534: a number for everything in the layer, or a mapping
+    from the segmenter's class to that in the result, for those that differ; 0 leaves these pixels
+    to the layers below. None: things and stuff keep the segmenter's classes.
     """
 
     when: When = field(default_factory=dict)
-    """The traits of the tiles that the segmenter is asked for, as in a rule of
-    `pipeline.jobs.routing`; all tiles where there are none.
+    """The traits of the tiles that the segmenter is asked for, each with its range, as in a rule of
+    the route; all tiles where there are none.
     """
 
     def __post_init__(self) -> None:
@@ -65,21 +70,50 @@ class Layer(Described):
 
     @property
     def use(self) -> str:
-        """The segmenter's name."""
+        """The name of the segmenter that draws the layer.
+
+        Returns
+        -------
+        str
+            What ``things`` or ``stuff`` names.
+        """
         return self.things or self.stuff or ""
 
     @property
     def role(self) -> Literal["things", "stuff"]:
-        """Whether its objects are counted."""
+        """Whether the layer is of things or of stuff.
+
+        Returns
+        -------
+        str
+            ``things``: each object is counted and has an id; ``stuff``: only its class matters.
+        """
         return "things" if self.things is not None else "stuff"
 
     @property
     def rule(self) -> Rule:
-        """Which tiles the segmenter is asked for."""
+        """The rule that says which tiles the segmenter is asked for.
+
+        Returns
+        -------
+        Rule
+            With the name of the segmenter and the ranges of ``when``.
+        """
         return Rule(self.use, self.when)
 
     def final(self, own: int) -> int:
-        """A class of the segmenter's as the result has it; 0: it is left to the layers below."""
+        """Map a class of the segmenter to a class of the result.
+
+        Parameters
+        ----------
+        own
+            The segmenter's class, from 0 for background.
+
+        Returns
+        -------
+        int
+            The class in the result; 0: the pixel is left to the layers below.
+        """
         if isinstance(self.classes, Mapping):
             return self.classes.get(own, own)
         return own if self.classes is None or own == 0 else self.classes
@@ -94,19 +128,23 @@ def refuse(
     things: Mapping[str, Sequence[int] | None],
     highest: Mapping[str, int] | None = None,
 ) -> None:
-    """JobError where a segmenter is in no layer or in too many, or a class is that of things and of
-    stuff.
+    """Refuse layers that contradict each other or the segmenters.
 
     Parameters
     ----------
     layers
         From the uppermost down.
     things
-        By segmenter, which of its classes are things, where it draws both things and stuff; such a
-        one may be in a layer of each.
+        By segmenter, which of its classes are things; None for a segmenter that does not draw both
+        things and stuff. One that draws both may be in a layer of each.
     highest
-        By segmenter its highest class, once that is known; before that, only classes that are named
-        are compared.
+        By segmenter, its highest class, once that is known; before that, only classes that are
+        named are compared.
+
+    Raises
+    ------
+    JobError
+        If a segmenter is in no layer or in too many, or a class is that of things and of stuff.
     """
     for name in things:
         _refuse_places(

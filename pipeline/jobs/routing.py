@@ -1,8 +1,8 @@
-"""Which segmenter a tile goes to: rules over traits of its pixels, tried in order; the first that
-holds wins.
+"""Which segmenter a tile goes to: rules on traits of its pixels, tried in order.
 
-Traits are measured on a glance at the core (every n-th pixel, or an overview), so they cost little,
-and are the same wherever they are measured. A rule's answer is a segmenter's name, or ``skip``.
+The first rule that holds wins. Its answer is a segmenter's name, or ``skip``. Traits are measured
+on a glance at the core (every n-th pixel, or an overview). So they cost little, and they are the
+same wherever they are measured.
 """
 
 from __future__ import annotations
@@ -165,8 +165,27 @@ class Rule(Described):
                 )
 
     def holds(self, block: Pixels, measured: Flags, given: Mapping[str, float]) -> bool:
-        """Whether every trait lies in its range; ``given`` are those that are not measured on the
-        block.
+        """Tell whether the rule holds for a block: every trait lies in its range.
+
+        Parameters
+        ----------
+        block
+            Pixels, float64, (band, row, column) or (band, plane, row, column); those that were not
+            measured are 0.
+        measured
+            Bool, of the block's shape: where each band was measured.
+        given
+            By name, the traits that are not measured on the block, such as ``tissue``.
+
+        Returns
+        -------
+        bool
+            True also for a rule without ranges.
+
+        Raises
+        ------
+        JobError
+            If a trait names a band that the block does not have.
         """
         found = {
             name: given[name] if name in given else trait(name, block, measured)
@@ -187,7 +206,18 @@ WrittenRule = Annotated[
 
 
 def refuse_unreached(rules: Sequence[Rule]) -> None:
-    """JobError where a rule without ranges, which holds for every tile, stands before others."""
+    """Refuse rules that no tile can reach.
+
+    Parameters
+    ----------
+    rules
+        In the order in which they are tried.
+
+    Raises
+    ------
+    JobError
+        If a rule without ranges, which holds for every tile, stands before others.
+    """
     always = next((number for number, rule in enumerate(rules) if not rule.when), len(rules))
     if always < len(rules) - 1:
         raise JobError(
@@ -198,7 +228,22 @@ def refuse_unreached(rules: Sequence[Rule]) -> None:
 
 
 def refuse_misfit(when: Mapping[str, Range], bands: int, where: str) -> None:
-    """JobError where a trait is of a band that the image has not."""
+    """Refuse traits of bands that the image does not have.
+
+    Parameters
+    ----------
+    when
+        Ranges by trait.
+    bands
+        How many bands the image has, from 1.
+    where
+        What the error calls the place in the job, such as ``route[0].when``.
+
+    Raises
+    ------
+    JobError
+        If a trait is of a band beyond ``bands``, or is ``tissue`` and there are fewer than three.
+    """
     for name in when:
         if name == "tissue" and bands < COLOURS:
             raise JobError(
@@ -227,15 +272,52 @@ def _of_named(trait: str) -> bool:
 
 
 def numbered(when: Mapping[str, Range], names: Sequence[str], where: str) -> dict[str, Range]:
-    """The same with bands by number, for an image whose bands have these names; JobError where it
-    has no such band.
+    """Replace names of bands in traits by numbers.
+
+    Parameters
+    ----------
+    when
+        Ranges by trait, such as ``mean_nir``.
+    names
+        The names of the image's bands, in their order.
+    where
+        What the error calls the place in the job, such as ``route[0].when``.
+
+    Returns
+    -------
+    dict
+        The same ranges by traits with numbers from 1, such as ``mean_4``.
+
+    Raises
+    ------
+    JobError
+        If the image has no band of a name.
     """
     return {numbered_trait(trait, names, where): span for trait, span in when.items()}
 
 
 def trait(name: str, block: Pixels, measured: Flags) -> float:
-    """A trait of a block of pixels, (band, row, column) or (band, plane, row, column); JobError if
-    it names a band that is not there.
+    """Measure a trait of a block of pixels.
+
+    Parameters
+    ----------
+    name
+        The name of the trait, with bands by number, such as ``entropy``, ``mean_2`` or
+        ``index_4_3``.
+    block
+        Pixels, float64, (band, row, column) or (band, plane, row, column).
+    measured
+        Bool, of the block's shape: where each band was measured.
+
+    Returns
+    -------
+    float
+        In the unit of the trait, which `Rule.when` says; 0 where nothing was measured.
+
+    Raises
+    ------
+    JobError
+        If there is no such trait, or it names a band that the block does not have.
     """
     if name in TRAITS:
         return TRAITS[name](block, measured)
@@ -256,6 +338,30 @@ def choose(
     measured: Flags,
     given: Mapping[str, float] | None = None,
 ) -> str:
-    """The name that the first rule which holds gives; ``skip`` where none does."""
+    """Choose the segmenter for a tile: the answer of the first rule that holds.
+
+    Parameters
+    ----------
+    rules
+        In the order in which they are tried, with bands by number.
+    block
+        Pixels of a glance at the tile, (band, row, column) or (band, plane, row, column), of any
+        dtype.
+    measured
+        Bool, of the block's shape: where each band was measured.
+    given
+        By name, the traits that are not measured on the block, such as ``tissue``; None: there are
+        none.
+
+    Returns
+    -------
+    str
+        A segmenter's name; ``skip`` where a rule says so or none holds.
+
+    Raises
+    ------
+    JobError
+        If a trait names a band that the block does not have.
+    """
     pixels = np.where(measured, block, 0).astype(np.float64)
     return next((rule.use for rule in rules if rule.holds(pixels, measured, given or {})), SKIP)

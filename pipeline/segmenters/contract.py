@@ -1,5 +1,7 @@
-"""What a segmenter states about itself, and what it may return. `pipeline.segmenters` says what a
-segmenter is, and `pipeline.segmenters.protocols` what else it may offer.
+"""What a segmenter states about itself, and what it may return.
+
+`pipeline.segmenters` says what a segmenter is, and `pipeline.segmenters.protocols` what else it may
+offer.
 """
 
 from __future__ import annotations
@@ -19,12 +21,27 @@ Origin: TypeAlias = tuple[int, ...] | None
 
 
 class Segmenter(Protocol):
-    """Any callable from a block of pixels to labels; `pipeline.segmenters` says which arguments it
-    may take.
+    """Any callable from a block of pixels to labels.
+
+    `pipeline.segmenters` says which arguments it may take.
     """
 
     def __call__(self, *block: Any, **asked: Any) -> Any:
-        """Return labels, integers of the block's shape without the axis of bands."""
+        """Label a block of pixels.
+
+        Parameters
+        ----------
+        *block
+            The pixels, one array (band, row, column) or (band, plane, row, column), of any dtype.
+        **asked
+            Those of ``valid``, ``origin`` and ``part`` for which the callable has a parameter.
+
+        Returns
+        -------
+        ndarray or Keyed
+            Labels, integers of the block's shape without the axis of bands, 0 for background.
+            `Keyed` only where ``identity`` is ``keyed``.
+        """
         ...
 
 
@@ -64,24 +81,38 @@ class Keyed:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What drawing the labels of a window takes in memory at its height, besides the window's own
-    pixels, in bytes; as measured.
+    """The memory that drawing the labels of a window takes at its height, in bytes.
+
+    The window's own pixels do not count. The numbers are found by measurement.
     """
 
     pixel: float = 64.0
-    """For each pixel of the window."""
+    """Bytes for each pixel of the window."""
 
     band: float = 8.0
-    """For each pixel and band."""
+    """Bytes for each pixel and band."""
 
     passing: float = 0.0
-    """For each pixel of a batch that is on its way through a network."""
+    """Bytes for each pixel of a batch that is on its way through a network."""
 
     batch: int = 0
     """Pixels of a batch, at most."""
 
     def bytes(self, pixels: int, bands: int) -> int:
-        """For a window."""
+        """Estimate the memory for a window.
+
+        Parameters
+        ----------
+        pixels
+            How many pixels the window has.
+        bands
+            How many bands are read.
+
+        Returns
+        -------
+        int
+            Bytes.
+        """
         return int(
             pixels * (self.pixel + bands * self.band) + min(pixels, self.batch) * self.passing
         )
@@ -89,14 +120,15 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a segmenter states about itself; each field is an attribute of the segmenter, with the
-    default used in its absence.
+    """What a segmenter states about itself.
+
+    Each field is an attribute of the segmenter, with the default used in its absence.
     """
 
     identity: Identity = "object"
-    """What makes pixels one object: ``connected`` – pixels of one class that touch; ``object`` –
-    what was drawn in one piece of support; ``keyed`` – one label, a key that does not depend on the
-    tiling, may need 64 bits, and whose pixels hang together. (``class``, all pixels of one class,
+    """What makes pixels one object. ``connected``: pixels of one class that touch. ``object``: what
+    was drawn in one piece of support. ``keyed``: pixels of one label; this key does not depend on
+    the tiling, may need 64 bits, and its pixels are connected. (``class``, all pixels of one class,
     is what ``connected`` becomes where only classes are wanted; ``layered`` is what shows of
     several layers.)
     """
@@ -142,7 +174,9 @@ class Contract:
     """
 
     proved: bool = True
-    """Whether what it draws can be proved at all. False: at best, windows agree."""
+    """Whether a certificate can be ``proved``. False caps every certificate of this segmenter at
+    ``agreed``.
+    """
 
     portable: bool = False
     """Whether what it draws is the same to the last bit on every processor of a family. False:
@@ -173,15 +207,37 @@ class Contract:
 
     @property
     def plain(self) -> bool:
-        """Whether the class of a pixel is decided without knowing its object."""
+        """Whether the class of a pixel is decided without knowing its object.
+
+        Returns
+        -------
+        bool
+            True where the identity is ``connected`` and nothing asks for the whole object: no
+            ``min_area``, ``fill_holes``, ``seeded`` or ``between``.
+        """
         return self.identity == "connected" and not (
             self.min_area or self.fill_holes or self.seeded or self.between
         )
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> Contract:
-        """Read and check the attributes of a segmenter; JobError if it is not callable or states
-        what cannot be.
+        """Read and check the attributes of a segmenter.
+
+        Parameters
+        ----------
+        segmenter
+            Any callable; attributes that it does not have take their defaults.
+
+        Returns
+        -------
+        Contract
+            What it states. ``device`` is ``gpu`` for ``cuda…`` and ``mps…``, and ``probation`` is
+            found from the rest.
+
+        Raises
+        ------
+        JobError
+            If it is not callable, or an attribute has a value that is not allowed.
         """
         if not callable(segmenter):
             raise JobError(f"a segmenter is a function from a block to labels, not {segmenter!r}")
@@ -227,8 +283,22 @@ class Contract:
         return contract
 
     def neighbours(self, ndim: int) -> int:
-        """The connectivity for an image of this many dimensions: 4, 8, 6 or 26; JobError if it is
-        one for other dimensions.
+        """Give the connectivity for an image.
+
+        Parameters
+        ----------
+        ndim
+            The number of the image's dimensions without bands, 2 or 3.
+
+        Returns
+        -------
+        int
+            4 or 8 in two dimensions, 6 or 26 in three.
+
+        Raises
+        ------
+        JobError
+            If the stated connectivity is one for other dimensions.
         """
         allowed = (4, 8) if ndim == 2 else (6, 26)
         if self.connectivity not in (None, *allowed):
@@ -240,8 +310,17 @@ class Contract:
 
 
 def exactness(kind: Any) -> str:
-    """How far what a kind draws is exact under tiling, in words: its attribute ``exactness``, or
-    what its identity says.
+    """Say in words how far the result of a kind is exact under tiling.
+
+    Parameters
+    ----------
+    kind
+        The class of a segmenter, or a segmenter.
+
+    Returns
+    -------
+    str
+        Its attribute ``exactness``, or what follows from its identity.
     """
     if stated := getattr(kind, "exactness", ""):
         return str(stated)
@@ -257,7 +336,18 @@ def exactness(kind: Any) -> str:
 
 
 def on_probation(segmenter: Segmenter) -> str:
-    """What its user is told of a segmenter that states no reach."""
+    """Tell the user of a segmenter that states no reach what follows, and what to state.
+
+    Parameters
+    ----------
+    segmenter
+        The segmenter.
+
+    Returns
+    -------
+    str
+        One sentence.
+    """
     name = name_of(segmenter)
     return (
         f"{name} states no reach, so nothing that it draws is proved, only compared between "
@@ -269,7 +359,18 @@ def on_probation(segmenter: Segmenter) -> str:
 
 
 def name_of(segmenter: Segmenter) -> str:
-    """How messages call a segmenter: its class's or function's name."""
+    """Give the name by which messages call a segmenter.
+
+    Parameters
+    ----------
+    segmenter
+        A function or an instance.
+
+    Returns
+    -------
+    str
+        The function's name, or that of the class.
+    """
     return str(getattr(segmenter, "__name__", type(segmenter).__name__))
 
 

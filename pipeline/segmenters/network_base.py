@@ -1,13 +1,13 @@
-"""Networks as segmenters: a bundle says what the network is, a decoder makes labels of what it
-gives.
+"""Networks as segmenters.
 
-A window is predicted once, by `predict`; the pipeline then asks ``decoder`` for its classes, its
-support and its labels as it would ask any segmenter. The network itself stays on its worker; what
-travels is the path of its bundle and the checksum of its weights.
+A bundle says what the network is, and a decoder makes labels of what the network gives. A window
+is predicted once, by `predict`; the pipeline then asks ``decoder`` for its classes, its support
+and its labels as it would ask any segmenter. The network itself stays on its worker; what travels
+is the path of its bundle and the checksum of its weights.
 
-Exact is what a network draws whose answer at a pixel depends on at most ``reach`` pixels around it,
-to the precision of floats: the same network on a window of another size adds in another order, and
-where two classes are equally likely to the sixth digit, another may win.
+If the answer at a pixel depends on at most ``reach`` pixels around it, the result is exact to the
+precision of floats: the same network on a window of another size adds in another order, and where
+two classes are equally likely to the sixth digit, another may win.
 """
 
 from __future__ import annotations
@@ -52,29 +52,32 @@ class Network:
     """
 
     sha256: str | None = None
-    """The checksum that its weights must have; None: whatever they have."""
+    """The SHA-256 checksum that the weights must have, in hexadecimal digits; None: it is not
+    checked.
+    """
 
     bands: tuple[int | str, ...] | None = None
-    """The image's bands in the network's order, by number from 1 or by name; None: those of the
-    card's names, else all if as many.
+    """The image's bands in the network's order, by number from 1 or by name, as many as the network
+    takes. None: those with the names in the card, else all if there are as many.
     """
 
     decoder_options: Mapping[str, Any] | None = None
-    """Options of the decoder, over those of the card."""
+    """Options of the decoder, by name; they take the place of those in the card."""
 
     window: int | None = None
-    """Rows and columns that the network is given at once; None: the card's, and at least four times
-    its reach.
+    """The width of a patch in pixels, from 1: rows and columns that the network is given at once.
+    None: the card's width, and at least four times the reach.
     """
 
     margin: int | None = None
-    """Pixels read around what is kept of each patch; None: the reach. With less, nothing is proved,
-    and patches are blended.
+    """Pixels, 0 or more, that are read around the kept part of each patch. None: the reach. With
+    less, patches are blended and nothing is proved.
     """
 
     pixel_size: Literal["same", "resample", "any"] = "same"
-    """``same``: an image of other pixels than the card's is refused. ``resample``: the network sees
-    it at the card's. ``any``: as it is.
+    """What happens to an image with another pixel size than the card's (more than 2 % off).
+    ``same``: it is refused. ``resample``: the network sees it at the card's pixel size. ``any``: it
+    is taken as it is.
     """
 
     device: str = "auto"
@@ -83,10 +86,12 @@ class Network:
     """
 
     precision: str = "float32"
-    """``bfloat16`` and ``float16`` are faster on a GPU; results are then not those of float32."""
+    """The type of float in which the network multiplies: ``float32``, ``bfloat16`` or ``float16``.
+    The last two are faster on a GPU; results then differ from those of float32.
+    """
 
     compiled: bool = False
-    """Whether `torch.compile` makes it faster, which takes a minute on each worker first."""
+    """Whether `torch.compile` makes the network faster; it takes a minute on each worker first."""
 
     flips: bool = False
     """Whether answers are the mean of those for a patch and its three mirror images."""
@@ -98,12 +103,14 @@ class Network:
     """Objects of fewer pixels are removed."""
 
     scale: tuple[tuple[float, float], ...] | None = None
-    """By band, the values that become 0 and 1, where the card wants the image's percentiles; None:
-    they are found.
+    """By band, the values that become 0 and 1, in units of the image, where the card wants the
+    image's percentiles; None: they are found.
     """
 
     zoom: float = 1.0
-    """Pixels of the image to one of the network's, where it is resampled; found from the image."""
+    """Pixels of the image for each pixel of the network, above 0; it is found from the image where
+    that is resampled.
+    """
 
     of_bands: ClassVar[tuple[str, ...]] = ("bands",)
     KIND: ClassVar[str] = ""
@@ -143,7 +150,13 @@ class Network:
 
     @property
     def card(self) -> Card:
-        """What the bundle says of the network."""
+        """What the bundle says of the network.
+
+        Returns
+        -------
+        Card
+            Its bands, classes, scaling, pixel size, reach and more.
+        """
         return self._bundle.card
 
     @property
@@ -159,27 +172,57 @@ class Network:
 
     @property
     def patches(self) -> Patches:
-        """How a window is cut for the network."""
+        """How a window is cut for the network.
+
+        Returns
+        -------
+        Patches
+            The extent and the overlap of patches in pixels, and whether they are blended.
+        """
         return cut(self.card, self.window, self.margin)
 
     @property
     def proved(self) -> bool:
-        """Whether what it draws can be that of the whole image, and so be proved."""
+        """Whether objects can be ``proved``.
+
+        Returns
+        -------
+        bool
+            False where patches are blended; certificates are then ``agreed`` at best.
+        """
         return not self.patches.blended
 
     @property
     def identity(self) -> Identity:
-        """What makes pixels one object: the decoder's."""
+        """What makes pixels one object: the decoder's identity.
+
+        Returns
+        -------
+        str
+            ``connected``, ``object`` or ``keyed``.
+        """
         return self.decoder.identity
 
     @property
     def things(self) -> tuple[int, ...] | None:
-        """Of a decoder to things and stuff, the classes of things."""
+        """The classes that are things, for a decoder that draws things and stuff.
+
+        Returns
+        -------
+        tuple of int or None
+            Classes from 1; None for any other decoder.
+        """
         return self.decoder.things if isinstance(self.decoder, Panoptic) else None
 
     @property
     def result(self) -> str:
-        """Classes, or objects."""
+        """What is wanted of the network where the job does not say.
+
+        Returns
+        -------
+        str
+            ``semantic`` where the decoder gives classes, ``instance`` where it gives objects.
+        """
         return "semantic" if self.decoder.identity == "connected" else "instance"
 
     @property
@@ -203,7 +246,13 @@ class Network:
 
     @property
     def legend(self) -> dict[int, Any]:
-        """By class, its name and its colour where the card gives one."""
+        """The names of the classes, and their colours where the card gives them.
+
+        Returns
+        -------
+        dict
+            By class, from 1: a mapping with ``name``, and ``colour`` if there is one.
+        """
         colours = self.card.colours or (None,) * len(self.card.classes)
         entries = [
             {"name": name} | ({"colour": colour} if colour else {})
@@ -217,8 +266,22 @@ class Network:
         return self.card.value_scaling["type"] == "percentiles" and self.scale is None
 
     def suited(self, frame: Frame) -> Network:
-        """The same for an image: its bands by number. JobError where the image is none for this
-        network.
+        """Fit the network to an image: find its bands by number and its zoom.
+
+        Parameters
+        ----------
+        frame
+            The image as the steps leave it.
+
+        Returns
+        -------
+        Network
+            The same network with ``bands`` and ``zoom`` set.
+
+        Raises
+        ------
+        JobError
+            If the bands, the dtype or the pixel size of the image do not suit the network.
         """
         card = self.card
         numbers = card.numbers(self.bands, frame.bands)
@@ -236,8 +299,17 @@ class Network:
     bandwise: ClassVar[bool] = True
 
     def reads(self, number: int) -> tuple[int, ...]:
-        """The indices, from 0, of those of ``number`` bands that the network takes, in
-        its order.
+        """Tell which bands the network takes.
+
+        Parameters
+        ----------
+        number
+            How many bands the image has.
+
+        Returns
+        -------
+        tuple of int
+            Indices of bands, from 0, in the network's order.
         """
         return (
             tuple(range(number))
@@ -246,7 +318,23 @@ class Network:
         )
 
     def feature(self, block: Pixels) -> Pixels:
-        """(band, row, column): the bands that the network takes, in its order."""
+        """Take the bands that the network sees, in its order.
+
+        Parameters
+        ----------
+        block
+            Pixels, (band, row, column).
+
+        Returns
+        -------
+        ndarray
+            (band, row, column), of the same dtype, not scaled.
+
+        Raises
+        ------
+        JobError
+            If the number of bands is not the network's.
+        """
         if self.bands is None and len(block) != len(self.card.bands):
             raise JobError(
                 f"bands: the image has {len(block)}, and the network takes "
@@ -255,7 +343,18 @@ class Network:
         return block if self.bands is None else block[[int(number) - 1 for number in self.bands]]
 
     def fit(self, histograms: list[Histogram]) -> Network:
-        """The same with the percentiles of the image's bands."""
+        """Set the percentiles of the image's bands.
+
+        Parameters
+        ----------
+        histograms
+            One for each band that the network takes, over the whole image.
+
+        Returns
+        -------
+        Network
+            The same network with ``scale`` set.
+        """
         return replace(self, scale=self.card.spans(histograms))
 
     def predict(self, block: Pixels, valid: Flags, origin: Origin = None) -> Floats:
@@ -297,7 +396,29 @@ class Network:
     def __call__(
         self, block: Pixels, valid: Flags | None = None, origin: Origin = None
     ) -> npt.NDArray[np.int32]:
-        """Label one block as if it were the whole image: int32."""
+        """Label one block as if it were the whole image.
+
+        Parameters
+        ----------
+        block
+            Pixels, (band, row, column).
+        valid
+            Bool, (row, column): where they were measured; None: everywhere.
+        origin
+            The (row, column) of the block's first pixel in the image; None: (0, 0).
+
+        Returns
+        -------
+        ndarray
+            Int32, (row, column): labels, 0 for background.
+
+        Raises
+        ------
+        SegmenterError
+            If values are not of the range that the network was trained for.
+        JobError
+            If a band, a package, or what can read the weights is missing.
+        """
         block = np.asarray(block)
         valid = valid_or_all(valid, block)
         channels = fitted_to(self, block, valid).predict(block, valid, origin)
@@ -308,19 +429,25 @@ class Network:
         )
 
     @property
-    def resident(self) -> Resident:
+    def resident(self) -> Resident:  # numpydoc ignore=RT01
         """The network, loaded in this process."""
         way = Way(available(self.device), self.precision, self.compiled, self.flips, self.unsafe)
         return resident(self._bundle, str(self.sha256), way)
 
     @property
-    def moved(self) -> bool:
+    def moved(self) -> bool:  # numpydoc ignore=RT01
         """Whether another device computes in this process than was asked for."""
         return self.resident.moved
 
     @property
     def told(self) -> list[str]:
-        """What was done otherwise than asked in this process, as where memory did not suffice."""
+        """What was done otherwise than asked in this process.
+
+        Returns
+        -------
+        list of str
+            A sentence each, for example where memory did not suffice.
+        """
         return self.resident.told
 
     @property

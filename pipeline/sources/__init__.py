@@ -241,7 +241,25 @@ def _made(where: str, kind: str, options: dict[str, Any]) -> Source:
 
 
 def checked_numbers(dtype: np.dtype[Any], what: str) -> str:
-    """The name of a pixel type; SourceError, which names ``what``, unless it is a number."""
+    """Check that a pixel type is a number, and give its name.
+
+    Parameters
+    ----------
+    dtype
+        The pixel type, of any byte order.
+    what
+        What the error calls the image.
+
+    Returns
+    -------
+    str
+        Such as ``uint16`` or ``float32``; bool counts as ``uint8``.
+
+    Raises
+    ------
+    SourceError
+        If it is not bool, an integer or a float.
+    """
     if dtype.kind not in "biuf":
         raise SourceError(f"{what} holds {dtype}; allowed: integers and floats")
     return "uint8" if dtype.kind == "b" else dtype.newbyteorder("=").name

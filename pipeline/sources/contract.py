@@ -233,8 +233,21 @@ class HoldsLabels(Protocol):
 
 
 def known_mask(source: Source, box: Box, step: int = 1) -> npt.NDArray[np.bool_] | None:
-    """The mask of a box as `Masked.mask` gives it; None where nothing but values says what was
-    measured.
+    """Read the mask of a box, if the source has one.
+
+    Parameters
+    ----------
+    source
+        The image.
+    box
+        A region inside the image, in pixels.
+    step
+        As for `Source.glance`, in pixels, from 1.
+
+    Returns
+    -------
+    array of bool or None
+        As from `Masked.mask`; None where nothing but values says what was measured.
     """
     if source.frame.masked and isinstance(source, Masked):
         return source.mask(box, step)
@@ -242,7 +255,20 @@ def known_mask(source: Source, box: Box, step: int = 1) -> npt.NDArray[np.bool_]
 
 
 def everywhere(box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-    """The mask, of one band, of a box that was measured everywhere; it may be written to."""
+    """Make the mask of a box that was measured everywhere.
+
+    Parameters
+    ----------
+    box
+        A region inside the image, in pixels.
+    step
+        As for `Source.glance`, in pixels, from 1.
+
+    Returns
+    -------
+    array of bool
+        True, (1, row, column) or (1, plane, row, column); it may be written to.
+    """
     return np.ones((1, *thinned(box.shape, step)), bool)
 
 
@@ -271,19 +297,57 @@ def where_measured(
 
 
 def mask_name(source: Source) -> str:
-    """What reports call the mask of a source."""
+    """Give the name by which reports call the mask of a source.
+
+    Parameters
+    ----------
+    source
+        The image.
+
+    Returns
+    -------
+    str
+        A few words; ``mask`` where the source does not name it.
+    """
     return str(source.masked_by) if isinstance(source, NamesMask) else MASK
 
 
 def every(block: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
-    """Every ``step``-th pixel of a block, along all axes but the first."""
+    """Take every ``step``-th pixel of a block, along all axes but the first.
+
+    Parameters
+    ----------
+    block
+        (band, row, column) or (band, plane, row, column).
+    step
+        The distance in pixels along each axis, from 1.
+
+    Returns
+    -------
+    array
+        A view of the block.
+    """
     spatial = (slice(None, None, step),) * (block.ndim - 1)
     return block[(slice(None), *spatial)]
 
 
 def thinned(shape: Sequence[int], step: int) -> tuple[int, ...]:
-    """The shape of a glance at so many pixels.
+    """Compute the shape of a glance.
 
+    Parameters
+    ----------
+    shape
+        Pixels along each axis of a box.
+    step
+        The distance in pixels along each axis, from 1.
+
+    Returns
+    -------
+    tuple of int
+        ``ceil(n / step)`` for each axis.
+
+    Examples
+    --------
     >>> thinned((10, 7), 4)
     (3, 2)
     """
