@@ -193,7 +193,7 @@ def _name(codec: Codec) -> str:
 
 @dataclass(frozen=True)
 class Bytes(BytesBytesCodec):
-    """A codec of version 3 that unpacks what a chunk may become."""
+    """A compressor of Zarr version 3 with a bound on its output."""
 
     codec: BytesBytesCodec
     more: int | None

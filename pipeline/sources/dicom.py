@@ -53,8 +53,8 @@ class DicomSlide:
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if it cannot be opened, JobError if there is no such level
-        or band.
+        """The image's frame; SourceError if the slide cannot be opened, JobError if there is no such
+        level or band.
         """
         about = self._about
         names = tuple(str(k + 1) for k in range(self._about.bands))
@@ -128,7 +128,7 @@ class DicomSlide:
 
     @property
     def masked_by(self) -> str:
-        """What the mask stands for."""
+        """What the mask is derived from."""
         return "nodata"
 
     @property

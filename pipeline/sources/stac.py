@@ -40,7 +40,7 @@ ENDINGS = (".tif", ".tiff", ".jp2")
 
 @dataclass(frozen=True)
 class Item:
-    """A STAC item whose assets are local rasters of one band on one grid. A band has its asset's
+    """A STAC item. Its assets are local single-band rasters on one grid; each band has its asset's
     name.
     """
 
@@ -163,7 +163,7 @@ class Item:
 
     @functools.cached_property
     def _assets(self) -> dict[str, str]:
-        """The file of each asset that is read."""
+        """The file of each asset that is read, by name."""
         given = _item(self.path)
         folder = Path(self.root or Path(self.path).parent).resolve()
         if self.bands is not None:
@@ -196,7 +196,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Asset(RasterFile):
-    """One of an item's files, with what the item says of its values."""
+    """One file of an item, with what the item says about its values."""
 
     name: str = ""
     """The asset's name in the item."""

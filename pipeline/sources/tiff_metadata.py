@@ -57,7 +57,7 @@ Sizes = dict[str, tuple[float, str]]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a file says of one image."""
+    """What a file's metadata say about one image."""
 
     sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     """The size of a pixel at full resolution and its unit, along the axes for which it is known."""
