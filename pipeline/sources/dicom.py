@@ -53,8 +53,8 @@ class DicomSlide:
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """The image's frame; SourceError if the slide cannot be opened, JobError if there is no such
-        level or band.
+        """The image's frame; SourceError if the slide cannot be opened, JobError if there is no
+        such level or band.
         """
         about = self._about
         names = tuple(str(k + 1) for k in range(self._about.bands))
