@@ -48,7 +48,7 @@ FOUND = {
 }
 """The allowed values in words, by pydantic's error type."""
 BRIEF = reprlib.Repr()
-"""Values as messages show them: a long one not whole."""
+"""Shortens long values in messages."""
 BRIEF.maxlevel = 3
 BRIEF.maxstring = 120
 BRIEF.maxother = 120

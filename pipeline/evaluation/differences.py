@@ -230,7 +230,21 @@ def compare(
 def compare_kinds(
     found: Verification, box: Box, drawn: Kinds, published: Labels, seams: Grid
 ) -> None:
-    """Compare the class of each pixel with that in the result."""
+    """Compare the class of each pixel with that of the result.
+
+    Parameters
+    ----------
+    found
+        What is added to.
+    box
+        Where the part lies.
+    drawn
+        The classes, drawn again.
+    published
+        The result's classes in the box; -1 where nothing was measured.
+    seams
+        The grid of the run's tiles.
+    """
     near = near_seams(box, seams, NEAR)
     wrong = drawn.known & (drawn.kinds != published)
     for name, mask in (("kinds_near", near), ("kinds_inside", ~near)):
