@@ -282,9 +282,8 @@ def count_edges(found: Verification, published: Labels, box: Box, seams: Grid) -
         rows = np.moveaxis(published, axis, 0)
         start = box.start[axis]
         size = seams.tile[axis]
-        ends = (
-            (rows[1:] != rows[:-1]).reshape(len(rows) - 1, -1).sum(axis=1)
-        )  # between row k and row k + 1
+        # entry k: the borders between row k and row k + 1
+        ends = (rows[1:] != rows[:-1]).reshape(len(rows) - 1, -1).sum(axis=1)
         for seam in range(-(-(start + 1) // size) * size, start + len(rows), size):
             lines = [seam - start - 1 + side * far for far in BESIDE for side in (-1, 1)]
             lines = [line for line in lines if 0 <= line < len(ends)]
