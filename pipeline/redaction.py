@@ -1,9 +1,8 @@
-"""Addresses in texts, shown without what signs them and without whose they are. This module lies
-below all others.
+"""Redact addresses in texts: remove signatures, user names and passwords. This module imports no
+other of this package.
 
-Whole tokens are taken apart: what ends a query or a password is a space and nothing else, since a
-secret may hold any other character. Where a text can be read as an address in two ways, the one is
-taken that shows less; where in none, nothing of it is shown.
+A token ends only at a space, since a secret may hold any other character. If a text can be read as
+an address in two ways, the way that shows less is used; if in none, none of it is shown.
 """
 
 from __future__ import annotations
@@ -14,29 +13,29 @@ from urllib.parse import urlsplit
 
 DOTS = "…"
 TOKEN = re.compile(r"[a-z][a-z0-9+.\-]*(?:://|%3a%2f%2f)[^ \t\r\n\f\v]*", re.IGNORECASE)
-"""An address, and what stands beside it without a space between."""
+"""An address, with everything beside it up to the next space."""
 MARK = re.compile(r"://|%3a%2f%2f", re.IGNORECASE)
 VIRTUAL = re.compile(r"(/vsi\w+)\?[^ \t\r\n\f\v]*", re.IGNORECASE)
-"""What GDAL calls a file with options, which hold addresses and keys."""
+"""GDAL's name for a file with options, which may hold addresses and keys."""
 SPACED = re.compile(
     r"""([a-z][a-z0-9+.\-]*://)[^\s/?#@:]*:(?!\d*(?:[/?#\s'"),;]|$))[^\s@]*[ \t][^\r\n]*@""",
     re.IGNORECASE,
 )
-"""A name and a password that holds spaces: its begin would be no port."""
+"""A user name, and a password with spaces in it: what follows the colon cannot be a port."""
 OWN = r"(?:[a-z0-9._\-]+|\[[0-9a-f:.]+\])"
 UNOWNED = re.compile(rf"{OWN}(?::\d+(?=[/'\"]))?(?![a-z0-9._\-:])[^@?#]*(?=[?#]|$)", re.IGNORECASE)
-"""A host and a path, from the begin; a port has a path."""
+"""A host and a path, at the start. After a port there must be a path."""
 DOTTED = re.compile(
     r"[a-z0-9][a-z0-9\-]*(?:\.[a-z0-9][a-z0-9\-]*)+(?=/)[^?#]*(?=[?#]|$)", re.IGNORECASE
 )
-"""A host that is certainly one, and a path, in which there may be an @."""
+"""A host name with a dot, and a path that may contain an @."""
 OWNED = re.compile(rf"@({OWN}(?::\d+)?(?![a-z0-9._\-])[^@?#]*)(?=[?#]|$)", re.IGNORECASE)
-"""A host and a path after somebody's name."""
+"""A host and a path after a user's name."""
 
 
 def redacted(text: str) -> str:
-    """A text without what signs an address, or names its user: neither ever reaches a message, a
-    log or a record.
+    """A text with addresses redacted: without queries, signatures, user names and passwords. Every
+    message, log and record passes through here.
 
     >>> redacted("https://me:se/cret@host/scene.tif?sig=a,'b' cannot be read")
     'https://…@host/scene.tif?… cannot be read'
@@ -48,7 +47,7 @@ def redacted(text: str) -> str:
 
 
 def shown(what: Any) -> Any:
-    """What JSON holds, with its texts redacted; keys stay as they are.
+    """A JSON value with its texts redacted; keys stay as they are.
 
     >>> shown({"seeds": ["s3://bucket/a.tif?sig=secret", 1]})
     {'seeds': ['s3://bucket/a.tif?…', 1]}
@@ -61,12 +60,12 @@ def shown(what: Any) -> Any:
 
 
 def is_owned(address: str) -> bool:
-    """Whether an address holds a user's name or password, as far as can be told."""
+    """Whether an address seems to hold a user's name or password."""
     return f"://{DOTS}" in redacted(address)
 
 
 def _shown(token: str) -> str:
-    """An address, or what cannot be told from one, without its user, its query and its fragment."""
+    """A token that begins like an address, without its user, query and fragment."""
     mark = MARK.search(token)
     assert mark is not None  # noqa: S101  it is what a token has
     scheme = token[: mark.end()]
@@ -81,14 +80,14 @@ def _shown(token: str) -> str:
 
 
 def _place(rest: str) -> tuple[str, int, int] | None:
-    """What stands for a user, and where host and path begin and end; None where this cannot be
-    told.
+    """Split what follows the scheme: what stands for the user, and the start and end of host and
+    path. None if this is ambiguous.
     """
     if "@" not in rest:
         return "", 0, len(re.split("[?#]", rest, maxsplit=1)[0])
     try:
         parts = urlsplit(f"//{rest}")
-    except ValueError:  # brackets that hold no address
+    except ValueError:  # brackets without an address
         parts = urlsplit("")
     alone = UNOWNED.match(rest) or DOTTED.match(rest)
     if alone and not (":" in parts.netloc and OWNED.search(rest)):
@@ -102,7 +101,7 @@ def _place(rest: str) -> tuple[str, int, int] | None:
 
 
 def _decoded(rest: str) -> str:
-    """What follows the scheme of an address that is written within another."""
+    """Redact the rest of a percent-encoded address that stands inside another."""
     user, sign, kept = re.split("[?#]|%3f|%23", rest, maxsplit=1, flags=re.IGNORECASE)[
         0
     ].rpartition("%40")

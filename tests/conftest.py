@@ -1,4 +1,4 @@
-"""What tests share: the folder of real images, a cluster, and how hypothesis runs."""
+"""Shared by all tests: the folder of real images, a cluster, and the settings of hypothesis."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LONGEST = (
     ),
     *("test_locations", "test_panoptic", "test_exactness"),
 )
-"""The files that take longest, which come first: of two processes none is left with one of them
-when the other has nothing to do.
+"""The slowest files, which run first, so that one of two processes is not left with one of them at
+the end.
 """
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest. Where new examples are drawn, draw more, also where a test
-    says how many.
+    """Run the slowest files first. If new examples are drawn, draw more of them, also where a test
+    sets its own number.
     """
     items.sort(
         key=lambda item: (
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """How the same examples are drawn again, where they are not the usual ones."""
+    """How to draw the same examples again, if they are not the usual ones."""
     if not EXPLORE:
         return None
     seed = config.getoption("--hypothesis-seed") or "SEED"
@@ -82,7 +82,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """Two worker processes, which all tests share that do not kill them: to start them takes
+    """Two worker processes for all tests that do not kill them, because starting them takes
     seconds.
     """
     with pipeline.cluster(2) as started:

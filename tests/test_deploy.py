@@ -105,9 +105,8 @@ def test_operator_accepts(manifest):
     """Each resource of the operator's is valid by the definition that dask-kubernetes ships, with
     no key that this does not know.
     """
-    package = importlib.util.find_spec(
-        "dask_kubernetes"
-    )  # not imported: it would bring a client of Kubernetes
+    # not imported: it would bring a client of Kubernetes
+    package = importlib.util.find_spec("dask_kubernetes")
     if package is None:
         pytest.skip("needs the package dask-kubernetes: the extra `deploy`")
     charts = (

@@ -226,9 +226,8 @@ def test_clouds(shared, tmp_path, engine):
     from ukis_csmask.mask import CSmask
 
     scene = np.load(shared / "satellite" / "ukis_sentinel2.npz")
-    truth = np.select(
-        [scene["msk"][..., 0] == 4, scene["msk"][..., 0] == 0], [1, 2], 0
-    )  # as the package's own tests read it
+    # as the package's own tests read it
+    truth = np.select([scene["msk"][..., 0] == 4, scene["msk"][..., 0] == 0], [1, 2], 0)
     image = tmp_path / "scene.zarr"
     bands = np.moveaxis(np.rint(scene["img"] * 10_000).astype(np.uint16), -1, 0)
     zarr.create_array(image, data=bands, dimension_names=("c", "y", "x"))

@@ -1,5 +1,5 @@
-"""The stages of a run on an array in memory, planned by the product's own planner, without files of
-results. Exactness tests compare what comes out with the untiled answer.
+"""Run the stages on an array in memory, planned by the product's own planner, without files of
+results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.stages.segment import segment
 from pipeline.stages.stitching import CERTIFICATES
 
 MEMORY = 1 << 40
-"""Bytes that one task may use: enough for any window."""
+"""The bytes that one task may use: enough for any window."""
 SOME = {"valid": {"min": 0}}
 """A condition that any tile meets. A job must not have a rule that no tile can reach, and one after
 a rule without conditions is such a rule; `tiled` says itself where each tile goes.
@@ -33,12 +33,12 @@ a rule without conditions is such a rule; `tiled` says itself where each tile go
 
 @dataclass(frozen=True)
 class Tiled:
-    """What came out."""
+    """The result of the stages."""
 
     labels: npt.NDArray[np.int64]
     number: int
     certificates: list[str]
-    """By id - 1."""
+    """In the order of ids: the entry of id k is at k - 1."""
     run: Run
 
 

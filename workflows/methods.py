@@ -1,4 +1,5 @@
-"""Draw what every kind of segmenter makes of one image, in tiles: the picture in the documentation.
+"""Draw the result of every kind of segmenter for one image, cut into tiles: the picture in the
+documentation.
 
 usage: python workflows/methods.py docs/pictures/methods.webp
 """
@@ -42,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def labels_of(
     image: npt.NDArray[Any], kind: str, options: dict[str, Any], folder: Path
 ) -> npt.NDArray[Any]:
-    """What a kind makes of the image, in tiles of 100 pixels."""
+    """The labels that a kind of segmenter gives for the image, in tiles of 100 pixels."""
     method = {"kind": kind.split(maxsplit=1)[0], **options}
     with pipeline.local() as engine:
         result = pipeline.segment(image, method, folder / kind, engine=engine, tile=TILE)
@@ -50,7 +51,7 @@ def labels_of(
 
 
 def panel(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None, title: str) -> Image.Image:
-    """The image with the labels in colours of their own, and their borders."""
+    """The image with coloured labels and their borders."""
     shown = np.moveaxis(image, 0, -1).astype(float)
     if labels is not None:
         colours = np.random.default_rng(4).integers(40, 256, (int(labels.max()) + 1, 3))
@@ -64,7 +65,7 @@ def panel(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None, title: str) 
 
 
 def write(out: Path) -> None:
-    """Draw all of them."""
+    """Draw the panels of all kinds into one picture."""
     image = np.ascontiguousarray(
         np.moveaxis(data.immunohistochemistry(), -1, 0)[:, 100 : 100 + SIDE, 100 : 100 + SIDE]
     )

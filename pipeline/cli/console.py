@@ -161,8 +161,7 @@ def writable(*files: Path | None) -> None:
 
 def _end(message: str, code: int) -> NoReturn:
     if code == Interrupted.exit_code:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # a second Ctrl-C would end the ending, with a traceback
+        # a second Ctrl-C would interrupt the exit, with a traceback
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     typer.echo(f"tilewise: {message}", err=True)
     sys.exit(code)

@@ -1,9 +1,8 @@
-"""What this program says in a log, without secrets: addresses in messages and tracebacks are shown
-as in errors.
+"""Keep secrets out of logs: addresses in messages and tracebacks are shown as in error messages.
 
-The logger ``pipeline`` does so wherever it is used. In processes that are ours alone, of the
-command line and of our workers, so do all loggers, warnings, and tracebacks of errors that nobody
-caught: libraries log what they ask, and errors of theirs name it.
+The logger ``pipeline`` does so in every process. In processes that only this program uses (the
+command line and its workers), so do all loggers, warnings and tracebacks of uncaught errors,
+because libraries log the addresses that they request and name them in their errors.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ FORMATTER = logging.Formatter()
 
 
 class Redacting(logging.Filter):
-    """Shows addresses in what is logged without what signs them; lets everything through."""
+    """Redacts addresses in log records; lets every record through."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change what a record says: True."""
+        """Redact the record; always True."""
         redact(record)
         return True
 
 
 def logger() -> logging.Logger:
-    """The logger of this program, without secrets."""
+    """The logger of this program, which redacts."""
     found = logging.getLogger("pipeline")
     if not any(isinstance(each, Redacting) for each in found.filters):
         found.addFilter(Redacting())
@@ -38,10 +37,10 @@ def logger() -> logging.Logger:
 
 
 def redact(record: logging.LogRecord) -> None:
-    """Change a record's message, traceback and stack, whatever formats it later."""
+    """Redact a record's message, traceback and stack before any handler formats it."""
     try:
         message = record.getMessage()
-    except (TypeError, ValueError, LookupError):  # logging would print its arguments as they are
+    except (TypeError, ValueError, LookupError):  # logging would print the arguments unredacted
         message = f"{record.msg} {record.args!r}"
     record.msg = redacted(message)
     record.args = ()
@@ -52,8 +51,8 @@ def redact(record: logging.LogRecord) -> None:
 
 
 def redact_all() -> None:
-    """Show no secrets of any logger, warning or uncaught error of this process; of use once, in a
-    process that is ours alone.
+    """Redact all loggers, warnings and uncaught errors of this process. Call it only in a process
+    that no other program shares.
     """
     make = logging.getLogRecordFactory()
     warn = warnings.formatwarning
@@ -76,7 +75,7 @@ def redact_all() -> None:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, where: Any) -> None:
-    """Print an error that nobody caught, as Python does."""
-    if kind is SystemExit:  # by which a thread may end
+    """Print an uncaught error as Python does, redacted."""
+    if kind is SystemExit:  # how a thread may end
         return
     sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, where))))

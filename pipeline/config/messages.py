@@ -1,4 +1,4 @@
-"""What a key may be, in words for people who write YAML by hand."""
+"""Say which values a key allows, in words for people who write YAML by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOUNDS = {
     "lt": "less than {lt:g}",
 }
 NAME = "NAME"
-"""In an example, the name of a segmenter."""
+"""Stands for the name of a segmenter in an example."""
 FOUND = {
     "int_type": PLAIN[int],
     "int_parsing": PLAIN[int],
@@ -46,18 +46,18 @@ FOUND = {
     "string_too_short": "text that is not empty",
     "literal_error": "{expected}",
 }
-"""By pydantic's type of a fault, what it says is allowed."""
+"""The allowed values in words, by pydantic's error type."""
 BRIEF = reprlib.Repr()
-"""Values as messages show them: a long one not whole."""
+"""Shortens long values in messages."""
 BRIEF.maxlevel = 3
 BRIEF.maxstring = 120
 BRIEF.maxother = 120
 LARGEST = 2**53
-"""Up to here every whole number is a float too."""
+"""Up to here every integer is exact as a float."""
 
 
 def meaning(wanted: Any, words: Mapping[Any, str] = PLAIN) -> str:
-    """What a type stands for, in words for YAML or others.
+    """What a type allows, in words for YAML (`PLAIN`) or for Python (`PYTHON`).
 
     >>> meaning(float | None), meaning(tuple[int, int]), meaning(Mapping[str, float])
     ('a number or nothing', '[a whole number, a whole number]', '{text: a number}')
@@ -79,14 +79,14 @@ def meaning(wanted: Any, words: Mapping[Any, str] = PLAIN) -> str:
 
 
 def _part(part: Any, words: Mapping[Any, str]) -> str:
-    """A parameter of a generic type: an ellipsis, a literal, or a type."""
+    """An argument of a generic type in words: an ellipsis, a literal, or a type."""
     if part is Ellipsis:
         return "…"
     return repr(part) if isinstance(part, str | int) else meaning(part, words)
 
 
 def choices(wanted: Any) -> tuple[str, ...]:
-    """The values that an option may have, where its type lists all of them.
+    """The values that an option may have, if its type lists all of them; else empty.
 
     >>> choices(Literal["distance", "intensity"] | None), choices(int | Literal["auto"])
     (("'distance'", "'intensity'", 'None'), ())
@@ -99,7 +99,7 @@ def choices(wanted: Any) -> tuple[str, ...]:
 
 
 def bounds(wanted: Any) -> list[str]:
-    """What is said of a number's range beside its type.
+    """The bounds of a number in words, from the metadata of its type.
 
     >>> from pydantic import Field
     >>> bounds(Annotated[float, Field(ge=0, lt=1)])
@@ -116,9 +116,20 @@ def bounds(wanted: Any) -> list[str]:
 
 
 def refusal(where: str, value: Any, allowed: str) -> str:
-    """The key's path, its value and what is allowed; the nearest spelling, or how YAML came to read
-    another value than was meant.
+    """An error message: the key's path, its value, what is allowed, and a hint: the nearest
+    spelling, or why YAML read another value than was meant.
 
+    Parameters
+    ----------
+    where
+        The key's path.
+    value
+        What was given.
+    allowed
+        What is allowed, in words.
+
+    Examples
+    --------
     >>> refusal("stitch.iou", "5e-1", "a number")
     "stitch.iou: '5e-1'; allowed: a number; in YAML this is text: write 0.5, without quotes"
     """
@@ -145,19 +156,21 @@ def explained(
     elsewhere: Callable[[str, str], str],
     segmenters: Sequence[str] = (NAME,),
 ) -> list[str]:
-    """What pydantic found, a line for each key.
+    """Error messages for what pydantic found, a line for each key.
 
     Parameters
     ----------
     faults
-        The errors of a ValidationError. Lines of a JobError among them, of a validator of ours,
-        come after the path of what it validates if they begin with ``.``, ``[`` or ``:``.
+        The errors of a ValidationError. If one comes from a validator of ours that raised a
+        JobError, each of its lines that begins with ``.``, ``[`` or ``:`` is put after the path of
+        the validated part.
     keys
-        By path of a part of the job, "" for all of it, the keys that it may have.
+        The allowed keys of each part of the job, by the part's path; "" is the whole job.
     elsewhere
-        Tells of a key that is not known, and of the path above it, what else has it.
+        Called with an unknown key and the path above it; returns a hint which other part has that
+        key.
     segmenters
-        What ``use`` in a rule may be; the first stands in examples.
+        The names that ``use`` in a rule may have; the first stands in examples.
     """
     lines: dict[str, list[str]] = {}
     told: dict[str, Any] = {}
@@ -191,13 +204,13 @@ def explained(
 
 
 def _within(line: str, where: str) -> str:
-    """A line that begins with a relative path, after what that is relative to."""
+    """A line that begins with a relative path, with the full path in front."""
     return f"{where}{line}".removeprefix(".") if line.startswith((".", "[", ":")) else line
 
 
 def _path(location: Iterable[str | int]) -> str:
-    """A key's path: ``output.labels[0]``, without pydantic's names for the choices that
-    it tried.
+    """A key's path, ``output.labels[0]``, without the names that pydantic adds for the alternatives
+    of a union.
     """
     steps = [
         step
@@ -223,8 +236,8 @@ def _allowed(fault: Any, keys: Iterable[str]) -> str:
 
 
 def _number(text: str) -> str | None:
-    """A number that YAML took for text, such as 1e-3 or one in quotes, as YAML takes it for a
-    number; None where it is none.
+    """A number that YAML read as text, such as 1e-3 or a quoted one, in a spelling that YAML reads
+    as a number; None if the text is not a number.
     """
     try:
         number = float(text)

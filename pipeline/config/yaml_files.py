@@ -1,4 +1,4 @@
-"""Text files that people write, YAML and JSON: read within bounds, and changed by dotted keys."""
+"""Read YAML and JSON files that people write, within bounds; change values by dotted keys."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ T = TypeVar("T")
 
 MERGE = "tag:yaml.org,2002:merge"
 LONGEST = 1 << 24
-"""Characters of YAML."""
+"""The most characters of a YAML document."""
 TIMES = 16
-"""How many times as long may YAML be whose anchors are written out."""
+"""How many times as long a document may become once its aliases are written out."""
 LITTLE = 1 << 16
-"""Characters that it may become in any case."""
+"""The size in characters that a document may reach in any case."""
 WORD = 4096
-"""Characters of what is no text: a number of more takes for ever to read."""
+"""The most characters of a number or date: Python takes very long to read a longer one."""
 WORDS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 LARGEST = 1 << 30
-"""Bytes of a JSON file."""
+"""The most bytes of a JSON file."""
 
 
 def read(path: Path, what: str) -> Any:
-    """What a YAML file holds; JobError, which calls it ``what``, if it cannot be read."""
+    """Read a YAML file; JobError, which calls the file ``what``, if it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LONGEST + 1)
@@ -46,8 +46,8 @@ def read(path: Path, what: str) -> Any:
 
 
 def parse(text: str, what: str) -> Any:
-    """What YAML holds; JobError, which calls it ``what``, if it is none, gives a key twice, or
-    becomes far longer by its anchors.
+    """Parse YAML. JobError, which calls the text ``what``, if it is not YAML, gives a key twice, or
+    becomes much longer by its aliases.
     """
     if len(text) > LONGEST:
         raise JobError(
@@ -66,15 +66,15 @@ def parse(text: str, what: str) -> Any:
         raise JobError(f"{what} is no YAML: {_told(error)}") from error
     except RecursionError as error:
         raise JobError(f"{what} is no YAML that can be read: it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise JobError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
 
 
 def read_json(path: Path, what: str) -> Any:
-    """What a JSON file of somebody else's holds; SourceError, which calls it ``what``, if it cannot
-    be read.
+    """Read a JSON file that another program wrote; SourceError, which calls it ``what``, if it
+    cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -92,7 +92,7 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def change(parts: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Put values by dotted key, such as ``{"tiles.size": 512}``, in the place of a file's."""
+    """Replace values in a mapping by dotted key, such as ``{"tiles.size": 512}``."""
     for key, value in changes.items():
         if not all(key.split(".")):
             raise JobError(
@@ -109,8 +109,8 @@ def change(parts: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
-    """A value of a dataclass from its options; JobError, naming ``where`` they stand, where one is
-    unknown or does not hold.
+    """Make a dataclass from its options; JobError, which begins with ``where``, if an option is
+    unknown or its value is not allowed.
     """
     names = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in options:
@@ -123,8 +123,8 @@ def made(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
 
 def _refuse_growth(root: Any, what: str, most: int) -> None:
-    """JobError where a document is too long once each alias stands for what its anchor holds, or
-    holds itself.
+    """Raise JobError if a document is too long once every alias is replaced by its anchor's value,
+    or if an anchor contains itself.
     """
     sizes: dict[int, int | None] = {}
 
@@ -164,10 +164,8 @@ def _refuse_growth(root: Any, what: str, most: int) -> None:
 
 
 def _refuse_twice(node: Any, what: str, path: str, seen: set[int]) -> None:
-    """JobError for a key that a mapping has twice: YAML's readers keep the last, and say
-    nothing.
-    """
-    if id(node) in seen:  # an anchor's, again
+    """Raise JobError if a mapping has a key twice: YAML readers silently keep the last."""
+    if id(node) in seen:  # an anchor's node, again
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):

@@ -1,1 +1,1 @@
-"""A result against the truth, against another result, and against itself."""
+"""Compare a result with the truth, with another result, and with itself."""

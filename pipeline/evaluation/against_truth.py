@@ -1,5 +1,5 @@
-"""How good a result is: compared with truth, tile by tile, so that a pair of gigapixel images needs
-no more memory than a tile.
+"""Compare a result with truth, tile by tile: a pair of gigapixel images needs no more memory than a
+pair of tiles.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from pipeline.storage.run_record import RECORD, read_at, read_record
 
 Kind = Literal["instance", "semantic", "panoptic"]
 EXTENT = {2: 2048, 3: 128}
-"""The extent in pixels of what is compared at once."""
+"""The side length in pixels of the tiles that are compared, by the image's number of dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How a result compares with truth."""
+    """The measures of a result against truth."""
 
     kind: Kind
     measures: dict[str, Any]
-    """See `pipeline.evaluation.metrics`."""
+    """The measures by name; see `pipeline.evaluation.metrics`."""
 
     counts: Contingency | None = field(repr=False)
-    """The pixels that numbers share; None where truth is boxes."""
+    """How many pixels each pair of labels shares; None if truth is boxes."""
 
     overlap: Overlap = field(repr=False)
-    """The objects that overlap, and how far."""
+    """The overlapping objects and their IoU."""
 
     def __str__(self) -> str:
         return "\n".join(lines(self))
@@ -76,20 +76,19 @@ def evaluate(
         or an array of integers.
     truth
         A raster or Zarr of the same grid, or its address; a vector file in the same CRS (each shape
-        an object), COCO JSON (polygons, run-length masks or boxes; of crowds nothing is asked:
-        their pixels are left out), or boxes: Pascal VOC XML or CSV (xmin, ymin, xmax, ymax). A
-        mapping as seeds take it names an attribute that holds classes. For ``panoptic``: COCO's
-        panoptic JSON with its PNG, or the folder of another result.
+        is an object); COCO JSON (polygons, run-length masks or boxes; pixels of crowds are
+        ignored); or boxes: Pascal VOC XML or CSV (xmin, ymin, xmax, ymax). A mapping, as seeds
+        accept it, names the attribute that holds classes. For ``panoptic``: COCO's panoptic JSON
+        with its PNG, or the folder of another result.
     kind
-        ``instance``: numbers are objects. ``semantic``: numbers are classes. ``panoptic``: both, of
+        ``instance``: labels are objects. ``semantic``: labels are classes. ``panoptic``: both, for
         a result of layers.
     tolerance
-        How far apart in pixels borders may be and still be the same, for the boundary F1.
+        The distance in pixels within which two borders count as the same, for the boundary F1.
     image
-        Which image of a COCO file is meant.
+        The image of a COCO file to compare with.
     ignore
-        Numbers of the truth (of panoptic truth, classes) where nothing is asked, besides those that
-        are no data.
+        Labels of the truth (for panoptic truth: classes) to ignore, besides its nodata value.
 
     Raises
     ------
@@ -120,7 +119,7 @@ def evaluate(
 
 
 def lines(found: Evaluation) -> list[str]:
-    """The measures as a table of text."""
+    """The measures as a table of text, line by line."""
     plain = {name: value for name, value in found.measures.items() if not isinstance(value, dict)}
     text = [
         f"{name:24}{value:12.4f}" if isinstance(value, float) else f"{name:24}{value:12,}"
@@ -144,7 +143,7 @@ def lines(found: Evaluation) -> list[str]:
 
 
 def _of_one_class(overlap: Overlap) -> Overlap:
-    """Without the pairs of segments that are not of one class."""
+    """The overlap without pairs of segments of different classes."""
     alike = (
         overlap.ours[overlap.pairs[:, 0]] // CLASS == overlap.truth[overlap.pairs[:, 1]] // CLASS
     )
@@ -160,7 +159,7 @@ def opened(
     image: str | None,
     ignore: Sequence[int] = (),
 ) -> tuple[CompanionRaster | LabelsAndClasses, Companion | Drawings]:
-    """What is compared, and with what."""
+    """Open the result and the truth, as `evaluate` takes them."""
     if not isinstance(labels, (str, os.PathLike)):
         ours = _of_array(labels, kind)
         return ours, known_truth(truth, ours.source.frame, image)
@@ -174,7 +173,7 @@ def opened(
 
 
 def _refuse_damaged(path: str) -> None:
-    """OutputError where a folder says that it is a result's, and its record cannot be read."""
+    """Raise OutputError if a folder has a result's record that cannot be read."""
     if remote(path):
         read_at(path)
     else:
@@ -182,7 +181,7 @@ def _refuse_damaged(path: str) -> None:
 
 
 def _of_array(labels: Any, kind: Kind) -> CompanionRaster:
-    """Labels, or classes, that are an array in memory."""
+    """Labels or classes from an array in memory."""
     if kind == "panoptic":
         raise JobError("labels: an array, with kind 'panoptic'; allowed: the folder of a result")
     return CompanionRaster(open_source(labels), "the array")
@@ -200,7 +199,7 @@ def _ours(path: str, kind: Kind) -> CompanionRaster:
 
 
 def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Drawings:
-    """Truth as `evaluate` takes it, for an image: numbers of pixels, or boxes."""
+    """The truth for an image, as `evaluate` takes it: a raster of labels, or boxes."""
     found = drawings(truth, frame, image)
     if found is None:
         return open_companion(truth, frame)
@@ -208,8 +207,15 @@ def known_truth(truth: Any, frame: Frame, image: str | None) -> Companion | Draw
 
 
 def drawings(truth: Any, frame: Frame, image: str | None) -> Drawings | None:
-    """What people drew on an image, where that is what truth is; None: it is a raster or a vector
-    file. SourceError where there is none.
+    """The annotations of an image, if truth is a file of annotations; None if it is a raster or a
+    vector file.
+
+    Raises
+    ------
+    SourceError
+        If the file does not exist.
+    JobError
+        If the annotations are for an image of another shape.
     """
     path = Path(truth) if isinstance(truth, (str, os.PathLike)) and not remote(truth) else None
     if path is not None and not path.exists():
@@ -230,8 +236,8 @@ def drawings(truth: Any, frame: Frame, image: str | None) -> Drawings | None:
 
 
 def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:
-    """How far our boxes overlap with those drawn, without those of ours that lie mostly
-    in a crowd.
+    """The overlap of our boxes with those of the truth, without those of ours that lie mostly in a
+    crowd.
     """
     crowd = np.array(known.crowd or (False,) * len(known.boxes), bool)
     within = metrics.boxes(ours, known.boxes[crowd])
@@ -241,7 +247,7 @@ def _matched_boxes(ours: npt.NDArray[np.float64], known: Drawings) -> Overlap:
 
 
 def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The numbers in a box, and where they are known."""
+    """The labels in a box, and the mask of pixels where they are known."""
     if not isinstance(what, CompanionRaster):
         found = what.read(box)
         return np.where(found == CROWD, 0, found), found != CROWD
@@ -249,7 +255,10 @@ def numbers(what: Companion, box: Box) -> tuple[npt.NDArray[np.int64], npt.NDArr
 
 
 def parts_of(frame: Frame, step: int = 1) -> Iterator[Box]:
-    """A plane, of volumes the middle one, part after part, in parts of whole steps."""
+    """The parts of an image, one after another; of a volume, the parts of its middle plane.
+
+    Their side lengths are multiples of ``step``.
+    """
     grid = Grid(frame.shape[-2:], (EXTENT[2] // step * step,) * 2)
     for k in range(len(grid)):
         core = grid.core(k)
@@ -263,8 +272,8 @@ def _counted(
     tolerance: int,
     ignore: Sequence[int],
 ) -> tuple[Contingency, npt.NDArray[np.int64]]:
-    """The counts of all pixels, and of border pixels: ours that have one of the truth's beside
-    them, ours, the reverse.
+    """The counts of all pixels, and four counts of border pixels: ours that are near the truth's
+    border, all of ours, the truth's that are near ours, all of the truth's.
     """
     frame = ours.source.frame
     grid = Grid(frame.shape, (EXTENT[frame.ndim],) * frame.ndim)
@@ -287,7 +296,7 @@ def _counted(
 
 
 def _border(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Pixels of an object beside one that is none of it."""
+    """Object pixels that have a pixel of another label beside them."""
     found = np.zeros(labels.shape, bool)
     for axis in range(labels.ndim):
         moved = np.moveaxis(labels, axis, 0)

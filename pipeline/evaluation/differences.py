@@ -1,5 +1,5 @@
-"""A part of a result and the same part segmented again: which objects and which pixels differ, near
-seams and inside. Pure functions.
+"""Compare a part of a result with the same part segmented again: which objects and pixels differ,
+near seams and away from them. Pure functions.
 """
 
 from __future__ import annotations
@@ -16,70 +16,70 @@ from pipeline.image.grid import Box, Grid, sides
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 NEAR = 8
-"""Pixels less than this far from a seam are near it."""
+"""Pixels at less than this distance from a seam are near it."""
 BESIDE = (2, 3, 4, 5, 6)
-"""How far from a seam, in pixels, lie the lines that it is compared with."""
+"""Distances in pixels of the lines on either side of a seam that it is compared with."""
 NONE = -1
-"""The partner of an object that the result has not."""
+"""The partner of an object that has no counterpart in the result."""
 
 
 @dataclass
 class Verification:
-    """What was compared, and what came out."""
+    """What was compared, and the differences."""
 
     parts: int = 0
     pixels: int = 0
     objects: int = 0
-    """Objects that lie whole inside a part."""
+    """Objects that lie wholly inside a part."""
 
     at_seams: int = 0
-    """Of those, how many meet a seam of the run's."""
+    """How many of these objects meet a seam of the run."""
 
     differ: list[dict[str, Any]] = field(default_factory=list)
-    """Those that the result has not, or otherwise: where, how many pixels, the result's id (0:
-    none) and its certificate. Of classes, each pair of one in the result and one that was drawn
-    again.
+    """Objects that the result does not have, or has with other pixels: the place, the number of
+    pixels, the ids in the result (0: none) and the certificate. For classes: each pair of a class
+    in the result and the different class that was drawn again.
     """
 
     near: tuple[int, int] = (0, 0)
-    """Pixels of those objects, and of what the result has in their places, near seams: how many,
-    and how many differ.
+    """Pixels near seams that belong to these objects or to their counterparts in the result: how
+    many were compared, and how many differ.
     """
 
     inside: tuple[int, int] = (0, 0)
-    """The same of pixels that are not near seams."""
+    """The same for pixels away from seams."""
 
     kinds_near: tuple[int, int] = (0, 0)
-    """Pixels near seams whose class is compared: how many, and of how many it differs."""
+    """Pixels near seams with a known class: how many were compared, and how many differ."""
 
     kinds_inside: tuple[int, int] = (0, 0)
-    """The same of pixels that are not near seams."""
+    """The same for pixels away from seams."""
 
     edges: int = 0
     """Borders between pixels of different objects, along the run's seams."""
 
     beside: float = 0.0
-    """The same along lines beside them, on the average."""
+    """The same along lines beside the seams, as a mean."""
 
     strange: frozenset[str] = frozenset()
-    """What other processors or libraries drew, and may have drawn otherwise: nothing of it is wrong
-    for sure.
+    """Methods that ran on other processors or with other libraries, and so may draw differently
+    here: none of their differences is surely wrong.
     """
 
     merged: bool = False
-    """Superpixels were compared, and not the regions that they are merged into on the graph of the
+    """Superpixels were compared, not the regions that are merged from them on the graph of the
     whole image.
     """
 
     @property
     def wrong(self) -> list[dict[str, Any]]:
-        """What differs though the result calls it proved."""
+        """The differences in what the result calls proved."""
         return [one for one in self.differ if one["certificate"] == "proved"]
 
     @property
     def straightness(self) -> float:
-        """How many times as often objects end at seams as beside them; 1 where tiles leave no
-        trace, more where they do.
+        """How many times as often objects end at seams as beside them: 1 if tiles leave no trace,
+        more if they do.
         """
         return self.edges / self.beside if self.beside else 1.0
 
@@ -87,7 +87,7 @@ class Verification:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """In words."""
+        """The findings in words, line by line."""
         near = sum(one["at_seam"] for one in self.differ)
         text = [
             (
@@ -119,7 +119,7 @@ class Verification:
 
 
 def _counted(what: str, near: tuple[int, int], inside: tuple[int, int]) -> str:
-    """A line of words; none where nothing was compared."""
+    """A line of text with two counts; empty if nothing was compared."""
     return (
         f"{what}: {near[1]:,} of {near[0]:,} near seams, {inside[1]:,} of {inside[0]:,} inside"
         if near[0] + inside[0]
@@ -129,12 +129,12 @@ def _counted(what: str, near: tuple[int, int], inside: tuple[int, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """The classes of a part of the image, drawn again; all of its shape."""
+    """The classes of a part of the image, drawn again. All arrays have its shape."""
 
     kinds: Labels
     known: Flags
-    """Whether what is drawn in the part tells the class of a pixel: not where an object goes on
-    beyond it, or was too small within.
+    """Whether the part alone tells a pixel's class: False where an object crosses the part's
+    border, and where a small object was removed.
     """
 
     proved: Flags
@@ -149,21 +149,21 @@ class Part:
     labels: Labels
 
     sure: Flags
-    """By label: the object lies whole inside, and is proved."""
+    """By label: the object lies wholly inside the part, and is proved."""
 
     mine: Flags
-    """Pixels of the tiles that the run gave to the same segmenter: nothing is known here of others.
+    """Pixels of the tiles that the run gave to this segmenter; nothing is known about the others.
     """
 
     merged: bool = False
-    """The labels are superpixels, of which the result's regions are made."""
+    """The labels are superpixels; each region of the result consists of some."""
 
     drawn_by: frozenset[str] = frozenset()
-    """The routes that it was drawn by."""
+    """The names of the methods that drew it."""
 
     @property
     def compared(self) -> Flags:
-        """By label: whether it is compared."""
+        """By label: whether the object is compared."""
         compared = self.sure.copy()
         compared[self.labels[~self.mine]] = False
         compared[0] = False
@@ -173,8 +173,21 @@ class Part:
 def compare(
     found: Verification, part: Part, published: Labels, seams: Grid, certificates: Mapping[int, str]
 ) -> None:
-    """Look for each object that lies whole inside, and for objects of the result where there is
-    none.
+    """Compare each object that lies wholly inside with the result, and look for objects that only
+    the result has.
+
+    Parameters
+    ----------
+    found
+        What is added to.
+    part
+        The part, segmented again.
+    published
+        The result's labels in the part's box.
+    seams
+        The grid of the run's tiles.
+    certificates
+        The certificate of each id in the result.
     """
     labels = part.labels
     compared = part.compared
@@ -217,7 +230,21 @@ def compare(
 def compare_kinds(
     found: Verification, box: Box, drawn: Kinds, published: Labels, seams: Grid
 ) -> None:
-    """Compare the class of each pixel with that in the result."""
+    """Compare the class of each pixel with that of the result.
+
+    Parameters
+    ----------
+    found
+        What is added to.
+    box
+        Where the part lies.
+    drawn
+        The classes, drawn again.
+    published
+        The result's classes in the box; -1 where nothing was measured.
+    seams
+        The grid of the run's tiles.
+    """
     near = near_seams(box, seams, NEAR)
     wrong = drawn.known & (drawn.kinds != published)
     for name, mask in (("kinds_near", near), ("kinds_inside", ~near)):
@@ -250,14 +277,13 @@ def compare_kinds(
 
 
 def count_edges(found: Verification, published: Labels, box: Box, seams: Grid) -> None:
-    """Count borders of objects along seams across each axis, and along lines beside them."""
+    """Count borders of objects along seams across each axis, and along lines beside the seams."""
     for axis in range(published.ndim):
         rows = np.moveaxis(published, axis, 0)
         start = box.start[axis]
         size = seams.tile[axis]
-        ends = (
-            (rows[1:] != rows[:-1]).reshape(len(rows) - 1, -1).sum(axis=1)
-        )  # between row k and row k + 1
+        # entry k: the borders between row k and row k + 1
+        ends = (rows[1:] != rows[:-1]).reshape(len(rows) - 1, -1).sum(axis=1)
         for seam in range(-(-(start + 1) // size) * size, start + len(rows), size):
             lines = [seam - start - 1 + side * far for far in BESIDE for side in (-1, 1)]
             lines = [line for line in lines if 0 <= line < len(ends)]
@@ -267,7 +293,9 @@ def count_edges(found: Verification, published: Labels, box: Box, seams: Grid) -
 
 
 def near_seams(box: Box, seams: Grid, far: int) -> Flags:
-    """Pixels of which a seam is beside them, or up to ``far`` - 1 pixels further."""
+    """The mask of the pixels of a box that are at most ``far`` pixels from a seam; with 1, those
+    beside it.
+    """
     mask = np.zeros(box.shape, bool)
     for axis, (start, size, extent) in enumerate(
         zip(box.start, seams.tile, seams.shape, strict=True)
@@ -295,7 +323,7 @@ def _note(
 
 
 def _invented(part: Part, published: Labels, certificates: Mapping[int, str]) -> Labels:
-    """Ids that the result calls proved, whose objects lie whole inside, and of which nothing was
+    """The ids of proved objects of the result that lie wholly inside the part and have no pixel
     drawn again.
     """
     unknown = [published[~part.mine], published[part.labels > 0]]
@@ -311,8 +339,21 @@ def _count_pixels(
     counted: tuple[Labels, Any, Labels],
     seams: Grid,
 ) -> None:
-    """Add what differs pixel by pixel: where the result has not what answers to an object, and
-    where it has that elsewhere.
+    """Count the pixels that differ: where the result has another id than the counterpart of an
+    object, and where it has that counterpart outside the object.
+
+    Parameters
+    ----------
+    found
+        What is added to.
+    part
+        The part, segmented again.
+    published
+        The result's labels in the part's box.
+    counted
+        The pairs of labels, the pixels of each pair, and the ids that only the result has.
+    seams
+        The grid of the run's tiles.
     """
     pairs, count, extra = counted
     compared = part.compared

@@ -1,4 +1,4 @@
-"""A picture of a comparison: what became of each object."""
+"""Draw the errors of a comparison with truth: what became of each object."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHADES = (
     (240, 200, 60),
     (210, 80, 200),
 )
-"""Background, matched, missed, invented, split, merged."""
+"""Colours of background, matched, missed, invented, split, merged."""
 
 
 def picture(
@@ -38,7 +38,18 @@ def picture(
     """Write a PNG of what was matched (green), missed (red), invented (blue), split (yellow) and
     merged (purple).
 
-    Of classes, what is right is green and what is wrong red. Of a volume, it is the middle plane.
+    Of classes, correct pixels are green and wrong ones red. Of a volume, the middle plane is drawn.
+
+    Parameters
+    ----------
+    labels, truth
+        What was compared, as `pipeline.evaluation.against_truth.evaluate` takes it.
+    found
+        What came out.
+    path
+        The file to write.
+    image
+        The image of a COCO file that was compared with.
     """
     from PIL import Image
 
@@ -60,7 +71,7 @@ def picture(
 
 
 def _fates(overlap: Overlap) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """What happened to each object of ours, and to each of the truth."""
+    """What became of each object of ours, and of each of the truth."""
     pairs = overlap.pairs[metrics.matched(overlap, 0.5)]
     split, merged = metrics.broken(overlap)
     ours = np.full(len(overlap.ours), INVENTED, np.uint8)
@@ -77,7 +88,7 @@ def _shaded(
     ours: npt.NDArray[np.int64],
     truth: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.uint8]:
-    """What happened at each pixel."""
+    """What became of each pixel."""
     if found.kind == "semantic":
         return np.where(ours == truth, np.where(truth > 0, MATCHED, 0), MISSED).astype(np.uint8)
     drawn = np.where(ours > 0, _looked_up(ours, found.overlap.ours, fates[0]), 0)

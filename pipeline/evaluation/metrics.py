@@ -1,9 +1,8 @@
-"""How well labels agree with truth: from counts of pixels, which add up over tiles, to the usual
-measures.
+"""Measures of agreement between labels and truth, from counts of pixels that add up over tiles.
 
-Pure functions over small arrays. Objects are matched one to one by intersection over union;
-measures are those of the literature, and equal to scikit-image's and scikit-learn's on a whole
-image (see the tests).
+Pure functions over small arrays. Objects are matched one to one by intersection over union (IoU).
+The measures are those of the literature; on a whole image they equal those of scikit-image and
+scikit-learn (see the tests).
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from pipeline.config.extras import require
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
-"""Intersections over union at which objects are matched."""
+"""The IoU thresholds at which objects are matched."""
 _QUALITIES = ("pq", "sq", "rq")
 MOSTLY = 0.5
-"""The share of an object that lies in another for it to be called a part of it."""
+"""An object is part of another if more than this share of it lies in the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contingency:
-    """How many pixels have which label in the result and which in the truth; 0 is background."""
+    """How many pixels each pair of labels shares; 0 is background."""
 
     ours: Integers
     """(n,) the label in the result."""
@@ -46,7 +45,9 @@ class Contingency:
         truth: npt.NDArray[Any],
         valid: npt.NDArray[np.bool_] | None = None,
     ) -> Contingency:
-        """The counts of two arrays of one shape, where ``valid``."""
+        """Count the pairs of labels of two arrays of one shape, only where ``valid`` if it is
+        given.
+        """
         a, b = (ours.ravel(), truth.ravel()) if valid is None else (ours[valid], truth[valid])
         names_a, where_a = np.unique(a, return_inverse=True)
         names_b, where_b = np.unique(b, return_inverse=True)
@@ -61,7 +62,7 @@ class Contingency:
 
     @classmethod
     def added(cls, parts: Iterable[Contingency]) -> Contingency:
-        """The counts of several parts of an image."""
+        """The summed counts of several parts of an image."""
         every = list(parts)
         rows = np.concatenate(
             [np.stack([p.ours, p.truth, p.count], axis=1) for p in every]
@@ -78,29 +79,29 @@ class Contingency:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Objects of the result and of the truth, and how far those that meet overlap."""
+    """Objects of the result and of the truth, and the overlap of each pair."""
 
     ours: Integers
-    """(n,) their labels."""
+    """(n,) the labels of the result."""
 
     truth: Integers
-    """(m,) their labels."""
+    """(m,) the labels of the truth."""
 
     pairs: Integers
-    """(k, 2) those that meet: positions in ``ours`` and in ``truth``."""
+    """(k, 2) the pairs that share pixels: positions in ``ours`` and in ``truth``."""
 
     iou: Floats
     """(k,) the intersection over union of each pair."""
 
     shared: Integers
-    """(k,) the pixels that they share."""
+    """(k,) the number of pixels that each pair shares."""
 
     area: tuple[Integers, Integers]
-    """The pixels of each object of the result, and of the truth."""
+    """(n,) and (m,) the area in pixels of each object of the result, and of the truth."""
 
 
 def overlaps(counts: Contingency) -> Overlap:
-    """The objects in a contingency; labels 0 are none."""
+    """The objects of a contingency and their overlaps; label 0 is background."""
     ours, place_a = np.unique(counts.ours, return_inverse=True)
     truth, place_b = np.unique(counts.truth, return_inverse=True)
     area_a, area_b = (
@@ -119,8 +120,8 @@ def overlaps(counts: Contingency) -> Overlap:
 
 
 def matched(overlap: Overlap, least: float) -> Integers:
-    """(n,) positions in ``overlap.pairs`` of the most pairs of at least this IoU, no object in two
-    of them.
+    """The largest one-to-one matching of objects with an IoU of at least ``least``: (n,) positions
+    in ``overlap.pairs``.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -147,12 +148,13 @@ def objects(overlap: Overlap) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``objects`` and ``truth``: how many there are. ``at``: by IoU from 0.5 to 0.95 the matches,
-        missed and invented, precision, recall, F1 and ``ap`` (matches over all three). ``f1``,
-        ``precision``, ``recall``: those at 0.5. ``ap``: the mean over all. ``dice``: the mean of
-        the pairs matched at 0.5. ``pq``, ``sq``, ``rq``: panoptic, segmentation and recognition
-        quality of all objects as one class. ``splits``: objects of the truth that hold most of
-        several of ours; ``merges``: the reverse.
+        ``objects`` and ``truth``: the numbers of objects. ``at``: for each IoU threshold from 0.5
+        to 0.95 the matches, missed and invented, precision, recall, F1 and ``ap`` (matches divided
+        by the sum of matches, missed and invented). ``f1``, ``precision``, ``recall``: those at
+        0.5. ``ap``: the mean over the thresholds. ``dice``: the mean over the pairs matched at 0.5.
+        ``pq``, ``sq``, ``rq``: panoptic, segmentation and recognition quality of all objects as one
+        class. ``splits``: objects of the truth that contain several of ours, each for the most
+        part; ``merges``: the reverse.
     """
     n = len(overlap.ours)
     m = len(overlap.truth)
@@ -169,8 +171,14 @@ def objects(overlap: Overlap) -> dict[str, Any]:
 
 
 def broken(overlap: Overlap) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(m,) which objects of the truth hold most of several of ours; (n,) which of ours hold most of
-    several of the truth.
+    """Which objects are split, and which are merged.
+
+    Returns
+    -------
+    split
+        (m,) True for an object of the truth that contains several of ours, each for the most part.
+    merged
+        (n,) True for one of our objects that contains several of the truth, each for the most part.
     """
     inside, around = (
         overlap.shared > MOSTLY * overlap.area[side][overlap.pairs[:, side]] for side in (0, 1)
@@ -180,8 +188,8 @@ def broken(overlap: Overlap) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool
 
 
 def boxes(ours: Floats, truth: Floats) -> Overlap:
-    """How far boxes (low row, low column, high row, high column; high ones excluded) overlap. Areas
-    are in whole pixels.
+    """The overlap of boxes: (n, 4) and (m, 4) low row, low column, high row, high column, with the
+    high ones excluded. Areas are rounded to whole pixels.
     """
     require("shapely", "comparing boxes")
     import shapely
@@ -198,8 +206,8 @@ def boxes(ours: Floats, truth: Floats) -> Overlap:
 
 
 def information(counts: Contingency) -> dict[str, float]:
-    """The variation of information, in bits: ``vi_split``, what the truth does not tell of our
-    labels, and ``vi_merge`` the reverse.
+    """The variation of information in bits: ``vi_split`` is the entropy of our labels given the
+    truth, ``vi_merge`` that of the truth given our labels.
 
     References
     ----------
@@ -219,7 +227,7 @@ def information(counts: Contingency) -> dict[str, float]:
 
 
 def rand(counts: Contingency) -> dict[str, float]:
-    """The adapted Rand error, over pixels that are not background in the truth.
+    """The adapted Rand error, over the pixels that are not background in the truth.
 
     References
     ----------
@@ -251,9 +259,9 @@ def semantic(counts: Contingency) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``classes``: by class its ``iou``, ``dice``, ``precision``, ``recall`` and ``pixels`` in the
-        truth; ``accuracy``; ``iou`` and ``dice``: the means over the classes that occur;
-        ``confusion``: by class of the truth, by class of ours, the pixels.
+        ``classes``: for each class its ``iou``, ``dice``, ``precision``, ``recall`` and the
+        ``pixels`` in the truth. ``accuracy``. ``iou`` and ``dice``: the means over the classes that
+        occur. ``confusion``: the pixels by class of the truth, then by class of ours.
     """
     names = np.unique(np.concatenate([counts.ours, counts.truth]))
     table = np.zeros((len(names), len(names)), np.int64)
@@ -298,20 +306,21 @@ def panoptic(
     Parameters
     ----------
     counts
-        Of segments; 0 is no segment.
+        The counts of segments; 0 is no segment.
     ours, truth
-        By segment, its class: a match needs one class.
+        The class of each segment. Only segments of one class match.
     void
-        The class of the truth of which nothing is asked: pixels of it count for nothing, and
-        segments mostly on it are not false.
+        The class of the truth to ignore: its pixels do not count, and a segment that lies mostly on
+        it is not counted as invented.
     things
-        The classes that are those of things, where that is known.
+        The classes of things, if known; the others are stuff.
 
     Returns
     -------
     dict
-        ``pq``, ``sq``, ``rq``: the means over classes, and with ``_things`` and ``_stuff`` over
-        those; ``classes``: by class the same with its matches, missed and invented.
+        ``pq``, ``sq``, ``rq``: the means over all classes; with ``_things`` and ``_stuff`` added to
+        the name, over those classes. ``classes``: for each class the same, with its matches, missed
+        and invented.
 
     References
     ----------
@@ -360,8 +369,15 @@ def panoptic(
 
 
 def boundary(hits: tuple[int, int], totals: tuple[int, int]) -> dict[str, float]:
-    """The boundary F1: of how many of our border pixels, and of the truth's, ``hits`` have one of
-    the other beside them.
+    """The boundary F1, with its precision and recall.
+
+    Parameters
+    ----------
+    hits
+        How many of our border pixels are near the truth's border, and how many of the truth's are
+        near ours.
+    totals
+        The numbers of our border pixels, and of the truth's.
     """
     precision = _ratio(hits[0], totals[0])
     recall = _ratio(hits[1], totals[1])
@@ -397,5 +413,5 @@ def _quality(iou: float, hits: int, ours: int, truth: int) -> dict[str, float]:
 
 
 def _ratio(part: float, whole: float) -> float:
-    """The quotient; 0 where there is nothing to divide by."""
+    """The quotient; 0 if the divisor is 0."""
     return float(part / whole) if whole else 0.0

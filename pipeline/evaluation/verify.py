@@ -1,19 +1,19 @@
-"""Whether a result holds: parts of it are cut into other tiles, segmented again, and compared
-object by object and pixel by pixel.
+"""Verify a finished result: segment parts of the image again in other tiles, and compare objects
+and pixels.
 
-A part is four neighbouring tiles of a grid of another size. An object that lies whole inside is
-right if the result has the same pixels under one id. What goes on beyond the part is left out,
-since nothing is known of it here. Statistics of the image are those that the run found; they are
-not found again.
+A part is a block of two tiles along each axis, on a grid of another tile size. An object that lies
+wholly inside a part is right if the result has the same pixels under one id. An object that crosses
+the part's border is not compared, because the part does not show all of it. Statistics of the image
+are taken from the run's record; they are not computed again.
 
-Where the run took several segmenters, each part is segmented by each of them that it met there, and
-of each those objects are compared that lie whole in tiles that the run gave to it: what such a tile
-draws does not depend on who draws the next. Regions that are merged on the graph of the whole image
-are compared by their superpixels, each of which lies in one region.
+If the run used several segmenters, each part is segmented by every segmenter that the run used
+there. Only objects are compared that lie wholly in tiles of that segmenter: what it draws in a tile
+does not depend on the segmenters of other tiles. Regions that are merged on the graph of the whole
+image are compared by their superpixels: each superpixel must lie in one region.
 
-Classes are compared pixel by pixel, but those of objects that go on beyond the part, and where
-nothing is left of an object that was too small or of ground that may be a hole, since beyond the
-part either may go on.
+Classes are compared pixel by pixel. Left out are pixels of objects that cross the part's border,
+and pixels where a small object was removed or where a hole may have been filled: the image beyond
+the part can change both.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ from pipeline.storage.records import Arrays, Scratch, differences
 
 Labels = npt.NDArray[np.int64]
 _NOTHING = (np.zeros(0, np.int64), np.zeros(0, bool))
-"""The labels of a part that is not drawn yet, and what is sure of them."""
+"""The labels of a part that is not drawn yet, and their `Part.sure`."""
 SHARE = 0.7
-"""The size of the other tiles, as a share of the run's."""
+"""The size of the other tiles, as a fraction of the run's tile size."""
 
 
 def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verification:
@@ -80,16 +80,16 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
     path
         The folder of the result, or its address.
     parts
-        How many parts, spread over the image.
+        How many parts to segment again. They are spread evenly over the image.
     job
-        What was run. Needed only where its record does not hold it: functions, and images in
-        memory.
+        The job that was run. Needed only if its record does not hold all of it: functions, and
+        images in memory.
 
     Raises
     ------
     OutputError
-        If there is no complete result, or its image, its seeds or its methods cannot be had again,
-        or are others now.
+        If the result is missing or incomplete, or if its image, its seeds or its methods are
+        missing or have changed since the run.
     """
     result = Result(str(path))
     record = result.record
@@ -124,7 +124,9 @@ def verify(path: str | Path, parts: int = 8, *, job: Job | None = None) -> Verif
 
 
 def _doubted(difference: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, of what may have been drawn otherwise elsewhere."""
+    """The difference with certificate `proved` lowered to `agreed`: another processor may draw it
+    differently.
+    """
     return {
         **difference,
         "certificate": "agreed"
@@ -134,9 +136,7 @@ def _doubted(difference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _published(result: Result, name: str, box: Box) -> Labels:
-    """What the result has in a box: labels, or classes, of which -1 is where nothing was
-    measured.
-    """
+    """What the result holds in a box: labels, or classes with -1 where nothing was measured."""
     if name == "instance":
         return np.asarray(result.labels.data[box.slices].compute(), np.int64)
     kinds = result.classes.data[box.slices].compute()
@@ -146,7 +146,9 @@ def _published(result: Result, name: str, box: Box) -> Labels:
 def _drawn_again(
     draft: Plan, seams: Grid, tiles: list[int], folder: Path
 ) -> Iterator[tuple[Part, Kinds]]:
-    """Some tiles as each segmenter that the run took there draws them, or as layers do."""
+    """Segment some tiles again: once with each segmenter that the run used there, or once with all
+    layers.
+    """
     box = _around([draft.run.grid.core(tile) for tile in tiles])
     if draft.job.layers:
         yield _again(
@@ -180,26 +182,26 @@ def _drawn_again(
 
 
 def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
-    """The run's job with what was fitted, planned in tiles of another size.
+    """Plan the run's job again, with what was fitted, in tiles of another size.
 
     Parameters
     ----------
     record
         The run's record.
     folder
-        For the records of what is segmented again.
+        Where the records of the new segmentation go.
     job
-        What was run, where the record does not hold it.
+        The job that was run, if the record does not hold all of it.
 
     Raises
     ------
     OutputError
-        If the image, the job or what its segmenters were given is another than in the run.
+        If the image, the job or the segmenters' other inputs have changed since the run.
     """
     source = None
     if job is not None:
         source = opened(job)
-        job = bound(job, source.frame).job  # as it was run: with bands by number
+        job = bound(job, source.frame).job  # with bands by number, as the record holds it
         _refuse_another(record["job"], job.plain())
     memory = record["identity"]["tiles"]["memory"]
     try:
@@ -213,7 +215,7 @@ def _planned(record: Mapping[str, Any], folder: Path, job: Job | None) -> Plan:
 
 
 def _job_again(record: Mapping[str, Any], folder: Path, job: Job | None) -> Job:
-    """The run's job with what was fitted, in tiles of `SHARE` of their size."""
+    """The run's job with what was fitted, in tiles of `SHARE` of the run's size."""
     told = record["job"]
     fitted = record["fitted"]
     segmenters = {
@@ -240,7 +242,7 @@ def _job_again(record: Mapping[str, Any], folder: Path, job: Job | None) -> Job:
 
 
 def _refuse_unfit(draft: Plan) -> None:
-    """OutputError if parts of the image do not tell what the whole run draws."""
+    """Raise OutputError if parts of the image are not enough to know what the whole run draws."""
     if unfit := [
         layer.use
         for layer in draft.job.layers
@@ -254,8 +256,8 @@ def _refuse_unfit(draft: Plan) -> None:
 
 
 def _refuse_changed(draft: Plan, before: Mapping[str, Any]) -> None:
-    """OutputError if the image or what segmenters were given has changed since the run, by its
-    identity, or if the record does not hold what was fitted.
+    """Raise OutputError if the image or a segmenter's other input has changed since the run, or if
+    the record does not hold what was fitted.
     """
     now = json.loads(json.dumps(draft.identity()))
     if now["source"]["fingerprint"] != before["source"]["fingerprint"]:
@@ -273,7 +275,7 @@ def _refuse_changed(draft: Plan, before: Mapping[str, Any]) -> None:
 
 
 def _refuse_another(told: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """OutputError if a job is not the one that was run."""
+    """Raise OutputError if the given job differs from the one that was run."""
     keys = ("segmenters", "steps", "route", "layers", "stitch")
     before, now = (
         {key: what[key] for key in keys} for what in (told, json.loads(json.dumps(given)))
@@ -286,8 +288,19 @@ def _refuse_another(told: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _known(what: Mapping[str, Any], fitted: Mapping[str, Any], given: Any, group: str) -> Any:
-    """A segmenter or a step with what was fitted: from the record, or where that cannot hold it,
-    what is given.
+    """A segmenter or step with what was fitted: made from the record, or from ``given`` if its kind
+    has no name that a record could hold.
+
+    Parameters
+    ----------
+    what
+        Its kind and options, from the record.
+    fitted
+        What was fitted, by option.
+    given
+        The segmenter or step of the job that the caller passed; None without one.
+    group
+        The group of plug-ins that its kind belongs to.
     """
     if what["kind"] in plugins.kinds(group):
         return {**{key: held for key, held in what.items() if key != "code"}, **fitted}
@@ -301,7 +314,7 @@ def _known(what: Mapping[str, Any], fitted: Mapping[str, Any], given: Any, group
 
 
 def _owner(draft: Plan, seams: Grid, box: Box) -> npt.NDArray[np.int16]:
-    """By pixel of a box, the route that its tile took in the run."""
+    """The route that the run took at each pixel of a box."""
     own = replace(draft.run, grid=seams)
     spans = [
         range(a // size, -(-b // size))
@@ -333,7 +346,7 @@ def _blocks(grid: Grid, parts: int) -> list[list[int]]:
 
 
 def _around(cores: list[Box]) -> Box:
-    """The box that some cores fill."""
+    """The smallest box around some tile cores."""
     return Box(
         tuple(np.min([core.start for core in cores], axis=0).tolist()),
         tuple(np.max([core.stop for core in cores], axis=0).tolist()),
@@ -341,8 +354,9 @@ def _around(cores: list[Box]) -> Box:
 
 
 def _only(run: Run, number: int, scratch: Scratch, tiles: list[int]) -> Run:
-    """A run in which the tiles of a part go to one method, of merged regions to their superpixels;
-    all others go nowhere.
+    """A run in which only the tiles of a part are segmented, all by method ``number``.
+
+    Regions that would be merged stay superpixels.
     """
     routes = np.full(len(run.grid), SKIPPED, np.int16)
     for tile in tiles:
@@ -360,8 +374,15 @@ def _unmerged(method: Method) -> Method:
 
 
 def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
-    """Segment some tiles: their labels, by label whether the object lies whole in the part and is
-    sure, and the classes of pixels.
+    """Segment some tiles again.
+
+    Returns
+    -------
+    Part
+        The part with its labels, and for each label whether the object lies wholly inside and is
+        proved.
+    Kinds
+        The classes of the part's pixels.
     """
     number = _drawn(run, tiles)
     box = part.box
@@ -376,9 +397,8 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
         kinds[at] = np.where(table["ids"] > 0, table["kind"], 0)[own]
         for each in (each for each in overlay.drawers(run) if each.routes[tile] >= FIRST):
             own, table = _table(each, tile)
-            known[at] &= (own == 0) | (table["ids"] > 0)[
-                own
-            ]  # what was removed, or is no hole, may be otherwise beyond the part
+            # the image beyond the part may change what was removed and which gaps are holes
+            known[at] &= (own == 0) | (table["ids"] > 0)[own]
             proved[at] &= (table["status"] == PROVED)[own]
     cut = np.zeros(number + 1, bool)
     for side in sides(box, run.grid.whole):
@@ -398,14 +418,14 @@ def _again(run: Run, tiles: list[int], part: Part) -> tuple[Part, Kinds]:
 
 
 def _table(run: Run, tile: int) -> tuple[npt.NDArray[np.integer], Arrays]:
-    """A tile's labels, and what is known of them."""
+    """The labels of a tile, and the table of its objects."""
     return run.scratch.load(pixels_key(tile), "labels")[1]["labels"], run.joined.load(
         table_key(tile), "ids", "kind", "status"
     )[1]
 
 
 def _laid(draft: Plan, scratch: Scratch, tiles: list[int]) -> Run:
-    """The run that lays the layers of some tiles over each other, each of which is drawn."""
+    """Segment some tiles with every layer; the run that lays those layers over each other."""
     part = _only(draft.run, FIRST, scratch, tiles)
     sheets = overlay.sheets(part, draft.job.layers)
     for sheet in sheets:
@@ -414,7 +434,7 @@ def _laid(draft: Plan, scratch: Scratch, tiles: list[int]) -> Run:
 
 
 def _drawn(run: Run, tiles: list[int]) -> int:
-    """Segment some tiles and group what they hold; the number of objects."""
+    """Segment some tiles and group their objects; the number of objects."""
     for stage in (segment, link):
         for tile in tiles:
             if run.routes[tile] >= FIRST:

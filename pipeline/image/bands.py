@@ -1,10 +1,8 @@
-"""Bands by name. What a job calls ``nir`` becomes the band's number, from 1, once the image is
-known.
+"""Bands by name: replace names such as ``nir`` by band numbers, from 1, once the image is known.
 
 A segmenter or a step lists the options that name bands in its attribute ``of_bands``. Their values
-are a band, pairs or lists of bands, or a mapping from bands to weights. Everything that is
-recorded, compared or computed has numbers, so that a run is the same whichever way its bands were
-called.
+are a band, pairs or lists of bands, or a mapping from bands to weights. Records, comparisons and
+computations use numbers only, so a run does not depend on how its bands are named.
 """
 
 from __future__ import annotations
@@ -18,9 +16,11 @@ from pipeline.errors import JobError, like
 
 T = TypeVar("T")
 MEAN = "mean"
-"""In place of a band: the mean of all. A band of that name goes by its number."""
+"""An option may say this instead of a band: the mean of all bands. A band with this name is
+selected by its number.
+"""
 SHOWN = 24
-"""Names that a message lists."""
+"""How many names a message lists."""
 
 
 def numbered(what: T, names: Sequence[str]) -> T:
@@ -31,17 +31,17 @@ def numbered(what: T, names: Sequence[str]) -> T:
     what
         A dataclass. Its attribute ``of_bands`` lists the options that name bands.
     names
-        What the image's bands are called, in their order.
+        The names of the image's bands, in order.
 
     Returns
     -------
     dataclass
-        The same with each band's number, from 1.
+        A copy with band numbers, from 1.
 
     Raises
     ------
     JobError
-        If the image has no such band; it names the option and what is allowed.
+        If the image has no such band. The message names the option and what is allowed.
     """
     held: Any = what
     for option in held.of_bands:
@@ -57,8 +57,21 @@ def numbered(what: T, names: Sequence[str]) -> T:
 
 
 def number(band: int | str, names: Sequence[str], option: str) -> int:
-    """The number of a band, from 1, that is called by its name or by its number; JobError where
-    there is no such name.
+    """The number, from 1, of a band given by name or number.
+
+    Parameters
+    ----------
+    band
+        The name, or the number, which is returned unchecked.
+    names
+        The names of the image's bands, in order.
+    option
+        The option that holds it, for the message.
+
+    Raises
+    ------
+    JobError
+        If no band has this name.
     """
     if not isinstance(band, str):
         return band
@@ -68,19 +81,30 @@ def number(band: int | str, names: Sequence[str], option: str) -> int:
 
 
 def indices(bands: Iterable[int | str], count: int, option: str = "bands") -> tuple[int, ...]:
-    """The indices, from 0, of some of ``count`` bands that have no names; JobError where one is
-    called by a name.
+    """The indices, from 0, of some of ``count`` bands that have no names; JobError if one is given
+    by name.
     """
     names = [str(k + 1) for k in range(count)]
     return tuple(number(band, names, option) - 1 for band in bands)
 
 
 def numbered_trait(trait: str, names: Sequence[str], where: str) -> str:
-    """A trait of bands, ``mean_nir`` or ``index_nir_red``, with their numbers: ``mean_4``,
-    ``index_4_3``; any other trait as it is.
+    """Replace the band names in a trait by numbers: ``mean_nir`` becomes ``mean_4``,
+    ``index_nir_red`` becomes ``index_4_3``. Any other trait is returned unchanged.
 
-    JobError names ``where`` the trait stands, where the image has no such bands, or the name can be
-    read in two ways.
+    Parameters
+    ----------
+    trait
+        The trait's name.
+    names
+        The names of the image's bands, in order.
+    where
+        The key that holds the trait, for the message.
+
+    Raises
+    ------
+    JobError
+        If the image has no such bands, or the name can be read in two ways.
     """
     kind, _, rest = trait.partition("_")
     if kind not in ("mean", "index") or not is_name(rest):
@@ -101,7 +125,7 @@ def numbered_trait(trait: str, names: Sequence[str], where: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a part of a trait's name is no number, or numbers, of bands.
+    """Whether the rest of a trait's name is a band's name rather than one or more numbers.
 
     >>> is_name("nir"), is_name("nir_2"), is_name("4_3")
     (True, True, False)
@@ -110,8 +134,7 @@ def is_name(text: str) -> bool:
 
 
 def unlike(name: str, names: Iterable[str]) -> str:
-    """A name as it is where there is none such yet, or else with the first number from 2 that makes
-    it another.
+    """A name that is not taken: the given one, or that with the first free number from 2.
 
     >>> unlike("ndvi", ["red", "ndvi"])
     'ndvi_2'
@@ -133,8 +156,8 @@ def _numbers(given: Any, names: Sequence[str], option: str) -> Any:
 
 
 def _weights(given: Mapping[Any, float], names: Sequence[str], option: str) -> tuple[float, ...]:
-    """One number for each band, 0 for those that are not named. A band's number may be text, as
-    keys of JSON are.
+    """One weight for each band, 0 for those not named. A band's number may be text, as in the keys
+    of JSON.
     """
     found = [0.0] * len(names)
     for band, weight in given.items():
@@ -153,8 +176,8 @@ def _weights(given: Mapping[Any, float], names: Sequence[str], option: str) -> t
 
 
 def _allowed(band: object, names: Sequence[str]) -> str:
-    """What bands may be called: their names in their order, of very many the first, and the one
-    most like what was written.
+    """The allowed names of bands in words: at most `SHOWN`, and the one nearest to what was
+    written.
     """
     numbers = f"numbers from 1 to {len(names)}"
     if all(name.isdigit() for name in names):

@@ -1,13 +1,13 @@
-"""How large the pixels of a map are on the ground, where its plane does not say: the areas of
-Mercator's pixels, say, are not true.
+"""The true areas and lengths on the ground of a map's pixels, for a projection that distorts them
+(Web Mercator, say).
 
-A CRS is taken as true where, over the image, areas in its plane differ from those on its ellipsoid
-by half a percent at most: UTM and national grids in their zones are, equal-area ones everywhere,
-Web Mercator nowhere. Where it is not, a lattice over the image holds the ground's area for one of
-the plane, and what lengths there are, by PROJ's inverse projection and its slope; between the nodes
-of the lattice it is interpolated, with sums and products alone. A lattice is found once for a run:
-mathematical libraries differ between processors in the last digit, and an object's area must not
-depend on who adds it up.
+A CRS is taken as true if, over the image, areas in its plane differ by at most half a percent from
+those on its ellipsoid. That holds for UTM and national grids in their zones, for equal-area
+projections everywhere, and for Web Mercator nowhere. If a CRS is not true, a lattice over the image
+holds the ratio of ground area to plane area, and the metric that gives lengths. PROJ's inverse
+projection and its slope give the values at the nodes; between nodes they are interpolated with sums
+and products alone. A run computes its lattice once: mathematical libraries differ between
+processors in the last digit, and an object's area must not depend on the worker that adds it up.
 
 References
 ----------
@@ -31,57 +31,57 @@ from pipeline.image.frame import Frame
 Floats = npt.NDArray[np.float64]
 
 TRUE = 0.005
-"""The share by which areas in the plane may differ from those on the ground, and are still taken as
-they are.
+"""The largest relative difference between areas in the plane and on the ground at which a CRS
+counts as true.
 """
 FEW = 0.01
-"""The share of an image's nodes that may differ by more: projections are torn in places, and end
-somewhere.
+"""The fraction of an image's nodes that may differ by more than `TRUE`: a projection may have cuts,
+or end inside the image.
 """
 ERROR = 2e-7
-"""The relative error of interpolation that is aimed at."""
+"""The target for the relative error of interpolation."""
 MOST = 1 << 18
-"""Nodes of a lattice."""
+"""The most nodes of a lattice."""
 MOST_TORN = 1 << 14
-"""Nodes of a lattice that holds places without ground, which are looked for one by one."""
+"""The most nodes of a lattice with places off the ground, which PROJ looks up one by one."""
 COARSE = 17
-"""Nodes along each axis of the lattice that tells whether a CRS is true, and is refined where it is
-not.
+"""Nodes along each axis of the first lattice. It tells whether a CRS is true; if not, it is
+refined.
 """
 SLOPE = 500.0
-"""Metres to both sides of a node over which the slope of the inverse projection is taken: PROJ's
-digits are lost over less, its curve over more.
+"""The distance in metres to either side of a node for the slope of the inverse projection. A
+shorter one loses PROJ's digits, a longer one follows its curve.
 """
 DIGITS = 2.0**32
-"""What is less than one of so many parts is rounded away."""
+"""Values are rounded to multiples of 1 / `DIGITS` of their power of two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the plane's areas and lengths are on the ground, at the nodes of a lattice from an
-    image's one corner to the other.
+    """The ratio of areas and the metric of lengths on the ground, at the nodes of a lattice that
+    spans an image from corner to corner.
     """
 
     shape: tuple[int, int]
-    """Of the image: (row, column)."""
+    """The image's (row, column)."""
 
     values: Floats
-    """(node down, node across, 4): the ground's area for one of the plane; and E, F, G, with which
-    a step x, y of the plane has the length sqrt(E x² + 2 F x y + G y²). One node across stands for
-    all.
+    """(node down, node across, 4): the ratio of ground area to plane area; then E, F and G, by
+    which a step x, y in the plane has the length sqrt(E x² + 2 F x y + G y²) on the ground. With
+    one node across, the values do not depend on the column.
     """
 
     @property
     def fine(self) -> bool:
-        """Whether nodes are so near to each other that what they say changes within a pixel."""
+        """Whether nodes are so close to each other that values change within a pixel."""
         return any(
             nodes > 1 and extent < 4 * (nodes - 1)
             for nodes, extent in zip(self.values.shape, self.shape, strict=False)
         )
 
     def at(self, row: Floats, column: Floats, which: slice) -> Floats:
-        """Some of the values along rows and columns, (row, column, value), or (row, 1, value) where
-        all columns are alike.
+        """Some of the values at each row and column: (row, column, value), or (row, 1, value) if
+        they do not depend on the column.
         """
         down = _between(
             self.values[..., which], row * ((self.values.shape[0] - 1) / self.shape[0]), 0
@@ -91,7 +91,7 @@ class Ground:
         return _between(down, column * ((self.values.shape[1] - 1) / self.shape[1]), 1)
 
     def of_points(self, row: Floats, column: Floats, which: slice) -> Floats:
-        """Some of the values at points, (n, value)."""
+        """Some of the values at points: (n, value)."""
         nodes = [
             np.asarray(x) * ((n - 1) / extent)
             for x, n, extent in zip((row, column), self.values.shape, self.shape, strict=False)
@@ -109,7 +109,7 @@ class Ground:
 
 
 def _between(values: Floats, places: Floats, axis: int) -> Floats:
-    """Values between nodes along an axis."""
+    """Interpolate values between nodes linearly along an axis."""
     number = values.shape[axis]
     if number == 1:
         return np.repeat(values, len(places), axis)
@@ -120,8 +120,8 @@ def _between(values: Floats, places: Floats, axis: int) -> Floats:
 
 @functools.lru_cache(maxsize=16)
 def is_true(frame: Frame) -> bool:
-    """Whether areas in an image's plane are those on the ground, as far as one can tell: also where
-    nobody says where it lies, or in degrees.
+    """Whether areas in an image's plane count as those on the ground. True also for an image
+    without a CRS, or with one in degrees.
     """
     projected = _projected(frame)
     ratio = (
@@ -133,7 +133,7 @@ def is_true(frame: Frame) -> bool:
 
 @functools.lru_cache(maxsize=16)
 def ground_of(frame: Frame) -> Ground | None:
-    """What is on the ground of an image's plane; None where areas in it are true."""
+    """The ground of an image; None if areas in its plane are true."""
     projected = _projected(frame)
     if projected is None or is_true(frame):
         return None
@@ -146,8 +146,8 @@ def ground_of(frame: Frame) -> Ground | None:
 
 
 def _finer(frame: Frame, projected: Projected, values: Floats) -> Floats | None:
-    """The lattice with twice as many nodes along the axes where it is too coarse; None where it is
-    fine enough, or as fine as can be.
+    """The lattice with twice as many nodes along each axis that is still too coarse; None if it is
+    fine enough, or has as many nodes as it may.
     """
     nodes = values.shape[:2]
     twice = [
@@ -171,8 +171,8 @@ def _finer(frame: Frame, projected: Projected, values: Floats) -> Floats | None:
 
 
 def _filled(values: Floats) -> Floats:
-    """The same, with what the nearest node says where there is no ground: pixels beside the end of
-    a projection lie between both.
+    """The lattice with the values of the nearest node wherever there is no ground: pixels at the
+    edge of a projection need values on both sides.
     """
     nowhere = values[..., 0] == 0
     if not nowhere.any():
@@ -184,8 +184,8 @@ def _filled(values: Floats) -> Floats:
 
 
 def _missed(values: Floats, axis: int) -> float:
-    """By how much every other node is missed by the mean of those on both sides of it, at most;
-    relative to it.
+    """The largest relative error of interpolation at every second node, from the two nodes beside
+    it.
     """
     moved = np.moveaxis(values, axis, 0)
     known = moved[1::2]
@@ -196,7 +196,7 @@ def _missed(values: Floats, axis: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Projected:
-    """A projected CRS, and what it is projected from."""
+    """A projected CRS, and the geographic CRS under it."""
 
     crs: Any
     geographic: Any
@@ -204,10 +204,10 @@ class Projected:
     """The semi-major axis in metres, and the square of the eccentricity."""
 
     metres: float
-    """In one unit of the plane."""
+    """Metres in one unit of the plane."""
 
     radians: float
-    """In one unit of longitude and latitude."""
+    """Radians in one unit of longitude and latitude."""
 
 
 def _projected(frame: Frame) -> Projected | None:
@@ -225,12 +225,12 @@ def _projected(frame: Frame) -> Projected | None:
         return Projected(
             crs, geographic, ellipsoid(found), crs.units_factor[1], geographic.units_factor[1]
         )
-    except (CRSError, ValueError):  # a map of another body, or of nothing that has a name
+    except (CRSError, ValueError):  # a map of another planet, or a CRS without a name
         return None
 
 
 def _geographic(wkt: str) -> str:
-    """The geographic CRS within a projected one; ValueError if there is none."""
+    """The geographic CRS inside the WKT of a projected one; ValueError if there is none."""
     start = wkt.index("GEOGCS[")
     depth = 0
     for at in range(start, len(wkt)):
@@ -241,8 +241,8 @@ def _geographic(wkt: str) -> str:
 
 
 def ellipsoid(wkt: str) -> tuple[float, float]:
-    """The semi-major axis in metres and the square of the eccentricity, as any version of WKT has
-    them; of a sphere, 0.
+    """The semi-major axis in metres and the square of the eccentricity (0 for a sphere), from WKT
+    of any version.
     """
     found = re.search(r'(?:SPHEROID|ELLIPSOID)\["[^"]*",\s*([0-9.eE+]+),\s*([0-9.eE+]+)', wkt)
     if found is None:
@@ -253,7 +253,9 @@ def ellipsoid(wkt: str) -> tuple[float, float]:
 
 
 def _lattice(frame: Frame, projected: Projected, nodes: tuple[int, int]) -> Floats:
-    """`Ground.values` at so many nodes along each axis; of one node, in the middle."""
+    """The values of `Ground` at this many nodes along each axis; a single node lies in the
+    middle.
+    """
     rows, columns = (
         np.linspace(0, n, m) if m > 1 else np.array([n / 2])
         for n, m in zip(frame.shape, nodes, strict=True)
@@ -276,8 +278,8 @@ def _lattice(frame: Frame, projected: Projected, nodes: tuple[int, int]) -> Floa
 
 
 def _in_space(projected: Projected, x: Floats, y: Floats) -> Floats:
-    """Where places of the plane are around the centre of the Earth, in metres; NaN where the
-    projection has no ground.
+    """Places of the plane in metres from the centre of the Earth; NaN where the projection has no
+    ground.
     """
     found = np.concatenate(
         list(_transformed(projected.crs, projected.geographic, x.ravel(), y.ravel())), axis=1
@@ -296,8 +298,8 @@ def _in_space(projected: Projected, x: Floats, y: Floats) -> Floats:
 
 
 def _there(projected: Projected, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
-    """Whether places of the plane have ground: it is projected to them again. Some projections go
-    on beyond their ends.
+    """Whether places of the plane lie on the ground: projected back, they are the same places. Some
+    projections continue beyond their edge.
     """
     where = np.concatenate(
         list(_transformed(projected.crs, projected.geographic, x.ravel(), y.ravel())), axis=1
@@ -312,12 +314,13 @@ def _there(projected: Projected, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _transformed(source: Any, target: Any, x: Floats, y: Floats) -> Iterator[Floats]:
-    """Places in another CRS, (2, n), in parts: PROJ refuses all points that are asked about with
-    one that is nowhere.
+    """Transform places to another CRS: yields parts of (2, n).
+
+    PROJ refuses a whole batch that has one place off the ground; the batch is then halved until
+    that place is alone, and gives NaN.
     """
-    from rasterio._err import (
-        CPLE_BaseError,
-    )  # rasterio lets GDAL's own errors through, and exports no name for them
+    # rasterio lets GDAL's own errors through, and exports no name for them
+    from rasterio._err import CPLE_BaseError
     from rasterio.warp import transform
 
     try:

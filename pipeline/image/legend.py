@@ -1,4 +1,4 @@
-"""What the numbers of classes mean: their names and colours."""
+"""Names and colours of class numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from pipeline.errors import JobError, nearest
 
 MOST = 65534
-"""The highest class that there may be."""
+"""The highest class number that is allowed."""
 CLASS = 1 << 47
-"""Of a segment that tells its class: its number is this times the class, plus its own number among
-those of the class; 0 is none.
+"""The ids of segments with a class are this times the class, plus the segment's number within its
+class; 0 is no segment.
 """
 
 RGB = tuple[int, int, int]
@@ -22,23 +22,28 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One class."""
+    """Name and colour of a class."""
 
     name: str
     colour: RGB
-    """Red, green and blue, 0 to 255."""
+    """Red, green and blue, each 0 to 255."""
 
     def plain(self) -> dict[str, str]:
-        """As a job says it."""
+        """The entry as a job writes it."""
         return {"name": self.name, "colour": "#" + "".join(f"{part:02x}" for part in self.colour)}
 
 
 def entry(number: int, given: Any = None) -> Entry:
-    """A class as a job describes it, a name or ``{name, colour}``; what is not said is made up from
-    the number.
+    """A class from what a job says about it: a name or ``{name, colour}``. What is missing is made
+    from the number.
 
-    JobError where it is something else.
+    Raises
+    ------
+    JobError
+        If ``given`` is anything else.
 
+    Examples
+    --------
     >>> entry(3, {"name": "water", "colour": "#0040ff"})
     Entry(name='water', colour=(0, 64, 255))
     >>> entry(0).name, entry(2).name
@@ -73,14 +78,14 @@ def entry(number: int, given: Any = None) -> Entry:
 
 
 def legend(highest: int, given: Mapping[int, Any]) -> dict[int, Entry]:
-    """The classes from 0 to the highest, and what else is described."""
+    """The entries of classes 0 to ``highest`` and of all given ones, by number."""
     return {
         number: entry(number, given.get(number)) for number in sorted({*range(highest + 1), *given})
     }
 
 
 def refuse(given: Mapping[int, Any]) -> None:
-    """JobError where a legend is none."""
+    """Raise JobError if a legend is not valid."""
     for number, what in given.items():
         if not 0 <= number <= MOST:
             raise JobError(f"legend.{number}: class {number}; allowed: 0 to {MOST}")
@@ -88,7 +93,9 @@ def refuse(given: Mapping[int, Any]) -> None:
 
 
 def _made_up(number: int) -> RGB:
-    """Hues that are far apart for numbers that follow each other (the golden ratio), grey for 0."""
+    """A colour for a class. Successive numbers get distant hues (by the golden ratio); 0 is
+    grey.
+    """
     if number == 0:
         return (40, 42, 48)
     red, green, blue = colorsys.hls_to_rgb(

@@ -1,12 +1,12 @@
-"""How large an image's pixels are: in square metres on the ground, in square micrometres under a
+"""The size of an image's pixels: square metres on the ground, or square micrometres under a
 microscope.
 
-Of a geographic CRS a pixel is a part of the ellipsoid, between two meridians and two parallels
-unless the image is rotated, so that its area depends on where it lies. So it does in a projected
-CRS whose areas are not true (see `ground`), as in Web Mercator: areas are those on the ground, and
-those in its plane have a column of their own. A pixel's area is rounded once, to a fixed fraction
-of a square metre, and areas are sums of these whole numbers: they do not depend on the tiling, nor
-on the processor.
+In a geographic CRS a pixel is a piece of the ellipsoid, so its area depends on its place. Without
+rotation, two meridians and two parallels bound it. The area also depends on the place in a
+projected CRS with untrue areas (see `ground`), such as Web Mercator: there areas are those on the
+ground, and areas in the plane have a column of their own. The area of each pixel is rounded once,
+to a fixed fraction of a square metre. Areas of objects are sums of these integers, so they depend
+neither on the tiling nor on the processor.
 
 References
 ----------
@@ -36,37 +36,39 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 EXPONENT = -64
-"""Where pixels are not alike, the area of each is a whole number of 2^-64 square metres."""
+"""If pixels differ in size, the area of each is an integer number of 2^EXPONENT square metres."""
 LIMBS = 3
-"""That number is stored in so many limbs of 32 bits."""
+"""Limbs of 32 bits that hold this integer."""
 _COLUMNS = {"um": Fraction(1, 10**6), "mm": Fraction(1, 1000), "m": Fraction(1)}
-"""The units that columns have, in metres: a length is told in the first that is not shorter, or in
-metres.
+"""Units of columns, in metres. A length is given in the first unit that is at least as long as the
+image's unit, else in metres.
 """
 _GAUSS = ((-math.sqrt(0.6), 5 / 18), (0.0, 8 / 18), (math.sqrt(0.6), 5 / 18))
-"""Places and weights of a mean over -1 to 1, exact for polynomials of degree 5."""
+"""Places and weights of Gauss-Legendre quadrature: the mean over -1 to 1, exact for polynomials of
+degree 5.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelSize:
-    """How large the pixels of an image are."""
+    """How pixel sizes of an image convert to the unit of its columns."""
 
     unit: str
-    """m, mm or um."""
+    """``m``, ``mm`` or ``um``."""
 
     factor: float
-    """How many of it the unit of the transform or of the pixel size is; of a geographic CRS, its
-    unit in radians.
+    """How many of this unit make up the unit of the transform or of the pixel size; for a
+    geographic CRS, its unit in radians.
     """
 
     ellipsoid: tuple[float, float] | None = None
-    """Of a geographic CRS: the semi-major axis in metres, and the square of the eccentricity."""
+    """For a geographic CRS: the semi-major axis in metres, and the square of the eccentricity."""
 
 
 @functools.lru_cache(maxsize=16)
 def scale(frame: Frame) -> PixelSize | None:
-    """How large pixels are; None where nobody says: of an axis, of a transform without a CRS, of
-    how far the planes of a map are apart.
+    """The unit and factor of an image's pixel sizes. None if they are unknown: an axis without a
+    unit, a transform without a CRS, a map of several planes.
 
     >>> scale(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     PixelSize(unit='um', factor=1.0, ellipsoid=None)
@@ -95,12 +97,25 @@ def _in_column(frame: Frame) -> PixelSize | None:
 def alike(
     units: Sequence[str | None], sizes: Sequence[float]
 ) -> tuple[str, tuple[float, ...], tuple[int, ...]]:
-    """Sizes along axes in the unit of the last axis whose unit is a length, and which axes have
-    none: their sizes are left as they are.
+    """Convert sizes along axes to one unit: that of the last axis that has a length as its unit.
 
-    Where no axis has such a unit, all are left as they are, in the unit that all have, or in
-    pixels.
+    Sizes along axes without such a unit stay as they are. If no axis has one, all sizes stay as
+    they are, in the unit that all share, else in pixels.
 
+    Parameters
+    ----------
+    units
+        The unit of each axis, or None.
+    sizes
+        The pixel size along each axis.
+
+    Returns
+    -------
+    tuple
+        The unit, the sizes, and the indices of axes without a unit of length.
+
+    Examples
+    --------
     >>> alike(["nanometer", "microns", "µm"], [500.0, 0.25, 0.25]), alike([None, "um"], [2.0, 0.5])
     (('micrometer', (0.5, 0.25, 0.25), ()), ('micrometer', (2.0, 0.5), (0,)))
     """
@@ -114,8 +129,8 @@ def alike(
 
 
 def unclear(axes: Sequence[str], units: Sequence[str | None]) -> list[str]:
-    """A sentence for each axis whose unit is no length that is known, where it says one or where
-    others have one.
+    """A warning for each axis with an unknown unit, and for each axis without one beside axes that
+    have one.
 
     >>> unclear("zyx", [None, "cubits", "um"])[1]
     "the unit along y is 'cubits', which is no length that is known; no size is taken there"
@@ -134,7 +149,7 @@ def unclear(axes: Sequence[str], units: Sequence[str | None]) -> list[str]:
 
 
 def in_unit(size: float, unit: str, wanted: str) -> float | None:
-    """A size in another unit of length; None where either is none.
+    """A size in another unit of length; None if either unit is not a known length.
 
     >>> in_unit(500.0, "nanometer", "micrometer")
     0.5
@@ -147,8 +162,8 @@ def in_unit(size: float, unit: str, wanted: str) -> float | None:
 
 
 def size_column(frame: Frame) -> str | None:
-    """What the column of areas, or of volumes, is called besides that in pixels; None where there
-    is none.
+    """The name of the column of areas (or volumes) in physical units; None if pixel sizes are
+    unknown.
 
     >>> size_column(Frame((5, 5, 5), pixel_size=(2.0, 0.5, 0.5), unit="micrometer"))
     'volume_um3'
@@ -160,8 +175,8 @@ def size_column(frame: Frame) -> str | None:
 
 
 def pixel_extent(frame: Frame) -> float | None:
-    """The area of a pixel, or of a volume's its volume, in the unit of its column; None where it is
-    not the same everywhere, or unknown.
+    """The area of a pixel, or the volume of a voxel, in the unit of its column; None if it is
+    unknown or not the same everywhere.
 
     >>> pixel_extent(Frame((5, 5), pixel_size=(0.5, 0.5), unit="micrometer"))
     0.25
@@ -170,7 +185,9 @@ def pixel_extent(frame: Frame) -> float | None:
 
 
 def plane_extent(frame: Frame) -> float | None:
-    """The same, in the plane of a projected CRS whether or not areas are true in it."""
+    """The area of a pixel, or the volume of a voxel, in the plane of a projected CRS, whether that
+    is true or not.
+    """
     found = scale(frame)
     if found is None or found.ellipsoid:
         return None
@@ -180,15 +197,15 @@ def plane_extent(frame: Frame) -> float | None:
 
 
 def plane_column(frame: Frame) -> str | None:
-    """What the column of areas in the plane of the CRS is called, beside that of those on the
-    ground; None where they are one.
+    """The name of the column of areas in the plane of the CRS, beside that of areas on the ground;
+    None if both are the same.
     """
     return "area_plane_m2" if vary(frame) and plane_extent(frame) is not None else None
 
 
 def vary(frame: Frame) -> bool:
-    """Whether the areas of pixels are known, and are not all alike: in a geographic CRS, or one
-    whose areas are not true.
+    """Whether the areas of pixels are known but differ: in a geographic CRS, or in a projected one
+    with untrue areas.
     """
     found = scale(frame)
     return found is not None and (found.ellipsoid is not None or not is_true(frame))
@@ -197,11 +214,27 @@ def vary(frame: Frame) -> bool:
 def pixel_areas(
     frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground | None = None
 ) -> Integers:
-    """The areas of pixels on the ground, (row, column, LIMBS), or where they depend on the row
-    alone (row, 1, LIMBS), in square metres of 2^EXPONENT, from the first of some rows and columns
-    up to the last. A pixel that reaches beyond a pole ends there.
+    """The areas of pixels on the ground, as integers of 2^EXPONENT square metres. A pixel that
+    reaches beyond a pole ends there.
 
-    ``ground`` is what `ground_of` the frame was found once; ValueError where all pixels are alike.
+    Parameters
+    ----------
+    frame
+        The image, 2-D.
+    rows, columns
+        The first row and column, and those after the last.
+    ground
+        What `ground_of` found for the frame, if it was called before.
+
+    Returns
+    -------
+    Integers
+        (row, column, LIMBS), or (row, 1, LIMBS) if areas do not depend on the column.
+
+    Raises
+    ------
+    ValueError
+        If all pixels have the same size, or it is unknown.
     """
     found = scale(frame)
     if (
@@ -215,7 +248,7 @@ def pixel_areas(
     radians = multiplied(frame.transform, found.factor)
     a, _, _, d, e, top = radians
     if not is_turned(radians):
-        # Each edge is computed in the same way for the pixels on either side.
+        # Both pixels beside an edge compute it in the same way.
         edges = np.clip(
             top + e * np.arange(rows[0], rows[1] + 1, dtype=np.float64), -math.pi / 2, math.pi / 2
         )[:, None]
@@ -240,8 +273,8 @@ def pixel_areas(
 def _on_ground(
     frame: Frame, rows: tuple[int, int], columns: tuple[int, int], ground: Ground
 ) -> Integers:
-    """The areas of pixels of a projected CRS: those in its plane, by what these are on
-    the ground.
+    """The areas of pixels of a projected CRS: those in its plane times the ratio of ground area to
+    plane area.
     """
     row, column = (np.arange(*span, dtype=np.float64) + 0.5 for span in (rows, columns))
     if not ground.fine:
@@ -265,7 +298,7 @@ def _density(latitude: Floats, ellipsoid: tuple[float, float]) -> Floats:
 
 
 def _limbs(areas: Floats) -> Integers:
-    """Areas as whole numbers of 2^EXPONENT, cut off: limbs of 32 bits along the last axis."""
+    """Areas as integers of 2^EXPONENT, rounded down: limbs of 32 bits along the last axis."""
     limbs = np.zeros((*areas.shape, LIMBS), np.int64)
     for k in reversed(range(LIMBS)):
         limbs[..., k] = np.floor(areas)
@@ -280,23 +313,24 @@ def step_lengths(
     down: npt.ArrayLike,
     across: npt.ArrayLike,
 ) -> Floats | None:
-    """How long steps from pixels' centres are, in the unit of `scale`, or where that is None in
-    that of the transform.
+    """The lengths of steps that start at pixels' centres, in the unit of `scale`, or in that of the
+    transform if `scale` is None.
 
     Parameters
     ----------
     frame
         The image, 2-D.
     row, column
-        (n,) where each step begins.
+        (n,) the pixel at which each step starts.
     down, across
-        (n,) how many rows and columns it goes.
+        (n,) how many rows and columns each step goes.
 
     Returns
     -------
-    (n,), or None where the image has no scale at all. In a geographic CRS the length on the
-    ellipsoid, of a line that is straight in longitude and latitude; in a projected one whose areas
-    are not true, on the ellipsoid too.
+    Floats or None
+        (n,) lengths; None if the image has no scale at all. In a geographic CRS, the length on the
+        ellipsoid of a line that is straight in longitude and latitude. In a projected CRS with
+        untrue areas, the length on the ellipsoid.
     """
     found = scale(frame)
     if found is None and frame.transform is None:

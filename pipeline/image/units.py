@@ -1,9 +1,7 @@
-"""Units of length, by whichever of their names an image's metadata have: what they are called here,
-and how long they are.
+"""Units of length in images' metadata: their standard name and their length in metres.
 
-Names are looked up with Pint, which knows plurals, prefixes and symbols. It takes a third of a
-second to load, so that those which most images have are known here, and it is loaded for another
-only.
+Pint looks names up: it knows plurals, prefixes and symbols. It takes a third of a second to load,
+so the most common units are listed here, and Pint is loaded only for others.
 """
 
 from __future__ import annotations
@@ -16,17 +14,17 @@ from typing import Any
 
 COMMON = {"meter": 0, "metre": 0, "m": 0, "millimeter": -3, "mm": -3, "nanometer": -9, "nm": -9}
 COMMON |= dict.fromkeys(("micrometer", "micron", "um", "μm"), -6)
-"""The power of ten that a unit is in metres."""
+"""Common units, as a power of ten in metres."""
 PREFIXES = ("", "deca", "hecto", "kilo", "deci", "centi", "milli", "micro", "nano", "pico", "femto")
 POWERS = (0, 1, 2, 3, -1, -2, -3, -6, -9, -12, -15)
 NO_LENGTHS = frozenset(
     {"pixel", "pixels", "px", "css_pixel", "unknown", "degree", "degrees", "radian", "pt", "li"}
 )
-"""What need not be looked up, and what Pint takes for a length and images mean otherwise: pixels,
-points, lines.
+"""Names that are not looked up. Some of them Pint takes for a length but image metadata do not:
+pixels, points, lines.
 """
 LONGEST = 40
-"""Letters of a name that is looked up."""
+"""The longest name that is looked up, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +32,16 @@ class Length:
     """A unit of length."""
 
     name: str
-    """As OME-Zarr calls it, where that has a name for it: micrometer."""
+    """The name that OME-Zarr uses, if it has one: ``micrometer``."""
 
     metres: Fraction
-    """How long it is."""
+    """Its length in metres."""
 
 
 @functools.lru_cache(maxsize=256)
 def length(name: str) -> Length | None:
-    """The unit of length that a name stands for, whichever case, plural or sign for micro it has;
-    None where it is none.
+    """The unit of length with this name, in any case, in singular or plural, with any sign for
+    micro; None if the name is not a length.
 
     >>> length("µm") == length("Microns") == Length("micrometer", Fraction(1, 1000000))
     True
@@ -68,11 +66,10 @@ def _named(name: str, metres: Fraction) -> Length:
 
 
 def _looked_up(name: str) -> Length | None:
-    """By Pint; None where it has no such unit, or one that is no length."""
+    """Look a name up with Pint; None if there is no such unit, or it is not a length."""
     registry = _registry()
-    found = [
-        unit for _, unit, _ in registry.parse_unit_name(name)
-    ]  # of a name alone: no expression is ever evaluated
+    # parse_unit_name takes a single name: no expression is ever evaluated
+    found = [unit for _, unit, _ in registry.parse_unit_name(name)]
     if not found or found[0] in NO_LENGTHS:
         return None
     unit = registry.Unit(name)

@@ -1,5 +1,5 @@
-"""A job bound to its image: the bands that it names by number, and what the image is once all steps
-are done.
+"""Bind a job to its image: replace band names by numbers, and find out the bands and dtype after
+all steps.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pipeline.segmenters.protocols import NamesBands, RenamesBands, Unfitted
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What segmenters of a job see of its image."""
+    """A job with its image as the segmenters see it."""
 
     job: Job
-    """With bands by number."""
+    """The job with bands by number."""
 
     frame: Frame
-    """After all steps."""
+    """The image after all steps."""
 
     pixel: Any
-    """One pixel of it, (band, 1, 1) or (band, 1, 1, 1)."""
+    """One pixel of the image after all steps: (band, 1, 1) or (band, 1, 1, 1)."""
 
 
 def bound(job: Job, frame: Frame) -> Bound:
-    """The job with bands by number, and the image as its steps leave it; JobError names the key
-    where a band is not there.
+    """Bind a job to an image: bands by number, and the image as the steps leave it. JobError names
+    the key of a band that does not exist.
     """
     after = _stepped(job, frame)
     segmenters = {
@@ -57,7 +57,7 @@ def bound(job: Job, frame: Frame) -> Bound:
 
 
 def _stepped(job: Job, frame: Frame) -> Bound:
-    """The job with the bands of its steps by number. JobError if a step is for images of other
+    """The job with the bands of its steps by number. JobError if a step does not fit the image's
     bands.
     """
     pixel: Any = np.zeros((len(frame.bands), *(1,) * frame.ndim), frame.dtype)
@@ -81,8 +81,8 @@ def _stepped(job: Job, frame: Frame) -> Bound:
 
 
 def _made(step: Any, pixel: Any) -> Any:
-    """What a step makes of a pixel. A step that is not fitted yet cannot be run: it keeps the
-    bands, and makes floats.
+    """The result of a step for a pixel. A step that is not fitted yet cannot run: it is taken to
+    keep the bands and to return floats.
     """
     if isinstance(step, Unfitted):
         return pixel.astype(np.float64)
@@ -99,8 +99,8 @@ def _numbered(what: Any, names: tuple[str, ...], where: str) -> Any:
 
 
 def _named(step: Any, names: tuple[str, ...], made: Any) -> tuple[str, ...]:
-    """What the bands are called after a step. One that does not say keeps names where it keeps the
-    number of bands.
+    """The names of the bands after a step. If the step does not say, the names stay while the
+    number of bands stays; else they are numbers.
     """
     if isinstance(step, RenamesBands):
         return tuple(step.named(names))

@@ -1,5 +1,5 @@
-"""What code refers to, and whose it is: a user's own, this package's, Python's, or an installed
-library's.
+"""Find what code refers to, and who owns that: the user, this package, Python or an installed
+library.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _LIBRARIES = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Referred:
-    """What code refers to, with all code within it."""
+    """The names that a piece of code refers to, with all code inside it."""
 
     names: frozenset[str] = frozenset()
     """The global names that it reads."""
     assigned: frozenset[str] = frozenset()
-    """Those that it assigns."""
+    """The global names that it assigns."""
     attributes: frozenset[str] = frozenset()
-    """The attributes that it takes of anything."""
+    """The attributes that it reads, of any object."""
     modules: frozenset[str] = frozenset()
     """The modules that it imports itself."""
 
@@ -58,7 +58,7 @@ _OPERATIONS = {
 
 
 def referred(code: CodeType) -> Referred:
-    """What a piece of code refers to."""
+    """The names that a piece of code refers to."""
     found: dict[str, set[str]] = {}
     for step in dis.get_instructions(code):
         if step.opname in _OPERATIONS:
@@ -82,8 +82,8 @@ def assigned_in(names: dict[str, Any]) -> frozenset[str]:
 
 
 def imported(name: str, names: dict[str, Any]) -> ModuleType | None:
-    """A module of a user's own that a function imports; None of others, and of one that is not
-    there.
+    """A user's module that a function imports; None if the module is not a user's or does not
+    exist.
     """
     package = names.get("__package__") or ""
     for full in (name, f"{package}.{name}" if package and name else package):
@@ -99,7 +99,7 @@ def imported(name: str, names: dict[str, Any]) -> ModuleType | None:
 
 @functools.cache
 def of_user(module: str) -> bool:
-    """Whether a module is a user's own: neither this package's, nor Python's, nor one of an
+    """Whether a module is the user's: it belongs neither to this package, nor to Python, nor to an
     installed library.
     """
     top = module.partition(".")[0]
@@ -115,7 +115,7 @@ def of_user(module: str) -> bool:
 
 
 def file_of(module: str) -> Path | None:
-    """Where a module lies; None of one that was typed."""
+    """The file of a module; None if it has none, as in an interactive session."""
     loaded = sys.modules.get(module)
     try:
         found = (
@@ -130,8 +130,8 @@ def file_of(module: str) -> Path | None:
 
 @functools.cache
 def origin(module: str) -> str:
-    """A module by its name, and the version of the library that brings it, or if a user compiled
-    it, a checksum.
+    """A module's name, with the version of its library, or with a checksum if it is a user's
+    compiled module.
     """
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top in ("", "builtins", PACKAGE):

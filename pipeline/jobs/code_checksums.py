@@ -1,14 +1,13 @@
-"""What a callable does, as checksums that change when its code does, and not when it is moved: of
-bytecode, constants, names and values.
+"""Checksums of a callable's bytecode, constants, names and values: they change when its code
+changes, but not when it is moved.
 
-A function is described by checksums by name: its own, and one for each function, class or constant
-of the user's modules that it refers to, however far, so that what changed can be told. Line
-numbers, names of files and addresses are no part of it. What an installed library brings counts by
-the library's name and version, and this package's own code not at all: `ALGORITHMS` stands for
-that.
+A function is described by several checksums with names: its own, and one for each function, class
+or constant of the user's modules that it refers to, directly or indirectly. So a message can say
+what changed. Line numbers, file names and addresses do not count. An installed library counts by
+its name and version. The code of this package does not count; `ALGORITHMS` stands for it.
 
-No library does this. `dask.tokenize` and `joblib.hash` take an importable function by its name,
-whatever is in it; cloudpickle's bytes hold line numbers and paths, and differ between processes.
+No library does this: `dask.tokenize` and `joblib.hash` take only the name of an importable
+function, and cloudpickle's bytes contain line numbers and paths and differ between processes.
 """
 
 from __future__ import annotations
@@ -50,22 +49,22 @@ _PASSING = {
     "__slots__",
     "__qualname__",
 }
-"""Of a class, what its code does not depend on, or what says the same again."""
+"""Attributes of a class that its behaviour does not depend on, or that repeat others."""
 
 
 def checksums(what: Any) -> dict[str, str]:
-    """By name, a checksum of each piece of a user's code and data that a callable depends on.
+    """Checksums of each piece of a user's code and data that a callable depends on.
 
     Parameters
     ----------
     what
-        A function, a partial, a method, or an object that can be called.
+        A function, a partial, a method, or a callable object.
 
     Returns
     -------
     dict
-        By ``module.name``, of what it refers to as well. The same in every process, wherever the
-        code stands in its file.
+        Checksums by ``module.name``; ``itself`` stands for a callable without a name. They are the
+        same in every process, wherever the code stands in its file.
 
     Examples
     --------
@@ -83,8 +82,8 @@ def checksums(what: Any) -> dict[str, str]:
 
 
 def value(what: Any) -> str:
-    """A checksum of data, or of a callable with all that it depends on: the same for equal ones in
-    every process.
+    """One checksum of data, or of a callable with all that it depends on. Equal values have the
+    same checksum in every process.
     """
     reader = _Reader("")
     return _digest([reader.told(what), sorted(reader.pieces.items())])
@@ -104,25 +103,26 @@ def _bytes(array: np.ndarray[Any, Any]) -> list[Any]:
 
 
 class _Reader:
-    """Reads what code and data are, in a form whose text is the same in every process; pieces of
-    code are told of once, by name.
+    """Describes code and data by lists with the same text in every process. Each piece of code is
+    described once and then referred to by name.
     """
 
     def __init__(self, own: str) -> None:
         self.own = own
-        """The package whose code counts though it is installed: that of the callable itself."""
+        """The package of the callable itself: its code counts although it is installed."""
         self.pieces: dict[str, str] = {}
         self.names: dict[int, str] = {}
-        """By address, what was met already; and what lies there is kept, so that nothing else comes
-        to lie there.
+        """The names of pieces that were described, by address. `kept` holds these pieces, so that
+        no other object gets their address.
         """
         self.kept: list[Any] = []
         self.open: dict[int, int] = {}
-        """By address, the containers that are being read: what holds itself is named by its depth.
+        """The containers that are being described, by address. A container inside itself is
+        described by its depth.
         """
 
     def told(self, what: Any) -> Any:
-        """Data by value, code by name."""
+        """Describe data by value and code by name."""
         if (
             what is None
             or what is Ellipsis
@@ -146,9 +146,8 @@ class _Reader:
             if isinstance(what, kinds):
                 return reads(self, what)
         held = getattr(what, "__dict__", {})
-        wrapped = held.get(
-            "py_func", held.get("__wrapped__")
-        )  # of numba; of functools.wraps and lru_cache
+        # numba keeps the function in py_func; functools.wraps and lru_cache in __wrapped__
+        wrapped = held.get("py_func", held.get("__wrapped__"))
         if callable(what) and wrapped is not None:
             return [type(what).__name__, self.told(wrapped), self.told(held.get("targetoptions"))]
         if inspect.isroutine(what) or isinstance(what, np.ufunc):
@@ -177,7 +176,7 @@ class _Reader:
         )
 
     def object(self, what: Any) -> Any:
-        """An object: its class and its state."""
+        """Describe an object by its class and its state."""
         kind = self.told(type(what))
         if hasattr(what, "__dask_tokenize__"):
             return [kind, self.told(what.__dask_tokenize__())]
@@ -192,7 +191,7 @@ class _Reader:
         reduce = copyreg.dispatch_table.get(type(what))
         try:
             made = what.__reduce_ex__(4) if reduce is None else reduce(what)
-        except Exception:  # noqa: BLE001  a lock, a generator, a file: it has no state that could be told
+        except Exception:  # noqa: BLE001  a lock, a generator, a file: no state to describe
             return [kind]
         if isinstance(made, str):
             return [kind, made]
@@ -203,8 +202,8 @@ class _Reader:
         ]
 
     def piece(self, what: Any) -> Any:
-        """A function or a class: a piece of its own where it is a user's, else by the library's
-        name and version.
+        """Describe a function or a class: by its code if it is a user's, else by the library's name
+        and version.
         """
         module = getattr(what, "__module__", None) or ""
         if not (of_user(module) or (self.own and module.partition(".")[0] == self.own)):
@@ -231,7 +230,7 @@ class _Reader:
     def cell(self, cell: CellType) -> Any:
         try:
             return self.told(cell.cell_contents)
-        except ValueError:  # nothing is in it yet
+        except ValueError:  # nothing is assigned to it yet
             return ["empty"]
 
     def kind(self, what: type) -> Any:
@@ -262,8 +261,8 @@ class _Reader:
         ]
 
     def globals(self, what: FunctionType) -> Any:
-        """What a function, and those within it, refer to by name; what functions assign is their
-        state, and no part of their code.
+        """The values that a function, with the functions inside it, reads by global name. Names
+        that functions assign are state, not code.
         """
         module = str(what.__globals__.get("__name__", ""))
         if not of_user(module):
@@ -289,13 +288,15 @@ class _Reader:
         return told
 
     def constant(self, name: str, held: Any) -> None:
-        """A constant of a module, told of under its own name."""
+        """Describe a module's constant once, by its name."""
         if name not in self.pieces:
             self.pieces[name] = ""
             self.pieces[name] = _digest(self.told(held))
 
     def through(self, module: ModuleType, attributes: frozenset[str]) -> Any:
-        """A module: of a user's own, what is taken from it."""
+        """Describe a module by its name and version; a user's module by those of its attributes
+        that are used.
+        """
         if not of_user(module.__name__):
             return ["library", origin(module.__name__)]
         if id(module) in self.open:

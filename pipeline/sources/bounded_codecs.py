@@ -1,10 +1,10 @@
-"""Chunks of Zarr that are unpacked into as much room as a chunk may take, and no more: how much
-they become, their bytes decide.
+"""Decompress chunks of Zarr arrays within a bound. The size of the output is set by the compressed
+bytes, so a damaged or hostile file could exhaust the memory.
 
-Zarr's own codecs take what the bytes ask for, and a file of a megabyte may ask for a terabyte.
-Where the size follows from the array (one compressor right on the numbers, which is the rule) so
-much is unpacked; below filters or a second compressor, up to `ROOM` times as much. So may a file
-have, which is read whole.
+Zarr's own codecs allocate whatever the bytes ask for: a file of a megabyte may ask for a terabyte.
+If the array gives the size (a single compressor directly on the numbers, the usual case), exactly
+that much is accepted. With filters or a second compressor, up to `ROOM` times as much is accepted.
+The same bound holds for files that are read whole.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
 ROOM = 8
-"""So many times a chunk's bytes may a step become whose size the array does not say: filters may
-have widened its numbers.
+"""If the array does not give the exact size, a codec may return this many times a chunk's bytes:
+filters may have widened the numbers.
 """
 LITTLE = 1 << 16
-"""Bytes that any such step may become."""
+"""The bytes that any such codec may return, for very small chunks."""
 BESIDE = 64
-"""Bytes that a file may hold for each chunk besides its numbers."""
+"""The bytes that a file may hold for each chunk besides its numbers."""
 DICTIONARY = 1 << 27
-"""Bytes that LZMA may take besides; at its strongest it takes half."""
+"""The bytes of memory that LZMA may use besides its output; its strongest setting needs half of
+that.
+"""
 PATIENCE = 60
-"""Seconds within which reads that were begun end."""
+"""How long to wait, in seconds, for reads that have started."""
 ZSTD = b"\x28\xb5\x2f\xfd"
 Unpacker = Callable[[Any, "Room", Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
 class Room:
-    """How many bytes something may become."""
+    """A bound on the size of an output in bytes."""
 
     most: int
     exact: bool
-    """Whether it has to become so many."""
+    """Whether the output must have exactly this size."""
 
     @classmethod
     def about(cls, chunk: int) -> Room:
-        """For something that a chunk of so many bytes was made of."""
+        """The bound if filters may have changed the size of a chunk."""
         return cls(max(ROOM * chunk, LITTLE), exact=False)
 
     def check(self, said: int) -> None:
-        """ValueError where something becomes, or says that it becomes, more."""
+        """Raise ValueError if the output has more bytes than allowed, or declares more."""
         if said > self.most:
             raise ValueError(f"a chunk becomes {said} bytes or more, and {self.most} are allowed")
 
 
 def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The same array, read with codecs that raise ValueError where a chunk becomes more than it
-    may.
-    """
+    """The same array with codecs that raise ValueError if a chunk exceeds its bound."""
     known: Any = array.metadata
     if known.zarr_format == 3:
         changed = replace(known, codecs=_chain(known.codecs))
@@ -88,24 +88,24 @@ def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
 
 
 def chunks_in_file(array: zarr.Array[Any]) -> int:
-    """How many chunks one file of an array holds: one, or those of a shard."""
+    """How many chunks one file of an array holds: one, or all those of a shard."""
     return math.prod(map(operator.floordiv, array.shards or array.chunks, array.chunks))
 
 
 @dataclass(frozen=True)
 class FileRoom:
-    """How many bytes a file of an array, which holds a chunk or a shard, can have."""
+    """A bound on the size in bytes of a file with one chunk or one shard."""
 
     most: int
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> FileRoom:
-        """By what the array says of itself."""
+        """The bound that follows from the array's metadata."""
         numbers = math.prod(array.shards or array.chunks)
         return cls(Room.about(numbers * array.dtype.itemsize).most + BESIDE * chunks_in_file(array))
 
     def check(self, name: str, size: int) -> None:
-        """ValueError where a file has more."""
+        """Raise ValueError if a file is larger."""
         if size > self.most:
             raise ValueError(
                 f"{name} has {size} bytes, and a file of this array has at most {self.most}"
@@ -113,9 +113,10 @@ class FileRoom:
 
 
 def settle(array: zarr.Array[Any]) -> None:
-    """Return when nothing is being read of a `bounded` array any more: where one chunk fails, Zarr
-    leaves those that were asked for with it under way, and a process that ends meanwhile complains
-    of each.
+    """Wait until no read of a `bounded` array is in progress.
+
+    When one chunk fails, Zarr leaves the reads of the others running, and a process that exits then
+    logs an error for each of them.
     """
     store = array.store_path.store
     if isinstance(store, Files | Limited) and store.loop is not None:
@@ -128,19 +129,19 @@ async def _others() -> None:
 
 
 class Files(LocalStore):
-    """Files of this machine; it knows in which event loop Zarr reads them."""
+    """Local files. Keeps the event loop in which Zarr reads them, for `settle`."""
 
     loop: asyncio.AbstractEventLoop | None = None
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
-        """A file or a part of it; None where there is none."""
+        """A file or a part of it; None if it does not exist."""
         self.loop = asyncio.get_running_loop()
         return await super().get(key, prototype, byte_range)
 
 
 class Limited(ObjectStore[Any]):
-    """Files at an address, of which none is fetched that is too large: ValueError before its bytes
-    come.
+    """Files at an address. A file that is too large raises ValueError before its bytes are
+    fetched.
     """
 
     loop: asyncio.AbstractEventLoop | None = None
@@ -150,10 +151,10 @@ class Limited(ObjectStore[Any]):
         self.room = room
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        """A file or a part of it; None where there is none."""
+        """A file or a part of it; None if it does not exist."""
         self.loop = asyncio.get_running_loop()
         if byte_range is not None:
-            if isinstance(byte_range, RangeByteRequest):  # which the index of a shard says
+            if isinstance(byte_range, RangeByteRequest):  # as the index of a shard gives it
                 self.room.check(f"a part of {key}", byte_range.end - byte_range.start)
             return await super().get(key, prototype, byte_range)
         try:
@@ -165,7 +166,7 @@ class Limited(ObjectStore[Any]):
 
 
 def _chain(codecs: Iterable[Codec]) -> list[Codec]:
-    """The codecs of version 3, in shards too, with those that unpack replaced."""
+    """The codecs of Zarr version 3, also inside shards, with every decompressor bounded."""
     found: list[Codec] = []
     for codec in codecs:
         inside = [each for each in found if not isinstance(each, ArrayArrayCodec)]
@@ -192,11 +193,12 @@ def _name(codec: Codec) -> str:
 
 @dataclass(frozen=True)
 class Bytes(BytesBytesCodec):
-    """A codec of version 3 that unpacks what a chunk may become."""
+    """A compressor of Zarr version 3 with a bound on its output."""
 
     codec: BytesBytesCodec
     more: int | None
-    """Bytes of checksums beside the chunk's; None where the array does not say how much it becomes.
+    """Bytes of checksums after the chunk's; None if the array does not give the size of the
+    output.
     """
 
     is_fixed_size = False
@@ -212,16 +214,16 @@ class Bytes(BytesBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(data)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the codec itself."""
+        """The same as for the codec itself."""
         return self.codec.to_dict()
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
-        """As the codec itself."""
+        """The same as for the codec itself."""
         return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
 
 
 class Numbers(Numcodec):  # type: ignore[misc]
-    """A codec of version 2 that unpacks what a chunk may become."""
+    """A codec of Zarr version 2 with a bound on its output."""
 
     codec_id = "bounded"
 
@@ -230,7 +232,7 @@ class Numbers(Numcodec):  # type: ignore[misc]
         self.room = room
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """What the codec itself gives; ValueError where that is too much."""
+        """Decode; ValueError if the output exceeds the bound."""
         unpacker = UNPACKERS.get(self.codec.codec_id)
         return (
             unpacker(memoryview(buf), self.room, self.get_config())
@@ -239,21 +241,23 @@ class Numbers(Numcodec):  # type: ignore[misc]
         )
 
     def encode(self, buf: Any) -> Any:
-        """As the codec itself."""
+        """Encode with the codec itself."""
         return self.codec.encode(buf)
 
     def get_config(self) -> Any:
-        """As the codec itself."""
+        """The configuration of the codec itself."""
         return self.codec.get_config()
 
     @classmethod
     def from_config(cls, config: Any) -> Any:
-        """The codec itself."""
+        """The codec itself, unbounded."""
         return get_codec(config)
 
 
 def _zstd(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
-    """Zstandard, whose frames may say how much they become (RFC 8878, 3.1.1.1), and need not."""
+    """Decompress Zstandard. Its frames may declare the size of their output (RFC 8878, 3.1.1.1),
+    but need not.
+    """
     said = _first_frame(data)
     codec = Zstd()
     room.check(said or 0)
@@ -264,14 +268,14 @@ def _zstd(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
         )
     whole = np.empty(room.most, np.uint8)
     try:
-        codec.decode(data, out=whole)  # no more than is there, of however many frames
+        codec.decode(data, out=whole)  # stops at the end of the output, however many frames follow
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"a chunk cannot be unpacked into {room.most} bytes: {error}") from error
     return whole if said in (None, room.most) else codec.decode(data)
 
 
 def _first_frame(data: memoryview) -> int | None:
-    """The bytes that the first frame says that it becomes."""
+    """The size that the first frame declares for its output; None if it does not."""
     if data[:4] != ZSTD or len(data) < 6:
         return None
     flags = data[4]
@@ -282,8 +286,8 @@ def _first_frame(data: memoryview) -> int | None:
 
 
 def _blosc(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
-    """Blosc 1, whose header says all (README_CHUNK_FORMAT.rst); the library believes it, also of
-    how much there is to read.
+    """Decompress Blosc 1. The header declares the sizes of output and input
+    (README_CHUNK_FORMAT.rst); the library trusts both, so they are checked first.
     """
     room.check(int.from_bytes(data[4:8], "little"))
     if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
@@ -292,13 +296,17 @@ def _blosc(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
 
 
 def _lz4(data: memoryview, room: Room, _how: Mapping[str, Any]) -> Any:
-    """LZ4 as numcodecs writes it, after four bytes that say how much it becomes."""
+    """Decompress LZ4 as numcodecs writes it: the first four bytes declare the size of the
+    output.
+    """
     room.check(int.from_bytes(data[:4], "little"))
     return LZ4().decode(data)
 
 
 def _streams(start: Callable[[Mapping[str, Any]], Any]) -> Unpacker:
-    """Of codecs that say nothing: one stream after another, as far as there is room."""
+    """A decompressor for formats that do not declare a size: decodes one stream after another until
+    the bound.
+    """
 
     def unpacked(data: memoryview | bytes, room: Room, how: Mapping[str, Any]) -> bytearray:
         found = bytearray()

@@ -1,11 +1,12 @@
-"""How large a picture within a TIFF says it is: asked before it is decoded, because decoders take
-as much memory as it says.
+"""Read the size that an encoded picture inside a TIFF declares, before it is decoded: decoders
+allocate as much memory as the picture declares.
 
-Headers of JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC are read. What is no picture is
-decoded into the room of a tile, and may hold any bytes, also those that a picture begins with.
+Headers of JPEG, JPEG 2000, JPEG XL, JPEG XR, PNG, WebP and LERC are read. Compressions that are not
+picture formats decode into a buffer of the tile's size. Their data may contain any bytes, also
+those with which a picture begins, so they are not checked.
 
-Pillow is no substitute. It takes memory for the canvas of a WebP when it opens one, and it does not
-know JPEG of 12 bits or without loss, which imagecodecs decodes.
+Pillow cannot replace this: it allocates the canvas of a WebP when it opens one, and it does not
+support 12-bit or lossless JPEG, which imagecodecs decodes.
 """
 
 from __future__ import annotations
@@ -14,26 +15,33 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 ROOM = 2
-"""So many times as many rows or columns as a tile may a picture in it have: some writers fill it
-up.
-"""
+"""A picture may have this many times the rows or columns of its tile: some writers pad it."""
 PLAIN = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013})
-"""TIFF's numbers of what is no picture: nothing, CCITT, LZW, deflate, PackBits, LZMA, Zstandard."""
+"""TIFF's numbers of compressions that are not picture formats: none, CCITT, LZW, deflate, PackBits,
+LZMA, Zstandard.
+"""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""JPEG's markers of what holds the size."""
+"""JPEG's markers of the segments that hold the size."""
 XR = b"WMPHOTO\0"
-"""How a JPEG XR codestream begins."""
+"""The start of a JPEG XR codestream."""
 RATIOS = ((1, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-"""JPEG XL's, of columns to rows, that need no second number."""
+"""JPEG XL's ratios of columns to rows that make a second size unnecessary."""
 STREAMS = {b"jxlc": 8, b"jxlp": 12}
-"""JPEG XL's boxes that hold a codestream or a part of it, and where that begins."""
+"""JPEG XL's boxes that hold a codestream or a part of it, and the offset at which that begins."""
 SIZE = b"\xff\x4f\xff\x51"
-"""How a JPEG 2000 codestream begins: with its size."""
+"""The start of a JPEG 2000 codestream, which is followed by its size."""
 
 
 def bounded(decode: Callable[..., Any], rows: int, columns: int) -> Callable[..., Any]:
-    """A decoder of tiles that raises ValueError where what it is given says that it is much larger
-    than a tile.
+    """Wrap a decoder of tiles so that it raises ValueError for a picture that declares to be much
+    larger than a tile.
+
+    Parameters
+    ----------
+    decode
+        The decoder; its first argument is the data.
+    rows, columns
+        The size of a tile.
     """
 
     def decoded(data: bytes | None, *others: Any, **more: Any) -> Any:
@@ -49,8 +57,8 @@ def bounded(decode: Callable[..., Any], rows: int, columns: int) -> Callable[...
 
 
 def extent(data: bytes) -> tuple[int, int] | None:
-    """Rows and columns of a picture, by its header; None of anything else, or where there is no
-    such header.
+    """Rows and columns from a picture's header; None if the data is not a picture, or its header is
+    incomplete.
     """
     for at, head, said in PICTURES:
         if data[at : at + len(head)] == head:
@@ -63,7 +71,7 @@ def _of_jpeg(data: bytes) -> tuple[int, int] | None:
     while at + 9 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in FRAMES:
             return _two(data, at + 5, 2)
-        filled = data[at + 1] == 0xFF  # any number of them may stand before a marker
+        filled = data[at + 1] == 0xFF  # any number of fill bytes may stand before a marker
         at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
 
@@ -77,7 +85,9 @@ def _of_jpeg_2000(data: bytes) -> tuple[int, int] | None:
 
 
 def _of_jpeg_xl(data: bytes) -> tuple[int, int] | None:
-    """By the SizeHeader of ISO/IEC 18181-1, of a codestream or of the first in a file of boxes."""
+    """Rows and columns from the SizeHeader of ISO/IEC 18181-1, in a codestream or in the first box
+    with one.
+    """
     at = 0
     while data[at : at + 2] != b"\xff\x0a":
         size = int.from_bytes(data[at : at + 4], "big")
@@ -105,7 +115,7 @@ def _of_jpeg_xl(data: bytes) -> tuple[int, int] | None:
 
 
 def _of_jpeg_xr(data: bytes) -> tuple[int, int] | None:
-    """By ITU-T T.832, 8.3."""
+    """Rows and columns, by ITU-T T.832, 8.3."""
     if (at := data.find(XR)) < 0:
         return None
     columns, rows = _two(data, at + 12, 2 if data[at + 10 : at + 11] >= b"\x80" else 4)
@@ -117,7 +127,7 @@ def _of_png(data: bytes) -> tuple[int, int]:
 
 
 def _of_webp(data: bytes) -> tuple[int, int]:
-    """By RFC 9649: an extended file, a lossless or a lossy picture."""
+    """Rows and columns, by RFC 9649, of an extended, a lossless or a lossy picture."""
     if data[12:16] == b"VP8X":
         columns, rows = _two(data, 24, 3, "little")
         return rows + 1, columns + 1
@@ -129,15 +139,14 @@ def _of_webp(data: bytes) -> tuple[int, int]:
 
 
 def _of_lerc(data: bytes) -> tuple[int, int]:
-    return _two(
-        data, 10 if int.from_bytes(data[6:10], "little") < 3 else 14, 4, "little"
-    )  # after a checksum
+    # from version 3 on, a checksum comes first
+    return _two(data, 10 if int.from_bytes(data[6:10], "little") < 3 else 14, 4, "little")
 
 
 def _two(
     data: bytes, at: int, width: int, order: Literal["big", "little"] = "big"
 ) -> tuple[int, int]:
-    """Two numbers of so many bytes each."""
+    """Two integers of ``width`` bytes each."""
     return int.from_bytes(data[at : at + width], order), int.from_bytes(
         data[at + width : at + 2 * width], order
     )
@@ -155,4 +164,6 @@ PICTURES: tuple[tuple[int, bytes, Callable[[bytes], tuple[int, int] | None]], ..
     (8, b"WEBP", _of_webp),
     (0, b"Lerc2 ", _of_lerc),
 )
-"""Bytes that a picture has, where, and what reads its size."""
+"""Offset in the data, the bytes there that mark a picture format, and the function that reads its
+size.
+"""

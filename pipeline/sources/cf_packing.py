@@ -1,5 +1,5 @@
-"""What the stored numbers of an array stand for, by the CF conventions: which of them mean "not
-measured", and how others are scaled.
+"""The meaning of stored numbers by the CF conventions: which mean "not measured", and how the
+others are scaled.
 
 References
 ----------
@@ -22,28 +22,41 @@ import numpy.typing as npt
 
 MISSING = ("_FillValue", "missing_value")
 UNUSED = ("valid_min", "valid_max", "valid_range")
-"""Attributes by which nothing is taken for missing, as xarray takes nothing."""
+"""Attributes that do not mark values as missing here, nor in xarray."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What stored numbers stand for."""
+    """The meaning of stored numbers."""
 
     dtype: str
-    """Of the stored numbers in the machine's byte order, where signed ones may stand for unsigned
-    ones; as NumPy names it.
+    """NumPy's name of the stored dtype in the machine's byte order; unsigned if signed numbers
+    stand for unsigned ones.
     """
 
     fills: tuple[float, ...] = ()
-    """Those that mean "not measured"."""
+    """The values that mean "not measured"."""
 
     scale: float = 1.0
     offset: float = 0.0
 
     @classmethod
     def of(cls, stored: np.dtype[Any], attributes: Mapping[str, Any], fill: Any = None) -> Packed:
-        """What an array's attributes say; ``fill`` is one more number that means "not measured", or
-        None. ValueError names what is none.
+        """The meaning by an array's attributes.
+
+        Parameters
+        ----------
+        stored
+            The dtype of the array.
+        attributes
+            The attributes of the array.
+        fill
+            One more value that means "not measured", or None.
+
+        Raises
+        ------
+        ValueError
+            If an attribute is not a number.
         """
         dtype = _signed(stored.newbyteorder("="), attributes.get("_Unsigned"))
         given = [(key, each) for key in MISSING for each in _several(attributes.get(key))]
@@ -53,23 +66,24 @@ class Packed:
             float(_number(key, attributes.get(key, usual)))
             for key, usual in (("scale_factor", 1), ("add_offset", 0))
         )
+        # NaN is missing anyway
         return cls(
             dtype.name, tuple(value for value in fills if not math.isnan(value)), scale, offset
-        )  # NaN is missing anyway
+        )
 
     @property
     def scaled(self) -> bool:
-        """Whether numbers stand for others."""
+        """Whether there is a scale or an offset."""
         return (self.scale, self.offset) != (1.0, 0.0)
 
     @property
     def nodata(self) -> float | None:
-        """The number that `one` leaves of those that mean "not measured"."""
+        """The value that means "not measured" in the result of `one`."""
         return self.fills[0] if self.fills else None
 
     def one(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Stored numbers, in the machine's byte order, as numbers of which one alone means "not
-        measured".
+        """Stored numbers with a single value that means "not measured". The block must be in the
+        machine's byte order.
         """
         block = block.view(self.dtype)
         for other in self.fills[1:]:
@@ -79,14 +93,14 @@ class Packed:
     def unpacked(
         self, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.float64]:
-        """What stored numbers stand for; NaN where nothing was measured."""
+        """The numbers that stored ones stand for; NaN where nothing was measured."""
         return np.where(
             measured, self.one(block).astype(np.float64) * self.scale + self.offset, np.nan
         )
 
 
 def unused(attributes: Mapping[str, Any]) -> list[str]:
-    """The attributes that say something of values, and change nothing here."""
+    """The attributes that limit values but have no effect here."""
     return [f"{key}: {attributes[key]}" for key in UNUSED if key in attributes]
 
 
@@ -96,15 +110,15 @@ def _signed(stored: np.dtype[Any], said: Any) -> np.dtype[Any]:
 
 
 def _several(given: Any) -> list[Any]:
-    """A number, or several in a list."""
+    """A number, or several, as a list."""
     if given is None:
         return []
     return [given] if isinstance(given, str) else np.ravel(np.asarray(given, object)).tolist()
 
 
 def _number(key: str, given: Any, dtype: np.dtype[Any] | None = None) -> float:
-    """A number as attributes hold it: of integers whole, as their type has it, and of others a
-    float; ValueError where it is none.
+    """A number from an attribute: an int of the dtype's range for integers, else a float;
+    ValueError if it is not a number.
     """
     value: Any = given.item() if isinstance(given, np.generic | np.ndarray) else given
     try:

@@ -1,8 +1,8 @@
-"""Decoded chunks of a Zarr array that are kept for a while.
+"""Cache decoded chunks of a Zarr array.
 
-Windows overlap, and a chunk can only be decoded whole: with tiles of one chunk and a halo each
-chunk is decoded nine times, with tiles of two by two four times. Kept are the chunks that were read
-last, up to `MOST` bytes; a chunk whose file was written anew is read anew.
+Windows overlap, and a chunk can only be decoded whole. With tiles of one chunk and a halo, each
+chunk is decoded nine times; with tiles of two by two chunks, four times. The cache keeps the most
+recently read chunks, up to `MOST` bytes. A chunk is read again if its file has changed.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pipeline.sources.zarr_metadata import FAULTS
 from pipeline.storage.locations import remote
 
 MOST = 3 << 24
-"""Bytes of decoded chunks that a process keeps of an array."""
+"""The most bytes of decoded chunks that a process keeps for an array."""
 Place = tuple[int, ...]
 
 
 class Kept:
-    """A Zarr array that is read in windows; it is indexed by numbers and slices as the array
-    itself.
+    """A Zarr array that is read in windows through a cache. It is indexed by integers and slices,
+    as the array itself.
     """
 
     def __init__(self, array: Any, folder: str) -> None:
-        from pipeline.sources.bounded_codecs import FileRoom  # which takes Zarr along
+        from pipeline.sources.bounded_codecs import FileRoom  # imports Zarr
 
         self._array = array
         self._folder = folder
@@ -42,8 +42,8 @@ class Kept:
         self._lock = threading.Lock()
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[Any]:
-        """The elements, read by whole chunks unless they are too many, or not next to
-        each other.
+        """The elements of a window. Whole chunks are read and cached, unless the window is too
+        large or has a step.
         """
         spans = [
             slice(i, i + 1) if isinstance(i, int) else slice(*i.indices(n))
@@ -74,9 +74,7 @@ class Kept:
         return block[tuple(0 if isinstance(i, int) else slice(None) for i in index)]
 
     def _covering(self, cover: Box) -> dict[Place, npt.NDArray[Any]]:
-        """Some chunks, given as a box of their places: those that are kept, and the others, read at
-        once.
-        """
+        """The chunks of a window by place: cached ones, and the missing ones, read at once."""
         places = list(itertools.product(*map(range, cover.start, cover.stop)))
         stamps = {place: self._stamp(place) for place in places}
         with self._lock:
@@ -103,8 +101,8 @@ class Kept:
         return found
 
     def _read(self, index: tuple[int | slice, ...], cover: Box) -> npt.NDArray[Any]:
-        """Elements of some chunks; SourceError names the file that cannot be read or unpacked, when
-        all the others have ended.
+        """Elements of some chunks. If a file cannot be read or decoded, wait until all other reads
+        have ended, then raise a SourceError that names the file.
         """
         from pipeline.sources.bounded_codecs import settle
 
@@ -113,13 +111,13 @@ class Kept:
         except FAULTS as error:
             settle(self._array)
             raise self._blamed(cover, error) from error
-        except Exception:  # of what is not on this machine
+        except Exception:  # raised by a remote store
             settle(self._array)
             raise
 
     def _blamed(self, cover: Box, error: Exception) -> SourceError:
-        """The error of the first file that cannot be read; of all that were asked for where each
-        can, alone and again.
+        """The error of the first chunk that cannot be read alone. If each can be read alone, the
+        error names them all.
         """
         places = list(itertools.product(*map(range, cover.start, cover.stop)))
         for place in places:
@@ -136,20 +134,20 @@ class Kept:
         )
 
     def _file(self, place: Place) -> str:
-        """What the file is called that a chunk, or its shard, lies in."""
+        """The name of the file of a chunk, or of its shard."""
         shard = self._array.shards or self._array.chunks
         number = tuple(p * c // s for p, c, s in zip(place, self._array.chunks, shard, strict=True))
         return str(self._array.metadata.encode_chunk_key(number))
 
     def _extent(self, places: Box) -> Box:
-        """Where some chunks lie in the array."""
+        """The box of some chunks in the array."""
         start = tuple(a * c for a, c in zip(places.start, self._array.chunks, strict=True))
         stop = tuple(b * c for b, c in zip(places.stop, self._array.chunks, strict=True))
         return Box(start, stop) & Box.whole(self._array.shape)
 
     def _stamp(self, place: Place) -> object:
-        """What changes when the file of a chunk, or the shard it is in, is written anew on this
-        machine; ValueError if it is too large.
+        """A value that changes when the local file of a chunk, or of its shard, is rewritten; None
+        if there is no such file, or for a remote array. SourceError if the file is too large.
         """
         if remote(self._folder):
             return None
@@ -159,7 +157,7 @@ class Kept:
         except FileNotFoundError:
             return None
         try:
-            self._room.check(key, found[2])  # it would be read whole
+            self._room.check(key, found[2])  # the file would be read whole
         except ValueError as error:
             raise SourceError(f"{self._folder}: its chunk {error}") from error
         return found

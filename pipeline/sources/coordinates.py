@@ -1,13 +1,12 @@
-"""Where an array lies, by what lies beside it: coordinates along its axes, a grid mapping, a
-transform.
+"""Find the place of an array from its coordinates, a grid mapping or a transform.
 
-Coordinates move with the pixels when an array is cut, sorted, thinned or averaged; a transform
-among the attributes stays as it was. So the coordinates count, and the transform where there are
-none, or where it says the same, more exactly.
+Coordinates follow the pixels when an array is cut, sorted, thinned or averaged; a transform among
+the attributes does not. So coordinates are used. The transform is used only if there are no
+coordinates, or if it agrees with them, since it is more exact.
 
 References
 ----------
-The CF conventions (https://cfconventions.org), chapters 4 and 5; ``GeoTransform`` beside them is
+The CF conventions (https://cfconventions.org), chapters 4 and 5. The attribute ``GeoTransform`` is
 GDAL's, as rioxarray writes it.
 """
 
@@ -34,60 +33,57 @@ from pipeline.sources.grid_mappings import (
 )
 
 EVEN = 0.01
-"""So many pixels may a coordinate lie beside its place."""
+"""The distance, in pixels, that a coordinate may lie from its place in an even spacing."""
 AXIS = {"X": "x", "Y": "y", "Z": "z", "T": "t"}
 PLANE = ("xc", "yc")
-"""What rioxarray calls the coordinates of a grid that is turned: each has an entry for every pixel.
-"""
+"""rioxarray's names for the coordinates of a rotated grid, with a value for every pixel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an array lies."""
+    """The place of an array."""
 
     transform: Transform | None = None
-    """Of the pixels' corners, as a frame's."""
+    """Transform of the pixels' corners, as in `Frame`."""
 
     crs: str | None = None
-    """As WKT."""
+    """The CRS as WKT."""
 
     pixel_size: tuple[float, ...] = ()
-    """Along each axis of space; empty where nobody says."""
+    """Along each axis of space; empty if unknown."""
 
     unit: str = "pixel"
     unlike: tuple[int, ...] = ()
-    """Axes along which the size is in no unit that is known, as a frame's."""
+    """Axes with a size in no known unit, as in `Frame`."""
 
     translation: tuple[float, ...] = ()
-    """Where the centre of the first pixel lies along each axis of space, of what has no transform.
-    """
+    """The centre of the first pixel along each axis of space, for an array without a transform."""
 
     remarks: tuple[str, ...] = ()
-    """What was not understood."""
+    """Warnings about what was not understood."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Coordinates of pixels' centres along one axis, evenly spaced."""
+    """Evenly spaced coordinates of pixel centres along one axis."""
 
     first: float
     step: float | None
-    """None of one pixel."""
+    """None if there is one pixel."""
 
     slack: float
-    """How far a coordinate may lie beside its place and be the same still."""
+    """The distance that a coordinate may lie from its place and still count as equal."""
 
     last: float
 
 
 def letters(dims: Sequence[str], beside: Beside) -> str | None:
-    """A letter for each axis, by its name or by the coordinates along it; None where no axis has a
-    name.
+    """A letter for each axis, from its name or from its coordinates; None if no axis has a name.
 
     Raises
     ------
     JobError
-        If an axis has a name that says nothing.
+        If an axis has a name that is not known.
     """
     if all(UNNAMED.fullmatch(dim) for dim in dims):
         return None
@@ -106,8 +102,19 @@ def letters(dims: Sequence[str], beside: Beside) -> str | None:
 def names_of_bands(
     axes: str, dims: Sequence[str], beside: Beside, attributes: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """What the bands are called: by the coordinates along them, or as rioxarray keeps a file's
-    names; none where nobody says.
+    """The names of the bands, from their coordinates or from the attribute in which rioxarray keeps
+    the names of a file's bands; empty if unknown.
+
+    Parameters
+    ----------
+    axes
+        A letter for each axis.
+    dims
+        The name of each axis.
+    beside
+        The coordinates, by name.
+    attributes
+        The array's attributes.
     """
     if "c" not in axes or len(axes) != len(dims):
         return ()
@@ -118,14 +125,13 @@ def names_of_bands(
         return kept
     numbers = np.asarray(along.values)
     if kept and numbers.dtype.kind in "iu" and numbers.min() >= 1 and numbers.max() <= len(kept):
-        return tuple(
-            kept[number - 1] for number in numbers.tolist()
-        )  # numbers of the file's bands, whichever are left
+        # the coordinates are numbers of the file's bands, some of which may have been cut away
+        return tuple(kept[number - 1] for number in numbers.tolist())
     return tuple(map(str, numbers.tolist()))
 
 
 def _letter(coordinate: Coordinate | None) -> str | None:
-    """Which axis coordinates say that they are along."""
+    """The axis that the attributes of coordinates name."""
     if coordinate is None:
         return None
     about = coordinate.attributes
@@ -139,18 +145,18 @@ def _letter(coordinate: Coordinate | None) -> str | None:
 def placed(
     dims: Mapping[str, str], space: str, beside: Beside, attributes: Mapping[str, Any]
 ) -> Place:
-    """Where an array lies.
+    """The place of an array.
 
     Parameters
     ----------
     dims
-        The name of each axis by its letter.
+        The name of each axis, by its letter.
     space
-        The axes that a box has: ``yx`` or ``zyx``.
+        The axes of a box: ``yx`` or ``zyx``.
     beside
         Coordinates and grid mappings, by name.
     attributes
-        The array's own, ``grid_mapping`` and ``crs`` among them.
+        The array's attributes, with ``grid_mapping`` and ``crs`` if it has them.
     """
     crs, stated, unknown = reference(beside, attributes)
     found = {
@@ -183,8 +189,21 @@ def _sized(
     units: Mapping[str, str | None],
     remarks: tuple[str, ...],
 ) -> Place:
-    """A place with the extent of pixels; a volume that lies in no CRS has sizes and an origin in
-    the place of a transform.
+    """A place with pixel sizes. A volume without a CRS gets sizes and an origin instead of a
+    transform.
+
+    Parameters
+    ----------
+    space
+        The axes of a box: ``yx`` or ``zyx``.
+    transform, crs
+        What was found, or None.
+    lines
+        The coordinates along each axis, by letter.
+    units
+        The unit of these coordinates, by letter.
+    remarks
+        Warnings so far.
     """
     if transform is None:
         return Place(crs=crs, remarks=remarks)
@@ -205,8 +224,8 @@ def _sized(
 
 
 def _along(dim: str, letter: str, beside: Beside) -> Coordinate | None:
-    """The coordinates along an axis: those of its name, or else those that say that they are along
-    it.
+    """The coordinates along an axis: those with the axis's own name, else those that say that they
+    belong to it.
     """
     lines = {name: each for name, each in beside.items() if each.dims == (dim,)}
     if dim in lines:
@@ -222,7 +241,7 @@ def _along(dim: str, letter: str, beside: Beside) -> Coordinate | None:
 
 
 def _line(coordinate: Coordinate) -> Line | None:
-    """Coordinates that are evenly spaced; None where these are not, or are no numbers."""
+    """The coordinates as evenly spaced ones; None if they are not evenly spaced, or not numbers."""
     stored = np.asarray(coordinate.values)
     about = coordinate.attributes
     if stored.dtype.kind not in "iuf" or not np.isfinite(stored).all():
@@ -249,7 +268,7 @@ def _line(coordinate: Coordinate) -> Line | None:
 def _of_lines(
     y: Line | None, x: Line | None, stated: Transform | None
 ) -> tuple[Transform | None, str]:
-    """The transform of a grid whose axes have coordinates; or none, and why."""
+    """The transform of a grid from the coordinates along its axes; or None, and the reason."""
     if stated is not None and is_turned(stated):
         return (
             None,
@@ -294,7 +313,7 @@ def _of_lines(
 
 
 def _same(line: Line, start: float, step: float) -> bool:
-    """Whether coordinates are those of a transform's pixels, from the first on."""
+    """Whether coordinates agree with a transform's pixels, from the first pixel on."""
     if line.step is None:
         return bool(step) and abs(line.first - start - step / 2) <= max(
             line.slack, EVEN * abs(step)
@@ -303,18 +322,20 @@ def _same(line: Line, start: float, step: float) -> bool:
 
 
 def _close(line: Line, own: float, step: float) -> bool:
-    """Whether the pixels of a line, whose own step is given, are of another step as well."""
+    """Whether a line of pixels with its own step fits another step too."""
     return abs(line.last - line.first - step * round((line.last - line.first) / own)) <= line.slack
 
 
 def _on_grid(line: Line, start: float, step: float) -> bool:
-    """Whether the one coordinate is the centre of a pixel of the transform."""
+    """Whether the only coordinate is the centre of a pixel of the transform."""
     at = (line.first - start) / step - 0.5
     return abs(at - round(at)) <= max(EVEN, line.slack / abs(step))
 
 
 def _of_plane(dims: Mapping[str, str], beside: Beside) -> tuple[Transform | None, str]:
-    """The transform that gives every pixel of a turned grid its coordinates; or none, and why."""
+    """The transform that reproduces the coordinates of every pixel of a rotated grid; or None, and
+    the reason.
+    """
     order = (dims["y"], dims["x"])
     x, y = (np.asarray(beside[name].values, np.float64) for name in PLANE)
     x, y = (
@@ -342,7 +363,7 @@ def _of_plane(dims: Mapping[str, str], beside: Beside) -> tuple[Transform | None
 
 
 def _slopes(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The difference from one column to the next, and from one row to the next."""
+    """The difference between neighbouring columns, and between neighbouring rows."""
     rows, columns = values.shape
     return float(values[0, -1] - values[0, 0]) / (columns - 1), float(
         values[-1, 0] - values[0, 0]

@@ -1,4 +1,4 @@
-"""DICOM whole slides, through wsidicom."""
+"""Read DICOM whole slides through wsidicom."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.sources.nodata_rules import COLOURS, by_colour, is_partly_read, to
 from pipeline.sources.overviews import around, coarsest
 
 SAMPLED = 64
-"""Files that a fingerprint looks into."""
+"""The most files that a fingerprint reads."""
 INSTALL = "pip install 'tilewise[dicom]'"
 
 
@@ -31,10 +31,10 @@ class DicomSlide:
     """The slide of a DICOM series."""
 
     path: str
-    """A folder of .dcm files of one series, or one of them."""
+    """A folder of .dcm files of one series, or one of these files."""
 
     level: int = 0
-    """0: the finest level that there is; k: the k-th after it."""
+    """0: the finest level; k: the k-th coarser one."""
 
     bands: tuple[int | str, ...] | None = None
     """Bands to read, by number from 1, in any order; None: all."""
@@ -46,15 +46,15 @@ class DicomSlide:
     """The value that means "not measured"."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
-    bands, where all bands have nodata. None: by pixel of red, green and blue, in which nodata may
-    be a colour.
+    """``band``: each band is measured or missing on its own. ``pixel``: a pixel is missing, in all
+    bands, if all bands have nodata. None: by pixel for red, green and blue, where nodata may be a
+    valid value of one band.
     """
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if it cannot be opened, JobError if there is no such level
-        or band.
+        """The image's frame; SourceError if the slide cannot be opened, JobError if there is no
+        such level or band.
         """
         about = self._about
         names = tuple(str(k + 1) for k in range(self._about.bands))
@@ -82,7 +82,7 @@ class DicomSlide:
         return self._read(self.level, box)
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """About every ``step``-th pixel, from the coarsest level that has as many."""
+        """About every ``step``-th pixel, from the coarsest level that has enough pixels."""
         shapes = self._about.shapes
         level = coarsest(shapes, self.level, step)
         held, places = around(box, step, shapes[self.level], shapes[level])
@@ -95,7 +95,7 @@ class DicomSlide:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the image besides its frame."""
+        """Facts about the image besides its frame."""
         about = self._about
         paths = self._opened.paths
         return {
@@ -119,8 +119,8 @@ class DicomSlide:
         }
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where any band of the colour has not nodata, of which not all are read: (1, row, column),
-        of the shape of a glance.
+        """Where any of red, green and blue is not nodata, also if only some of them are read: (1,
+        row, column), with the shape of a glance.
         """
         values = replace(self, bands=None).glance(box, step)
         good = values != self.nodata
@@ -128,7 +128,7 @@ class DicomSlide:
 
     @property
     def masked_by(self) -> str:
-        """What the mask stands for."""
+        """What the mask is derived from."""
         return "nodata"
 
     @property
@@ -137,18 +137,18 @@ class DicomSlide:
 
     @property
     def _partly(self) -> bool:
-        """Whether what was measured is to be told from bands that are not read."""
+        """Whether bands that are not read decide where the image was measured."""
         asked = self.nodata is not None and self.nodata_by is None
         return asked and is_partly_read(self._colour, self._chosen)
 
     @property
     def _colour(self) -> tuple[int, ...]:
-        """The bands that are red, green and blue: a slide has these, or one band."""
+        """The bands that are red, green and blue. A slide has these three, or one band."""
         number = self._about.bands
         return tuple(range(number)) if number == len(COLOURS) else ()
 
     def fingerprint(self) -> dict[str, Any]:
-        """How many files there are, how large they are, and what an even sample of them holds."""
+        """The number and sizes of the files, and the contents of an even sample of them."""
         files = _files(self.path)
         chosen = (
             files
@@ -199,8 +199,8 @@ class DicomSlide:
 
 @dataclass(frozen=True)
 class _About:
-    """What a slide says of its levels, from the finest: rows and columns, and a pixel's and a
-    tile's.
+    """The levels of a slide, from the finest: (row, column) of the level, of a pixel and of
+    a tile.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -242,7 +242,7 @@ class _Opened:
         self.about = _About(shapes, microns, tiles, len(first), first.dtype.str)
 
     def region(self, level: int, box: Box) -> npt.NDArray[Any]:
-        """(band, row, column)."""
+        """The pixels of a box: (band, row, column)."""
         top, left = box.start
         height, width = box.shape
         picture = self.slide.read_region(
@@ -267,15 +267,16 @@ def _files(path: str) -> list[Path]:
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What wsidicom, pydicom and their decoders raise of damaged files."""
+    """The errors that wsidicom, pydicom and their decoders raise for damaged files."""
     from pydicom.errors import InvalidDicomError
     from wsidicom import errors
 
+    # wsidicom's errors have no common base
     own = (
         kind
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, Exception)
-    )  # they have no common base
+    )
     plain = (
         ValueError,
         TypeError,

@@ -1,6 +1,4 @@
-"""Which reader a TIFF goes to: told by its first page and by its place, not by what the file is
-called.
-"""
+"""Choose the reader of a TIFF from its first page and its georeferencing, not from its name."""
 
 from __future__ import annotations
 
@@ -46,33 +44,33 @@ KINDS = (
         "volumetric",
     ),
 )
-"""tifffile's names of what microscopes and scanners write, of which GDAL would read the first page,
-and not what it says.
+"""tifffile's names for the formats of microscopes and scanners. GDAL would read only the first page
+of such a file, and not its metadata.
 """
 PLACES = (33550, 33922, 34264, 34735)
-"""TIFF's tags that place an image in the world: scale, tie points, transformation, keys."""
+"""TIFF's georeferencing tags: scale, tie points, transformation, keys."""
 UNITS = (4, 5)
-"""Resolutions for millimetre and micrometre, which GDAL does not know."""
+"""TIFF's units of resolution that GDAL does not know: millimetre and micrometre."""
 COUNTS = (
     r'\bSizeZ="(\d{1,9})"',
     r'\bSizeC="(\d{1,9})"',
     r'\bSizeT="(\d{1,9})"',
     r"^images=(\d{1,9})",
 )
-"""How OME-XML and ImageJ say in a description how many planes there are: the product of those that
-are found.
+"""Patterns for the numbers of planes in descriptions of OME-XML and ImageJ. The number of planes is
+the product of all that match.
 """
 
 
 class _Told(NamedTuple):
     placed: bool
-    """Whether its tags place the image."""
+    """Whether its tags georeference the image."""
     microscopic: bool
     """Whether it is one of `KINDS`."""
     hidden: bool
-    """Whether it has more than GDAL sees in one page."""
+    """Whether it holds more than the single page that GDAL reads."""
     decodable: bool
-    """Whether what tifffile needs to decode it is installed."""
+    """Whether the decoder that tifffile needs is installed."""
 
 
 def kind_of(path: str, otherwise: str) -> str:
@@ -81,10 +79,10 @@ def kind_of(path: str, otherwise: str) -> str:
     Parameters
     ----------
     path
-        A file of this machine.
+        A local file.
     otherwise
-        The kind that its name tells, of a file that is placed by nothing, and damaged or of one
-        plain page.
+        The kind that the name suggests. It is used for a damaged file, and for one plain page
+        without georeferencing.
     """
     told = _told(path)
     if told is None:
@@ -114,9 +112,7 @@ def kind_of(path: str, otherwise: str) -> str:
 
 
 def check_remote(address: str) -> None:
-    """JobError where a TIFF at an address is one of those of which GDAL would read a part, and say
-    nothing.
-    """
+    """Raise JobError if GDAL would silently read only a part of a TIFF at an address."""
     with guarded(address, " cannot be opened"):
         file = dataset(address)
         text = file.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
@@ -130,7 +126,7 @@ def check_remote(address: str) -> None:
 
 
 def _told(path: str) -> _Told | None:
-    """What the first page says; None where it is damaged."""
+    """What the first page says; None if it is damaged."""
     import tifffile
 
     try:
@@ -152,6 +148,6 @@ def _told(path: str) -> _Told | None:
 
 
 def _planes(text: str) -> int:
-    """How many planes a description says that there are; 1 where it says nothing."""
+    """The number of planes in a description; 1 if it names none."""
     found = (re.search(count, text, re.MULTILINE) for count in COUNTS)
     return math.prod(int(each[1]) for each in found if each)

@@ -1,6 +1,4 @@
-"""What people have at hand that is no image here, though it looks like one: what to write
-instead.
-"""
+"""Refuse objects that look like an image but are not supported, and say what to write instead."""
 
 from __future__ import annotations
 
@@ -42,12 +40,12 @@ INSTEAD = {
     "odc": "load it as an xarray object, and choose a variable",
     "ee": "export it as a GeoTIFF",
 }
-"""By the package that a thing's type comes from."""
+"""What to write, by the package of the object's type."""
 
 
 @runtime_checkable
 class LabelledArray(Protocol):
-    """What an xarray DataArray has."""
+    """The attributes of an xarray DataArray."""
 
     dims: Any
     coords: Any
@@ -55,7 +53,7 @@ class LabelledArray(Protocol):
 
 @runtime_checkable
 class LazyArray(Protocol):
-    """What a Dask array has."""
+    """The attributes of a Dask array."""
 
     dask: Any
     chunksize: tuple[int, ...]
@@ -64,7 +62,7 @@ class LazyArray(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """What an xarray Dataset has."""
+    """The attributes of an xarray Dataset."""
 
     data_vars: Any
 
@@ -75,8 +73,8 @@ def is_labelled(image: Any) -> bool:
 
 
 def refuse(image: Any) -> None:
-    """JobError for what is no image here, with what to write instead. What nobody knows is left to
-    the reader of arrays.
+    """Raise JobError for an object that is not an image here, with what to write instead. Unknown
+    objects are left to the reader of arrays.
     """
     packages = {kind.__module__.partition(".")[0] for kind in type(image).__mro__}
     if isinstance(image, Dataset):

@@ -100,9 +100,8 @@ def guarded(path: str, what: str) -> Iterator[None]:
 
     Within it, GDAL knows how to reach the file.
     """
-    from rasterio._err import (
-        CPLE_BaseError,
-    )  # rasterio lets GDAL's own errors through, and exports no name for them
+    # rasterio lets GDAL's own errors through, and exports no name for them
+    from rasterio._err import CPLE_BaseError
     from rasterio.errors import CRSError, RasterioError
 
     try:
@@ -172,9 +171,8 @@ def _opened(path: str, level: int, root: str | None, _stamps: object, _thread: i
             driver_of(name)
             sidecars.refuse(name)
     with warnings.catch_warnings(), guarded(path, " cannot be opened"):
-        warnings.simplefilter(
-            "ignore", NotGeoreferencedWarning
-        )  # a picture without a place is no fault
+        # a picture without a georeference is no fault
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(path, driver=driver)
         _refuse(file, path, Path(path).stat().st_size)
         _refuse_others(file, path, folder)

@@ -1,10 +1,10 @@
-"""In which CRS an array lies, by a grid mapping beside it or by its attributes.
+"""Find the CRS of an array, from a grid mapping beside it or from its attributes.
 
 References
 ----------
-The CF conventions (https://cfconventions.org), chapter 5 and appendix F; ``spatial_ref`` and
-``GeoTransform`` among a grid mapping's attributes are GDAL's, ``_CRS`` that of its Zarr driver,
-``proj:…`` of STAC and of the Zarr convention proj.
+The CF conventions (https://cfconventions.org), chapter 5 and appendix F. The attributes
+``spatial_ref`` and ``GeoTransform`` of a grid mapping are GDAL's, ``_CRS`` is that of GDAL's Zarr
+driver, ``proj:…`` are those of STAC and of the Zarr convention proj.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ UNITS |= dict.fromkeys((*EAST, *NORTH, "degrees", "deg"), "degree")
 
 @dataclass(frozen=True, slots=True)
 class Coordinate:
-    """An array beside an array: coordinates along axes, or a grid mapping, which has attributes
-    only.
+    """An array beside an image: coordinates along axes, or a grid mapping, which has only
+    attributes.
     """
 
     dims: tuple[str, ...]
     values: Any
-    """What NumPy takes for an array; looked at only where it is needed."""
+    """Anything that NumPy converts to an array; converted only when it is needed."""
 
     attributes: Mapping[str, Any]
 
     @property
     def unit(self) -> str | None:
-        """What the numbers are in, as far as it is said."""
+        """The unit of the numbers, if it is given."""
         said = str(self.attributes.get("units", "")).strip()
         return UNITS.get(said, said) or None
 
@@ -58,7 +58,7 @@ Beside = Mapping[str, Coordinate]
 def reference(
     beside: Beside, attributes: Mapping[str, Any]
 ) -> tuple[str | None, Transform | None, tuple[str, ...]]:
-    """The CRS, the transform that is stated with it, and what was not understood."""
+    """The CRS, the transform that is stated with it, and warnings about what was not understood."""
     named = str(attributes.get("grid_mapping") or "").partition(":")[0].split()
     about = next(iter(_mappings(beside, named[0] if named else "")), {})
     said = (
@@ -87,7 +87,9 @@ def reference(
 
 
 def _mappings(beside: Beside, named: str) -> list[Mapping[str, Any]]:
-    """The attributes of grid mappings, that of this name first, then that of the usual name."""
+    """The attributes of grid mappings: that with this name; or without a name all, ``spatial_ref``
+    first.
+    """
     known = ("crs_wkt", "spatial_ref", "grid_mapping_name", "GeoTransform")
     found = {
         name: each.attributes
@@ -100,7 +102,7 @@ def _mappings(beside: Beside, named: str) -> list[Mapping[str, Any]]:
 
 
 def _crs_of(attributes: Mapping[str, Any], beside: Beside) -> Any:
-    """The CRS as other writers name it among the attributes, or as a coordinate."""
+    """The CRS as other writers store it, among the attributes or as a coordinate."""
     stored = attributes.get("_CRS")
     stored = stored.get("wkt") or stored.get("url") if isinstance(stored, Mapping) else stored
     for key in ("epsg", "proj:epsg", "proj:code"):
@@ -121,7 +123,7 @@ def _crs_of(attributes: Mapping[str, Any], beside: Beside) -> Any:
 
 
 def _wkt(text: Any) -> str | None:
-    """A CRS as WKT, as it came where it is that; None where it is not understood."""
+    """A CRS as WKT, unchanged if it is WKT already; None if it is not understood."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
@@ -137,7 +139,7 @@ def _wkt(text: Any) -> str | None:
 
 
 def _of_words(about: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The CRS of a grid mapping in CF's words; or none, and why."""
+    """The CRS of a grid mapping with CF's parameters; or None, and the reason."""
     if not (name := about.get("grid_mapping_name")):
         return None, ""
     try:
@@ -161,7 +163,9 @@ def _of_words(about: Mapping[str, Any]) -> tuple[str | None, str]:
 
 
 def _stated(given: Any) -> Transform | None:
-    """GDAL's six numbers as a text, or those of an affine transform; None where these are none."""
+    """A transform from GDAL's six numbers in a text, or from the first six of an affine matrix;
+    None if they are not numbers.
+    """
     try:
         numbers = [
             float(part)

@@ -1,4 +1,4 @@
-"""What `tilewise info` says of an image: its frame, what its reader tells besides, and what was not
+"""What `tilewise info` reports: the image's frame, facts from its reader, and what was not
 measured.
 """
 
@@ -19,7 +19,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def inspected(image: str, source: Source) -> dict[str, Any]:
-    """All that is known of an image."""
+    """All that is known about an image, by name."""
     frame = source.frame
     known = {
         "image": redacted(image),
@@ -31,15 +31,13 @@ def inspected(image: str, source: Source) -> dict[str, Any]:
     facts = told(source)
     if (number := facts.pop("image", None)) is not None:
         facts = {"image_read": number, **facts}
-    if isinstance(doubt := facts.pop("crs", None), str):  # a reader's remark, and no CRS
+    if isinstance(doubt := facts.pop("crs", None), str):  # a reader's remark, not a CRS
         facts["not_understood"] = [*facts.get("not_understood", ()), f"crs: {doubt}"]
     return {**known, **facts, "unmeasured": sampled(source)}
 
 
 def shown(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for people: sizes in words, the CRS by its name, nothing of what there is nothing
-    of.
-    """
+    """The same for people: sizes in words, the CRS by name, empty values left out."""
     words = {
         **found,
         "bytes": f"{found['bytes']} ({_size(found['bytes'])})",
@@ -53,7 +51,7 @@ def shown(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_bands(bands: Mapping[str, Any]) -> dict[str, str]:
-    """What was not measured in a line for all bands of which it is the same."""
+    """What was not measured, in one line for all bands that agree."""
     words: dict[str, list[str]] = {}
     for name, band in bands.items():
         words.setdefault(
@@ -63,7 +61,7 @@ def _by_bands(bands: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _together(bands: tuple[int, ...], frame: Frame) -> str:
-    """Which rule says where bands with nodata were measured."""
+    """The rule that decides where bands with nodata were measured."""
     if not bands:
         return "band"
     if len(bands) == len(frame.bands):

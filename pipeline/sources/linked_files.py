@@ -1,4 +1,4 @@
-"""What one file says of another: only local files in a folder are followed."""
+"""Follow the references from one file to another: only to local files in a given folder."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from pipeline.errors import SourceError
 
 
 def followed(path: str, name: str, folder: Path, base: Path) -> str:
-    """The file that another refers to, without links.
+    """The file that another one refers to, with links resolved.
 
     Parameters
     ----------
     path
-        The file that refers to it.
+        The file with the reference.
     name
-        What it says, taken from ``base`` if it is relative.
+        The reference.
     folder
-        Where the file must lie, without links.
+        Where the file must lie, once links are resolved.
+    base
+        The folder from which a relative reference starts.
 
     Raises
     ------
     SourceError
-        If it is an address, one of GDAL's virtual files, outside the folder (also by a link), or
-        not there.
+        If the reference is an address or one of GDAL's virtual files, or if the file lies outside
+        the folder (also through a link) or does not exist.
     """
     if "://" in name or name.startswith("/vsi"):
         raise SourceError(
@@ -34,7 +36,7 @@ def followed(path: str, name: str, folder: Path, base: Path) -> str:
     try:
         file = (base / name).resolve()
         there = file.is_file()
-    except (OSError, ValueError) as error:  # too long, or with signs that no name has
+    except (OSError, ValueError) as error:  # too long, or with characters that no name has
         raise SourceError(f"{path} refers to {name[:200]!r}, which is no name of a file") from error
     if not file.is_relative_to(folder):
         raise SourceError(
@@ -47,8 +49,8 @@ def followed(path: str, name: str, folder: Path, base: Path) -> str:
 
 
 def of_uri(text: str, base: Path) -> str:
-    """The name of a file that a URI stands for, or a text that is one in all but its spaces and
-    signs: as it is where there is such a file.
+    """The file name in a URI, or in a text that escapes characters as a URI does. The text itself,
+    if a file has that name.
 
     >>> of_uri("file:///data/red%20band.tif", Path("/")), of_uri("./100%25.tif", Path("/"))
     ('/data/red band.tif', './100%.tif')

@@ -181,9 +181,8 @@ class Mosaic:
         _refuse(self.path[0], self._first, path, frame)
         grid, own = (as_matrix(each.transform or IDENTITY) for each in (self._first, frame))
         column, row = np.linalg.solve(grid[:, :2], own[:, 2] - grid[:, 2])
-        turned = np.linalg.solve(grid[:, :2], own[:, :2]) - np.eye(
-            2
-        )  # how far a pixel's sides are from those of the first file's
+        # how far a pixel's sides differ from those of the first file's
+        turned = np.linalg.solve(grid[:, :2], own[:, :2]) - np.eye(2)
         off = max(abs(column - round(column)), abs(row - round(row))) + float(
             (np.abs(turned) @ frame.shape[::-1]).max()
         )

@@ -1,4 +1,4 @@
-"""NIfTI volumes, plain or gzipped, through nibabel.
+"""Read NIfTI volumes, plain or gzipped, through nibabel.
 
 References
 ----------
@@ -27,35 +27,33 @@ from pipeline.sources.fingerprints import of_file, stamp
 from pipeline.sources.nodata_rules import together
 
 AXES = "xyztc"
-"""NIfTI's order: columns (i), rows (j), planes (k), times, and values of a voxel."""
+"""NIfTI's order of axes: columns (i), rows (j), planes (k), times, values of a voxel."""
 UNITS = {"meter": "meter", "mm": "millimeter", "micron": "micrometer"}
 DENSEST = 1040
-"""How many bytes deflate makes of one at most."""
+"""The most bytes that one byte of deflate can become."""
 INSTALL = "pip install 'tilewise[volumes]'"
 
 
 @dataclass(frozen=True)
 class NiftiImage:
-    """A NIfTI volume as it is stored: index i is the column, j the row, k the plane; orientation is
-    left as it is.
-    """
+    """A NIfTI volume in its stored orientation: index i is the column, j the row, k the plane."""
 
     path: str
-    """The file: .nii or .nii.gz. A gzipped one is decompressed from its begin for each read; large
-    ones are better unpacked.
+    """The file: .nii or .nii.gz. A gzipped file is decompressed from its start for each read, so
+    large files should be unpacked.
     """
 
     bands: tuple[int | str, ...] | None = None
     """Values of a voxel to read (the fifth axis), by number from 1, in any order; None: all."""
 
     time: int | None = None
-    """The index along the time axis; needed where there is more than one."""
+    """The index along the time axis; required if there are several times."""
 
     planes: int | str | None = None
-    """"all" for a volume, or one plane's index from 0; None: all, where there are several."""
+    """"all" for a volume, or one plane's index from 0; None: all, if there are several."""
 
     scaled: bool = False
-    """Whether values are multiplied by the header's slope and its intercept added, which makes them
+    """Whether values are multiplied by the header's slope and its intercept is added. They become
     floats.
     """
 
@@ -63,14 +61,14 @@ class NiftiImage:
     """The value that means "not measured"."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
-    bands, where all bands have nodata. None: by band.
+    """``band``: each band is measured or missing on its own. ``pixel``: a pixel is missing, in all
+    bands, if all bands have nodata. None: by band.
     """
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError if it cannot be opened, JobError if an option does not
-        fit.
+        """The image's frame; SourceError if the file cannot be opened, JobError if an option does
+        not fit.
         """
         opened = self._opened
         how, names = self._layout
@@ -124,7 +122,7 @@ class NiftiImage:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the image besides its frame."""
+        """Facts about the image besides its frame."""
         opened = self._opened
         how, _ = self._layout
         bands = dict(zip(AXES, opened.shape, strict=False)).get("c", 1)
@@ -158,7 +156,7 @@ class NiftiImage:
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size and checksum of the file, and what is read of it."""
+        """Size and checksum of the file, and the options that choose what is read."""
         return {
             "kind": "nifti",
             **of_file(Path(self.path)),
@@ -180,12 +178,12 @@ class NiftiImage:
 
 @dataclass(frozen=True)
 class _Opened:
-    """What is known of a file in this process. nibabel opens it for each read: kept open, its
-    threads would open it several times.
+    """What this process knows about a file. nibabel opens the file for each read; if it stayed
+    open, several threads would open it several times.
     """
 
     stored: Any
-    """What is indexed as the stored array, and read then."""
+    """Reads the stored values when it is indexed."""
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     sizes: tuple[float, ...]
@@ -194,7 +192,7 @@ class _Opened:
     intercept: float
     format: str
     orientation: str
-    """To where columns, rows and planes go: R, L, A, P, S or I."""
+    """The directions in which columns, rows and planes go: R, L, A, P, S or I."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -210,7 +208,8 @@ def _open(path: str, _stamp: object) -> _Opened:
         if not isinstance(loaded, kinds):
             raise SourceError(f"{path} is no NIfTI, but {type(loaded).__name__}")
         header = loaded.header
-        data = loaded.dataobj  # keeps offset and slope, which the header forgets once it is loaded
+        # the proxy keeps offset and slope; nibabel resets them in the header when it loads a file
+        data = loaded.dataobj
         shape = tuple(map(int, header.get_data_shape()))
         dtype = header.get_data_dtype()
         offset = int(data.offset)
@@ -222,9 +221,8 @@ def _open(path: str, _stamp: object) -> _Opened:
         _refuse(path, shape, dtype, offset)
         unit = _unit(header)
         proxy: Any = ArrayProxy
-        stored = proxy(
-            path, (shape, dtype, offset), keep_file_open=False
-        )  # without the slope, which nibabel would apply
+        # without the slope, which nibabel would apply
+        stored = proxy(path, (shape, dtype, offset), keep_file_open=False)
         sizes = tuple(map(float, header.get_zooms()))
         told = "NIfTI-2" if isinstance(loaded, nibabel.Nifti2Image) else "NIfTI-1"
         orientation = "".join(map(str, nibabel.aff2axcodes(loaded.affine)))
@@ -250,12 +248,12 @@ def _open(path: str, _stamp: object) -> _Opened:
 def _unit(header: Any) -> str | None:
     try:
         return UNITS.get(header.get_xyzt_units()[0])
-    except KeyError:  # no number of a unit
+    except KeyError:  # not the number of a unit
         return None
 
 
 def _refuse(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
-    """Refuse what a file declares and cannot hold."""
+    """Refuse a file that is too short for the size that it declares."""
     size = Path(path).stat().st_size
     most = size * DENSEST if path.lower().endswith(".gz") else size
     needed = offset + math.prod(shape) * dtype.itemsize if offset >= 0 else most + 1
@@ -264,7 +262,7 @@ def _refuse(path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What nibabel raises of damaged files."""
+    """The errors that nibabel raises for damaged files."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError

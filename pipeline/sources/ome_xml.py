@@ -1,5 +1,4 @@
-"""OME-XML, as OME-TIFF has it: which files an image lies in, how large its pixels are, what its
-channels are called.
+"""Read the OME-XML of OME-TIFFs: the files of an image, its pixel sizes and channel names.
 
 References
 ----------
@@ -23,14 +22,14 @@ UNITS = {
     "ua": ("astronomical_unit", 1.0),
     "reference frame": ("pixel", 1.0),
 }
-"""What OME calls otherwise than others: lines, points, astronomical units."""
+"""Units with another meaning in OME than elsewhere: lines, points, astronomical units."""
 LARGEST = 64 << 20
-"""Bytes of a companion file, which is read whole."""
+"""The most bytes of a companion file, which is read whole."""
 
 
 @functools.lru_cache(maxsize=8)
 def parsed(text: str) -> ET.Element:
-    """XML; ValueError where it declares a document type."""
+    """Parse XML; ValueError if it declares a document type."""
     if "<!DOCTYPE" in text:
         raise ValueError("its XML declares a document type, which is not allowed")
     # without a document type there are no entities to expand
@@ -38,21 +37,22 @@ def parsed(text: str) -> ET.Element:
 
 
 def named(element: ET.Element, name: str) -> Iterator[ET.Element]:
-    """The children of an element that have a name, in whichever version of the namespace."""
+    """The children of an element with a name, in any version of the namespace."""
     return (child for child in element if child.tag.rpartition("}")[2] == name)
 
 
 def settled(text: str, path: str) -> tuple[str, tuple[str, ...]]:
-    """OME-XML in which what lies in this file refers to no other, and the other files that it
+    """OME-XML in which nothing in this file refers to another name, and the other files that it
     names.
 
-    A file that was renamed is known by its UUID. Where it has none, and all planes lie in one file,
-    of whose name there is none, it is that file: those of a set name each other.
+    A renamed file is recognized by its UUID. Without a UUID, the file is taken to hold all planes
+    if the XML names a single file, that file does not exist, and it would hold all planes. The
+    files of a set name each other, so this does not hold for them.
 
     Raises
     ------
     SourceError
-        If a file that it names is not in the file's folder.
+        If a file that it names is not in this file's folder.
     """
     root = parsed(text)
     own = Path(path).name
@@ -86,7 +86,7 @@ def settled(text: str, path: str) -> tuple[str, tuple[str, ...]]:
 
 
 def images(text: str) -> list[tuple[str, ET.Element]]:
-    """The name of each image of OME-XML, and its Pixels."""
+    """The name and the Pixels element of each image in OME-XML."""
     return [
         (image.get("Name", ""), pixels)
         for image in named(parsed(text), "Image")
@@ -95,9 +95,7 @@ def images(text: str) -> list[tuple[str, ET.Element]]:
 
 
 def lengths(pixels: ET.Element) -> dict[str, tuple[float, str]]:
-    """How large a pixel is along each axis of which it is said, time among them, and in
-    which unit.
-    """
+    """The pixel size and its unit along each axis for which it is given, and the time increment."""
     found = {}
     for letter in "xyz":
         size = pixels.get(f"PhysicalSize{letter.upper()}")
@@ -111,15 +109,16 @@ def lengths(pixels: ET.Element) -> dict[str, tuple[float, str]]:
 
 
 def channels(pixels: ET.Element) -> tuple[str, ...]:
-    """What channels are called, of each of several samples one name; numbers where they have no
-    names.
+    """The names of the channels: a channel with several samples gives a name for each, and a
+    channel without a name gives its number. Empty if no channel has a name.
     """
     told = [
         (element.get("Name"), int(element.get("SamplesPerPixel", 1)))
         for element in named(pixels, "Channel")
     ]
     if not any(name for name, _ in told) or (len(told) == 1 and told[0][1] > 1):
-        return ()  # one channel of several samples is a colour image, whose name is none of a band
+        # one channel of several samples is a colour image; its name is not that of a band
+        return ()
     each = [
         (name or str(k + 1), sample, many)
         for k, (name, many) in enumerate(told)
@@ -129,8 +128,8 @@ def channels(pixels: ET.Element) -> tuple[str, ...]:
 
 
 def of_series(text: str, series: Sequence[Any], number: int) -> ET.Element | None:
-    """The Pixels of one of tifffile's series: it leaves out images of which it finds no page, or
-    whose pages are of another size.
+    """The Pixels element of one of tifffile's series. tifffile skips images without pages, and
+    images with pages of another size.
     """
     left = iter(images(text))
     found = None
@@ -146,7 +145,7 @@ def of_series(text: str, series: Sequence[Any], number: int) -> ET.Element | Non
 
 
 def _is_whole(root: ET.Element, names: set[str], folder: Path) -> bool:
-    """Whether all planes lie in one file that is not there."""
+    """Whether a single file, which does not exist, would hold all planes."""
     pixels = [element for image in named(root, "Image") for element in named(image, "Pixels")]
     there = sum(
         int(data.get("PlaneCount", 1)) for each in pixels for data in named(each, "TiffData")
@@ -172,7 +171,7 @@ def _folders(path: str) -> tuple[Path, Path]:
 
 
 def _without(root: ET.Element, mine: list[ET.Element]) -> str:
-    """The same without some UUIDs: what names no file lies in this one."""
+    """The XML without some UUIDs: planes without one lie in this file."""
     text = ET.tostring(root, encoding="unicode")
     copy = ET.fromstring(text)  # noqa: S314  of our own writing
     gone = {uuid.text for uuid in mine}

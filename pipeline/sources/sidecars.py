@@ -1,8 +1,8 @@
-"""What lies beside a raster file and belongs to it: masks, overviews, auxiliary metadata, world
-files; on this machine or at an address.
+"""Files beside a raster that belong to it (masks, overviews, auxiliary metadata, world files),
+local or at an address.
 
-GDAL finds these by their names, and would open a mask or overviews of any kind. Here they are
-looked at first.
+GDAL finds them by name, and would open a mask or overviews in any format. Here they are checked
+first.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pipeline.storage import locations
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RASTERS = (".msk", ".ovr", ".msk.ovr")
-"""Endings after a file's whole name: a mask, overviews, and those of the mask."""
+"""Endings after a file's full name: a mask, overviews, and the mask's overviews."""
 METADATA = ".aux.xml"
 PAGE = (b"<!do", b"<!DO", b"<htm", b"<HTM")
-"""How a page begins that some servers send for whatever they have not."""
+"""The start of the HTML page that some servers send for a file that does not exist."""
 SYSTEM = ".prj"
-"""The ending, in place of a file's own, of one that names the CRS of what lies beside it."""
+"""The ending, instead of the file's own, of a file that names the CRS."""
 LARGEST = 16 << 20
-"""Bytes of auxiliary metadata."""
+"""The most bytes of auxiliary metadata."""
 
 
 def names(path: str) -> list[str]:
-    """What may belong to a file of this machine: world files are named by the first and the last
-    letter of its ending.
+    """The names of files that may belong to a local file. The ending of a world file is made of the
+    first and last letter of the file's own.
     """
     stem, dot, ending = path.rpartition(".")
     worlds = [f"{ending[:1]}{ending[-1:]}w", f"{ending}w", "wld", SYSTEM[1:]]
@@ -42,8 +42,8 @@ def names(path: str) -> list[str]:
 
 
 def system(path: str, file: Any) -> str | None:
-    """The file that names the CRS of one that has a transform, as from a world file, and says
-    nothing of its CRS; None where none does.
+    """The file that names the CRS of a raster with a transform, as from a world file, but without a
+    CRS; None if there is none.
     """
     if locations.remote(path) or file.crs is not None or file.transform.is_identity:
         return None
@@ -52,7 +52,7 @@ def system(path: str, file: Any) -> str | None:
 
 
 def refuse(path: str) -> None:
-    """SourceError where a mask or overviews beside a file of this machine are no TIFF."""
+    """Raise SourceError if a mask or overviews beside a local file are not TIFFs."""
     for ending in RASTERS:
         if (file := Path(path + ending)).is_file():
             with file.open("rb") as opened:
@@ -61,10 +61,13 @@ def refuse(path: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def found(address: str) -> tuple[str, ...]:
-    """The endings of what lies beside a file at an address, looked at; none where its address is a
-    signed one, which is good for it alone.
+    """The endings of the files beside a file at an address, once they are checked. Empty if the
+    address is signed, since the signature is valid for one file only.
 
-    SourceError where a mask or overviews are no TIFF, or metadata lead elsewhere.
+    Raises
+    ------
+    SourceError
+        If a mask or overviews are not TIFFs, or metadata refer to other files.
     """
     if urlsplit(address).query:
         return ()
@@ -91,8 +94,8 @@ def found(address: str) -> tuple[str, ...]:
 
 
 def settings(address: str) -> dict[str, str]:
-    """How GDAL is to look for what lies beside a file at an address: not at all where nothing does,
-    for each look is a request.
+    """GDAL's settings for files beside a file at an address. If there are none, GDAL must not look
+    for them, since each look is a request.
     """
     present = found(address)
     ending = Path(urlsplit(address).path).suffix

@@ -1,9 +1,9 @@
-"""An image that is in memory, or in one piece that each process would unpack for itself, as a file
-that all workers read box by box.
+"""Copy an image that every worker process would hold whole into a file from which all read boxes.
 
-It is written once, into the run's scratch store, which every worker reaches; what travels to
-workers is the file's name. The file is opened for each read, so that a worker holds no more of it
-than the box, and whoever removes it waits for nobody.
+That is an image in memory, or one that can only be unpacked in one piece. It is written once into
+the run's scratch store, which every worker reaches, and only the file's name travels to the
+workers. They open the file for each read: so a worker holds only the box in memory, and the file
+can be removed at any time.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from pipeline.image.grid import Box
 from pipeline.sources.contract import MASK, HeldWhole, Source, everywhere, known_mask, mask_name
 
 LEAST = 1 << 20
-"""Bytes of an image that travels to workers as it is."""
+"""Images of at most this many bytes are sent to the workers as they are."""
 AT_ONCE = 1 << 26
-"""Bytes that are copied at once."""
+"""How many bytes are copied at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class NpyFile:
-    """An array in a file of NumPy's."""
+    """An array in a .npy file."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
 
     def part(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """Every ``step``-th element of a box of all axes but the first; SourceError where the file
-        is not there, or another.
+        """Every ``step``-th element of a box, which spans all axes but the first; SourceError if
+        the file does not exist or holds another array.
         """
         try:
             there = np.load(self.path, mmap_mode="r", allow_pickle=False)
@@ -68,24 +68,22 @@ class NpyFile:
 
 @dataclass(frozen=True)
 class StowedImage:
-    """An image in a file of the run's own."""
+    """An image in a file that belongs to the run."""
 
     frame: Frame
-    """What the image is."""
+    """The image's frame."""
 
     pixels: NpyFile
     """(band, row, column) or (band, plane, row, column)."""
 
     known: NpyFile | None
-    """Where it was measured besides what its values say: bool of the same axes, of one band where
-    all share it; None: everywhere.
-    """
+    """The mask, bool: the same axes, with one band if all bands share it; None: no mask."""
 
     facts: dict[str, Any]
-    """The fingerprint of the image that it is a copy of."""
+    """The fingerprint of the original image."""
 
     masked_by: str = MASK
-    """What the mask stands for."""
+    """What the mask is derived from."""
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The pixels in a box."""
@@ -96,20 +94,20 @@ class StowedImage:
         return self.pixels.part(box, step)
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where each band of a box was measured besides what its values say."""
+        """The mask of a box, besides what the values say."""
         return everywhere(box, step) if self.known is None else self.known.part(box, step)
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the image."""
+        """The fingerprint of the original image."""
         return dict(self.facts)
 
 
 @contextlib.contextmanager
 def stowed(source: Source, folder: Path) -> Iterator[Source]:
-    """An image as workers are to read it: itself, or where each of them would hold it whole, a copy
-    in a folder for as long as this lasts.
+    """Give the image that workers read: the image itself, or a copy in ``folder`` if each worker
+    would hold it whole. The copy is removed at the end.
 
-    ``source.held``, if there is one, says how many bytes a process holds of it.
+    Whether a source is held whole, and how many bytes that takes, it says by ``source.held``.
 
     Raises
     ------
@@ -120,7 +118,7 @@ def stowed(source: Source, folder: Path) -> Iterator[Source]:
     if held <= LEAST:
         yield source
         return
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that died here
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died
     try:
         yield _copied(source, folder)
     finally:
@@ -155,7 +153,19 @@ def _copied(source: Source, folder: Path) -> StowedImage:
 
 
 def _written(folder: Path, shape: tuple[int, ...], dtype: str, read: Any) -> NpyFile:
-    """A file of what is read in slabs along the first axis of space."""
+    """Write a file in slabs along the first axis of space.
+
+    Parameters
+    ----------
+    folder
+        Where the file goes, with a random name.
+    shape
+        The shape of the array: its first axis is the bands.
+    dtype
+        The dtype of the array.
+    read
+        Reads a box.
+    """
     path = folder / f"{uuid.uuid4().hex}.npy"
     line = math.prod(shape[2:]) * np.dtype(dtype).itemsize
     thick = max(1, AT_ONCE // (line * shape[0]))

@@ -1,4 +1,4 @@
-"""The assets of a STAC item, read as the bands of one image.
+"""Read the assets of a STAC item as the bands of one image.
 
 References
 ----------
@@ -28,48 +28,50 @@ from pipeline.sources.nodata_rules import together
 from pipeline.sources.raster import RasterFile
 
 LARGEST = 16 << 20
-"""Bytes of an item."""
+"""The most bytes of an item."""
 SCALE = "raster:scale"
 OFFSET = "raster:offset"
 WHOSE = ("file", "item")
-"""Whose scale and offset hold."""
+"""The values of ``scaled`` that choose between the scale and offset of the file and those of the
+item.
+"""
 ENDINGS = (".tif", ".tiff", ".jp2")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A STAC item whose assets are local rasters of one band on one grid. A band has its asset's
+    """A STAC item. Its assets are local single-band rasters on one grid; each band has its asset's
     name.
     """
 
     path: str
-    """The item's JSON."""
+    """The item's JSON file."""
 
     bands: tuple[int | str, ...] | None = None
-    """Assets to read, by name or by number from 1, in any order; None: all that are rasters."""
+    """Assets to read, by name or by number from 1, in any order; None: all rasters."""
 
     level: int = 0
-    """0: full resolution; k: the k-th overview of each."""
+    """0: full resolution; k: the k-th overview of each file."""
 
     nodata: float | None = None
-    """The value that means "not measured", in place of the files' own."""
+    """The value that means "not measured", instead of the files' own."""
 
     nodata_by: str | None = None
-    """``band``: what was measured is a fact of each band. ``pixel``: a pixel is missing, in all
-    bands, where all bands have nodata. None: by band.
+    """``band``: each band is measured or missing on its own. ``pixel``: a pixel is missing, in all
+    bands, if all bands have nodata. None: by band.
     """
 
     scaled: bool | Literal["file", "item"] = False
-    """Whether values are multiplied by each band's scale and its offset added. Where its file and
-    the item say different ones: whose.
+    """Whether values are multiplied by each band's scale and its offset is added. If file and item
+    disagree, ``file`` or ``item`` chooses one.
     """
 
     root: str | None = None
-    """The folder in which the assets lie; None: the item's own."""
+    """The folder with the assets; None: the item's own folder."""
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """What the image is; SourceError names two assets that are on different grids."""
+        """The image's frame; SourceError names two assets that are on different grids."""
         frames = {name: part.frame for name, part in zip(self._assets, self._parts, strict=True)}
         name, first = next(iter(frames.items()))
         for other, frame in frames.items():
@@ -114,30 +116,30 @@ class Item:
         return np.concatenate([part.read(box) for part in self._parts])
 
     def glance(self, box: Box, step: int) -> npt.NDArray[Any]:
-        """About every ``step``-th pixel, from overviews where there are any."""
+        """About every ``step``-th pixel, from overviews if there are any."""
         return np.concatenate([part.glance(box, step) for part in self._parts])
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """Where each asset was measured in a box: (band, row, column), of the shape of a glance."""
+        """Where each asset was measured in a box: (band, row, column), with the shape of a
+        glance.
+        """
         return np.concatenate(
             [where_measured(part, box, part.glance(box, step), step) for part in self._parts]
         )
 
     @property
     def masked_by(self) -> str:
-        """What the mask stands for."""
+        """What the mask is derived from."""
         return "nodata or mask"
 
     @property
     def pins(self) -> Pins | None:
-        """What places the image where no transform does."""
+        """The control points or the camera model of an image without a transform."""
         return self._parts[0].pins
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the image besides its frame, and what is peculiar to each asset under
-        its name.
-        """
+        """Facts about the image besides its frame. Facts of a single asset stand under its name."""
         each = {name: part.own_facts for name, part in zip(self._assets, self._parts, strict=True)}
         return {
             **each,
@@ -148,11 +150,11 @@ class Item:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The item's, and each asset's."""
+        """The item's file, and each asset's."""
         return (self.path, *self._assets.values())
 
     def fingerprint(self) -> dict[str, Any]:
-        """The item's, and each asset's."""
+        """A fingerprint of the item and of each asset."""
         return {
             "kind": "stac",
             "item": of_file(Path(self.path)),
@@ -161,7 +163,7 @@ class Item:
 
     @functools.cached_property
     def _assets(self) -> dict[str, str]:
-        """The file of each asset that is read."""
+        """The file of each asset that is read, by name."""
         given = _item(self.path)
         folder = Path(self.root or Path(self.path).parent).resolve()
         if self.bands is not None:
@@ -194,19 +196,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Asset(RasterFile):
-    """One of an item's files, with what the item says of its values."""
+    """One file of an item, with what the item says about its values."""
 
     name: str = ""
-    """What the item calls it."""
+    """The asset's name in the item."""
 
     said: tuple[float | None, float | None, float | None] = (None, None, None)
     """The item's nodata, scale and offset."""
 
     whose: Any = None
-    """Whose scale and offset hold where file and item say different ones."""
+    """Which scale and offset to use if file and item disagree."""
 
     def _refuse_unscaled(self) -> None:
-        """Nothing: some of an item's bands may well be classes."""
+        """Refuse nothing: some bands of an item may be classes, without a scale."""
 
     def _nodata_of(self, band: int) -> float | None:
         own = super()._nodata_of(band)
@@ -243,7 +245,7 @@ class Asset(RasterFile):
 
 
 def _item(path: str) -> dict[str, dict[str, Any]]:
-    """The assets of an item."""
+    """The assets of an item, by name."""
     check_text(path, "a STAC item", LARGEST)
     try:
         item = json.loads(Path(path).read_text("utf-8"))
@@ -269,7 +271,7 @@ def _file(path: str, href: str, folder: Path) -> str:
 def _said(
     path: str, name: str, asset: dict[str, Any]
 ) -> tuple[float | None, float | None, float | None]:
-    """An asset's nodata, scale and offset, by STAC 1.1 (of its band, or of itself), or by the
+    """An asset's nodata, scale and offset, by STAC 1.1 (from its band, or from the asset) or by the
     raster extension of STAC 1.0.
     """
     found = dict(asset)
@@ -287,7 +289,7 @@ def _said(
 
 
 def _band(path: str, name: str, asset: dict[str, Any], key: str) -> dict[str, Any] | None:
-    """What an asset says of its one band; None where it says nothing, or has several."""
+    """What an asset says about its only band; None if it says nothing, or has several bands."""
     listed = asset.get(key) or []
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise SourceError(
@@ -297,7 +299,7 @@ def _band(path: str, name: str, asset: dict[str, Any], key: str) -> dict[str, An
 
 
 def _number(path: str, name: str, key: str, value: Any) -> float | None:
-    """A number as JSON has it; those that it has no way to write are words."""
+    """A number from JSON, which writes those that it cannot represent as words."""
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return value
     if value in ("nan", "inf", "-inf"):
@@ -308,7 +310,7 @@ def _number(path: str, name: str, key: str, value: Any) -> float | None:
 
 
 def _alike(one: float, other: float, dtype: np.dtype[Any]) -> bool:
-    """Whether two nodata values are one, for pixels of a type."""
+    """Whether two nodata values are equal for pixels of this dtype."""
     if dtype.kind != "f" or np.isnan(one) or np.isnan(other):
         return str(float(one)) == str(float(other))
     limits = np.finfo(dtype)
@@ -316,7 +318,7 @@ def _alike(one: float, other: float, dtype: np.dtype[Any]) -> bool:
 
 
 def _is_raster(asset: dict[str, Any]) -> bool:
-    """Whether an asset is pixels to work on, as far as it says: no thumbnail, no metadata."""
+    """Whether an asset is a raster of data by its own description, not a thumbnail or metadata."""
     kind = str(asset.get("type", ""))
     roles = asset.get("roles") or ["data"]
     raster = (

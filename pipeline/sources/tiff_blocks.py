@@ -1,5 +1,5 @@
-"""Blocks of a TIFF's image (tiles, strips, whole pages): which of them have been written, and
-samples of channels as channels in a row.
+"""Blocks of a TIFF's image (tiles, strips or whole pages): which were written, and how samples of
+channels become a single axis.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 import numpy.typing as npt
 
 MOST = 1 << 26
-"""Blocks of one level, each of which is looked up."""
+"""The most blocks of a level, since each is looked up."""
 Index = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Written:
-    """Whether each element of an image lies in a block that was written; it is indexed by numbers
-    and slices as the image itself.
+    """Whether each element of an image lies in a block that was written. It is indexed by integers
+    and slices, as the image itself.
     """
 
     shape: tuple[int, ...]
-    """Of the image."""
+    """The image's shape."""
 
     chunks: tuple[int, ...]
-    """Of a block."""
+    """The shape of a block."""
 
     blocks: npt.NDArray[np.bool_]
-    """By block, along each axis."""
+    """Whether each block was written, along each axis."""
 
     def __getitem__(self, index: Index) -> npt.NDArray[np.bool_]:
-        """Bool, of the shape of what the image would give."""
+        """A bool array with the shape that the image would give."""
         whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
         places = [
             np.arange(n)[i] // size
@@ -45,14 +45,13 @@ class Written:
 
 
 def written(series: Any, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Written:
-    """Which blocks of a series that tifffile found have been written: those of a page that is
-    there, whose place and length are not 0.
+    """Find the blocks of one of tifffile's series that were written: their page exists, and their
+    offset and byte count are not 0.
     """
     grid = tuple(-(-n // size) for n, size in zip(shape, chunks, strict=True))
     if (series.dataoffset or 0) > 0 and all(series.keyframe.databytecounts):
-        return Written(
-            shape, chunks, np.broadcast_to(np.True_, grid)
-        )  # one piece, of which the first page may tell alone
+        # stored in one piece, which the first page may describe alone
+        return Written(shape, chunks, np.broadcast_to(np.True_, grid))
     if math.prod(grid) > MOST:
         raise ValueError(f"it declares {math.prod(grid)} blocks; allowed: up to {MOST}")
     pages = list(series)
@@ -64,9 +63,8 @@ def written(series: Any, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Wri
 def _of_page(page: Any, many: int) -> npt.NDArray[np.bool_]:
     found = np.zeros(many, bool)
     if page is not None:
-        known = min(
-            many, len(page.dataoffsets), len(page.databytecounts)
-        )  # some writers leave the last rows out
+        # some writers leave the last rows out
+        known = min(many, len(page.dataoffsets), len(page.databytecounts))
         found[:known] = (np.array(page.dataoffsets[:known]) > 0) & (
             np.array(page.databytecounts[:known]) > 0
         )
@@ -75,8 +73,8 @@ def _of_page(page: Any, many: int) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Merged:
-    """An array whose channels have several samples each, as one whose channels are all of these in
-    a row, on the channels' axis.
+    """An array with channels of several samples each, seen as one with all samples along the
+    channels' axis.
     """
 
     array: Any
@@ -87,21 +85,21 @@ class Merged:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Without the axis of samples."""
+        """The shape without the axis of samples."""
         return self._one(self.array.shape)
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Of a block."""
+        """The shape of a block without the axis of samples."""
         return self._one(self.array.chunks)
 
     @property
     def dtype(self) -> Any:
-        """Of the pixels."""
+        """The dtype of the pixels."""
         return self.array.dtype
 
     def __getitem__(self, index: Index) -> npt.NDArray[Any]:
-        """What lies there; of the channels' axis always a span."""
+        """The elements at an index; along the channels' axis it must be a slice."""
         many = self.array.shape[self.sample]
         at = self.channel - (self.sample < self.channel)
         span = index[at]
@@ -129,6 +127,6 @@ class Merged:
 
 
 def merged(array: Any, axes: str) -> Any:
-    """An array with tifffile's axes, the samples of channels (C and S) merged where it has both."""
+    """An array with tifffile's axes, with channels (C) and samples (S) merged if it has both."""
     found = axes.lower()
     return Merged(array, found.index("c"), found.index("s")) if {"c", "s"} <= set(found) else array

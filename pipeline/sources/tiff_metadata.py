@@ -1,11 +1,10 @@
-"""What a microscope's or scanner's TIFF says of itself: how large its pixels are, and what its
-channels are called.
+"""Read the pixel sizes and channel names from the metadata of microscopes' and scanners' TIFFs.
 
 References
 ----------
 ImageJ, https://imagej.net/ij/source/ij/io/TiffDecoder.java: sizes are those of the resolution tags
 in the unit of its description. Aperio's SVS writes microns per pixel (MPP) into a page's
-description. OME-XML: see `ome`. All else as tifffile takes it apart.
+description. OME-XML: see `ome_xml`. All other formats as tifffile parses them.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ RESOLUTIONS = {
     4: ("millimeter", 1000.0),
     5: ("micrometer", 1.0),
 }
-"""TIFF's numbers for units of a resolution, their names and microns."""
+"""TIFF's units of resolution: the number, the name, and the micrometres in one."""
 PRINTERS = (2, 3)
-"""Those of inches and centimetres, which others than microscopes write too."""
+"""The units inch and centimetre, which not only microscopes write."""
 PRINTED = (
     72,
     96,
@@ -48,25 +47,26 @@ PRINTED = (
     1440,
     2400,
 )
-"""Pixels per inch that cameras, screens and printers put into files of anything."""
+"""Usual resolutions of cameras, screens and printers in pixels per inch: any program writes them
+into its files, so they say nothing about the pixel size.
+"""
 COARSE = 2400
-"""Up to so many pixels per inch a resolution in inches is a printer's."""
+"""A resolution in inches of at most this many pixels per inch is taken as a printer's."""
 Sizes = dict[str, tuple[float, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a file says of one image."""
+    """What a file's metadata say about one image."""
 
     sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
-    """The extent of a pixel of full resolution, and its unit, along the axes of which it is known.
-    """
+    """The size of a pixel at full resolution and its unit, along the axes for which it is known."""
 
     channels: tuple[str, ...] = ()
-    """What its channels are called."""
+    """The names of the channels."""
 
     unclear: tuple[str, ...] = ()
-    """Sentences on what it says that no use is made of."""
+    """Warnings about metadata that were not used."""
 
     @property
     def microns(self) -> dict[str, float]:
@@ -76,8 +76,8 @@ class Said:
 
 
 def said(file: Any, number: int) -> Said:
-    """What a file that tifffile has opened says of one of its series: first what its own kind says,
-    then the resolution of its pages.
+    """What the metadata say about one series of a file opened by tifffile: first the format's own
+    metadata, then the resolution tags of its pages.
     """
     page = file.series[number].keyframe
     told = []
@@ -117,8 +117,8 @@ def said(file: Any, number: int) -> Said:
 
 
 def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None]:
-    """The size of a pixel by TIFF's resolution tags, or why it is none: a printer's says nothing of
-    the image.
+    """The pixel size from TIFF's resolution tags; or a warning why they do not give one, since a
+    printer's resolution says nothing about the image.
 
     >>> resolution(20000.0, 10000.0, 3), resolution(72.0, 72.0, 2)[0]
     (({'y': (1.0, 'µm'), 'x': (0.5, 'µm')}, None), {})
@@ -143,8 +143,15 @@ def resolution(across: float, down: float, unit: int) -> tuple[Sizes, str | None
 
 
 def sized(file: Any, shape: tuple[int, ...]) -> tuple[dict[str, Any], str | None]:
-    """The extent of a pixel by the resolution of a TIFF that rasterio has opened at its finest
-    level, of which one of a shape is read; and why it is none, as `resolution` says it.
+    """The pixel size from the resolution tags of a TIFF opened by rasterio, and a warning if they
+    do not give one.
+
+    Parameters
+    ----------
+    file
+        The file, opened at its finest level.
+    shape
+        (row, column) of the level that is read, to which the size applies.
     """
     tags = file.tags()
     across, down = (float(tags.get(f"TIFFTAG_{axis}RESOLUTION", "0")) for axis in "XY")
@@ -196,7 +203,7 @@ def _imagej(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
 
 
 def _unescaped(text: object) -> str:
-    r"""As Java's properties have letters that are not ASCII's: ``\u00B5m``."""
+    r"""Replace the escapes of Java properties, such as ``\u00B5m``, by letters."""
     return re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), str(text)).strip()
 
 
@@ -207,7 +214,7 @@ def _svs(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
 
 
 def _scn(file: Any, number: int) -> tuple[Sizes, tuple[str, ...]]:
-    """Nanometres of the whole view, over the pixels."""
+    """The pixel size: nanometres of the whole view divided by its pixels."""
     collections = ome_xml.named(ome_xml.parsed(file.scn_metadata), "collection")
     images = [
         (image, next(ome_xml.named(image, "pixels")))
@@ -224,8 +231,8 @@ def _scn(file: Any, number: int) -> tuple[Sizes, tuple[str, ...]]:
 
 
 def _philips(file: Any, _number: int) -> tuple[Sizes, tuple[str, ...]]:
-    """DICOM's pixel spacing: millimetres from row to row, and from column to column; the first is
-    the finest level's.
+    """The pixel size from DICOM's pixel spacing: millimetres between rows and between columns. The
+    first entry belongs to the finest level.
     """
     spacing = (
         './/*/DataObject[@ObjectType="PixelDataRepresentation"]'
@@ -338,8 +345,8 @@ KINDS: dict[str, Callable[[Any, int], tuple[Sizes, tuple[str, ...]]]] = {
     "sem": _sem,
     "metaseries": _metaseries,
 }
-"""By tifffile's names, what reads the sizes and channels' names of a file; where several fit, the
-first that says something.
+"""The readers of pixel sizes and channel names, by tifffile's name of the format. If several
+formats fit a file, the first that gives a value counts.
 """
 SERIES = frozenset({"ome", "scn", "qpi"})
-"""Kinds that say it of every image of a file; of others it is the first's."""
+"""Formats with metadata for every image of a file. Those of the others describe the first image."""

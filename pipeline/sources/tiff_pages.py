@@ -1,5 +1,5 @@
-"""TIFFs as tifffile opens them: once per process, what they say of each level of each image, and
-which of their tiles have been written.
+"""Open TIFFs with tifffile, once per process: the metadata of each level of each image, and which
+tiles were written.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from pipeline.sources.tiff_blocks import Merged, Written, merged, written
 from pipeline.sources.tiff_metadata import Said, said
 
 UNCOMPRESSED = 1
-"""TIFF's number for it. All else is left to imagecodecs: what tifffile decodes by itself it decodes
-without a bound.
+"""TIFF's number for no compression. Everything else is decoded by imagecodecs, because tifffile's
+own decoders have no bound.
 """
 PATIENCE = 10.0
-"""Seconds for which reads are waited for that have no use any more."""
+"""How long to wait, in seconds, for reads that are no longer needed."""
 ALPHA = (1, 2)
-"""TIFF's numbers of extra samples that are alpha: associated with the colours, or not."""
+"""TIFF's numbers for extra samples that are alpha, premultiplied or not."""
 COLOURS = {
     0: ("grey",),
     1: ("grey",),
@@ -42,8 +42,8 @@ COLOURS = {
     3: ("palette",),
     6: ("red", "green", "blue"),
 }
-"""By TIFF's number of a photometric interpretation, what samples are. (Luma and chroma are decoded
-to colours.)
+"""The meaning of samples by TIFF's photometric interpretation. Luma and chroma are decoded to
+colours.
 """
 INSTALL = "pip install 'tilewise[slides]'"
 FAULTS = (
@@ -59,34 +59,34 @@ FAULTS = (
     ),
     *(RuntimeError, OSError, MemoryError),
 )
-"""What tifffile, imagecodecs and zarr raise of damaged files: nearly anything."""
+"""The errors that tifffile, imagecodecs and zarr raise for damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a file says of one level of one image."""
+    """The metadata of one level of one image."""
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: str
     axes: str
     levels: tuple[tuple[int, ...], ...]
-    """The shapes of all."""
+    """The shapes of all levels."""
     said: Said = field(default_factory=Said)
     microns: Mapping[str, float] = field(default_factory=dict)
-    """The extent of a pixel of this level along each axis of which it is known."""
+    """The pixel size of this level in micrometres, along each axis for which it is known."""
     nodata: float | None = None
-    """As GDAL's tag gives it."""
+    """The value of GDAL's nodata tag."""
     samples: tuple[str, ...] = ()
-    """What each band is: red, green, blue, grey, palette, alpha, undefined."""
+    """The meaning of each band: red, green, blue, grey, palette, alpha, undefined."""
     missing: tuple[int, int] = (0, 0)
-    """How many blocks were never written, of how many."""
+    """How many blocks were never written, and how many there are."""
     others: tuple[str, ...] = ()
-    """Files that it refers to."""
+    """Other files that this one refers to."""
     unclear: tuple[str, ...] = ()
-    """What it says that is not understood."""
+    """Warnings about metadata that were not understood."""
     guessed: bool = False
-    """Whether nothing says what its pages are."""
+    """Whether the meaning of the pages is a guess: nothing says what they are."""
     kind: str = ""
     compression: str = ""
     pages: int = 1
@@ -94,7 +94,7 @@ class Description:
 
 
 class Opened:
-    """A file that is open in this process, for all its threads: tifffile locks what they share."""
+    """An open file, shared by all threads of this process: tifffile locks what they share."""
 
     file: Any = None
     """None until it is opened, which may fail."""
@@ -120,7 +120,7 @@ class Opened:
         self._written: dict[tuple[int, int], Written] = {}
 
     def array(self, series: int, level: int) -> Any:
-        """A level as a Zarr array whose chunks are decoded as they are read."""
+        """A level as a Zarr array that decodes chunks when they are read."""
         import zarr
 
         if (series, level) not in self._arrays:
@@ -139,7 +139,9 @@ class Opened:
         return self._arrays[series, level]
 
     def _heard(self, get: Callable[..., Any]) -> Callable[..., Any]:
-        """What reads a block, and remembers in which event loop Zarr does so."""
+        """A wrapper of ``get`` that keeps the event loop in which Zarr reads blocks, for
+        `settle`.
+        """
 
         async def heard(*args: Any, **more: Any) -> Any:
             self._loop = asyncio.get_running_loop()
@@ -148,14 +150,16 @@ class Opened:
         return heard
 
     def settle(self) -> None:
-        """Return when nothing is being read any more: where a block fails, Zarr leaves those that
-        were asked for with it under way, and a process that ends meanwhile complains of each.
+        """Wait until no read is in progress.
+
+        When one block fails, Zarr leaves the reads of the others running, and a process that exits
+        then logs an error for each of them.
         """
         if self._loop is not None:
             asyncio.run_coroutine_threadsafe(_others(), self._loop).result()
 
     def blocks(self, series: int, level: int) -> Written:
-        """Which blocks of a level have been written."""
+        """Which blocks of a level were written."""
         if (series, level) not in self._written:
             array = self.array(series, level)
             stored = array.array if isinstance(array, Merged) else array
@@ -165,7 +169,7 @@ class Opened:
         return self._written[series, level]
 
     def presence(self, series: int, level: int) -> Any:
-        """Where a level has been written, indexed as its array."""
+        """The mask of what was written of a level, indexed like its array."""
         return merged(self.blocks(series, level), self.series[series].axes)
 
     def __del__(self) -> None:
@@ -179,7 +183,7 @@ async def _others() -> None:
 
 
 def opened(path: str) -> Opened:
-    """A file, which is to be held while it is read: what is dropped is closed."""
+    """An open file. Hold it while reading: a file that nobody holds is closed."""
     file = _open(path, stamp(path))
     if file.stamps != _stamps(file.others):
         _open.cache_clear()
@@ -188,8 +192,8 @@ def opened(path: str) -> Opened:
 
 
 def describe(path: str, series: int, level: int) -> Description:
-    """What a file says of a level of an image; SourceError where it is damaged, JobError where it
-    has no such image or level.
+    """The metadata of a level of an image; SourceError if the file is damaged, JobError if it has
+    no such image or level.
     """
     try:
         return _described(opened(path), path, series, level)
@@ -251,7 +255,7 @@ def _chosen(given: Sequence[Any], number: int, what: str) -> Any:
 
 
 def _refuse_page(path: str, page: Any) -> None:
-    """Refuse what cannot be decoded here."""
+    """Raise JobError if a page cannot be decoded here."""
     check_bands(path, page.samplesperpixel)
     if not decodable(page):
         raise JobError(
@@ -261,13 +265,13 @@ def _refuse_page(path: str, page: Any) -> None:
 
 
 def _compression(page: Any) -> str:
-    """The name of a compression; its number, if tifffile does not know it."""
+    """The name of a compression, or its number if tifffile does not know it."""
     known = page.compression
     return known.name if isinstance(known, enum.Enum) else str(known)
 
 
 def decodable(page: Any) -> bool:
-    """Whether what decodes a page is installed: tifffile asks for it only once it decodes."""
+    """Whether the decoder of a page is installed. tifffile itself checks only while decoding."""
     if int(page.compression) == UNCOMPRESSED:
         return True
     try:
@@ -278,8 +282,8 @@ def decodable(page: Any) -> bool:
 
 
 def _refuse(path: str, array: Any, series: Any) -> None:
-    """Refuse what a file declares and cannot hold, or what would take more memory than a task has,
-    before a pixel is read.
+    """Refuse, before any pixel is read, a file that is too short for the size that it declares, and
+    blocks that need more memory than a task has.
     """
     size = f"{path} declares {' x '.join(map(str, array.shape))} pixels"
     blocks = f"{size} in blocks of {' x '.join(map(str, array.chunks))}"
@@ -294,7 +298,7 @@ def _refuse(path: str, array: Any, series: Any) -> None:
 
 
 def letters(axes: str) -> str:
-    """Axes as `layout` knows them: samples are channels, and pages of which nothing is said are
+    """Axes in the letters of `layout`: samples are channels, and pages of unknown meaning are
     planes.
     """
     found = axes.lower()
@@ -310,8 +314,8 @@ def _shape(series: Any) -> tuple[int, ...]:
 
 
 def _samples(page: Any, bands: int) -> tuple[str, ...]:
-    """What each band of an image is, by its photometric interpretation and extra samples; again and
-    again where channels have several.
+    """The meaning of each band, from the photometric interpretation and the extra samples; repeated
+    if channels have several samples.
     """
     many = page.samplesperpixel
     extra = [int(each) for each in page.extrasamples]
@@ -326,7 +330,7 @@ def _samples(page: Any, bands: int) -> tuple[str, ...]:
 
 @contextmanager
 def _heard(name: str) -> Iterator[list[str]]:
-    """What tifffile logs of a file while it is opened."""
+    """Collects what tifffile logs about a file while it is opened."""
     told: list[str] = []
     handler = logging.Handler()
 

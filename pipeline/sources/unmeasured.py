@@ -1,4 +1,4 @@
-"""What was not measured of an image: how many pixels of each band, and why."""
+"""Count the pixels of an image that were not measured, by band and reason."""
 
 from __future__ import annotations
 
@@ -14,31 +14,39 @@ from pipeline.image.grid import Box, Grid
 from pipeline.sources.contract import Source, known_mask, mask_name, where_measured
 
 Counts = dict[str, list[int]]
-"""By why: the number of pixels of each band. Why: ``nodata``, ``NaN`` (infinite values too), or
-what the source's mask stands for.
+"""For each reason, the number of pixels in each band. Reasons are ``nodata``, ``NaN`` (with
+infinite values) and what the source's mask is derived from.
 """
 
 NODATA = "nodata"
 NAN = "NaN"
 CHUNKS = "missing chunks"
 MUCH = 0.001
-"""The share of an image from which on people are told; of chunks that are absent they always are.
-"""
+"""The share of missing pixels above which they are reported. Missing chunks are always reported."""
 SMALL = 1 << 24
-"""Pixels up to which a whole image is looked at before a run; of a larger one, a sample of boxes.
+"""An image of at most this many pixels is read whole before a run; of a larger one, a sample of
+boxes.
 """
 EXTENT = {2: 512, 3: 64}
-"""Pixels along the sides of such a box."""
+"""The side length of such a box in pixels, by the image's number of dimensions."""
 BOXES = 64
 
 
 def unmeasured(
     source: Source, box: Box, block: npt.NDArray[Any], measured: npt.NDArray[np.bool_]
 ) -> Counts:
-    """Count what was not measured of a block, (band, row, column), that was read of a box. Each
-    pixel of a band counts once.
+    """Count the pixels of a block that were not measured. Each pixel of a band counts once.
 
-    ``measured`` is what `pipeline.sources.where_measured` says of it.
+    Parameters
+    ----------
+    source
+        The image.
+    box
+        The box that was read.
+    block
+        Its values, (band, row, column) or (band, plane, row, column).
+    measured
+        What `pipeline.sources.where_measured` returns for it.
     """
     if measured.all():
         return {}
@@ -58,7 +66,7 @@ def unmeasured(
 
 
 def added(parts: Iterable[Mapping[str, list[int]]]) -> Counts:
-    """The counts of several parts of an image, added up."""
+    """The summed counts of several parts of an image."""
     total: dict[str, npt.NDArray[np.int64]] = {}
     for part in parts:
         for why, counts in part.items():
@@ -67,10 +75,11 @@ def added(parts: Iterable[Mapping[str, list[int]]]) -> Counts:
 
 
 def sampled(source: Source) -> dict[str, Any]:
-    """What was not measured, as `told` says it, of an image that is looked at before any run: of
-    all of it, or of boxes spread over it.
+    """The result of `told` for an image before any run, from all of it or from boxes spread over
+    it.
 
-    What cannot be read is left out: opening the image does not say whether all of it can be read.
+    Boxes that cannot be read are left out: opening an image does not show whether all of it can be
+    read.
     """
     counts = []
     pixels = 0
@@ -85,7 +94,7 @@ def sampled(source: Source) -> dict[str, Any]:
 
 
 def told(frame: Frame, counts: Mapping[str, list[int]], pixels: int) -> dict[str, Any]:
-    """Counts in plain words and numbers: how many pixels were looked at, and by band how many were
+    """Counts in words and numbers: how many pixels were looked at, and for each band how many were
     not measured, their share, and why.
     """
     bands: dict[str, Any] = {}
@@ -98,8 +107,8 @@ def told(frame: Frame, counts: Mapping[str, list[int]], pixels: int) -> dict[str
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
-    """A line for people of what `told` says, where that is much or comes from chunks that are
-    absent; no line elsewhere.
+    """A line of text about the result of `told`, if much was not measured or chunks are missing;
+    else no line.
     """
     bands = facts.get("bands", {})
     if not any(
@@ -120,7 +129,7 @@ def _share(band: Mapping[str, Any]) -> str:
 
 
 def _boxes(frame: Frame) -> Iterator[Box]:
-    """The boxes that are looked at before a run."""
+    """The boxes that are read before a run."""
     extent = EXTENT[frame.ndim]
     grid = Grid(frame.shape, (extent,) * frame.ndim)
     some = (

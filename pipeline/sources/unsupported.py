@@ -1,5 +1,5 @@
-"""Kinds of files that are not read here: what each is, told by its first bytes or its name, and
-what reads it or makes something of it that is read.
+"""Recognize file formats that are not supported, by first bytes or name, and say what can read or
+convert them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ KINDS = {
     "PDF": TRANSLATE,
     "a GeoPackage or SQLite": f"{TRANSLATE}, if it holds a raster",
 }
-"""By what a file is: what to do with it."""
+"""What to do with a file, by its format."""
 NAMES = {
     ".nc": "NetCDF",
     ".nc4": "NetCDF",
@@ -106,7 +106,7 @@ NAMES = {
     ".ppm": "PNM",
     ".pgm": "PNM",
 }
-"""By ending."""
+"""The format by the end of the name."""
 BYTES = (
     (0, b"CDF\x01", "NetCDF"),
     (0, b"CDF\x02", "NetCDF"),
@@ -141,15 +141,15 @@ BYTES = (
     (0, b"P5\n", "PNM"),
     (0, b"P6\n", "PNM"),
 )
-"""Where in a file, what lies there, and what it is then."""
+"""Offset in the file, the bytes there, and the format that they mean."""
 MORE_SAID_BY_NAME = {"NetCDF", "NumPy arrays", "a zipped Zarr", "Imaris"}
-"""What is packed as something more general: its name says more than its first bytes."""
+"""Formats that are stored inside a more general one: the name says more than the first bytes."""
 HEAD = 300
 
 
 def told(path: str) -> str | None:
-    """What a file or folder is that is not read, and what to do with it; None where that cannot be
-    told.
+    """The format of a file or folder that is not supported, and what to do with it; None if it is
+    not recognized.
 
     >>> told("https://host/t2m.nc").partition(":")[0]
     'NetCDF, which is not read'
@@ -185,7 +185,9 @@ def _file(path: str) -> str | None:
 
 
 def _header(path: Path) -> bool:
-    """Whether an ENVI header lies beside a file, in place of its ending or after it."""
+    """Whether an ENVI header lies beside a file: its name has .hdr instead of the file's ending, or
+    after it.
+    """
     for name in (path.with_suffix(".hdr"), Path(f"{path}.hdr"), path.with_suffix(".HDR")):
         if name.is_file() and name != path:
             with name.open("rb") as file:

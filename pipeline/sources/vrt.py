@@ -1,11 +1,11 @@
-"""What a VRT may be: bands put together from local files in one folder. GDAL's own reader would
+"""Check VRTs: only bands assembled from local files in one folder are allowed. GDAL itself would
 open anything that a VRT names.
 
-Refused are warped, derived, pansharpened, processed and raw bands, filters and arrays, which run
-code, read files by other ways or are work for steps; options of opening that are not known to be
-harmless; resampling that differs from window to window; and every name that is no file in the
-folder: addresses, GDAL's virtual file systems, links that lead out of it. Other VRTs in the folder
-are looked at alike.
+Refused are: warped, derived, pansharpened, processed and raw bands, filters and arrays, because
+they run code, read files in other ways, or are work for steps; open options that are not known to
+be harmless; resampling with a result that depends on the window; and every name that is not a file
+in the folder (addresses, GDAL's virtual file systems, links that lead out). VRTs inside the folder
+are checked in the same way.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pipeline.sources.declared_sizes import check_text
 from pipeline.sources.linked_files import followed
 
 MARK = b"<VRTDataset"
-"""How a VRT names itself."""
+"""The root element, by which a VRT is recognized."""
 HEAD = 1024
-"""The first bytes of a file among which that stands."""
+"""The root element must stand in this many first bytes."""
 LARGEST = 64 << 20
-"""Bytes of a VRT."""
+"""The most bytes of a VRT."""
 DEEPEST = 8
-"""VRTs within each other."""
+"""The deepest nesting of VRTs."""
 MOST = 1000
-"""VRTs that one leads to."""
+"""The most VRTs that one VRT may lead to."""
 ELEMENTS = {
     "VRTDataset",
     "SRS",
@@ -80,11 +80,11 @@ ELEMENTS = {
     "OpenOptions",
     "OOI",
 }
-"""All that may be in one, by GDAL's schema of November 2026."""
+"""The elements that are allowed, from GDAL's schema of November 2026."""
 UNREAD = {"Metadata", "Histograms", "GDALRasterAttributeTable", "CategoryNames"}
-"""Elements that change no pixel: what is in them is not looked at."""
+"""Elements that change no pixel; their contents are not checked."""
 PLAIN = "VRTSourcedRasterBand"
-"""The one class of bands that is put together from files."""
+"""The only class of bands that is allowed: assembled from files."""
 OPTIONS = {
     "NUM_THREADS",
     "GEOREF_SOURCES",
@@ -95,26 +95,29 @@ OPTIONS = {
     "USE_INTERNAL_OVERVIEWS",
     "APPLY_ORIENTATION",
 }
-"""Options of opening that lead to no other file."""
+"""Open options that lead to no other file."""
 NEAREST = {"nearest", "near"}
-"""Ways to bring a source to other pixels by which a pixel has the same value in every window: GDAL
-weights others within the window.
+"""Resampling methods that give a pixel the same value in every window. For other methods GDAL uses
+weights that depend on the window.
 """
 UNUSED = {"bilinear", "cubic", "cubicspline", "lanczos", "mode"}
-"""Ways that do nothing where a source's pixels are the VRT's."""
+"""Resampling methods that have no effect if the source's pixels coincide with the VRT's."""
 
 
 def is_vrt(path: str) -> bool:
-    """Whether a file is a VRT, whatever it is called."""
+    """Whether a file is a VRT, whatever its name."""
     with Path(path).open("rb") as file:
         return MARK in file.read(HEAD)
 
 
 def sources_of(path: str, folder: Path) -> tuple[str, ...]:
-    """The files that a VRT refers to, by way of other VRTs too, in its order, each once.
+    """The files that a VRT refers to, directly or through other VRTs, in order and each once.
 
-    SourceError if one is not local and in the folder, if VRTs lead to each other in a circle or too
-    far, or if one holds what is not allowed.
+    Raises
+    ------
+    SourceError
+        If a file is not local or not in the folder, if VRTs refer to each other in a circle or are
+        nested too deeply, or if a VRT holds what is not allowed.
     """
     found: dict[str, None] = {}
     _follow(path, folder, (), found, [MOST])
@@ -124,8 +127,20 @@ def sources_of(path: str, folder: Path) -> tuple[str, ...]:
 def _follow(
     path: str, folder: Path, above: tuple[str, ...], found: dict[str, None], left: list[int]
 ) -> None:
-    """Add what a VRT refers to; ``above`` are those that led to it, and ``left`` is how many may
-    still be opened.
+    """Add the files that a VRT refers to.
+
+    Parameters
+    ----------
+    path
+        The VRT.
+    folder
+        Where all files must lie.
+    above
+        The VRTs that led to this one.
+    found
+        What is added to.
+    left
+        One number: how many VRTs may still be opened.
     """
     left[0] -= 1
     if len(above) >= DEEPEST or left[0] < 0:
@@ -143,7 +158,7 @@ def _follow(
 
 
 def _references(path: str, folder: Path) -> tuple[str, ...]:
-    """What one VRT refers to."""
+    """The files that one VRT refers to directly."""
     root = _parsed(path)
     for element in _elements(root):
         _refuse(path, element)
@@ -179,9 +194,7 @@ def _refuse(path: str, element: ET.Element) -> None:
 
 
 def resamples(path: str) -> bool:
-    """Whether a VRT, or one that it refers to, brings a source to other pixels than the source's
-    own.
-    """
+    """Whether a VRT, or one that it refers to, resamples a source to other pixels."""
     root = _parsed(path)
     sources = [element for element in root.iter() if element.tag.endswith("Source")]
     names = (
@@ -192,7 +205,7 @@ def resamples(path: str) -> bool:
 
 
 def _fits(element: ET.Element) -> bool:
-    """Whether a source's pixels are the VRT's, each of them."""
+    """Whether each pixel of a source coincides with one of the VRT."""
     source, target = (element.find(name) for name in ("SrcRect", "DstRect"))
     if source is None or target is None:
         return source is target
@@ -207,7 +220,7 @@ def _fits(element: ET.Element) -> bool:
 
 
 def _elements(element: ET.Element) -> Iterator[ET.Element]:
-    """An element and those within it, but for what changes no pixel."""
+    """An element and all elements inside it, except those that change no pixel."""
     yield element
     if element.tag not in UNREAD:
         for child in element:

@@ -1,6 +1,4 @@
-"""An image of which some boxes cannot be read: nothing in them is valid, and they are never asked
-for.
-"""
+"""An image with unreadable boxes: they are masked, and never read."""
 
 from __future__ import annotations
 
@@ -19,15 +17,15 @@ from pipeline.sources.contract import Source, every, known_mask, mask_name, thin
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """An image without what lies in some boxes, which are no part of each other."""
+    """An image without some boxes, which do not contain each other."""
 
     source: Source
     gaps: tuple[Box, ...]
-    """What cannot be read."""
+    """The boxes that cannot be read."""
 
     @property
     def frame(self) -> Frame:
-        """The image's, and masked."""
+        """The image's frame, with a mask."""
         return replace(self.source.frame, masked=True)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -64,7 +62,7 @@ class Incomplete:
         return seen
 
     def mask(self, box: Box, step: int = 1) -> npt.NDArray[np.bool_]:
-        """False in gaps, and where the image says so."""
+        """The mask: False in gaps, and where the image's own mask is False."""
         if not self.gaps_in(box) and (told := known_mask(self.source, box, step)) is not None:
             return told
         known = np.ones((len(self.source.frame.bands), *box.shape), bool)
@@ -77,12 +75,12 @@ class Incomplete:
 
     @property
     def masked_by(self) -> str:
-        """What the mask stands for."""
+        """What the mask is derived from."""
         own = mask_name(self.source) if self.source.frame.masked else ""
         return " or ".join(filter(None, ("unreadable", own)))
 
     def fingerprint(self) -> dict[str, Any]:
-        """The image's."""
+        """The image's fingerprint."""
         return self.source.fingerprint()
 
     def gaps_in(self, box: Box) -> list[Box]:

@@ -1,5 +1,5 @@
-"""Which chunks of a Zarr array have been written: what has no file reads as the fill value, and
-looks like something that was measured.
+"""Find the chunks of a Zarr array that were written. A chunk without a file reads as the fill
+value, which looks like a measured value.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pipeline.storage.locations import listing, remote, there
 
 
 class Presence:
-    """Whether each element of an array lies in a file that is there; it is indexed by numbers and
-    slices as the array itself.
+    """Whether each element of an array lies in a file that exists. It is indexed by integers and
+    slices, as the array itself.
 
-    Of a shard that is there, all is: whoever wrote it left out the chunks in it that hold nothing
-    but the fill value.
+    A shard that exists counts as complete: writers leave out chunks of a shard that hold only the
+    fill value.
     """
 
     def __init__(self, array: Any, folder: str) -> None:
@@ -33,7 +33,7 @@ class Presence:
         self._key = array.metadata.encode_chunk_key
         self.shape: tuple[int, ...] = array.shape
         self.file: tuple[int, ...] = array.shards or array.chunks
-        """The extent of what lies in one file."""
+        """The shape of what one file holds."""
 
     @property
     def files(self) -> tuple[int, ...]:
@@ -42,27 +42,25 @@ class Presence:
 
     @functools.cached_property
     def _names(self) -> Collection[str] | None:
-        """What lies in the folder; None where its server lists nothing."""
+        """The names of all files in the folder; None if its server does not list them."""
         if remote(self._folder):
             return listing(self._folder)
         return {str(path.relative_to(self._folder)) for path in Path(self._folder).rglob("*")}
 
     def missing(self) -> int:
-        """How many files are not there; -1 where nobody knows."""
+        """How many files are missing; -1 if that is unknown."""
         names = self._names
         number = math.prod(self.files)
         if names is None:
             return -1
-        if number > len(names):  # so many are not gone through: metadata may claim any number
+        if number > len(names):  # do not iterate over that many: metadata may claim any number
             return number - sum(map(self._is_chunk, names))
         return sum(
             self._key(place) not in names for place in itertools.product(*map(range, self.files))
         )
 
     def missing_along(self, axis: int) -> list[int]:
-        """How many files are not there, for each place of a file along an axis; nothing where
-        nobody knows.
-        """
+        """How many files are missing at each position along an axis; empty if that is unknown."""
         if self._names is None:
             return []
         there = Counter(place[axis] for place in map(self._place, self._names) if place is not None)
@@ -70,12 +68,12 @@ class Presence:
         return [of_each - there[number] for number in range(self.files[axis])]
 
     def _is_chunk(self, name: str) -> bool:
-        """Whether this is the name of a chunk, of which there should be one."""
+        """Whether this is the name of a chunk that the array should have."""
         return self._place(name) is not None
 
     def _place(self, name: str) -> tuple[int, ...] | None:
-        """The place of the chunk, or shard, that a file of this name is of; None where it
-        is none.
+        """The place of the chunk, or shard, with this file name; None if it is not the name
+        of one.
         """
         place = tuple(
             int(part) for part in re.split("[/.]", name.removeprefix("c/")) if part.isdecimal()
@@ -88,15 +86,15 @@ class Presence:
         return place if fits else None
 
     def absent(self, index: tuple[int | slice, ...]) -> str | None:
-        """The name of a file that is not there, and would be read for this; None where all are."""
+        """The name of a missing file that reading these elements needs; None if all exist."""
         places = itertools.product(*(axis.tolist() for axis, _ in self._asked(index)))
         return next((self._key(place) for place in places if not self._there(place)), None)
 
     def _asked(
         self, index: tuple[int | slice, ...]
     ) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Along each axis, the places of files that are read, and which of them holds
-        each element.
+        """Along each axis, the places of the files that are read, and for each element the position
+        in that list.
         """
         whole = [i if isinstance(i, slice) else slice(i, i + 1) for i in index]
         asked = [
@@ -106,7 +104,7 @@ class Presence:
         return [np.unique(each, return_inverse=True) for each in asked]
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> npt.NDArray[np.bool_]:
-        """Bool, of the shape of what the array would give."""
+        """A bool array with the shape that the array would give."""
         places, where = zip(*self._asked(index), strict=True)
         there = np.array(
             [

@@ -1,5 +1,4 @@
-"""What lies in a Zarr group that is no image itself: the images in it, and what lies beside an
-array.
+"""Find the images in a Zarr group, and the arrays beside an array.
 
 References
 ----------
@@ -22,15 +21,15 @@ from pipeline.sources.grid_mappings import Coordinate
 from pipeline.storage.locations import joined, remote, zarr_store
 
 LISTED = 12
-"""Images that a message names."""
+"""How many images a message names."""
 LAYOUT = "bioformats2raw.layout"
 CLOSED = ("PermissionDeniedError", "UnauthenticatedError")
-"""What obstore raises where a server shows an array, and not what lies around it."""
+"""obstore's errors if a server grants access to an array but not to its group."""
 
 
 def only(path: str, group: Any) -> str:
-    """The name of the one image in a group; JobError names them where there are several, or says
-    that there is none.
+    """The name of the only image in a group. If there are several, or none, JobError says so and
+    names them.
     """
     group = _listing(path, group)
     found = list(itertools.islice(images(group), LISTED + 1))
@@ -53,8 +52,8 @@ def only(path: str, group: Any) -> str:
 
 
 def _listing(path: str, group: Any) -> Any:
-    """The group as one that knows what lies in it; JobError where neither its server says that nor
-    metadata that were gathered.
+    """The group, opened so that its members can be listed; JobError if neither its server nor
+    consolidated metadata list them.
     """
     if not path.startswith("http") or {"plate", "well", "labels", LAYOUT} & set(known(group.attrs)):
         return group
@@ -70,9 +69,7 @@ def _listing(path: str, group: Any) -> Any:
 
 
 def images(group: Any) -> Iterator[str]:
-    """The paths of the images in a group, by what the group says of itself, or else by what lies
-    there.
-    """
+    """The paths of the images in a group, from its OME-Zarr metadata, or else from its members."""
     about = known(group.attrs)
     if "plate" in about:
         for well in about["plate"]["wells"]:
@@ -93,18 +90,18 @@ def images(group: Any) -> Iterator[str]:
 
 
 def known(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What OME-Zarr says of a group, wherever its version has that."""
+    """The OME-Zarr metadata of a group, which version 0.5 moved into ``ome``."""
     return attributes.get("ome") or attributes
 
 
 def _within(group: Any) -> Iterator[str]:
-    """The same of a group in a group, which may be an image."""
+    """The paths of the images in a member group, which may itself be an image ("")."""
     return iter([""]) if "multiscales" in known(group.attrs) else images(group)
 
 
 def _series(group: Any) -> Iterator[str]:
-    """The images that bioformats2raw wrote, which are named in the group OME, or else are
-    numbered.
+    """The images that bioformats2raw wrote: those listed in the group OME, or else those with
+    numbers as names.
     """
     listed = known(group["OME"].attrs).get("series") if "OME" in group else None
     yield from (
@@ -115,7 +112,7 @@ def _series(group: Any) -> Iterator[str]:
 
 
 def _quietly(members: Callable[[], Any]) -> list[tuple[str, Any]]:
-    """What lies in a group, by name; Zarr warns of files that it does not know."""
+    """The members of a group by name, without Zarr's warnings about unknown files."""
     from zarr.errors import ZarrUserWarning
 
     with warnings.catch_warnings():
@@ -124,7 +121,7 @@ def _quietly(members: Callable[[], Any]) -> list[tuple[str, Any]]:
 
 
 def _variables(group: Any) -> list[str]:
-    """The arrays in a group that are no coordinates of others."""
+    """The arrays in a group that are not coordinates of others."""
     arrays = {str(name): array for name, array in _quietly(group.arrays)}
     beside = {
         name for array in arrays.values() for name in (*dims_of(array), *_named(array.attrs))
@@ -133,7 +130,7 @@ def _variables(group: Any) -> list[str]:
 
 
 def _named(attributes: Mapping[str, Any]) -> list[str]:
-    """What an array's attributes say that lies beside it."""
+    """The names of coordinates, grid mappings and bounds in an array's attributes."""
     said = (
         f"{attributes.get('coordinates') or ''} {attributes.get('grid_mapping') or ''} "
         f"{attributes.get('bounds') or ''}"
@@ -142,7 +139,7 @@ def _named(attributes: Mapping[str, Any]) -> list[str]:
 
 
 def dims_of(array: Any) -> tuple[str, ...]:
-    """The names of an array's axes; none where it has no names."""
+    """The names of an array's axes; empty if they have none."""
     names = array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
     names = names or array.attrs.get("_ARRAY_DIMENSIONS")
     if (
@@ -155,7 +152,7 @@ def dims_of(array: Any) -> tuple[str, ...]:
 
 
 def parent(path: str) -> Any | None:
-    """The group that an array lies in; None where that is none."""
+    """The group that contains an array; None if nothing contains it, or access is denied."""
     import zarr
     from zarr.errors import BaseZarrError
 
@@ -173,8 +170,8 @@ def parent(path: str) -> Any | None:
 
 
 def beside(group: Any | None, array: Any) -> tuple[dict[str, Coordinate], tuple[str, ...]]:
-    """What lies beside an array in its group: coordinates along its axes, grid mappings; and what
-    does not fit.
+    """The coordinates and grid mappings beside an array in its group, and warnings about
+    coordinates that do not fit it.
     """
     dims = dims_of(array)
     attributes = dict(array.attrs)

@@ -1,4 +1,4 @@
-"""What the metadata of Zarr arrays and OME-Zarr images say.
+"""Read the metadata of Zarr arrays and OME-Zarr images.
 
 References
 ----------
@@ -40,43 +40,49 @@ FAULTS = (
         MemoryError,
         AssertionError,
     ),
-    SystemError,  # of numcodecs, where a chunk says that it is of negative size
+    SystemError,  # numcodecs, if a chunk declares a negative size
 )
-"""What zarr and its codecs raise of damaged metadata and chunks, besides zarr's own errors."""
+"""The errors, besides zarr's own, that zarr and its codecs raise for damaged metadata and
+chunks.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ZarrDescription:
-    """What the metadata say of an array."""
+    """The metadata of an array."""
 
     path: str
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: str
     packed: Packed
-    """What its numbers stand for."""
+    """What its stored numbers mean."""
     axes: str | None = None
     dims: tuple[str, ...] = ()
-    """The names of the axes of a single array, as they are stored."""
+    """The stored names of the axes of a single array."""
     image: str = ""
-    """The group of the OME-Zarr image that it is a level of; of a single array, none."""
+    """The path of the OME-Zarr image that the array is a level of; empty for a single array."""
     channels: tuple[str, ...] = ()
     scale: tuple[float, ...] = ()
-    """The extent of a pixel along each axis."""
+    """The pixel size along each axis."""
     translation: tuple[float, ...] = ()
-    """Where the centre of the first pixel lies along each, where there is a scale."""
+    """The centre of the first pixel along each axis, if there is a scale."""
     units: tuple[str | None, ...] = ()
-    """Of each axis, where there is a scale."""
+    """The unit of each axis, if there is a scale."""
     crs: str | None = None
     transform: Transform | None = None
     policy: str = "nodata"
-    """What chunks are that were never written, as far as the array says."""
+    """The meaning of chunks that were never written, as far as the array says: ``nodata`` or
+    ``fill``.
+    """
     remarks: tuple[str, ...] = ()
-    """What was not understood, or not applied."""
+    """Warnings about what was not understood or not applied."""
 
 
 def describe(path: str, level: int | str) -> ZarrDescription:
-    """What lies at a path; SourceError if it cannot be opened, JobError if it has no such level."""
+    """The metadata of the array or image at a path; SourceError if it cannot be opened, JobError if
+    it has no such level.
+    """
     import zarr
 
     with _opening(path):
@@ -105,8 +111,8 @@ def _plain(path: str, array: Any) -> ZarrDescription:
     dims = dims_of(array)
     group = parent(path) if dims else None
     of_image = group is not None and "multiscales" in known(group.attrs)
-    # In format 2, xarray has no other place for a fill value; elsewhere it is but what a chunk
-    # holds that nobody wrote.
+    # In format 2, xarray has no other place for the value that means "not measured". Elsewhere the
+    # fill value only says what unwritten chunks hold.
     fill = (
         array.fill_value
         if "_ARRAY_DIMENSIONS" in attributes and array.metadata.zarr_format == 2 and not of_image
@@ -126,21 +132,29 @@ def _plain(path: str, array: Any) -> ZarrDescription:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What lies around a single array."""
+    """The axes of a single array, and the arrays beside it."""
 
     axes: str | None
-    """A letter for each axis, if they are given or have names."""
+    """A letter for each axis, if letters are given or the axes have names."""
 
     bands: tuple[str, ...]
-    """What bands are called."""
+    """The names of the bands."""
 
     beside: Mapping[str, Coordinate]
     attributes: Mapping[str, Any]
     remarks: tuple[str, ...]
 
     def place(self, axes: str, dims: Sequence[str], space: str) -> Place:
-        """Where the array lies, whose axes and their names are given; ``space`` are those that a
-        box has.
+        """The place of the array.
+
+        Parameters
+        ----------
+        axes
+            A letter for each axis.
+        dims
+            The names of the axes, if they have any.
+        space
+            The axes of a box: ``yx`` or ``zyx``.
         """
         names = dict(zip(axes, dims or axes, strict=True))
         found = placed(names, space, self.beside, self.attributes)
@@ -148,8 +162,8 @@ class Around:
 
 
 def around(stored: ZarrDescription, axes: str | None) -> Around:
-    """Look around an array, whose axes may be given; JobError if one has a name that says
-    nothing.
+    """What lies beside an array; JobError if no axes are given and an axis has a name that is not
+    known.
     """
     import zarr
 
@@ -164,7 +178,7 @@ def around(stored: ZarrDescription, axes: str | None) -> Around:
 
 @contextlib.contextmanager
 def _opening(path: str) -> Iterator[None]:
-    """Whatever goes wrong within as a SourceError that names the path."""
+    """Raise any error inside as a SourceError that names the path."""
     from zarr.errors import BaseZarrError
 
     try:
@@ -201,9 +215,8 @@ def _multiscale(
     name = level if isinstance(level, str) else paths[level]
     array = group[name]
     _refuse(f"{path}/{name}", array)
-    said = (
-        scale.get("axes") or "tczyx"[-array.ndim :]
-    )  # versions before 0.3 have those and no others
+    # versions before 0.3 name no axes: they always have these
+    said = scale.get("axes") or "tczyx"[-array.ndim :]
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in said]
     extent, start = moved(scale, scale["datasets"][paths.index(name)], len(axes))
     channels = tuple(
@@ -238,8 +251,8 @@ def _multiscale(
 
 
 def _said(*attributes: Mapping[str, Any]) -> str:
-    """What chunks are that were never written, as far as the attributes of an array, or of an image
-    and its level, say.
+    """The meaning of chunks that were never written, as far as the attributes of an array, or of an
+    image and its level, say: ``fill`` or ``nodata``.
     """
     meant = any(
         "image-label" in (each.get("ome") or each) or each.get("missing_chunks") == "fill"
@@ -249,10 +262,10 @@ def _said(*attributes: Mapping[str, Any]) -> str:
 
 
 def _refuse(path: str, array: Any) -> None:
-    """Refuse chunks that are none, or that would take more memory than a task has, before one is
-    read.
+    """Refuse, before any chunk is read, empty chunks and chunks that need more memory than a task
+    has.
     """
-    from pipeline.sources.bounded_codecs import chunks_in_file  # which takes Zarr along
+    from pipeline.sources.bounded_codecs import chunks_in_file  # imports Zarr
 
     chunk = " x ".join(map(str, array.chunks))
     if min(array.shape, default=0) < 1 or min(array.chunks) < 1:
@@ -266,7 +279,7 @@ def _refuse(path: str, array: Any) -> None:
 
 
 def _place(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """CRS and transform of a level of an image, by the conventions proj and spatial."""
+    """The CRS and transform of a level, by the conventions proj and spatial."""
     crs = attributes.get("proj:wkt2")
     transform = attributes.get("spatial:transform")
     return {"crs": crs, "transform": tuple(map(float, transform)) if transform else None}

@@ -1,4 +1,6 @@
-"""What the tests of faults share: a small job, flawed segmenters, and what a run left."""
+"""Shared by the tests of faults: a small job, segmenters that fail, and a view of what a run left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ TILE = 16
 
 
 def blobs(size: int = 64, seed: int = 0) -> np.ndarray:
-    """Blobs that cross seams, uint8; never 255."""
+    """Blobs that cross seams, uint8, without the value 255."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((size, size)), 1.5)
     return (noise * 2000 - 800).clip(0, 250).astype(np.uint8)
 
@@ -37,8 +39,8 @@ def write(path: Path, image: np.ndarray) -> Path:
 
 
 def products(folder: Path) -> dict[str, Any]:
-    """Every file of a result as bytes, by its path; of run.json, what does not tell of time, place
-    and machine.
+    """The contents of every file of a result by path; of run.json only what does not depend on
+    time, place and machine.
     """
     paths = (
         path
@@ -61,29 +63,29 @@ def products(folder: Path) -> dict[str, Any]:
 
 
 def tiles_by_route(result: pipeline.Result) -> dict[str, int]:
-    """How many tiles took each route, as the record says."""
+    """How many tiles took each route, by the run's record."""
     return {name: route["tiles"] for name, route in result.record["routes"].items()}
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """The products of a complete run, besides which nothing is left."""
+    """The products of a complete run; fails if anything else is left."""
     assert {path.name for path in folder.iterdir()} == PRODUCTS
     return products(folder)
 
 
 def record(folder: Path) -> dict[str, Any] | None:
-    """What run.json says; None where there is none."""
+    """The contents of run.json; None if there is no such file."""
     return json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else None
 
 
 def is_published(folder: Path) -> bool:
-    """Whether anything but a record lies where results lie."""
+    """Whether anything but a record lies in the folder of results."""
     return any((folder / name).exists() for name in PRODUCTS - {"run.json"})
 
 
 def once(flag: str) -> bool:
-    """True for the first caller of all processes: it takes the flag, a file that is not
-    there yet.
+    """True for the first caller in all processes, which creates the flag, a file that does not
+    exist yet.
     """
     try:
         os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
@@ -93,12 +95,12 @@ def once(flag: str) -> bool:
 
 
 class Stopped(Exception):
-    """What a `Stopper` ends a run with."""
+    """The exception by which a `Stopper` ends a run."""
 
 
 class Stopper:
-    """Stands in for `os.replace`, by which every file is committed: counts the files, and ends the
-    run in place of one of them.
+    """Replaces `os.replace`, which commits every file: counts the files, and ends the run at one of
+    them.
     """
 
     def __init__(self, monkeypatch: Any) -> None:
@@ -114,27 +116,27 @@ class Stopper:
 
 
 def raises(flag: str) -> None:
-    """Fail while the flag is up."""
+    """Raise an error while the flag exists."""
     if Path(flag).exists():
         raise ArithmeticError("flawed")
 
 
 def crashes(flag: str) -> None:
-    """End the process as a fault in native code does, while the flag is up."""
+    """End the process while the flag exists, as a fault in native code does."""
     if Path(flag).exists():
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def dies_once(flag: str) -> None:
-    """Be killed, the first time."""
+    """Kill the process, the first time only."""
     if once(flag):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
 class Flawed:
-    """A threshold at which something happens where a pixel is 255; each call adds a line to a log,
-    if there is one.
+    """A threshold that triggers a fault in a tile with a pixel of 255. Each call adds a line to a
+    log.
     """
 
     flaw: Callable[[str], None]
@@ -154,7 +156,7 @@ class Flawed:
 
 
 def spotted(tile: tuple[int, int] = (1, 2), size: int = 64) -> np.ndarray:
-    """Blobs with one pixel of 255 in the middle of a tile, which no other tile's window holds."""
+    """Blobs with one pixel of 255 in the middle of a tile, outside every other tile's window."""
     image = blobs(size)
     row, column = (TILE * at + TILE // 2 for at in tile)
     image[row, column] = 255
@@ -162,6 +164,6 @@ def spotted(tile: tuple[int, int] = (1, 2), size: int = 64) -> np.ndarray:
 
 
 def run(image: Any, segmenter: Any, out: Path, engine: Any = None, **parts: Any) -> pipeline.Result:
-    """A run with everything that can be written."""
+    """A run that writes every kind of result."""
     parts = {"tile": TILE, "labels": ["zarr", "cog"], "picture": True} | parts
     return pipeline.segment(image, segmenter, out, engine=engine or pipeline.local(), **parts)

@@ -1,4 +1,4 @@
-"""Raster files made by tests, and reading them under a limit of memory."""
+"""Write raster files for tests, and read them under a memory limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -20, 5
 
 
 def tiff(path: Path, pixels: np.ndarray, **options: object) -> Path:
-    """Write (band, row, column) as a GeoTIFF with a place."""
+    """Write (band, row, column) as a georeferenced GeoTIFF."""
     bands, rows, columns = pixels.shape
     with rasterio.open(
         path,
@@ -40,8 +40,8 @@ def whole(source: Source) -> np.ndarray:
 
 
 def declared(path: Path, tags: dict[int, int | tuple[int, ...]]) -> Path:
-    """Write a TIFF of nothing but tags and their numbers, which need not be true; lists of numbers
-    lie behind the directory.
+    """Write a TIFF of tags only. Their numbers need not be true; a list of numbers is written after
+    the tags.
     """
     entries, behind, at = b"", b"", 8 + 2 + 12 * len(tags) + 4
     for tag, value in sorted(tags.items()):
@@ -79,8 +79,8 @@ print(json.dumps(told))
 
 
 def under_a_limit(paths: list[str], sound: Box, more: int) -> dict[str, list[str]]:
-    """The errors of reading and glancing at whole images, both of which must fail, in a process
-    that may take so many bytes more than it took to read a sound part of each.
+    """The errors of reading and of glancing at whole images, both of which must fail, in a process
+    that may take `more` bytes of memory than reading a sound part of each took.
     """
     command = [
         sys.executable,
@@ -97,6 +97,6 @@ def under_a_limit(paths: list[str], sound: Box, more: int) -> dict[str, list[str
 
 
 def one_for_all(flags: np.ndarray) -> np.ndarray:
-    """What was measured, (row, column), where all bands share it."""
+    """The mask, (row, column), which all bands must share."""
     assert (flags == flags[:1]).all()
     return flags[0]
