@@ -225,6 +225,13 @@ def _sketch(run: Run, tile: int, ground: Flags, box: Box) -> Sketch:
     return Sketch(box, piece, cut, doubt)
 
 
+def _first_pixel(piece: Flags, around: Box) -> Box:
+    """The box of the first pixel of a piece that is given in ``around``."""
+    first = np.unravel_index(int(piece.argmax()), piece.shape)
+    start = tuple(int(at) + begin for at, begin in zip(first, around.start, strict=True))
+    return Box(start, tuple(at + 1 for at in start))
+
+
 def _hold(
     run: Run, tile: int, mine: Flags, around: Box, box: Box
 ) -> tuple[Box, Flags, Labels | None]:
@@ -241,13 +248,7 @@ def _hold(
     halo = run.halo(tile)
     reach = halo.sight
     limit = run.limit(tile)
-    first = np.unravel_index(int(mine.argmax()), mine.shape)
-    place = Box(
-        *zip(
-            *((int(a) + o, int(a) + o + 1) for a, o in zip(first, around.start, strict=True)),
-            strict=True,
-        )
-    )
+    place = _first_pixel(mine, around)
     extent = _extent(mine, around)
     window = extent.grow(reach + 1)
     step = max(1, halo.pixels)
