@@ -216,8 +216,15 @@ def written(facts: Mapping[str, Any]) -> str:
     return text
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """A text; with escapes if it holds what YAML 1.1 reads as the end of a line."""
+    style = '"' if set(text) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes tuples as lists."""
 
 
 _Dumper.add_representer(tuple, yaml.SafeDumper.represent_list)
+_Dumper.add_representer(str, _text)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray
 import yaml
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import pipeline
@@ -116,6 +116,7 @@ SPANS = st.tuples(st.integers(-9, 9) | st.floats(-9, 9), st.integers(9, 99) | st
 
 
 @settings(max_examples=40)
+@example(spans={}, classes=None, layered=False, path="a\x85b\u2028c\u2029", legend={1: "\x85"})
 @given(
     spans=st.dictionaries(st.sampled_from(["mean", "spread", "mean_2", "index_nir_red"]), SPANS),
     classes=st.none() | st.integers(1, 9) | st.dictionaries(st.integers(1, 9), st.integers(0, 9)),
