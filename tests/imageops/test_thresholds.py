@@ -28,6 +28,14 @@ def counted(values):
     return histogram(values[None], np.ones((1, values.size), bool))
 
 
+def criterion_of_yen(whole, level):
+    """What Yen, Chang and Chang (1995) maximise, of the pixels up to a level and above it."""
+    share = whole.counts / whole.counts.sum()
+    low = whole.centers <= level
+    both = share[low].sum() * share[~low].sum()
+    return 2 * np.log(both) - np.log((share[low] ** 2).sum() * (share[~low] ** 2).sum())
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_thresholds_are_scikit_images(data):
@@ -49,7 +57,12 @@ def test_thresholds_are_scikit_images(data):
     np.testing.assert_allclose(whole.centers, centers, rtol=1e-5)
     width = centers[1] - centers[0]
     if np.dtype(dtype).kind != "f":
-        for name in ("otsu", "yen", "isodata", "mean", "li"):
+        ours, theirs = (
+            criterion_of_yen(whole, level)
+            for level in (threshold(whole, "yen"), filters.threshold_yen(values))
+        )
+        assert ours == pytest.approx(theirs)  # of two that are equally good, rounding takes one
+        for name in ("otsu", "isodata", "mean", "li"):
             assert (
                 abs(threshold(whole, name) - getattr(filters, f"threshold_{name}")(values)) < 1e-3
             ), name
