@@ -22,6 +22,7 @@ from mkdocs.structure.files import File, Files
 
 import pipeline
 from pipeline.__main__ import app
+from pipeline.cli import methods
 from pipeline.jobs import layers, plugins
 from pipeline.jobs.job import Job
 from pipeline.jobs.routing import Rule
@@ -102,7 +103,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_context: Any) -> str:
     """Put generated tables where a page asks for them, as ``<!-- table: NAME -->``."""
     tables = {
-        "methods": methods_table,
+        "methods": methods.table,
         "job": lambda: model_tables(Job),
         "rule": lambda: table(fields(Rule)),
         "layer": lambda: table(fields(layers.Layer)),
@@ -116,7 +117,7 @@ def segmenters() -> str:
     """The page of all kinds of segmenters."""
     parts = [
         INTRODUCTION["segmenters"],
-        methods_table(),
+        f"{methods.table()}\n",
     ]
     for name in plugins.kinds():
         kind = plugins.load(name)
@@ -125,7 +126,10 @@ def segmenters() -> str:
             f"## {name}\n",
             f"`pipeline.{kind.__name__}`\n" if kind.__name__ in pipeline.__all__ else "",
             prose(kind),
-            f"Identity: {identity(kind)}. Exact {exactness(kind)}. The same result on {where}.\n",
+            (
+                f"Identity: {methods.identity(kind)}. Exact {exactness(kind)}. "
+                f"The same result on {where}.\n"
+            ),
             options(name, plugins.SEGMENTERS),
         ]
     return "\n".join(parts)
@@ -232,22 +236,6 @@ def document(page: str, source: str) -> str:
         return f"{mark}[{text}]({up}{home}{anchor})" if home else text
 
     return LINK.sub(linked, (ROOT / source).read_text())
-
-
-def methods_table() -> str:
-    """The table of kinds of segmenters."""
-    lines = ["| kind | what it finds | identity | exact under tiling |", "|---|---|---|---|"]
-    for name in plugins.kinds():
-        kind = plugins.load(name)
-        what = _cell(prose(kind).partition("\n\n")[0])
-        lines.append(f"| `{name}` | {what} | {identity(kind)} | {exactness(kind)} |")
-    return "\n".join([*lines, ""])
-
-
-def identity(kind: type[Any]) -> str:
-    """What makes pixels one object, in a word or two."""
-    found = getattr(kind, "identity", "object")
-    return "its decoder's" if isinstance(found, property) else str(found)
 
 
 def case(name: str) -> str:

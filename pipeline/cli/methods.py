@@ -27,11 +27,11 @@ def listed() -> str:
 def table() -> str:
     """Return all kinds of segmenters as a table in Markdown."""
     rows = [
-        f"| `{name}` | {_first_line(kind)} | {_identity(kind)} | {exactness(kind)} |"
+        f"| `{name}` | {_first_line(kind)} | {identity(kind)} | {exactness(kind)} |"
         for name, kind in ((name, plugins.load(name)) for name in plugins.kinds())
     ]
     head = "| kind | what it finds | identity | exact under tiling |\n|---|---|---|---|"
-    return "\n".join([head, *rows])
+    return "\n".join([head, *rows]).replace("``", "`")
 
 
 def described(name: str) -> str:
@@ -91,10 +91,11 @@ def _option(option: Option) -> Iterator[str]:
 def _exact(kind: type[Any]) -> str:
     alike = getattr(kind, "portable", False)
     where = "on any processor" if alike else "on processors that are alike"
-    return f"identity {_identity(kind)}, exact {exactness(kind)}, {where}"
+    return f"identity {identity(kind)}, exact {exactness(kind)}, {where}"
 
 
-def _identity(kind: type[Any]) -> str:
+def identity(kind: type[Any]) -> str:
+    """Return what makes pixels one object of a kind of segmenter, in a word or two."""
     found = getattr(kind, "identity", "object")
     return "its decoder's" if isinstance(found, property) else str(found)
 

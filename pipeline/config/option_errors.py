@@ -121,10 +121,6 @@ def _listed(found: list[str], last: str = "and") -> str:
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} {last} {found[-1]}"
 
 
-def _plural(word: str, found: list[str]) -> str:
-    return word if len(found) == 1 else f"{word}s"
-
-
 @functools.lru_cache(maxsize=64)
 def _homes(key: str) -> dict[str, list[str]]:
     """What has an option of a name. Looked up only where something is wrong: what has options lies

@@ -22,8 +22,8 @@ from pipeline.errors import ClusterError
 
 ANSWER = 30.0  # seconds within which the scheduler answers
 LOADING: list[threading.Thread] = []
-"""Threads of this process that import what tasks need. Tasks wait for them: if two threads import a
-package from two ends, Python lets one continue with half of it, to avoid a deadlock.
+"""Threads of this process that import what tasks need. An errand waits for them: if two threads
+import a package from two ends, Python lets one continue with half of it, to avoid a deadlock.
 """
 
 
@@ -56,13 +56,9 @@ class Errand:
 
 
 def _received(packed: bytes) -> Errand:
-    _wait_for_imports()
-    return Errand(*cloudpickle.loads(packed))
-
-
-def _wait_for_imports() -> None:
     for thread in LOADING:
         thread.join()
+    return Errand(*cloudpickle.loads(packed))
 
 
 @contextlib.contextmanager
@@ -111,7 +107,6 @@ def perform(token: str, items: Sequence[int]) -> Done:
     """Run a batch: the task that Dask sees."""
     from distributed import get_worker
 
-    _wait_for_imports()
     plugins = get_worker().plugins
     errand = vars(plugins[token])["errand"]
     outcomes = []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pipeline.errors import OutputError
 from pipeline.execution import timings
 from pipeline.image.frame import Frame
+from pipeline.image.transform import IDENTITY, of_size, to_gdal
 from pipeline.sources import unmeasured
 from pipeline.stages import products
 from pipeline.stages.segment import Segmented
@@ -367,7 +368,7 @@ class Result:
             attrs={"long_name": meaning},
         )
         if frame.crs:
-            place = " ".join(map(str, _geotransform(frame)))
+            place = " ".join(map(str, to_gdal(frame.transform or IDENTITY)))
             array = array.assign_coords(
                 spatial_ref=xr.Variable(
                     (), 0, {"crs_wkt": frame.crs, "spatial_ref": frame.crs, "GeoTransform": place}
@@ -472,14 +473,7 @@ def _coordinates(frame: Frame, dims: tuple[str, ...]) -> dict[str, Any]:
     if frame.transform is None and frame.translation:
         spans = zip(dims, frame.shape, frame.translation, frame.pixel_size, strict=True)
         return {dim: start + size * np.arange(n) for dim, n, start, size in spans}
-    a, b, c, d, e, f = frame.transform or (
-        frame.pixel_size[-1],
-        0.0,
-        0.0,
-        0.0,
-        frame.pixel_size[-2],
-        0.0,
-    )
+    a, b, c, d, e, f = frame.transform or of_size(*frame.pixel_size[-2:])
     if b or d:
         return {}
     steps = {"x": (a, c), "y": (e, f), "z": (frame.pixel_size[0], 0.0)}
@@ -487,12 +481,6 @@ def _coordinates(frame: Frame, dims: tuple[str, ...]) -> dict[str, Any]:
         dim: steps[dim][1] + steps[dim][0] * (np.arange(n) + 0.5)
         for dim, n in zip(dims, frame.shape, strict=True)
     }
-
-
-def _geotransform(frame: Frame) -> tuple[float, ...]:
-    """In GDAL's order."""
-    a, b, c, d, e, f = frame.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    return (c, a, b, f, d, e)
 
 
 def as_json(event: Event) -> str:  # numpydoc ignore=PR01,RT01
